@@ -1,0 +1,68 @@
+"""Everything zk0 raises on purpose.
+
+Zk0Error
+├── SettingsError     a session asks for something that does not exist or cannot be
+├── DatasetError      a data set is missing, broken, or does not fit the federation
+├── PolicyError       a policy cannot be built, or is not the one that was asked for
+├── SimulatorError    the simulator cannot render, or an expert cannot do its task
+├── CheckpointError   weights on disk are not the weights that were recorded
+├── UpdateError       one client's update is refused (the round may go on without it)
+├── LedgerError       the record of a session contradicts itself
+├── EvaluationError   a measurement could not be made (there is no number then)
+├── FederationError   an engine cannot be opened or does not answer
+├── ReportError       a chart, video or page cannot be made
+└── TransientError    the same call may work later: the one thing that is retried
+    └── RoundIncomplete   too few good updates arrived; finished ones are kept
+"""
+
+
+class Zk0Error(Exception):
+    """Base of all errors that zk0 raises on purpose: one line that says what to do."""
+
+
+class SettingsError(Zk0Error):
+    """A session asks for something that does not exist or cannot be."""
+
+
+class DatasetError(Zk0Error):
+    """A data set is missing, broken, or does not fit the federation."""
+
+
+class PolicyError(Zk0Error):
+    """A policy cannot be built, or is not the one that was asked for."""
+
+
+class SimulatorError(Zk0Error):
+    """The simulator cannot render, or a scripted expert cannot do its task."""
+
+
+class CheckpointError(Zk0Error):
+    """Weights on disk are not the weights that were recorded."""
+
+
+class UpdateError(Zk0Error):
+    """One client's update is refused; the round may go on without it."""
+
+
+class LedgerError(Zk0Error):
+    """The record of a session contradicts itself."""
+
+
+class EvaluationError(Zk0Error):
+    """A measurement could not be made; there is no number then."""
+
+
+class FederationError(Zk0Error):
+    """An engine cannot be opened or does not answer."""
+
+
+class ReportError(Zk0Error):
+    """A chart, a video or a page cannot be made."""
+
+
+class TransientError(Zk0Error):
+    """The same call may work later: the only error that is retried."""
+
+
+class RoundIncomplete(TransientError):
+    """Too few good updates arrived; those that did are kept for the next attempt."""

@@ -1,0 +1,257 @@
+"""The small frozen values that travel between the steps of a session.
+
+Tensors never travel: a record names them by path, digest and bytes.
+"""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+STATE = "observation.state"
+ACTION = "action"
+CAMERA_PREFIX = "observation.images."
+
+
+class Record(BaseModel):
+    """A frozen value that refuses unknown fields and numbers that are not finite."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+# ── data ──────────────────────────────────────────────────────────────────────
+
+
+class Finding(Record):
+    """One broken rule of one data set.
+
+    An `error` keeps the data set out of a federation, a `warning` does not. `repair` names the repair
+    that undoes it; None means that it cannot be repaired.
+    """
+
+    rule: str
+    severity: Literal["error", "warning"] = "error"
+    where: str
+    found: str
+    expected: str
+    repair: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.rule}: {self.where}: found {self.found}, expected {self.expected}"
+
+
+class DatasetReport(Record):
+    """What a check found. The facts are None where the files were too broken to tell them."""
+
+    dataset: str
+    root: str
+    findings: tuple[Finding, ...] = ()
+    robot_type: str | None = None
+    fps: float | None = None
+    episodes: int | None = None
+    frames: int | None = None
+    cameras: tuple[str, ...] = ()
+    state_names: tuple[str, ...] = ()
+    action_names: tuple[str, ...] = ()
+    tasks: tuple[str, ...] = ()
+
+    @property
+    def errors(self) -> tuple[Finding, ...]:
+        """The findings that keep this data set out of a federation."""
+        return tuple(f for f in self.findings if f.severity == "error")
+
+
+class Split(Record):
+    """Which episodes (indices as stored in the data set) are trained on and which judge."""
+
+    train: tuple[int, ...]
+    held_out: tuple[int, ...] = ()
+
+
+class Moments(Record):
+    """Count, mean, std (ddof 0), min and max per dimension, in the data set's own units."""
+
+    count: int = Field(ge=1)
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    min: tuple[float, ...]
+    max: tuple[float, ...]
+
+
+class Statistics(Record):
+    """Moments of state and action over training frames: all that normalisation needs."""
+
+    state: Moments
+    action: Moments
+
+
+class Member(Record):
+    """What a client tells the server when it joins: counts, moments and digests, never a frame."""
+
+    client: str
+    dataset: str
+    report: DatasetReport
+    split: Split
+    train_frames: int = Field(ge=1)
+    statistics: Statistics
+    episode_digests: tuple[str, ...]
+    """SHA-256 of states and actions of every episode of the split, training episodes first."""
+
+
+# ── a round ───────────────────────────────────────────────────────────────────
+
+
+class Decision(Record):
+    """What the schedule decided for one round, and why."""
+
+    round: int = Field(ge=1)
+    lr: float = Field(gt=0)
+    mu: float = Field(ge=0)
+    lr_factor: float = 1.0
+    """Product of the global adjustments so far; `lr` already contains it."""
+    client_lr_factors: dict[str, float] = {}
+    """Only clients whose factor is not 1."""
+    reason: str
+
+
+class RoundPlan(Record):
+    """All that a client is told about one round; one message carries it."""
+
+    session: str
+    round: int = Field(ge=1)
+    client: str
+    policy: str
+    """JSON of the PolicyRecipe that builds the policy around the weights."""
+    global_digest: str
+    global_path: str | None = None
+    """Set on one host: the client reads the weights there. Otherwise they travel in the message."""
+    statistics: Statistics
+    lr: float = Field(gt=0)
+    mu: float = Field(ge=0)
+    local_steps: int | None
+    local_epochs: int | None
+    batch_size: int = Field(ge=1)
+    seed: int = Field(ge=0)
+    optimizer: str
+    """JSON of TrainingSettings."""
+
+
+class ClientMetrics(Record):
+    """What a client measured while it trained."""
+
+    policy_loss: float
+    """Mean of the policy's own loss over the round's steps."""
+    fedprox_loss: float
+    """mu/2 * ||w - w_global||^2 at the last step."""
+    grad_norm: float
+    """Mean over steps of the gradient's L2 norm before clipping."""
+    update_norm: float
+    """||w - w_global||."""
+    local_steps: int
+    lr_first: float
+    lr_last: float
+    seconds: float
+
+
+class Update(Record):
+    """One client's trained weights: where they lie and what they are."""
+
+    client: str
+    round: int
+    global_digest: str
+    path: str
+    digest: str
+    bytes: int
+    examples: int = Field(ge=1)
+    """Training frames of the client: its weight in the average."""
+    dataset: str
+    metrics: ClientMetrics
+
+
+class Refusal(Record):
+    """An update (or an answer) that was not used, and why."""
+
+    client: str
+    reason: str
+
+
+class Contribution(Record):
+    """How one used update stands to the mean of all."""
+
+    client: str
+    weight: float
+    update_norm: float
+    cosine_to_mean: float | None
+    """None when one of the two has no length."""
+
+
+class Checkpoint(Record):
+    """The global weights after a round; round 0 is the start."""
+
+    round: int = Field(ge=0)
+    path: str
+    digest: str
+    bytes: int
+
+
+class SetScore(Record):
+    """One evaluation set under one model."""
+
+    dataset: str
+    episodes: int
+    frames: int
+    policy_loss: float
+    policy_loss_se: float | None
+    """Standard error over episodes; None with a single episode."""
+    action_error_degrees: float
+    joint_error_degrees: tuple[float, ...]
+    horizon_error_degrees: tuple[float, ...]
+
+
+class Evaluation(Record):
+    """The global model of one round on sets that no client trained on.
+
+    `policy_loss` and `action_error_degrees` are plain means over the sets.
+    """
+
+    round: int = Field(ge=0)
+    policy_loss: float
+    policy_loss_se: float | None
+    action_error_degrees: float
+    sets: tuple[SetScore, ...]
+    normalization: str
+    seed: int
+    times: int
+    seconds: float
+
+
+class Rollout(Record):
+    """One closed-loop attempt in the simulator."""
+
+    round: int
+    task: str
+    seed: int
+    success: bool
+    steps: int
+    duration_seconds: float
+    """Simulated time until success or the limit."""
+    fps: float
+    video: str | None = None
+    """Path relative to the session folder."""
+
+
+class RoundRecord(Record):
+    """One line of the ledger: everything that a finished round leaves behind."""
+
+    round: int = Field(ge=0)
+    decision: Decision | None = None
+    """None for round 0, where nothing is trained."""
+    checkpoint: Checkpoint
+    updates: tuple[Update, ...] = ()
+    refusals: tuple[Refusal, ...] = ()
+    contributions: tuple[Contribution, ...] = ()
+    param_update_norm: float | None = None
+    """||w_k - w_(k-1)||."""
+    evaluation: Evaluation | None = None
+    seconds: float
+    finished_at: str
+    """ISO 8601 with time zone."""

@@ -1,0 +1,296 @@
+"""A session: everything that can be asked for, with every default in this one place.
+
+TOML files under deployments/sessions carry only what differs. `load_session` reads one, applies
+overrides (`{"rounds": 5, "training.lr": 3e-4}`) and refuses what does not exist.
+"""
+
+import tomllib
+from collections.abc import Mapping
+from copy import deepcopy
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from zk0.errors import SettingsError
+from zk0.records import Record
+
+SO101_JOINTS = (
+    "shoulder_pan.pos",
+    "shoulder_lift.pos",
+    "elbow_flex.pos",
+    "wrist_flex.pos",
+    "wrist_roll.pos",
+    "gripper.pos",
+)
+DatasetUri = Annotated[str, Field(min_length=1, description="hf:user/name, user/name, local:/path or sim:task")]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=64)]
+
+
+class ClientSettings(Record):
+    """One client and the data set that it brings."""
+
+    name: Name
+    dataset: DatasetUri
+    rename_map: dict[str, str] = Field(default={}, description="feature key in the data set -> key in the contract")
+    partition_index: int = Field(default=0, ge=0)
+    partition_count: int = Field(default=1, ge=1, description="takes the episodes with episode_index % count == index")
+
+    @model_validator(mode="after")
+    def _index_below_count(self) -> Self:
+        if self.partition_index >= self.partition_count:
+            raise ValueError(
+                f"partition_index {self.partition_index} must be below partition_count {self.partition_count}"
+            )
+        return self
+
+
+class PartitionSettings(Record):
+    """One data set shared out to several clients by `episode_index % clients`."""
+
+    dataset: DatasetUri
+    clients: int = Field(ge=1)
+    rename_map: dict[str, str] = {}
+
+
+class EvaluationSetSettings(Record):
+    """One data set that judges and that nobody trains on."""
+
+    dataset: DatasetUri
+    rename_map: dict[str, str] = {}
+    last_episodes: int | None = Field(
+        default=None, ge=1, description="judge on the last N episodes only; unset: on all"
+    )
+
+
+class ContractSettings(Record):
+    """What every data set of the federation must agree to."""
+
+    cameras: tuple[str, ...] = Field(default=("overhead", "wrist"), min_length=1, description="canonical camera names")
+    joints: tuple[str, ...] = Field(
+        default=SO101_JOINTS, min_length=1, description="names of state and action, in order"
+    )
+    fps: float | None = Field(default=None, gt=0, description="frames per second; unset: that of the first client")
+
+
+class DataSettings(Record):
+    """How each client's data set is divided."""
+
+    holdout_episodes: int = Field(default=1, ge=0, description="the last N episodes judge and are not trained on")
+
+
+class SimulatorSettings(Record):
+    """How `sim:` data sets are recorded, and what a rollout sees."""
+
+    episodes: int = Field(default=12, ge=1)
+    first_seed: int = Field(default=1000, ge=0)
+    image_size: int = Field(default=96, ge=32, description="pixels, square")
+    spawn_radius_m: tuple[float, float] = (0.09, 0.14)
+    spawn_half_angle_degrees: float = Field(default=25.0, gt=0, le=90)
+
+
+class PolicySettings(Record):
+    """Which policy is trained."""
+
+    path: str = Field(
+        default="lerobot/smolvla_base",
+        description="Hub name or folder of a LeRobot SmolVLA policy; `tiny` builds a small one with no download",
+    )
+    revision: str | None = None
+
+
+class TrainingSettings(Record):
+    """A client's work in one round."""
+
+    local_steps: int | None = Field(default=None, ge=1, description="optimizer steps a round")
+    local_epochs: int | None = Field(default=1, ge=1, description="passes over the training frames a round")
+    batch_size: int = Field(default=64, ge=1)
+    lr: float = Field(default=1e-4, gt=0)
+    proximal_mu: float = Field(default=0.01, ge=0)
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = Field(default=1e-8, gt=0)
+    weight_decay: float = Field(default=1e-10, ge=0)
+    grad_clip_norm: float = Field(default=10.0, gt=0)
+    amp: bool = Field(default=False, description="bf16 autocast; trained weights stay fp32")
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    torch_threads: int = Field(default=1, ge=1, description="CPU threads of one client")
+    log_every_steps: int = Field(default=20, ge=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _steps_replace_epochs(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("local_steps") is not None and "local_epochs" not in values:
+            return {**values, "local_epochs": None}
+        return values
+
+    @model_validator(mode="after")
+    def _exactly_one_length(self) -> Self:
+        if (self.local_steps is None) == (self.local_epochs is None):
+            raise ValueError("exactly one of local_steps and local_epochs must be set")
+        return self
+
+
+class SchedulerSettings(Record):
+    """Learning rate and mu between rounds."""
+
+    type: Literal["cosine", "cosine_warm_restarts", "reduce_on_plateau"] = "cosine"
+    eta_min: float = Field(default=5e-7, ge=0)
+    restart_rounds: int = Field(default=15, ge=1, description="T_0 of cosine_warm_restarts")
+    restart_factor: int = Field(default=2, ge=1, strict=True, description="T_mult of cosine_warm_restarts")
+    stall_patience: int = Field(
+        default=5, ge=1, description="rounds without improvement before reduce_on_plateau halves"
+    )
+    dynamic_training_decay: bool = False
+    adjustment_window: int = Field(default=5, ge=2)
+    spike_threshold: float = Field(default=0.5, gt=0)
+    max_adjust_factor: float = Field(default=1.05, ge=1)
+    adaptive_lr_enabled: bool = False
+    high_loss_multiplier: float = Field(default=2.0, gt=0)
+    lr_boost_factor: float = Field(default=1.15, gt=0)
+    adaptive_mu_enabled: bool = False
+    loss_std_threshold: float = Field(default=1.2, ge=0)
+    mu_adjust_factor: float = Field(default=1.05, gt=0)
+    mu_min: float = Field(default=0.001, ge=0)
+    mu_decay: float = Field(default=1.0, gt=0, le=1)
+
+
+class FederationSettings(Record):
+    """Who carries the messages."""
+
+    engine: Literal["local", "ray"] = "local"
+    workers: int = Field(default=2, ge=0, description="worker processes; 0 runs clients in this process (local only)")
+    min_updates: int = Field(default=2, ge=1, description="good updates that a round needs")
+    round_timeout_seconds: float = Field(default=3600.0, gt=0)
+    round_retries: int = Field(default=1, ge=0)
+
+
+class EvaluationSettings(Record):
+    """How the global model is judged."""
+
+    datasets: tuple[EvaluationSetSettings, ...] = Field(min_length=1)
+    frequency: int = Field(default=1, ge=1, description="judge every N rounds, and always the last")
+    times: int = Field(default=8, ge=1, description="stratified flow-matching times per frame")
+    batch_size: int = Field(default=32, ge=1)
+    max_frames: int | None = Field(default=None, ge=1, description="evenly spaced frames per set; unset: all")
+
+
+class RolloutSettings(Record):
+    """Closed-loop attempts of the last checkpoint."""
+
+    tasks: tuple[str, ...] = Field(default=(), description="tasks of the simulator; empty: no rollout")
+    seeds: tuple[int, ...] = (9000,)
+    max_steps: int = Field(default=60, ge=1)
+    replan_steps: int = Field(default=5, ge=1, description="actions of a chunk that are carried out before the next")
+
+
+class Session(Record):
+    """One federated training session."""
+
+    name: Name = "session"
+    rounds: int = Field(default=30, ge=1)
+    seed: int = Field(default=42, ge=0)
+    clients: tuple[ClientSettings, ...] = ()
+    partition: PartitionSettings | None = None
+    contract: ContractSettings = ContractSettings()
+    data: DataSettings = DataSettings()
+    simulator: SimulatorSettings = SimulatorSettings()
+    policy: PolicySettings = PolicySettings()
+    normalization: Literal["pooled", "client"] = "pooled"
+    training: TrainingSettings = TrainingSettings()
+    scheduler: SchedulerSettings = SchedulerSettings()
+    federation: FederationSettings = FederationSettings()
+    evaluation: EvaluationSettings
+    rollout: RolloutSettings = RolloutSettings()
+    checkpoint_interval: int = Field(default=0, ge=0, description="rounds between saved policies; 0: only the last")
+    output_dir: str = "outputs"
+    cache_dir: str = "~/.cache/zk0"
+
+    @field_validator("clients")
+    @classmethod
+    def _names_differ(cls, clients: tuple[ClientSettings, ...]) -> tuple[ClientSettings, ...]:
+        names = [c.name for c in clients]
+        if twice := sorted({n for n in names if names.count(n) > 1}):
+            raise ValueError(f"client names must differ, found twice: {', '.join(twice)}")
+        return clients
+
+    @model_validator(mode="after")
+    def _who_takes_part(self) -> Self:
+        if bool(self.clients) == (self.partition is not None):
+            raise ValueError("exactly one of [[clients]] and [partition] must be given")
+        if self.federation.min_updates > len(self.members()):
+            raise ValueError(
+                f"federation.min_updates {self.federation.min_updates} with {len(self.members())} client(s)"
+            )
+        if self.federation.engine == "ray" and self.federation.workers == 0:
+            raise ValueError("federation.workers must be at least 1 with the ray engine")
+        return self
+
+    def members(self) -> tuple[ClientSettings, ...]:
+        """The clients, however they were asked for."""
+        if self.partition is None:
+            return self.clients
+        shared = self.partition
+        return tuple(
+            ClientSettings(
+                name=f"client_{index}",
+                dataset=shared.dataset,
+                rename_map=shared.rename_map,
+                partition_index=index,
+                partition_count=shared.clients,
+            )
+            for index in range(shared.clients)
+        )
+
+
+def apply_overrides(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Set dotted keys in nested settings.
+
+    >>> apply_overrides({"rounds": 3}, {"training.lr": 0.1, "rounds": 5})
+    {'rounds': 5, 'training': {'lr': 0.1}}
+    """
+    result = deepcopy(dict(values))
+    for dotted, value in overrides.items():
+        *parents, last = dotted.split(".")
+        inner = result
+        for parent in parents:
+            below = inner.setdefault(parent, {})
+            if not isinstance(below, dict):
+                raise SettingsError(f"{dotted}: {parent} is a {type(below).__name__}, not a table of settings")
+            inner = below
+        inner[last] = value
+    return result
+
+
+def parse_session(values: Mapping[str, Any], where: str) -> Session:
+    """Settings as read, as a Session.
+
+    Raises:
+        SettingsError: names the file, the setting, what was found and what was expected.
+    """
+    try:
+        return Session.model_validate(values)
+    except ValidationError as e:
+        faults = [f"{'.'.join(map(str, f['loc'])) or 'session'}: {_expected(f)}" for f in e.errors()]
+        raise SettingsError(f"{where}: " + "; ".join(faults)) from e
+
+
+def load_session(path: Path, overrides: Mapping[str, Any] | None = None) -> Session:
+    """A session from a TOML file, with overrides by dotted name.
+
+    Raises:
+        SettingsError: the file is missing or not TOML, or a setting does not exist or cannot be.
+    """
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as e:
+        raise SettingsError(f"{path}: cannot be read ({e.strerror}); expected a session file in TOML") from e
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+        raise SettingsError(f"{path}: not TOML: {e}") from e
+    return parse_session(apply_overrides(values, overrides or {}), str(path))
+
+
+def _expected(fault: Any) -> str:
+    if fault["type"] == "extra_forbidden":
+        return "unknown setting"
+    message = str(fault["msg"]).removeprefix("Value error, ")
+    return message if fault["type"] in ("missing", "value_error") else f"{message}, found {fault['input']!r}"
