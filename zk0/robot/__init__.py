@@ -1,0 +1,1 @@
+"""The door to LeRobot: data sets, their check and repair, statistics, and the policy."""

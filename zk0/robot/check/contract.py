@@ -1,0 +1,80 @@
+"""Whether a data set fits the federation, and if not, what to map."""
+
+from collections.abc import Iterator, Mapping
+
+from zk0.records import CAMERA_PREFIX, DatasetReport, Finding
+from zk0.session import ContractSettings
+
+
+def check_contract(
+    report: DatasetReport, contract: ContractSettings, rename_map: Mapping[str, str] | None = None
+) -> tuple[Finding, ...]:
+    """Where the data set differs from the contract.
+
+    `rename_map` maps feature keys of the data set (`observation.images.top`) to those of the contract
+    (`observation.images.overhead`); names of joints may be mapped too (`main_shoulder_pan` to
+    `shoulder_pan.pos`).
+    """
+    names = dict(rename_map or {})
+    return (
+        *_joints(report.state_names, contract, names, "state"),
+        *_joints(report.action_names, contract, names, "action"),
+        *_cameras(report.cameras, contract, names),
+        *_fps(report.fps, contract),
+    )
+
+
+def _joints(found: tuple[str, ...], contract: ContractSettings, names: dict[str, str], what: str) -> Iterator[Finding]:
+    expected = contract.joints
+    if len(found) != len(expected):
+        yield Finding(
+            rule="contract-dimensions",
+            where=what,
+            found=f"{len(found)} dimensions ({_some(found)})",
+            expected=f"{len(expected)} ({', '.join(expected)}): this is another robot",
+        )
+        return
+    renamed = tuple(names.get(n, n) for n in found)
+    if renamed != expected:
+        pairs = [f"{old} -> {new}" for old, new in zip(found, expected, strict=True) if names.get(old, old) != new]
+        yield Finding(
+            rule="contract-joints",
+            where=what,
+            found=_some(renamed),
+            expected=f"{', '.join(expected)}; if they are the same joints, map in rename_map: {', '.join(pairs)}",
+        )
+
+
+def _cameras(found: tuple[str, ...], contract: ContractSettings, names: dict[str, str]) -> Iterator[Finding]:
+    renamed = {names.get(f"{CAMERA_PREFIX}{c}", f"{CAMERA_PREFIX}{c}").removeprefix(CAMERA_PREFIX): c for c in found}
+    unused = [c for name, c in renamed.items() if name not in contract.cameras]
+    if len(renamed) < len(found):
+        yield Finding(
+            rule="contract-cameras",
+            where="rename_map",
+            found=f"two cameras under one name after renaming {', '.join(found)}",
+            expected="one camera for each name",
+        )
+    for camera in contract.cameras:
+        if camera not in renamed:
+            hint = " or ".join(f"{CAMERA_PREFIX}{c}" for c in unused) or "a camera (it has none to spare)"
+            yield Finding(
+                rule="contract-cameras",
+                where=f"{CAMERA_PREFIX}{camera}",
+                found=f"cameras {', '.join(found) or 'none'}",
+                expected=f"camera {camera}; map {hint} -> {CAMERA_PREFIX}{camera} in rename_map",
+            )
+
+
+def _fps(found: float | None, contract: ContractSettings) -> Iterator[Finding]:
+    if contract.fps is not None and found != contract.fps:
+        yield Finding(
+            rule="contract-fps",
+            where="fps",
+            found="unknown" if found is None else f"{found:g}",
+            expected=f"{contract.fps:g}: action chunks of another rate mean other durations",
+        )
+
+
+def _some(names: tuple[str, ...], most: int = 8) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "") or "none"
