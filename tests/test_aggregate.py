@@ -286,6 +286,6 @@ def test_memory_does_not_grow_with_clients_or_model(tmp_path):
         return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
     few, many = peak_kib(4), peak_kib(40)
-    assert 500 < few  # the measure works
+    assert few > 500  # the measure works
     assert many < few + 2048
     assert many < 16_000  # half of one client's weights, with 1.28 GB averaged
