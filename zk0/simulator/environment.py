@@ -1,0 +1,209 @@
+"""A simulated SO-101 arm that speaks LeRobot's units."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zk0.errors import SettingsError, SimulatorError
+from zk0.session import SO101_JOINTS, SimulatorSettings
+from zk0.simulator.rendering import REMEDY, choose_backend
+from zk0.simulator.task import FPS, SimulatedTask, find_task
+
+CAMERAS = ("overhead", "wrist")
+SETTLE_STEPS = 1
+"""Steps after a reset in which the cubes come to rest."""
+CLEARANCE_M = 0.055
+"""Least distance at the start between the cube and what it is moved onto: off the disc, and room for the jaws."""
+LAYOUTS = 100
+"""Layouts drawn from one seed before the spawn area is called too small."""
+
+
+@dataclass(frozen=True, eq=False)
+class Observation:
+    """What a policy sees of one moment."""
+
+    state: NDArray[np.float32]
+    """(6,) in the order of SO101_JOINTS: degrees, the gripper 0 (closed) to 100 (open)."""
+    images: Mapping[str, NDArray[np.uint8]]
+    """Camera -> (height, width, 3) RGB; empty without rendering."""
+    task: str
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """What one action led to."""
+
+    observation: Observation
+    success: bool
+
+
+class SimulatedArm:
+    """A table, an SO-101 arm and one task on it; one step holds a joint target for 1/FPS second.
+
+    Raises:
+        SimulatorError: the task does not exist, or images were asked for and cannot be rendered.
+        SettingsError: the spawn area is impossible.
+    """
+
+    def __init__(self, task: str, settings: SimulatorSettings, *, render: bool) -> None:
+        self.task: SimulatedTask = find_task(task)
+        self.settings = settings
+        self.render = render
+        self._env: Any = None
+
+    def __enter__(self) -> Self:
+        self._env = _open(self.task, self.settings, self.render)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._env is not None:
+            self._env.close()
+            self._env = None
+
+    @property
+    def physics(self) -> tuple[Any, Any]:
+        """MuJoCo's model and the live data of the scene, to be read only."""
+        env = self._opened()
+        return env.model, env.data
+
+    def reset(self, seed: int) -> Observation:
+        """The first moment of the episode that this seed stands for: always the same one.
+
+        so101-nexus places cubes too close when its own tries run out (a cube that starts on its disc would be
+        a success for nothing); such a layout is drawn again, from the same seed.
+
+        Raises:
+            SimulatorError: the spawn area has no room for the cube and what it is moved onto.
+        """
+        env = self._opened()
+        for layout in range(LAYOUTS):
+            raw, _ = env.reset(seed=_layout_seed(seed, layout))
+            if self._start_distance_m() >= CLEARANCE_M:
+                return self._observation(raw)
+        raise SimulatorError(
+            f"{self.task.name}, seed {seed}: no layout of {LAYOUTS} leaves {CLEARANCE_M} m around the cube; "
+            "widen simulator.spawn_radius_m or simulator.spawn_half_angle_degrees"
+        )
+
+    def step(self, action: NDArray[Any]) -> Step:
+        """Hold a joint target, (6,) in the units of `Observation.state`, for 1/FPS second.
+
+        Raises:
+            SimulatorError: the action has another shape or is not finite.
+        """
+        from so101_nexus import dataset_row_to_sim_qpos
+
+        row = check_actions(np.asarray(action)[None], "an action")[0]
+        raw, _, _, _, info = self._opened().step(dataset_row_to_sim_qpos(row.astype(np.float64)))
+        return Step(observation=self._observation(raw), success=bool(info["success"]))
+
+    def _opened(self) -> Any:
+        if self._env is None:
+            raise SimulatorError(f"the simulated arm of {self.task.name} is not open; use it in a with statement")
+        return self._env
+
+    def _start_distance_m(self) -> float:
+        goal = self.task.goal_body
+        if goal is None:
+            return float("inf")
+        _, data = self.physics
+        return float(np.linalg.norm(data.body(self.task.cube_body).xpos[:2] - data.body(goal).xpos[:2]))
+
+    def _observation(self, raw: Any) -> Observation:
+        from so101_nexus import sim_qpos_to_dataset_row
+
+        radians = raw["state"] if self.render else raw
+        state = sim_qpos_to_dataset_row(radians.astype(np.float64)).astype(np.float32)
+        images = {camera: raw[f"{camera}_camera"] for camera in CAMERAS} if self.render else {}
+        return Observation(state=state, images=images, task=self.task.text)
+
+
+def check_actions(actions: NDArray[Any], where: str) -> NDArray[np.float32]:
+    """Actions as (n, 6) float32, n at least 1.
+
+    Raises:
+        SimulatorError: another shape, or a value that is not finite.
+    """
+    joints = len(SO101_JOINTS)
+    if actions.ndim != 2 or actions.shape[1] != joints or not len(actions):
+        raise SimulatorError(f"{where}: found shape {actions.shape}, expected (n, {joints}) with n at least 1")
+    bad = np.argwhere(~np.isfinite(actions))
+    if len(bad):
+        row, joint = bad[0]
+        raise SimulatorError(
+            f"{where}: row {row}, {SO101_JOINTS[joint]}: found {actions[row, joint]}, expected a finite number"
+        )
+    return actions.astype(np.float32)
+
+
+def _layout_seed(seed: int, layout: int) -> int:
+    return seed if layout == 0 else int(np.random.SeedSequence((seed, layout)).generate_state(1)[0])
+
+
+def _open(task: SimulatedTask, settings: SimulatorSettings, render: bool) -> Any:
+    backend = choose_backend(required=render)
+    import gymnasium
+    import mujoco
+    import so101_nexus.mujoco  # noqa: F401  registers the environments
+
+    try:
+        config = _config(task, settings, render)
+    except ValueError as e:
+        raise SettingsError(f"simulator: {e}") from e
+    try:
+        return gymnasium.make(task.env_id, config=config, disable_env_checker=True).unwrapped
+    except (ImportError, AttributeError, RuntimeError, mujoco.FatalError) as e:
+        if not render:
+            raise
+        raise SimulatorError(f"MUJOCO_GL={backend} does not render here ({e}); unset it, or: {REMEDY}") from e
+
+
+def _config(task: SimulatedTask, settings: SimulatorSettings, render: bool) -> Any:
+    import so101_nexus as nexus
+    from so101_nexus.config import PhysicsConfig
+
+    nearest, farthest = settings.spawn_radius_m
+    shared: dict[str, Any] = {
+        "spawn_min_radius": nearest,
+        "spawn_max_radius": farthest,
+        "spawn_angle_half_range_deg": settings.spawn_half_angle_degrees,
+        "reset_settle_frames": SETTLE_STEPS,
+        "terminate_on_success": False,
+        "observations": [nexus.JointPositions(), *(_cameras(settings.image_size) if render else ())],
+        # Solver settings of so101-nexus' own scenes; only the control period differs (0.02 s there).
+        "physics": PhysicsConfig(
+            control_period_s=1 / FPS, integrator="implicitfast", tolerance=1e-8, noslip_iterations=3
+        ),
+    }
+    if render:
+        # Two small images are cheap on a CPU only without multisampling and shadows.
+        quality = nexus.RenderingQuality("reproducible", msaa_samples=0, shadows=False, shadow_map_size=1)
+        shared |= {"obs_mode": "visual", "render": nexus.RenderConfig(quality=quality)}
+    if task.motion == "lift":
+        return nexus.PickConfig(objects=nexus.CubeObject(color=task.cube), **shared)
+    if task.motion == "place":
+        return nexus.PickAndPlaceV2Config(cube_colors=task.cube, target_colors=task.onto, **shared)
+    # so101-nexus leaves 0.04 m between the cubes, for which a narrow spawn area has no room.
+    return nexus.StackCubeConfig(cube_a_colors=task.cube, cube_b_colors=task.onto, min_cube_separation=0.02, **shared)
+
+
+def _cameras(size: int) -> tuple[Any, Any]:
+    from so101_nexus import OverheadCamera, WristCamera
+
+    # The wrist camera is screwed on: the middle of so101-nexus' ranges instead of another pose per episode.
+    wrist = WristCamera(
+        width=size,
+        height=size,
+        fov_deg_range=(75.0, 75.0),
+        pitch_deg_range=(-17.2, -17.2),
+        pos_x_noise=0.0,
+        pos_y_noise=0.0,
+        pos_z_noise=0.0,
+    )
+    return OverheadCamera(width=size, height=size), wrist
