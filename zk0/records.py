@@ -53,6 +53,8 @@ class DatasetReport(Record):
     state_names: tuple[str, ...] = ()
     action_names: tuple[str, ...] = ()
     tasks: tuple[str, ...] = ()
+    units: Literal["degrees", "radians", "ticks", "normalized"] | None = None
+    """Of states and actions; None where the numbers leave more than one possibility."""
 
     @property
     def errors(self) -> tuple[Finding, ...]:
@@ -84,6 +86,18 @@ class Statistics(Record):
     action: Moments
 
 
+class PolicyRecipe(Record):
+    """All that a client needs, besides the trained weights, to build the very policy of the server."""
+
+    path: str
+    revision: str | None = None
+    cameras: tuple[str, ...]
+    joints: int
+    seed: int
+    frozen_digest: str | None = None
+    """SHA-256 of the frozen weights; whoever builds another policy is told so."""
+
+
 class Member(Record):
     """What a client tells the server when it joins: counts, moments and digests, never a frame."""
 
@@ -93,8 +107,9 @@ class Member(Record):
     split: Split
     train_frames: int = Field(ge=1)
     statistics: Statistics
-    episode_digests: tuple[str, ...]
-    """SHA-256 of states and actions of every episode of the split, training episodes first."""
+    train_digests: tuple[str, ...]
+    """SHA-256 of states and actions of each training episode."""
+    held_out_digests: tuple[str, ...]
 
 
 # ── a round ───────────────────────────────────────────────────────────────────
@@ -111,28 +126,6 @@ class Decision(Record):
     client_lr_factors: dict[str, float] = {}
     """Only clients whose factor is not 1."""
     reason: str
-
-
-class RoundPlan(Record):
-    """All that a client is told about one round; one message carries it."""
-
-    session: str
-    round: int = Field(ge=1)
-    client: str
-    policy: str
-    """JSON of the PolicyRecipe that builds the policy around the weights."""
-    global_digest: str
-    global_path: str | None = None
-    """Set on one host: the client reads the weights there. Otherwise they travel in the message."""
-    statistics: Statistics
-    lr: float = Field(gt=0)
-    mu: float = Field(ge=0)
-    local_steps: int | None
-    local_epochs: int | None
-    batch_size: int = Field(ge=1)
-    seed: int = Field(ge=0)
-    optimizer: str
-    """JSON of TrainingSettings."""
 
 
 class ClientMetrics(Record):

@@ -4,6 +4,7 @@ TOML files under deployments/sessions carry only what differs. `load_session` re
 overrides (`{"rounds": 5, "training.lr": 3e-4}`) and refuses what does not exist.
 """
 
+import hashlib
 import tomllib
 from collections.abc import Mapping
 from copy import deepcopy
@@ -13,7 +14,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from zk0.errors import SettingsError
-from zk0.records import Record
+from zk0.records import PolicyRecipe, Record, Statistics
 
 SO101_JOINTS = (
     "shoulder_pan.pos",
@@ -71,6 +72,9 @@ class ContractSettings(Record):
         default=SO101_JOINTS, min_length=1, description="names of state and action, in order"
     )
     fps: float | None = Field(default=None, gt=0, description="frames per second; unset: that of the first client")
+    units: Literal["degrees", "radians", "normalized"] = Field(
+        default="degrees", description="of states and actions; `normalized` is LeRobot's -100..100"
+    )
 
 
 class DataSettings(Record):
@@ -113,6 +117,9 @@ class TrainingSettings(Record):
     grad_clip_norm: float = Field(default=10.0, gt=0)
     amp: bool = Field(default=False, description="bf16 autocast; trained weights stay fp32")
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    features: Literal["embeddings", "off"] = Field(
+        default="embeddings", description="keep what the frozen encoder says of each frame, or decode every time"
+    )
     torch_threads: int = Field(default=1, ge=1, description="CPU threads of one client")
     log_every_steps: int = Field(default=20, ge=1)
 
@@ -240,6 +247,47 @@ class Session(Record):
             )
             for index in range(shared.clients)
         )
+
+
+class Terms(Record):
+    """What a client is told when it joins, and again with every plan."""
+
+    session: str
+    seed: int
+    contract: ContractSettings
+    data: DataSettings
+    simulator: SimulatorSettings
+
+
+class RoundPlan(Record):
+    """All that one client is told about one round; one message carries it."""
+
+    terms: Terms
+    round: int = Field(ge=1)
+    client: str
+    recipe: PolicyRecipe
+    global_digest: str
+    statistics: Statistics | None
+    """Pooled statistics; None: the client normalises with its own."""
+    lr: float = Field(gt=0)
+    mu: float = Field(ge=0)
+    training: TrainingSettings
+    scheduler: SchedulerSettings
+
+    def digest(self) -> str:
+        """SHA-256 of the plan: a client that has answered it before need not train again."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+
+
+def terms_of(session: Session, name: str) -> Terms:
+    """What every client of this session is told; `name` tells this run of the session from others."""
+    return Terms(
+        session=name,
+        seed=session.seed,
+        contract=session.contract,
+        data=session.data,
+        simulator=session.simulator,
+    )
 
 
 def apply_overrides(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:

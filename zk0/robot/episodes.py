@@ -1,18 +1,21 @@
 """The episode and task tables of a LeRobot data set, v2.0 to v3.0, as one kind of entry."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from string import Formatter
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from zk0.robot.folder import BrokenFile, Folder, leaves_folder
+from zk0.robot.folder import BrokenFile, Folder, first_line, leaves_folder
 from zk0.robot.info import DatasetInfo
 
 EPISODES_DIR = "meta/episodes"
 TASKS_PATH = "meta/tasks.parquet"
 EPISODE_LINES, TASK_LINES = "meta/episodes.jsonl", "meta/tasks.jsonl"
+_PLAIN = re.compile(r"(0?\d{1,2}d)?")  # a format such as 0999999999d would fill the memory
 
 
 @dataclass(frozen=True)
@@ -76,8 +79,8 @@ def _rows(folder: Folder, file: str) -> list[dict[str, Any]]:
         with pq.ParquetFile(folder.path(file), memory_map=False) as parquet:
             columns = [c for c in parquet.schema_arrow.names if not c.startswith("stats/")]
             rows: list[dict[str, Any]] = parquet.read(columns=columns).to_pylist()
-    except (pa.ArrowException, OSError, MemoryError) as e:
-        raise BrokenFile(file, f"a file that is no readable parquet ({str(e).splitlines()[0][:120]})", "parquet") from e
+    except (pa.ArrowException, OSError, MemoryError, UnicodeDecodeError) as e:
+        raise BrokenFile(file, f"a file that is no readable parquet ({first_line(e)})", "parquet") from e
     return rows
 
 
@@ -136,10 +139,17 @@ def _texts(value: Any) -> tuple[str, ...]:
 def _fill(template: str | None, places: dict[str, Any], where: str) -> str:
     if template is None:
         raise BrokenFile(where, "no path template in meta/info.json", "data_path and video_path")
+    wrong = BrokenFile("meta/info.json", f"path template {template[:80]!r}", f"placeholders {', '.join(places)}")
+    try:
+        parts = list(Formatter().parse(template))
+    except ValueError as e:
+        raise wrong from e
+    if any(name is not None and (name not in places or not _PLAIN.fullmatch(form or "")) for _, name, form, _ in parts):
+        raise wrong
     try:
         path = template.format(**places)
     except (KeyError, ValueError, IndexError, AttributeError) as e:
-        raise BrokenFile("meta/info.json", f"path template {template!r} ({e!r})", "LeRobot's placeholders") from e
+        raise wrong from e
     if leaves_folder(path):
-        raise BrokenFile(where, f"path {path!r}", "a path inside the data set's folder")
+        raise BrokenFile(where, f"path {path[:80]!r}", "a path inside the data set's folder")
     return path

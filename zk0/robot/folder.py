@@ -34,6 +34,9 @@ class Folder:
     refused: tuple[tuple[str, str], ...] = ()
     """Paths that are not opened, and why."""
 
+    def __contains__(self, relative: str) -> bool:
+        return relative in self.sizes
+
     def under(self, prefix: str, suffix: str = "") -> tuple[str, ...]:
         """The files below a folder, sorted."""
         return tuple(sorted(f for f in self.sizes if f.startswith(f"{prefix}/") and f.endswith(suffix)))
@@ -110,7 +113,9 @@ def list_folder(root: Path) -> Folder:
         for name in sorted(names):
             path = here / name
             relative = path.relative_to(inside).as_posix()
-            if why := _refusal(path, allowed):
+            if not relative.isprintable():
+                refused.append((ascii(relative), "a name with bytes that are no text"))
+            elif why := _refusal(path, allowed):
                 refused.append((relative, why))
             else:
                 sizes[relative] = path.stat().st_size
@@ -126,6 +131,11 @@ def leaves_folder(name: str) -> bool:
     return name.startswith("/") or "\\" in name or "\0" in name or ".." in PurePosixPath(name).parts
 
 
+def first_line(error: BaseException) -> str:
+    """What a library said, short enough for one line."""
+    return str(error).splitlines()[0][:120] if str(error).strip() else type(error).__name__
+
+
 def _refusal(path: Path, allowed: list[Path]) -> str | None:
     try:
         target = path.resolve(strict=True)
@@ -139,6 +149,9 @@ def _refusal(path: Path, allowed: list[Path]) -> str | None:
 
 def _parse(text: str, where: str) -> Any:
     try:
-        return json.loads(text)
+        value = json.loads(text)
+        if "\\u" in text:
+            json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair is no text anywhere else
     except (ValueError, RecursionError) as e:
-        raise BrokenFile(where, f"text that is not JSON ({e})", "JSON") from e
+        raise BrokenFile(where, f"text that is not JSON ({str(e)[:120]})", "JSON") from e
+    return value

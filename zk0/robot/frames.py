@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from zk0.errors import DatasetError
 from zk0.records import ACTION, STATE
-from zk0.robot.folder import BrokenFile, Folder, list_folder
+from zk0.robot.folder import BrokenFile, Folder, first_line, list_folder
 
 INDEX_COLUMNS = ("episode_index", "frame_index", "index", "task_index")
 MAX_FRAME_BYTES = 16 * 1024**3
@@ -24,7 +24,8 @@ class Frames:
 
     file: str
     rows: int
-    columns: tuple[str, ...]
+    types: Mapping[str, str]
+    """Every column -> type of its values, as arrow names it; the wanted ones and others."""
     episode_index: NDArray[np.int64] | None
     frame_index: NDArray[np.int64] | None
     index: NDArray[np.int64] | None
@@ -51,14 +52,14 @@ def read_frames(folder: Folder, file: str, state_key: str = STATE, action_key: s
     """
     try:
         with pq.ParquetFile(folder.path(file), memory_map=False) as parquet:
-            names = tuple(parquet.schema_arrow.names)
-            wanted = [c for c in (*INDEX_COLUMNS, "timestamp", state_key, action_key) if c in names]
+            types = {field.name: str(_value_type(field.type)) for field in parquet.schema_arrow}
+            wanted = [c for c in (*INDEX_COLUMNS, "timestamp", state_key, action_key) if c in types]
             rows = parquet.metadata.num_rows
             if (size := _stored_bytes(parquet, wanted)) > MAX_FRAME_BYTES:
                 raise BrokenFile(file, f"{size} bytes of numbers", f"at most {MAX_FRAME_BYTES} bytes")
             table = parquet.read(columns=wanted)
     except (pa.ArrowException, OSError, MemoryError) as e:
-        raise BrokenFile(file, f"a file that is no readable parquet ({_first_line(e)})", "parquet") from e
+        raise BrokenFile(file, f"a file that is no readable parquet ({first_line(e)})", "parquet") from e
     columns = {c: _column(table, c, file) for c in wanted}
     for name in INDEX_COLUMNS:
         if name in columns:
@@ -66,7 +67,7 @@ def read_frames(folder: Folder, file: str, state_key: str = STATE, action_key: s
     return Frames(
         file=file,
         rows=rows,
-        columns=names,
+        types=types,
         timestamp=_flat(columns.get("timestamp")),
         state=_wide(columns.get(state_key)),
         action=_wide(columns.get(action_key)),
@@ -124,10 +125,15 @@ def _stored_bytes(parquet: Any, columns: list[str]) -> int:
     return total
 
 
+def _value_type(kind: Any) -> Any:
+    lists = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+    return kind.value_type if any(is_list(kind) for is_list in lists) else kind
+
+
 def _column(table: Any, name: str, file: str) -> NDArray[Any]:
     column = table.column(name)
     kind, width = column.type, 0
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+    if _value_type(kind) is not kind:
         lengths = np.unique(pa.compute.list_value_length(column).to_numpy())
         if column.null_count or len(lengths) > 1:
             raise BrokenFile(f"{file} {name}", f"rows of widths {lengths[:5].tolist()}", "one width in all rows")
@@ -153,7 +159,3 @@ def _flat(values: NDArray[Any] | None) -> NDArray[np.float64] | None:
 
 def _wide(values: NDArray[Any] | None) -> NDArray[Any] | None:
     return values[:, None] if values is not None and values.ndim == 1 else values
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).splitlines()[0][:120] if str(error) else type(error).__name__

@@ -1,19 +1,18 @@
 """All that the rules look at, read once."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from zk0.records import ACTION, STATE, Finding
+from zk0.robot.check.rows import Rows, join_rows
 from zk0.robot.episodes import EpisodeEntry, read_episode_table, read_task_table
 from zk0.robot.folder import BrokenFile, Folder, list_folder
 from zk0.robot.frames import Frames, read_frames
 from zk0.robot.info import DatasetInfo, read_info
+from zk0.robot.video_file import VideoFile, read_video
 
 STATISTICS_PATH = "meta/stats.json"
 
@@ -23,55 +22,42 @@ class Contents:
     """One data set as its files tell it. What could not be read is None, and `broken` says why."""
 
     folder: Folder
-    info: DatasetInfo | None
-    episodes: tuple[EpisodeEntry, ...] | None
-    tasks: dict[int, str] | None
-    statistics: dict[str, Any] | None
-    frames: tuple[Frames, ...]
+    rename: Mapping[str, str]
+    """Feature key in the data set -> key in the contract."""
+    info: DatasetInfo | None = None
+    episodes: tuple[EpisodeEntry, ...] | None = None
+    tasks: dict[int, str] | None = None
+    statistics: dict[str, Any] | None = None
+    frames: tuple[Frames, ...] = ()
     """Every readable parquet file below data/ that the episode table names, in LeRobot's order."""
-    stray: tuple[Frames, ...]
+    stray: tuple[Frames, ...] = ()
     """Readable parquet files below data/ that nothing names; LeRobot reads them all the same."""
-    broken: tuple[Finding, ...]
+    videos: tuple[VideoFile, ...] = ()
+    """Every readable video that the episode table names."""
+    broken: tuple[Finding, ...] = ()
 
-    def column(self, name: str) -> NDArray[Any] | None:
-        """One column over all named files; None if a file lacks it or the widths differ."""
-        parts = [getattr(f, name) for f in self.frames]
-        if not parts or any(p is None for p in parts) or len({p.shape[1:] for p in parts}) > 1:
-            return None
-        return np.concatenate(parts)
+    @property
+    def state_key(self) -> str:
+        """What the data set calls the state."""
+        return next((old for old, new in self.rename.items() if new == STATE), STATE)
 
-    @cached_property
-    def episode_index(self) -> NDArray[np.int64] | None:
-        """The episode of every row."""
-        return self.column("episode_index")
-
-    @cached_property
-    def frame_index(self) -> NDArray[np.int64] | None:
-        """The frame within its episode of every row."""
-        return self.column("frame_index")
+    @property
+    def action_key(self) -> str:
+        """What the data set calls the action."""
+        return next((old for old, new in self.rename.items() if new == ACTION), ACTION)
 
     @cached_property
-    def timestamp(self) -> NDArray[np.float64] | None:
-        """Seconds of every row."""
-        return self.column("timestamp")
+    def rows(self) -> Rows | None:
+        """All named frames, each once; None where the files do not say which episode a row belongs to."""
+        return join_rows(self.frames)
 
     @cached_property
-    def state(self) -> NDArray[Any] | None:
-        """(rows, dims)"""
-        return self.column("state")
-
-    @cached_property
-    def action(self) -> NDArray[Any] | None:
-        """(rows, dims)"""
-        return self.column("action")
-
-    @cached_property
-    def rows(self) -> int:
-        """Rows in all named files."""
-        return sum(f.rows for f in self.frames)
+    def video_by_file(self) -> dict[str, VideoFile]:
+        """The readable named videos by path."""
+        return {v.file: v for v in self.videos}
 
 
-def read_contents(root: Path) -> Contents:
+def read_contents(root: Path, rename: Mapping[str, str] | None = None) -> Contents:
     """A data set's files, whatever their condition; nothing outside `root` is opened.
 
     Raises:
@@ -87,17 +73,38 @@ def read_contents(root: Path) -> Contents:
             broken.append(Finding(rule=rule, where=e.where, found=e.found, expected=e.expected, repair=repair))
             return None
 
+    bare = Contents(folder, dict(rename or {}))
     info = attempt("info", lambda: read_info(folder))
     if info is None:
-        return Contents(folder, None, None, None, None, (), (), tuple(broken))
+        return Contents(folder, bare.rename, broken=tuple(broken))
     episodes = attempt("episode-table", lambda: read_episode_table(folder, info))
     tasks = attempt("task-table", lambda: read_task_table(folder, info))
-    statistics = attempt("statistics-missing", lambda: folder.json(STATISTICS_PATH), "recompute-statistics")
+    statistics = attempt("statistics-missing", lambda: _read_statistics(folder), "recompute-statistics")
     named = {e.data_file for e in episodes or ()}
-    read = {
-        file: attempt("unreadable-data", lambda file=file: read_frames(folder, file, STATE, ACTION))  # type: ignore[misc]
-        for file in folder.under("data", ".parquet")
-    }
-    frames = tuple(f for file, f in read.items() if f is not None and (file in named or episodes is None))
-    stray = tuple(f for file, f in read.items() if f is not None and file not in named and episodes is not None)
-    return Contents(folder, info, episodes, tasks, statistics, frames, stray, tuple(broken))
+    tables: list[Frames] = []
+    for file in folder.under("data", ".parquet"):
+        repair = "drop-episodes" if file in named else "remove-orphans"
+        read = partial(read_frames, folder, file, bare.state_key, bare.action_key)
+        if (table := attempt("unreadable-data", read, repair if episodes else None)) is not None:
+            tables.append(table)
+    clips = sorted({clip.file for e in episodes or () for clip in e.clips.values()})
+    found = [attempt("unreadable-video", partial(read_video, folder, f), "drop-episodes") for f in clips if f in folder]
+    return Contents(
+        folder=folder,
+        rename=bare.rename,
+        info=info,
+        episodes=episodes,
+        tasks=tasks,
+        statistics=statistics,
+        frames=tuple(t for t in tables if t.file in named or episodes is None),
+        stray=tuple(t for t in tables if t.file not in named and episodes is not None),
+        videos=tuple(v for v in found if v is not None),
+        broken=tuple(broken),
+    )
+
+
+def _read_statistics(folder: Folder) -> dict[str, Any]:
+    raw = folder.json(STATISTICS_PATH)
+    if not isinstance(raw, dict) or not all(isinstance(v, dict) for v in raw.values()):
+        raise BrokenFile(STATISTICS_PATH, repr(raw)[:80], "an object of moments for each feature")
+    return raw

@@ -21,6 +21,7 @@ def check_contract(
         *_joints(report.action_names, contract, names, "action"),
         *_cameras(report.cameras, contract, names),
         *_fps(report.fps, contract),
+        *_units(report, contract),
     )
 
 
@@ -46,7 +47,7 @@ def _joints(found: tuple[str, ...], contract: ContractSettings, names: dict[str,
 
 
 def _cameras(found: tuple[str, ...], contract: ContractSettings, names: dict[str, str]) -> Iterator[Finding]:
-    renamed = {names.get(f"{CAMERA_PREFIX}{c}", f"{CAMERA_PREFIX}{c}").removeprefix(CAMERA_PREFIX): c for c in found}
+    renamed = {names.get(f"{CAMERA_PREFIX}{c}", names.get(c, c)).removeprefix(CAMERA_PREFIX): c for c in found}
     unused = [c for name, c in renamed.items() if name not in contract.cameras]
     if len(renamed) < len(found):
         yield Finding(
@@ -73,6 +74,17 @@ def _fps(found: float | None, contract: ContractSettings) -> Iterator[Finding]:
             where="fps",
             found="unknown" if found is None else f"{found:g}",
             expected=f"{contract.fps:g}: action chunks of another rate mean other durations",
+        )
+
+
+def _units(report: DatasetReport, contract: ContractSettings) -> Iterator[Finding]:
+    if report.units is not None and report.units != contract.units:
+        yield Finding(
+            rule="contract-units",
+            where="state, action",
+            found=report.units,
+            expected=f"{contract.units}: one normalisation serves all clients",
+            repair="convert-units" if report.units in ("ticks", "radians") and contract.units == "degrees" else None,
         )
 
 

@@ -1,0 +1,147 @@
+"""Rules about the format: version, features, columns and their types."""
+
+from collections.abc import Iterator
+
+from zk0.records import ACTION, CAMERA_PREFIX, STATE, Finding
+from zk0.robot.check.contents import Contents
+from zk0.robot.check.say import some
+from zk0.robot.info import INFO_PATH
+
+DEFAULT_FEATURES = {
+    "timestamp": "float32",
+    "frame_index": "int64",
+    "episode_index": "int64",
+    "index": "int64",
+    "task_index": "int64",
+}
+ALIASES = {
+    STATE: ("state", "observation.joint_positions", "observation.joints", "observation.qpos", "qpos"),
+    ACTION: ("actions", "action.joints", "target_action"),
+}
+"""Other names for state and action that are met in the wild."""
+ARROW_TYPES = {
+    "float32": "float",
+    "float64": "double",
+    "int64": "int64",
+    "int32": "int32",
+    "bool": "bool",
+    "string": "string",
+}
+
+
+def known_renames(contents: Contents) -> dict[str, str]:
+    """Feature keys that have one obvious other name: those of `rename`, state and action, unprefixed cameras."""
+    if contents.info is None:
+        return {}
+    features = contents.info.features
+    renames = {old: new for old, new in contents.rename.items() if old in features}
+    for key, others in ALIASES.items():
+        found = [o for o in others if o in features]
+        if key not in features and key not in renames.values() and len(found) == 1:
+            renames[found[0]] = key
+    for key in contents.info.cameras:
+        if not key.startswith(CAMERA_PREFIX) and key not in renames:
+            name = key.removeprefix("observation.image.").removeprefix("observation.").removeprefix("images.")
+            renames[key] = CAMERA_PREFIX + name.replace("/", "_")
+    return renames
+
+
+def format_version(contents: Contents) -> Iterator[Finding]:
+    """LeRobot 0.6 reads v3.0 only."""
+    if contents.info and not contents.info.is_v3:
+        version = contents.info.codebase_version
+        yield Finding(
+            rule="format-version",
+            where=f"{INFO_PATH} codebase_version",
+            found=version[:40],
+            expected="v3.0",
+            repair="convert-to-v3" if version in ("v2.0", "v2.1") else None,
+        )
+
+
+def state_and_action(contents: Contents) -> Iterator[Finding]:
+    """Every data set has observation.state and action, under these names."""
+    if contents.info is None:
+        return
+    renames = known_renames(contents)
+    for key in (STATE, ACTION):
+        if key not in contents.info.features:
+            old = next((o for o, new in renames.items() if new == key), None)
+            yield Finding(
+                rule="feature-keys",
+                where=f"{INFO_PATH} features",
+                found=f"{old} instead of {key}" if old else f"no {key}",
+                expected=key,
+                repair="rename-keys" if old else None,
+            )
+
+
+def default_features(contents: Contents) -> Iterator[Finding]:
+    """The five columns that LeRobot adds to every data set are declared."""
+    if contents.info is None:
+        return
+    missing = [k for k in DEFAULT_FEATURES if k not in contents.info.features]
+    if missing:
+        yield Finding(
+            rule="default-features",
+            where=f"{INFO_PATH} features",
+            found=f"no {some(missing)}",
+            expected=some(list(DEFAULT_FEATURES)),
+            repair="declare-features",
+        )
+
+
+def undeclared_columns(contents: Contents) -> Iterator[Finding]:
+    """LeRobot cannot load a column that info.json does not declare."""
+    if contents.info is None:
+        return
+    known = {*contents.info.features, *DEFAULT_FEATURES}
+    extra = sorted({c for f in contents.frames for c in f.types if c not in known})
+    if extra:
+        yield Finding(
+            rule="undeclared-columns",
+            where="data",
+            found=f"columns {some(extra)}",
+            expected=f"only columns that {INFO_PATH} declares",
+            repair="drop-columns",
+        )
+
+
+def missing_columns(contents: Contents) -> Iterator[Finding]:
+    """Every declared column is in every file."""
+    if contents.info is None or not contents.frames:
+        return
+    videos = contents.info.video_keys
+    wanted = [c for c in {**contents.info.features, **DEFAULT_FEATURES} if c not in videos]
+    missing = [c for c in wanted if any(c not in f.types for f in contents.frames)]
+    if missing:
+        derivable = {"timestamp", "frame_index", "index", "task_index"}
+        yield Finding(
+            rule="missing-columns",
+            where="data",
+            found=f"no column {some(missing)}",
+            expected=f"every feature that is no video, and {some(list(DEFAULT_FEATURES))}",
+            repair="add-columns" if set(missing) <= derivable else None,
+        )
+
+
+def column_types(contents: Contents) -> Iterator[Finding]:
+    """Columns are stored in the type that is declared."""
+    if contents.info is None:
+        return
+    declared = {k: f.dtype for k, f in contents.info.features.items()} | DEFAULT_FEATURES
+    wrong = sorted(
+        {
+            f"{column} {stored} for {declared[column]}"
+            for f in contents.frames
+            for column, stored in f.types.items()
+            if column in declared and stored != ARROW_TYPES.get(declared[column], stored)
+        }
+    )
+    if wrong:
+        yield Finding(
+            rule="column-types", where="data", found=some(wrong), expected="the declared types", repair="cast-columns"
+        )
+
+
+RULES = (format_version, state_and_action, default_features, undeclared_columns, missing_columns, column_types)

@@ -1,0 +1,159 @@
+"""Episodes that cannot be kept: files, frames or numbers of theirs are gone."""
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from zk0.records import Finding
+from zk0.robot.check import say
+from zk0.robot.check.contents import Contents
+from zk0.robot.check.counts import TOLERANCE_SECONDS
+from zk0.robot.episodes import Clip
+from zk0.robot.video_file import VideoFile
+
+
+class Loss(NamedTuple):
+    """Why some episodes are lost."""
+
+    rule: str
+    where: str
+    found: str
+    expected: str
+    episodes: tuple[int, ...]
+
+
+def losses(contents: Contents, undecodable: Mapping[str, str] | None = None) -> tuple[Loss, ...]:
+    """Everything that costs an episode. `undecodable` maps videos that do not decode to the reason."""
+    return (
+        *_missing_rows(contents),
+        *_gaps(contents),
+        *_not_finite(contents),
+        *_missing_videos(contents),
+        *_wrong_frames(contents),
+        *_undecodable(contents, undecodable or {}),
+    )
+
+
+def lost_episodes(contents: Contents, undecodable: Mapping[str, str] | None = None) -> frozenset[int]:
+    """The episodes that a repair must drop."""
+    unreadable = {f.where for f in contents.broken if f.rule == "unreadable-video"}
+    gone = {e.index for e in contents.episodes or () if any(c.file in unreadable for c in e.clips.values())}
+    return frozenset(gone | {e for loss in losses(contents, undecodable) for e in loss.episodes})
+
+
+def lost_findings(contents: Contents, undecodable: Mapping[str, str] | None = None) -> Iterator[Finding]:
+    """One finding for each loss; dropping the episodes repairs it, if any remain."""
+    remain = len(contents.episodes or ()) > len(lost_episodes(contents, undecodable))
+    for loss in losses(contents, undecodable):
+        yield Finding(
+            rule=loss.rule,
+            where=f"{loss.where} ({say.episodes(loss.episodes)})" if loss.episodes else loss.where,
+            found=loss.found,
+            expected=loss.expected,
+            repair="drop-episodes" if remain else None,
+        )
+
+
+def _missing_rows(contents: Contents) -> Iterator[Loss]:
+    entries = contents.episodes or ()
+    absent = sorted({e.data_file for e in entries if e.data_file not in contents.folder})
+    unreadable = {f.where.split()[0] for f in contents.broken if f.rule == "unreadable-data"}
+    if absent:
+        gone = tuple(e.index for e in entries if e.data_file in absent)
+        yield Loss("missing-data", say.some(absent, 3), f"{len(absent)} missing files", "every named file", gone)
+    if broken := tuple(e.index for e in entries if e.data_file in unreadable):
+        yield Loss("missing-rows", "data", "rows in a file that cannot be read", "readable rows", broken)
+    if contents.rows is None:
+        return
+    spans = contents.rows.spans
+    readable = [e for e in entries if e.data_file not in absent and e.data_file not in unreadable]
+    if none := tuple(e.index for e in readable if e.index not in spans):
+        yield Loss("missing-rows", "data", "no row", "the rows of every episode in the table", none)
+
+
+def _gaps(contents: Contents) -> Iterator[Loss]:
+    rows = contents.rows
+    if rows is None:
+        return
+    gaps = tuple(e for e, s in rows.spans.items() if (np.diff(rows.frame[s]) != 1).any())
+    if gaps:
+        frame = rows.frame[rows.spans[gaps[0]]]
+        at = int(np.flatnonzero(np.diff(frame) != 1)[0])
+        yield Loss(
+            "frame-gaps",
+            "data frame_index",
+            f"frame {frame[at + 1]} right after {frame[at]} in episode {gaps[0]}",
+            "every frame from 0 to length-1",
+            gaps,
+        )
+
+
+def _not_finite(contents: Contents) -> Iterator[Loss]:
+    for name in ("state", "action"):
+        values = getattr(contents.rows, name, None)
+        if contents.rows is None or values is None:
+            continue
+        bad = ~np.isfinite(values).all(axis=1)
+        if bad.any():
+            yield Loss(
+                "not-finite",
+                f"data {name}",
+                f"{int(bad.sum())} rows with a value that is NaN, infinite or empty",
+                "finite numbers",
+                contents.rows.episodes_where(bad),
+            )
+
+
+def _missing_videos(contents: Contents) -> Iterator[Loss]:
+    for key in contents.info.video_keys if contents.info else ():
+        clips = [(e.index, e.clips[key].file) for e in contents.episodes or ()]
+        absent = sorted({file for _, file in clips if file not in contents.folder})
+        if absent:
+            gone = tuple(index for index, file in clips if file in absent)
+            expected = f"a video of {key} for every episode"
+            yield Loss("missing-video", say.some(absent, 3), f"{len(absent)} missing files", expected, gone)
+
+
+def _wrong_frames(contents: Contents) -> Iterator[Loss]:
+    rows, info = contents.rows, contents.info
+    if rows is None or info is None:
+        return
+    for key in info.video_keys:
+        worst: list[tuple[float, int]] = []
+        for episode in contents.episodes or ():
+            video = contents.video_by_file.get(episode.clips[key].file)
+            span = rows.spans.get(episode.index)
+            if video is None or span is None:
+                continue
+            off = farthest(video, episode.clips[key], span.stop - span.start, info.fps)
+            if off >= TOLERANCE_SECONDS:
+                worst.append((off, episode.index))
+        if worst:
+            off, index = max(worst)
+            yield Loss(
+                "video-frames",
+                key,
+                f"a frame that is {off:.4g} s from the nearest picture (episode {index})",
+                f"a picture within {TOLERANCE_SECONDS:g} s of every frame",
+                tuple(i for _, i in worst),
+            )
+
+
+def farthest(video: VideoFile, clip: Clip, frames: int, fps: float) -> float:
+    """Seconds between a frame of the clip and its nearest picture, at worst; inf for a video without any."""
+    if not len(video.seconds) or not frames:
+        return float("inf")
+    wanted = clip.start_seconds + np.arange(frames) / fps
+    right = np.clip(np.searchsorted(video.seconds, wanted), 1, max(len(video.seconds) - 1, 1))
+    last = len(video.seconds) - 1
+    near = np.minimum(
+        np.abs(wanted - video.seconds[right - 1]), np.abs(wanted - video.seconds[np.minimum(right, last)])
+    )
+    return float(near.max())
+
+
+def _undecodable(contents: Contents, undecodable: Mapping[str, str]) -> Iterator[Loss]:
+    for file, why in undecodable.items():
+        gone = tuple(e.index for e in contents.episodes or () if any(c.file == file for c in e.clips.values()))
+        yield Loss("undecodable-video", file, why, "frames that all decode", gone)

@@ -1,0 +1,100 @@
+"""One mp4 of a data set: its frame times without decoding, and whether every frame decodes."""
+
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import pairwise
+
+import av
+import numpy as np
+from av.error import FFmpegError
+from numpy.typing import NDArray
+
+from zk0.robot.folder import BrokenFile, Folder, first_line
+
+LUMA_EVERY = 15
+"""Brightness is looked at in every so many frames."""
+
+
+@dataclass(frozen=True)
+class VideoFile:
+    """What a video's container says, without decoding."""
+
+    file: str
+    width: int
+    height: int
+    fps: float | None
+    seconds: NDArray[np.float64]
+    """(frames,) presentation times, sorted."""
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What decoding a whole video showed."""
+
+    frames: int
+    brightness: NDArray[np.float64]
+    """(looked at,) mean luma 0 to 255."""
+    change: NDArray[np.float64]
+    """(looked at - 1,) mean absolute change of luma from one looked-at frame to the next."""
+
+
+def read_video(folder: Folder, file: str) -> VideoFile:
+    """Size, rate and frame times of a video; reads packets, decodes nothing.
+
+    Raises:
+        BrokenFile: it is missing, empty, or no video.
+    """
+    try:
+        with av.open(str(folder.path(file))) as container:
+            if not container.streams.video:
+                raise BrokenFile(file, "no video stream", "a video")
+            stream = container.streams.video[0]
+            base = stream.time_base or Fraction(1)
+            ticks = [p.pts for p in container.demux(stream) if p.pts is not None]
+            rate = stream.average_rate
+            return VideoFile(
+                file=file,
+                width=stream.width,
+                height=stream.height,
+                fps=float(rate) if rate else None,
+                seconds=np.sort(np.asarray(ticks, dtype=np.float64)) * float(base),
+            )
+    except (FFmpegError, OSError, ValueError, MemoryError) as e:
+        raise BrokenFile(file, f"a file that is no readable video ({first_line(e)})", "mp4") from e
+
+
+def decode_video(folder: Folder, file: str) -> Decoded:
+    """Decode every frame once, in order, on one thread.
+
+    Raises:
+        BrokenFile: a frame does not decode; says which.
+    """
+    frames, thumbs = 0, []
+    try:
+        with av.open(str(folder.path(file))) as container:
+            stream = container.streams.video[0]
+            stream.thread_type = "NONE"
+            stream.codec_context.options = {"err_detect": "explode"}
+            for frame in container.decode(stream):
+                if frame.is_corrupt:
+                    raise BrokenFile(file, f"frame {frame.pts} of the stream is corrupt", "frames that decode")
+                if frames % LUMA_EVERY == 0:
+                    thumbs.append(_luma(frame))
+                frames += 1
+    except (FFmpegError, OSError, ValueError, MemoryError, IndexError) as e:
+        raise BrokenFile(file, f"{first_line(e)} after {frames} frames", "frames that decode") from e
+    same = [(a, b) for a, b in pairwise(thumbs) if a.shape == b.shape]
+    return Decoded(
+        frames=frames,
+        brightness=np.asarray([t.mean() for t in thumbs]),
+        change=np.asarray([np.abs(a - b).mean() for a, b in same]),
+    )
+
+
+def _luma(frame: av.VideoFrame) -> NDArray[np.float32]:
+    """Every eighth pixel of the brightness plane, without converting colours."""
+    if not frame.format.name.startswith(("yuv", "gray", "nv")) or frame.format.components[0].bits != 8:
+        frame = frame.reformat(format="gray")
+    plane = frame.planes[0]
+    rows = np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)[::8, : plane.width : 8]
+    return rows.astype(np.float32)
