@@ -60,7 +60,7 @@ def read_frames(folder: Folder, file: str, state_key: str = STATE, action_key: s
             table = parquet.read(columns=wanted)
     except (pa.ArrowException, OSError, MemoryError) as e:
         raise BrokenFile(file, f"a file that is no readable parquet ({first_line(e)})", "parquet") from e
-    columns = {c: _column(table, c, file) for c in wanted}
+    columns = {c: _column(table, c, file, rows) for c in wanted}
     for name in INDEX_COLUMNS:
         if name in columns:
             columns[name] = _whole_numbers(columns[name], f"{file} {name}")
@@ -130,7 +130,7 @@ def _value_type(kind: Any) -> Any:
     return kind.value_type if any(is_list(kind) for is_list in lists) else kind
 
 
-def _column(table: Any, name: str, file: str) -> NDArray[Any]:
+def _column(table: Any, name: str, file: str, rows: int) -> NDArray[Any]:
     column = table.column(name)
     kind, width = column.type, 0
     if _value_type(kind) is not kind:
@@ -142,6 +142,8 @@ def _column(table: Any, name: str, file: str) -> NDArray[Any]:
     if not (pa.types.is_floating(column.type) or pa.types.is_integer(column.type)):
         raise BrokenFile(f"{file} {name}", f"values of type {column.type}", "numbers")
     values: NDArray[Any] = column.to_numpy()  # a null becomes NaN, which the check then finds
+    if len(values) != rows * max(width, 1) or (name == "timestamp" and width > 1):
+        raise BrokenFile(f"{file} {name}", f"{len(values)} numbers in {rows} rows", "as many in every row")
     return values.reshape(-1, width) if width else values
 
 

@@ -15,8 +15,8 @@ from zk0.robot.folder import BrokenFile
 from zk0.robot.info import INFO_PATH
 from zk0.robot.video_file import Decoded, VideoFile, decode_video
 
-DARK = 4.0
-"""Mean brightness (0 to 255) under which a picture shows nothing."""
+DARK = 20.0
+"""Mean brightness (0 to 255, where video black is 16) under which a picture shows nothing."""
 FROZEN = 0.05
 """Mean change of brightness under which two pictures are the same one, encoded twice."""
 
@@ -88,7 +88,7 @@ def clips(contents: Contents) -> Iterator[Finding]:
         assert info is not None
         by_file: dict[str, list[tuple[Clip, int, int]]] = defaultdict(list)
         for e in contents.episodes or ():
-            by_file[e.clips[key].file].append((e.clips[key], e.index, e.length))
+            by_file[e.clips[key].file].append((e.clips[key], e.index, contents.length(e)))
         shared, uneven = [], []
         for parts in by_file.values():
             parts.sort(key=lambda p: p[0].start_seconds)
@@ -121,7 +121,7 @@ def unused_frames(contents: Contents) -> Iterator[Finding]:
     needed: dict[str, int] = defaultdict(int)
     for e in contents.episodes or ():
         for clip in e.clips.values():
-            needed[clip.file] += e.length
+            needed[clip.file] += contents.length(e)
     over = {f: len(v.seconds) - needed[f] for f, v in contents.video_by_file.items() if len(v.seconds) > needed[f]}
     if over:
         yield Finding(

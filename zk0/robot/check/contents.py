@@ -52,6 +52,21 @@ class Contents:
         return join_rows(self.frames)
 
     @cached_property
+    def spans(self) -> dict[int, slice]:
+        """Where the rows of each episode of the table lie; of every episode where there is no table."""
+        spans = self.rows.spans if self.rows else {}
+        listed = None if self.episodes is None else {e.index for e in self.episodes}
+        return {e: s for e, s in spans.items() if listed is None or e in listed}
+
+    def length(self, episode: EpisodeEntry) -> int:
+        """Frames that an episode spans in data (a gap counts), else those that the table counts."""
+        span = self.rows.spans.get(episode.index) if self.rows else None
+        if self.rows is None or span is None:
+            return episode.length
+        frame = self.rows.frame[span]
+        return int(frame[-1] - frame[0]) + 1
+
+    @cached_property
     def video_by_file(self) -> dict[str, VideoFile]:
         """The readable named videos by path."""
         return {v.file: v for v in self.videos}

@@ -135,7 +135,7 @@ def frame_numbers(contents: Contents) -> Iterator[Finding]:
     rows = contents.rows
     if rows is None:
         return
-    shifted = [e for e, s in rows.spans.items() if rows.frame[s][0] != 0 and _contiguous(rows.frame[s])]
+    shifted = [e for e, s in contents.spans.items() if rows.frame[s][0] != 0 and _contiguous(rows.frame[s])]
     if shifted:
         yield Finding(
             rule="frame-numbers",
@@ -184,7 +184,7 @@ def _true_rate(contents: Contents) -> str:
     rows = contents.rows
     if rows is None or rows.timestamp is None:
         return ""
-    spans = rows.spans.values()
+    spans = contents.spans.values()
     seconds = sum(float(rows.timestamp[s][-1] - rows.timestamp[s][0]) for s in spans)
     steps = sum(int(rows.frame[s][-1] - rows.frame[s][0]) for s in spans)
     return f" (mean rate {steps / seconds:.2f} Hz)" if np.isfinite(seconds) and seconds > 0 else ""

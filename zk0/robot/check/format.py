@@ -48,8 +48,7 @@ def known_renames(contents: Contents) -> dict[str, str]:
 
 def format_version(contents: Contents) -> Iterator[Finding]:
     """LeRobot 0.6 reads v3.0 only."""
-    if contents.info and not contents.info.is_v3:
-        version = contents.info.codebase_version
+    if contents.info and (version := contents.info.codebase_version) != "v3.0":
         yield Finding(
             rule="format-version",
             where=f"{INFO_PATH} codebase_version",

@@ -76,7 +76,7 @@ def _gaps(contents: Contents) -> Iterator[Loss]:
     rows = contents.rows
     if rows is None:
         return
-    gaps = tuple(e for e, s in rows.spans.items() if (np.diff(rows.frame[s]) != 1).any())
+    gaps = tuple(e for e, s in contents.spans.items() if (np.diff(rows.frame[s]) != 1).any())
     if gaps:
         frame = rows.frame[rows.spans[gaps[0]]]
         at = int(np.flatnonzero(np.diff(frame) != 1)[0])

@@ -130,7 +130,7 @@ def copied_episodes(contents: Contents) -> dict[int, int]:
     if rows is None or rows.state is None or rows.action is None:
         return {}
     by_digest: dict[str, list[int]] = defaultdict(list)
-    for episode, span in rows.spans.items():
+    for episode, span in contents.spans.items():
         by_digest[episode_digest(EpisodeFrames(rows.state[span], rows.action[span]))].append(episode)
     return {copy: same[0] for same in by_digest.values() for copy in same[1:]}
 
@@ -139,7 +139,7 @@ def short_episodes(contents: Contents) -> Iterator[Finding]:
     """An episode of one frame has no motion in it."""
     if contents.rows is None:
         return
-    short = [e for e, s in contents.rows.spans.items() if s.stop - s.start < MIN_EPISODE_FRAMES]
+    short = [e for e, s in contents.spans.items() if s.stop - s.start < MIN_EPISODE_FRAMES]
     if short:
         yield Finding(
             rule="short-episodes",
@@ -155,7 +155,7 @@ def action_repeats_state(contents: Contents) -> Iterator[Finding]:
     rows = contents.rows
     if rows is None or rows.state is None or rows.action is None or rows.state.shape != rows.action.shape:
         return
-    spans = [s for s in rows.spans.values() if s.stop - s.start >= MIN_EPISODE_FRAMES]
+    spans = [s for s in contents.spans.values() if s.stop - s.start >= MIN_EPISODE_FRAMES]
     if spans and all(np.array_equal(rows.action[s][:-1], rows.state[s][1:]) for s in spans):
         yield Finding(
             rule="action-repeats-state",
