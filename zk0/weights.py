@@ -87,7 +87,7 @@ class WeightsFile(Weights):
             CheckpointError: the file ends before `out` is full, or the disk failed.
         """
         spec = self.specs[name]
-        if out.ndim != 1 or out.dtype.name != spec.dtype or not 0 <= start <= start + out.size <= spec.size:
+        if out.ndim != 1 or out.dtype != spec.dtype or not 0 <= start <= start + out.size <= spec.size:
             raise ValueError(f"{name}: {out.size} {out.dtype.name} values from {start}, expected within {spec}")
         at, left = self._offsets[name] + start * out.itemsize, memoryview(out.view(np.uint8))
         while left:
