@@ -1,6 +1,7 @@
 """A simulated SO-101 arm that speaks LeRobot's units."""
 
 from collections.abc import Mapping
+from ctypes import ArgumentError
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -82,14 +83,8 @@ class SimulatedArm:
             SimulatorError: the spawn area has no room for the cube and what it is moved onto.
         """
         env = self._opened()
-        for layout in range(LAYOUTS):
-            raw, _ = env.reset(seed=_layout_seed(seed, layout))
-            if self._start_distance_m() >= CLEARANCE_M:
-                return self._observation(raw)
-        raise SimulatorError(
-            f"{self.task.name}, seed {seed}: no layout of {LAYOUTS} leaves {CLEARANCE_M} m around the cube; "
-            "widen simulator.spawn_radius_m or simulator.spawn_half_angle_degrees"
-        )
+        raw, _ = env.reset(seed=self._roomy_seed(seed))
+        return self._observation(raw)
 
     def step(self, action: NDArray[Any]) -> Step:
         """Hold a joint target, (6,) in the units of `Observation.state`, for 1/FPS second.
@@ -108,12 +103,25 @@ class SimulatedArm:
             raise SimulatorError(f"the simulated arm of {self.task.name} is not open; use it in a with statement")
         return self._env
 
-    def _start_distance_m(self) -> float:
+    def _roomy_seed(self, seed: int) -> int:
         goal = self.task.goal_body
         if goal is None:
-            return float("inf")
-        _, data = self.physics
-        return float(np.linalg.norm(data.body(self.task.cube_body).xpos[:2] - data.body(goal).xpos[:2]))
+            return seed
+        env = self._opened()
+        env.config.reset_settle_frames = 0  # as drawn, before physics drives overlapping cubes apart
+        try:
+            for layout in range(LAYOUTS):
+                drawn = seed if layout == 0 else int(np.random.SeedSequence((seed, layout)).generate_state(1)[0])
+                env.reset(seed=drawn)
+                apart = env.data.body(self.task.cube_body).xpos - env.data.body(goal).xpos
+                if np.linalg.norm(apart[:2]) >= CLEARANCE_M:
+                    return drawn
+        finally:
+            env.config.reset_settle_frames = SETTLE_STEPS
+        raise SimulatorError(
+            f"{self.task.name}, seed {seed}: none of {LAYOUTS} layouts has {CLEARANCE_M} m between the cube and what "
+            "it is moved onto; widen simulator.spawn_radius_m or simulator.spawn_half_angle_degrees"
+        )
 
     def _observation(self, raw: Any) -> Observation:
         from so101_nexus import sim_qpos_to_dataset_row
@@ -142,26 +150,22 @@ def check_actions(actions: NDArray[Any], where: str) -> NDArray[np.float32]:
     return actions.astype(np.float32)
 
 
-def _layout_seed(seed: int, layout: int) -> int:
-    return seed if layout == 0 else int(np.random.SeedSequence((seed, layout)).generate_state(1)[0])
-
-
 def _open(task: SimulatedTask, settings: SimulatorSettings, render: bool) -> Any:
     backend = choose_backend(required=render)
-    import gymnasium
-    import mujoco
-    import so101_nexus.mujoco  # noqa: F401  registers the environments
-
+    # mujoco itself hides an ImportError of its backend until the first renderer is made.
+    faults: tuple[type[Exception], ...] = (ImportError, AttributeError, RuntimeError, ArgumentError) if backend else ()
     try:
+        import gymnasium
+        import mujoco
+        import so101_nexus.mujoco  # noqa: F401  registers the environments
+
+        faults = (*faults, mujoco.FatalError)
         config = _config(task, settings, render)
+        return gymnasium.make(task.env_id, config=config, disable_env_checker=True).unwrapped
     except ValueError as e:
         raise SettingsError(f"simulator: {e}") from e
-    try:
-        return gymnasium.make(task.env_id, config=config, disable_env_checker=True).unwrapped
-    except (ImportError, AttributeError, RuntimeError, mujoco.FatalError) as e:
-        if not render:
-            raise
-        raise SimulatorError(f"MUJOCO_GL={backend} does not render here ({e}); unset it, or: {REMEDY}") from e
+    except faults as e:
+        raise SimulatorError(f"MUJOCO_GL={backend} does not work here ({e}); unset it, or: {REMEDY}") from e
 
 
 def _config(task: SimulatedTask, settings: SimulatorSettings, render: bool) -> Any:

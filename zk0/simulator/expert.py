@@ -11,7 +11,8 @@ from zk0.simulator.task import SimulatedTask
 
 Vector = NDArray[np.float64]
 
-OPEN_RADIANS = 0.9
+OPEN_RADIANS = 0.5
+"""Room for a cube of 25 mm, and no wider: the jaws must pass beside the other cube."""
 CLOSED_RADIANS = -0.15
 CUBE_SIDE_M = 0.025
 PINCH_OFFSET_M = np.array([-0.003, 0.0, 0.0])

@@ -13,10 +13,12 @@ from zk0.errors import SimulatorError
 BACKENDS = ("egl", "osmesa")
 VARIABLE = "MUJOCO_GL"
 REMEDY = "apt-get install libosmesa6"
-"""libosmesa6 brings its own software renderer; libegl1 alone brings none on Debian 12."""
+"""libosmesa6 alone brings a renderer; EGL needs libegl1 and libgl1 (and a driver, which these bring)."""
 
 _PROBE_SECONDS = 120
 _PROBE = """
+import importlib, os
+importlib.import_module('mujoco.' + os.environ['MUJOCO_GL'])  # mujoco alone would hide why this fails
 import mujoco
 model = mujoco.MjModel.from_xml_string(
     '<mujoco><worldbody><light pos="0 0 3"/><geom size="1" rgba="1 1 1 1"/></worldbody></mujoco>')
