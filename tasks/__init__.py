@@ -1,0 +1,1 @@
+"""Prefect tasks: a decorator, a docstring, a late import, a call."""

@@ -246,5 +246,7 @@ class RoundRecord(Record):
     """||w_k - w_(k-1)||."""
     evaluation: Evaluation | None = None
     seconds: float
+    stage_seconds: dict[str, float] = {}
+    """Where the time went: train, aggregate, evaluate, checkpoint."""
     finished_at: str
     """ISO 8601 with time zone."""

@@ -209,6 +209,7 @@ class Session(Record):
     evaluation: EvaluationSettings
     rollout: RolloutSettings = RolloutSettings()
     checkpoint_interval: int = Field(default=0, ge=0, description="rounds between saved policies; 0: only the last")
+    keep_updates: bool = Field(default=False, description="keep clients' updates after their round is recorded")
     output_dir: str = "outputs"
     cache_dir: str = "~/.cache/zk0"
 
@@ -231,6 +232,27 @@ class Session(Record):
         if self.federation.engine == "ray" and self.federation.workers == 0:
             raise ValueError("federation.workers must be at least 1 with the ray engine")
         return self
+
+    def at(self, base: Path) -> Self:
+        """The same session with its relative folders taken from `base`."""
+
+        def absolute(uri: str) -> str:
+            scheme, colon, rest = uri.partition(":")
+            return f"local:{(base / Path(rest).expanduser()).resolve()}" if colon and scheme == "local" else uri
+
+        def moved[T: (ClientSettings, PartitionSettings, EvaluationSetSettings)](one: T) -> T:
+            return one.model_copy(update={"dataset": absolute(one.dataset)})
+
+        judges = tuple(moved(one) for one in self.evaluation.datasets)
+        return self.model_copy(
+            update={
+                "clients": tuple(moved(one) for one in self.clients),
+                "partition": self.partition and moved(self.partition),
+                "evaluation": self.evaluation.model_copy(update={"datasets": judges}),
+                "output_dir": str((base / Path(self.output_dir).expanduser()).resolve()),
+                "cache_dir": str((base / Path(self.cache_dir).expanduser()).resolve()),
+            }
+        )
 
     def members(self) -> tuple[ClientSettings, ...]:
         """The clients, however they were asked for."""

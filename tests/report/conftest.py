@@ -156,7 +156,8 @@ def _member(index: int) -> Member:
         split=Split(train=tuple(range(10)), held_out=(10, 11)),
         train_frames=FRAMES[index],
         statistics=statistics,
-        episode_digests=tuple(f"{index}{e:02d}".ljust(64, "0") for e in range(12)),
+        train_digests=tuple(f"{index}{e:02d}".ljust(64, "0") for e in range(11)),
+        held_out_digests=(f"{index}11".ljust(64, "0"),),
     )
 
 

@@ -1,0 +1,54 @@
+# `make demo` and `make test` need python3, make and git, and install everything else themselves.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+# A working uv, or one in a private environment. `cd /`: version managers read .python-version in this folder.
+UV := $(shell if uv --version >/dev/null 2>&1; then command -v uv; else echo .tools/bin/uv; fi)
+export HF_HUB_OFFLINE ?= 1
+export UV_LINK_MODE ?= hardlink
+
+.PHONY: help demo test check format ui bench clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.tools/bin/uv:
+	@echo "no working uv found: installing one into .tools"
+	@cd / && python3 -m venv --clear "$(CURDIR)/.tools"
+	@.tools/bin/python -m pip install --quiet --disable-pip-version-check uv
+
+.venv/.runtime: pyproject.toml uv.lock | $(filter .tools/bin/uv,$(UV))
+	@echo "installing what zk0 needs (about 6 GB with PyTorch)"
+	@$(UV) sync --quiet --frozen --no-dev --inexact
+	@touch $@
+
+.venv/.development: pyproject.toml uv.lock | $(filter .tools/bin/uv,$(UV))
+	@echo "installing what zk0 and its tests need (about 6 GB with PyTorch)"
+	@$(UV) sync --quiet --frozen
+	@touch $@ .venv/.runtime
+
+demo: .venv/.runtime ## a federated session: four simulated arms, three rounds, a report
+	@.venv/bin/zk0 run deployments/sessions/demo.toml
+
+test: .venv/.development ## the tests that need no GPU, no network and no patience
+	@.venv/bin/pytest
+
+check: .venv/.development ## everything that must hold before a commit
+	@.venv/bin/ruff check
+	@.venv/bin/ruff format --check
+	@.venv/bin/mypy
+	@.venv/bin/lint-imports
+	@.venv/bin/pytest -q --doctest-modules zk0 tasks flows tests
+
+format: .venv/.development ## put the code into shape
+	@.venv/bin/ruff check --fix
+	@.venv/bin/ruff format
+
+ui: .venv/.runtime ## Prefect server, worker and deployments on this machine, with the UI
+	@.venv/bin/zk0 ui
+
+bench: .venv/.development ## the benchmarks, side by side with what they are compared to
+	@for file in benchmarks/*.py; do echo "== $$file"; .venv/bin/python $$file || exit 1; done
+
+clean: ## remove caches (not outputs, not recordings)
+	@rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,142 @@
+"""One federated session, whole: data in, rounds until they are done, judged, filmed, reported."""
+
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
+from prefect.context import FlowRunContext
+
+from tasks import data, judging, reporting, rounds
+from tasks.events import say, tell_step
+from tasks.logs import session_logs
+from zk0.errors import SettingsError
+from zk0.folder import SessionFolder
+from zk0.records import RoundRecord
+from zk0.schedule import decide
+from zk0.session import Session, load_session
+from zk0.split import assert_disjoint
+
+if TYPE_CHECKING:
+    from zk0.training.judge import Ground
+
+
+@flow(name="zk0", flow_run_name="{config}", persist_result=False)
+def federated_session(
+    config: str = "deployments/sessions/demo.toml", overrides: dict[str, Any] | None = None, resume: str | None = None
+) -> str:
+    """Train one policy on data that stays where it is.
+
+    Args:
+        config: a session file, from the directory the worker runs in.
+        overrides: settings by dotted name that replace those of the file, such as {"rounds": 5, "training.lr": 3e-4}.
+        resume: the folder of a session to take up after its last finished round; `config` is then ignored.
+
+    Returns the session's folder.
+    """
+    session, here = settle(config, overrides, resume)
+    folder = str(here.path)
+    with here.alone(), session_logs(here.path):
+        from zk0.federation.open import open_federation
+
+        with open_federation(session, here.name, here.path, tell_step):
+            ground, history = prepare(session, here)
+            progress = reporting.start_progress(session)
+            while history[-1].round < session.rounds:
+                history = federated_round(history[-1].round + 1, session, folder, ground, history, progress)
+        last = history[-1].checkpoint
+        found = [r for name in session.rollout.tasks for r in judging.roll_out(session, folder, ground, last, name)]
+        page = reporting.write_report(session, folder, ground, history, found)
+        say(f"done: {page}")
+    return folder
+
+
+def settle(config: str, overrides: dict[str, Any] | None, resume: str | None) -> tuple[Session, SessionFolder]:
+    """What is asked for, and the folder it is done in: the same one when Prefect runs this run again."""
+    if resume is not None:
+        if overrides:
+            raise SettingsError(
+                f"{resume}: a session is taken up with its own settings; found overrides {sorted(overrides)}"
+            )
+        here = SessionFolder(Path(resume).resolve())
+        return here.session(), here
+    session = load_session(Path(config), overrides).at(Path.cwd())
+    run = FlowRunContext.get()
+    if run is None or run.flow_run is None or run.flow_run.created is None:
+        raise RuntimeError("a session runs as a Prefect flow run: call federated_session(), not its function")
+    begun = run.flow_run.created.astimezone()
+    here = SessionFolder(Path(session.output_dir) / f"{begun:%Y-%m-%d_%H-%M-%S}_{session.name}")
+    here.create(session)
+    return session, here
+
+
+def prepare(session: Session, here: SessionFolder) -> "tuple[Ground, tuple[RoundRecord, ...]]":
+    """Clients and judges checked and proved disjoint, statistics pooled, round 0 in the ledger."""
+    from zk0.training.judge import Ground
+
+    started, seconds = perf_counter(), dict[str, float]()
+    with rounds.timed(seconds, "check"):
+        members = data.join_clients(here.name, session)
+        sets = tuple(data.check_evaluation_set(one, session) for one in session.evaluation.datasets)
+        places = {f"training data of {m.client} ({m.dataset})": m.train_digests for m in members}
+        assert_disjoint({**places, **{f"evaluation set {s.dataset}": s.digests for s in sets}})
+        statistics = data.pool_statistics(members)
+    history = rounds.take_up(str(here.path))
+    recipe, checkpoint = rounds.start_policy(session, str(here.path), history)
+    ground = Ground(recipe=recipe, members=members, sets=sets, statistics=statistics)
+    ground.keep(here.ground)
+    if not history:
+        with rounds.timed(seconds, "evaluate"):
+            judged = rounds.evaluate(session, str(here.path), ground, checkpoint)
+        record = RoundRecord(
+            round=0,
+            checkpoint=checkpoint,
+            evaluation=judged,
+            seconds=perf_counter() - started,
+            stage_seconds=seconds,
+            finished_at=rounds.now(),
+        )
+        history = rounds.finish_round(session, str(here.path), record)
+    return ground, history
+
+
+@task(task_run_name="round {number}", cache_policy=NO_CACHE)
+def federated_round(
+    number: int, session: Session, folder: str, ground: "Ground", history: tuple[RoundRecord, ...], progress: UUID
+) -> tuple[RoundRecord, ...]:
+    """Decide, train, average, judge, keep, record: after the last step the round is finished, before it nothing is."""
+    started, seconds = perf_counter(), dict[str, float]()
+    before, decision = history[-1].checkpoint, decide(session, history)
+    say(f"round {number} of {session.rounds}: {decision.reason}")
+    with rounds.timed(seconds, "train"):
+        retried = rounds.train_clients.with_options(retries=session.federation.round_retries, retry_delay_seconds=2)
+        trained = retried(session, folder, ground, before, decision)
+    with rounds.timed(seconds, "aggregate"):
+        averaged = rounds.aggregate_updates(number, folder, before, trained.updates)
+    judged = None
+    if number % session.evaluation.frequency == 0 or number == session.rounds:
+        with rounds.timed(seconds, "evaluate"):
+            judged = rounds.evaluate(session, folder, ground, averaged.checkpoint)
+    record = RoundRecord(
+        round=number,
+        decision=decision,
+        checkpoint=averaged.checkpoint,
+        updates=trained.updates,
+        refusals=trained.refusals,
+        contributions=averaged.contributions,
+        param_update_norm=averaged.param_update_norm,
+        evaluation=judged,
+        seconds=perf_counter() - started,
+        stage_seconds=seconds,
+        finished_at=rounds.now(),
+    )
+    interval = session.checkpoint_interval
+    if number == session.rounds or (interval and number % interval == 0):
+        rounds.save_checkpoint(session, folder, ground, record)
+    finished = rounds.finish_round(session, folder, record)
+    reporting.write_metrics(folder, finished)
+    reporting.show_rounds(number, finished)
+    reporting.show_progress(progress, number, session.rounds)
+    return finished

@@ -1,0 +1,116 @@
+"""A session in the terminal: a progress bar while it runs, a small table when it is done."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from loguru import logger
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from tasks.events import Event, listen
+from zk0.folder import SessionFolder
+from zk0.ledger import Ledger
+from zk0.records import RoundRecord
+
+
+@contextmanager
+def watching(quiet: bool) -> Iterator[None]:
+    """Show rounds and clients while a session runs; with `quiet`, log lines instead."""
+    logger.remove()
+    if quiet:
+        logger.add(sys.stderr, format="{time:HH:mm:ss} {message}", level="INFO")
+        yield
+        return
+    console = Console(stderr=True)
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=28),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as progress:
+        stop = listen(_Bars(progress).show)
+        try:
+            yield
+        finally:
+            stop()
+
+
+class _Bars:
+    """One bar for the rounds, one for each client in the round."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._session = progress.add_task("starting Prefect", total=None)
+        self._clients: dict[str, object] = {}
+        self._judged = ""
+
+    def show(self, event: Event) -> None:
+        """Move what the event moves."""
+        if event.kind == "stage":
+            self._progress.update(self._session, description=f"{event.text}{self._judged}")
+        elif event.kind == "round":
+            self._progress.update(self._session, completed=event.round, total=event.rounds)
+            self._progress.update(
+                self._session, description=f"round {event.round} of {event.rounds} done{self._judged}"
+            )
+            self._forget_clients()
+        elif event.kind == "judged":
+            self._judged = f" · {event.text}"
+        elif event.kind == "step":
+            bar = self._client(event.client)
+            self._progress.update(bar, completed=event.step, total=event.steps)  # type: ignore[arg-type]
+            self._progress.update(self._session, description=f"round {event.round}: clients train{self._judged}")
+        elif event.kind == "client":
+            self._progress.update(self._client(event.client), description=f"  {event.client} answered")  # type: ignore[arg-type]
+
+    def _client(self, name: str) -> object:
+        if name not in self._clients:
+            self._clients[name] = self._progress.add_task(f"  {name}", total=None)
+        return self._clients[name]
+
+    def _forget_clients(self) -> None:
+        for bar in self._clients.values():
+            self._progress.remove_task(bar)  # type: ignore[arg-type]
+        self._clients.clear()
+
+
+def show_result(folder: Path) -> None:
+    """The rounds of a session in a table, and what to open."""
+    here = SessionFolder(folder)
+    history = Ledger(here.ledger).read()
+    console = Console()
+    table = Table(title=here.name, title_justify="left")
+    for heading in ("round", "policy loss\n(unseen data)", "action error\n(degrees)", "clients' loss", "lr", "seconds"):
+        table.add_column(heading, justify="right")
+    for record in history:
+        table.add_row(*_row(record))
+    console.print(table)
+    for found in sorted(here.rollouts(history[-1].round).rglob("rollout_*.mp4")):
+        console.print(f"video    {_shown(found)}")
+    console.print(f"policy   {_shown(here.checkpoint(history[-1].round))}")
+    console.print(f"report   {_shown(here.path / 'report.html')}", style="bold")
+
+
+def _row(record: RoundRecord) -> tuple[str, ...]:
+    judged = record.evaluation
+    losses = [u.metrics.policy_loss for u in record.updates]
+    error = f" ± {1.96 * judged.policy_loss_se:.3f}" if judged and judged.policy_loss_se is not None else ""
+    return (
+        str(record.round),
+        f"{judged.policy_loss:.3f}{error}" if judged else "–",
+        f"{judged.action_error_degrees:.2f}" if judged else "–",
+        f"{sum(losses) / len(losses):.3f}" if losses else "–",
+        f"{record.decision.lr:.2g}" if record.decision else "–",
+        f"{record.seconds:.1f}",
+    )
+
+
+def _shown(path: Path) -> str:
+    """Relative where that is shorter."""
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)

@@ -1,0 +1,52 @@
+"""Data: who joins, what judges, and the proof that the two do not meet."""
+
+from typing import TYPE_CHECKING
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from tasks.events import Event, say, tell
+from tasks.retry import is_transient
+from zk0.records import Member, Statistics
+from zk0.session import EvaluationSetSettings, Session, terms_of
+
+if TYPE_CHECKING:
+    from zk0.training.judge import EvaluationSet
+
+
+@task(
+    task_run_name="join {name}",
+    cache_policy=NO_CACHE,
+    retries=1,
+    retry_delay_seconds=5,
+    retry_condition_fn=is_transient,
+)
+def join_clients(name: str, session: Session) -> tuple[Member, ...]:
+    """Every client checks and splits its data set and says what may be said of it."""
+    from zk0.federation.open import federation
+
+    tell(Event(kind="stage", text=f"{len(session.members())} clients check their data"))
+    members = federation(name).join(terms_of(session, name))
+    for member in members:
+        split = (
+            f"{len(member.split.train)} episodes ({member.train_frames} frames), {len(member.split.held_out)} held out"
+        )
+        say(f"{member.client}: {member.dataset}: {split}")
+    return members
+
+
+@task(task_run_name="check {settings.dataset}", cache_policy=NO_CACHE)
+def check_evaluation_set(settings: EvaluationSetSettings, session: Session) -> "EvaluationSet":
+    """A data set that judges, checked like a client's."""
+    from zk0.training.judge import prepare_evaluation_set
+
+    tell(Event(kind="stage", text=f"checking {settings.dataset}, which judges"))
+    return prepare_evaluation_set(settings, session)
+
+
+@task(cache_policy=NO_CACHE)
+def pool_statistics(members: tuple[Member, ...]) -> Statistics:
+    """The statistics of all training frames together, from the clients' moments."""
+    from zk0.robot.statistics import pool
+
+    return pool([member.statistics for member in members])

@@ -1,0 +1,50 @@
+"""What a session is doing right now, for whoever watches: the terminal, the Prefect UI, the log file."""
+
+from collections.abc import Callable
+from typing import Literal
+
+from loguru import logger
+from prefect.exceptions import MissingContextError
+from prefect.logging import get_run_logger
+
+from zk0.records import Record
+
+_listeners: list[Callable[["Event"], None]] = []
+
+
+class Event(Record):
+    """One thing that happened."""
+
+    kind: Literal["stage", "round", "step", "client", "judged", "done"]
+    text: str = ""
+    round: int = 0
+    rounds: int = 0
+    client: str = ""
+    step: int = 0
+    steps: int = 0
+
+
+def listen(listener: Callable[[Event], None]) -> Callable[[], None]:
+    """Tell someone of every event from now on; call what is returned to stop."""
+    _listeners.append(listener)
+    return lambda: _listeners.remove(listener)
+
+
+def tell(event: Event) -> None:
+    """Tell everyone who listens."""
+    for listener in list(_listeners):
+        listener(event)
+
+
+def tell_step(client: str, round_number: int, step: int, steps: int) -> None:
+    """One optimizer step of one client."""
+    tell(Event(kind="step", client=client, round=round_number, step=step, steps=steps))
+
+
+def say(text: str) -> None:
+    """One log line: in the session's files and in the Prefect UI."""
+    logger.info(text)
+    try:
+        get_run_logger().info(text)
+    except MissingContextError:
+        return

@@ -1,0 +1,99 @@
+"""What people look at: artifacts in the Prefect UI, charts, tables and the report in the session's folder."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from prefect import task
+from prefect.artifacts import (
+    create_markdown_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
+from prefect.cache_policies import NO_CACHE
+
+from tasks.events import Event, tell
+from zk0.folder import SessionFolder
+from zk0.records import Rollout, RoundRecord
+from zk0.session import Session
+
+if TYPE_CHECKING:
+    from zk0.training.judge import Ground
+
+
+def start_progress(session: Session) -> UUID:
+    """The progress bar of this session in the UI."""
+    found = create_progress_artifact(progress=0.0, key="session-progress", description=f"{session.name}: rounds")
+    return UUID(str(found))
+
+
+def show_progress(artifact: UUID, done: int, rounds: int) -> None:
+    """Move the bar, and tell whoever listens."""
+    update_progress_artifact(artifact_id=artifact, progress=100.0 * done / rounds)
+    tell(Event(kind="round", round=done, rounds=rounds))
+
+
+@task(task_run_name="tables round {number}", cache_policy=NO_CACHE)
+def show_rounds(number: int, history: Sequence[RoundRecord]) -> None:
+    """Losses of all rounds, and where the time went, as tables in the UI."""
+    create_table_artifact(table=[_losses(r) for r in history], key="round-losses", description="Losses by round")
+    create_table_artifact(
+        table=[_timings(r) for r in history], key="benchmark", description="Seconds by round and stage"
+    )
+
+
+def _losses(record: RoundRecord) -> dict[str, Any]:
+    judged, decided = record.evaluation, record.decision
+    return {
+        "round": record.round,
+        "policy loss (unseen)": judged and round(judged.policy_loss, 4),
+        "standard error": judged and judged.policy_loss_se and round(judged.policy_loss_se, 4),
+        "action error (degrees)": judged and round(judged.action_error_degrees, 2),
+        **{u.client: round(u.metrics.policy_loss, 4) for u in record.updates},
+        "lr": decided and decided.lr,
+        "mu": decided and decided.mu,
+        "refused": ", ".join(r.client for r in record.refusals),
+        "why": decided.reason if decided else "start",
+        "digest": record.checkpoint.digest[:12],
+    }
+
+
+def _timings(record: RoundRecord) -> dict[str, Any]:
+    frames = sum(u.metrics.local_steps for u in record.updates)
+    return {
+        "round": record.round,
+        "seconds": round(record.seconds, 2),
+        **{stage: round(seconds, 2) for stage, seconds in record.stage_seconds.items()},
+        "optimizer steps": frames,
+    }
+
+
+@task(cache_policy=NO_CACHE)
+def write_metrics(folder: str, history: Sequence[RoundRecord]) -> None:
+    """Metric files and charts, brought up to date after each round."""
+    from zk0.report.chart import federated_metrics_chart, policy_loss_chart
+    from zk0.report.metrics import write_metrics as write
+
+    here = SessionFolder(Path(folder))
+    write(here.path, history)
+    policy_loss_chart(history, here.path / "policy_loss_chart.png")
+    federated_metrics_chart(history, here.path / "federated_metrics.png")
+
+
+@task(cache_policy=NO_CACHE)
+def write_report(
+    session: Session, folder: str, ground: "Ground", history: Sequence[RoundRecord], rollouts: Sequence[Rollout]
+) -> str:
+    """The report as a page in the session's folder and as an artifact in the UI; the page's path."""
+    from zk0.report.page import report_markdown
+    from zk0.report.page import write_report as write
+
+    tell(Event(kind="stage", text="writing the report"))
+    here = SessionFolder(Path(folder))
+    page = here.path / "report.html"
+    facts = {"session": session, "members": ground.members, "history": history, "rollouts": rollouts}
+    write(page, folder=here.path, session_toml=here.session_toml.read_text(encoding="utf-8"), **facts)
+    create_markdown_artifact(markdown=report_markdown(**facts), key="session-report", description=str(page))
+    return str(page)

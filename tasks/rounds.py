@@ -1,0 +1,218 @@
+"""The steps of a session and of a round, each safe to run twice."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from tasks.events import Event, say, tell
+from tasks.retry import is_transient
+from zk0.errors import CheckpointError, RoundIncomplete
+from zk0.folder import SessionFolder
+from zk0.ledger import Ledger
+from zk0.records import (
+    Checkpoint,
+    Contribution,
+    Decision,
+    Evaluation,
+    PolicyRecipe,
+    Record,
+    Refusal,
+    RoundRecord,
+    Update,
+)
+from zk0.schedule import client_lr
+from zk0.session import RoundPlan, Session, terms_of
+from zk0.weights import load_weights
+
+if TYPE_CHECKING:
+    from zk0.training.judge import Ground
+
+
+class Trained(Record):
+    """What the clients brought in one round."""
+
+    updates: tuple[Update, ...]
+    refusals: tuple[Refusal, ...]
+
+
+class Averaged(Record):
+    """The new global weights, and how each client stands to them."""
+
+    checkpoint: Checkpoint
+    contributions: tuple[Contribution, ...]
+    param_update_norm: float
+
+
+@contextmanager
+def timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    """Adds what the block took to `seconds`."""
+    started = perf_counter()
+    yield
+    seconds[stage] = seconds.get(stage, 0.0) + perf_counter() - started
+
+
+@task(task_run_name="build {session.policy.path}", cache_policy=NO_CACHE)
+def start_policy(session: Session, folder: str, history: Sequence[RoundRecord]) -> tuple[PolicyRecipe, Checkpoint]:
+    """The policy of round 0; a session that is taken up again must start from the very same.
+
+    Raises:
+        CheckpointError: the policy's weights are not those the session began with.
+    """
+    from zk0.training.judge import start_policy as start
+
+    tell(Event(kind="stage", text=f"building the policy {session.policy.path}"))
+    here = SessionFolder(Path(folder))
+    target = here.weights(0)
+    recipe, digest, size = start(session, target)
+    if history and digest != history[0].checkpoint.digest:
+        expected = history[0].checkpoint.digest[:12]
+        raise CheckpointError(
+            f"{session.policy.path}: weights {digest[:12]} at the start, this session began with {expected}"
+        )
+    say(f"policy {session.policy.path}: {size / 1e6:.1f} MB of trained weights, digest {digest[:12]}")
+    return recipe, Checkpoint(round=0, path=here.relative(target), digest=digest, bytes=size)
+
+
+@task(task_run_name="train round {decision.round}", cache_policy=NO_CACHE, retry_condition_fn=is_transient)
+def train_clients(session: Session, folder: str, ground: "Ground", before: Checkpoint, decision: Decision) -> Trained:
+    """Every client trains from the global weights; called again, only those without an answer are asked."""
+    from zk0.federation.open import federation
+
+    here = SessionFolder(Path(folder))
+    plans = [plan_for(client.name, session, here.name, ground, before, decision) for client in session.members()]
+
+    def on_update(client: str) -> None:
+        tell(Event(kind="client", client=client, round=decision.round))
+
+    spool = here.updates(decision.round)
+    found = federation(here.name).train(plans, here.path / before.path, spool, on_update)
+    for refusal in found.refusals:
+        say(f"round {decision.round}: {refusal.client} refused: {refusal.reason}")
+    if len(found.updates) < session.federation.min_updates:
+        reasons = "; ".join(f"{r.client}: {r.reason}" for r in found.refusals)
+        raise RoundIncomplete(
+            f"round {decision.round}: {len(found.updates)} good updates, expected at least "
+            f"{session.federation.min_updates} ({reasons}); finished ones are kept"
+        )
+    relative = [u.model_copy(update={"path": here.relative(Path(u.path))}) for u in found.updates]
+    return Trained(updates=tuple(relative), refusals=found.refusals)
+
+
+def plan_for(
+    client: str, session: Session, name: str, ground: "Ground", before: Checkpoint, decision: Decision
+) -> RoundPlan:
+    """What one client is told about a round."""
+    return RoundPlan(
+        terms=terms_of(session, name),
+        round=decision.round,
+        client=client,
+        recipe=ground.recipe,
+        global_digest=before.digest,
+        statistics=ground.statistics if session.normalization == "pooled" else None,
+        lr=client_lr(decision, client),
+        mu=decision.mu,
+        training=session.training,
+        scheduler=session.scheduler,
+    )
+
+
+@task(task_run_name="aggregate round {number}", cache_policy=NO_CACHE)
+def aggregate_updates(number: int, folder: str, before: Checkpoint, updates: Sequence[Update]) -> Averaged:
+    """The mean of the updates, weighted by training frames."""
+    from zk0.aggregate import aggregate
+
+    here = SessionFolder(Path(folder))
+    absolute = [u.model_copy(update={"path": str(here.path / u.path)}) for u in updates]
+    target = here.weights(number)
+    mean = aggregate(absolute, here.path / before.path, target)
+    moved = f"moved by {mean.param_update_norm:.4g}, digest {mean.digest[:12]}"
+    say(f"round {number}: {len(updates)} updates averaged, {moved}")
+    return Averaged(
+        checkpoint=Checkpoint(round=number, path=here.relative(target), digest=mean.digest, bytes=mean.bytes),
+        contributions=mean.contributions,
+        param_update_norm=mean.param_update_norm,
+    )
+
+
+@task(task_run_name="evaluate round {checkpoint.round}", cache_policy=NO_CACHE)
+def evaluate(session: Session, folder: str, ground: "Ground", checkpoint: Checkpoint) -> Evaluation:
+    """The global model on data that no client trained on."""
+    from zk0.training.judge import evaluate_weights
+
+    tell(Event(kind="stage", text=f"judging round {checkpoint.round}", round=checkpoint.round))
+    weights = (Path(folder) / checkpoint.path, checkpoint.digest)
+    found = evaluate_weights(session, ground.recipe, ground.sets, ground.statistics, weights, checkpoint.round)
+    say(
+        f"round {checkpoint.round}: policy loss {found.policy_loss:.4f} on unseen data, "
+        f"action error {found.action_error_degrees:.2f} degrees"
+    )
+    tell(Event(kind="judged", round=checkpoint.round, text=f"policy loss {found.policy_loss:.4f}"))
+    return found
+
+
+@task(
+    task_run_name="checkpoint round {record.round}",
+    cache_policy=NO_CACHE,
+    retries=2,
+    retry_delay_seconds=1,
+    retry_condition_fn=is_transient,
+)
+def save_checkpoint(session: Session, folder: str, ground: "Ground", record: RoundRecord) -> str:
+    """A complete LeRobot policy folder with its card."""
+    from zk0.report.card import model_card
+
+    from zk0.training.judge import save_checkpoint as save
+
+    here = SessionFolder(Path(folder))
+    target = here.checkpoint(record.round)
+    history = [*Ledger(here.ledger).read(), record]
+    extra = {
+        "README.md": model_card(session, ground.members, history),
+        "metrics.json": record.model_dump_json(indent=2),
+    }
+    weights = (here.path / record.checkpoint.path, record.checkpoint.digest)
+    save(session, ground.recipe, ground.statistics, weights, target, extra)
+    return here.relative(target)
+
+
+@task(task_run_name="record round {record.round}", cache_policy=NO_CACHE)
+def finish_round(session: Session, folder: str, record: RoundRecord) -> tuple[RoundRecord, ...]:
+    """Append the round to the ledger, once; only then is it finished, and its updates may go."""
+    here = SessionFolder(Path(folder))
+    ledger = Ledger(here.ledger)
+    ledger.append(record)
+    if not session.keep_updates:
+        for file in here.updates(record.round).glob("*.safetensors"):
+            file.unlink(missing_ok=True)
+    return ledger.read()
+
+
+def take_up(folder: str) -> tuple[RoundRecord, ...]:
+    """The finished rounds of a session; the last one's weights must be those that the ledger names.
+
+    Raises:
+        CheckpointError: they are not.
+        LedgerError: the ledger contradicts itself.
+    """
+    here = SessionFolder(Path(folder))
+    history = Ledger(here.ledger).read()
+    if history:
+        last = history[-1].checkpoint
+        try:
+            load_weights(here.path / last.path, last.digest)
+        except CheckpointError as e:
+            raise CheckpointError(
+                f"round {last.round} cannot be taken up: {e}; restore the file or start a new session"
+            ) from e
+    return history
+
+
+def now() -> str:
+    """ISO 8601 with time zone."""
+    return datetime.now().astimezone().isoformat(timespec="seconds")

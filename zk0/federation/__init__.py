@@ -1,0 +1,1 @@
+"""The door to Flower: who carries plans out and updates back."""

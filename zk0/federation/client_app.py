@@ -1,0 +1,154 @@
+"""The Flower ClientApp: one and the same on every engine. It carries; `zk0.training.client` works."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+from loguru import logger
+
+from zk0.errors import FederationError, Zk0Error
+from zk0.records import Update
+from zk0.session import ClientSettings, RoundPlan, Terms
+
+BLOB = "zk0.safetensors"
+"""Type of an Array that holds the bytes of a safetensors file."""
+
+StepListener = Callable[[str, int, int, int], None]
+_listener: list[StepListener] = []
+_clients: dict[str, Any] = {}
+
+app = ClientApp()
+
+
+def listen(listener: StepListener) -> None:
+    """Tell someone in this process of every optimizer step: client, round, step, steps."""
+    _listener[:] = [listener]
+
+
+@app.query()
+def join(message: Message, context: Context) -> Message:
+    """Check the client's data set and answer what may be said of it."""
+    request = message.content["config"]
+    return _answer(message, lambda: _join(request, context))
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """Train on a round's plan and answer the update."""
+    return _answer(message, lambda: _train(message, context))
+
+
+def _join(request: ConfigRecord, context: Context) -> RecordDict:
+    client = _client(Terms.model_validate_json(str(request["terms"])), _node_config(request, context))
+    logger.info("{}: joining with {}", client.name, client.settings.dataset)
+    member = client.join()
+    counts = f"{len(member.split.train)} episodes, {member.train_frames} frames"
+    logger.info("{}: {} to train on, {} held out", client.name, counts, len(member.split.held_out))
+    return RecordDict({"answer": ConfigRecord({"member": member.model_dump_json()})})
+
+
+def _train(message: Message, context: Context) -> RecordDict:
+    request = message.content["config"]
+    plan = RoundPlan.model_validate_json(str(request["plan"]))
+    client = _client(plan.terms, _node_config(request, context))
+    if client.name != plan.client:
+        raise FederationError(f"{client.name}: got the plan of {plan.client}; join again")
+    client.forget_before(plan.round)
+    weights = _weights(message, client.scratch, plan.global_digest)
+    log = plan.training.log_every_steps
+
+    def on_step(step: int, steps: int, loss: float, lr: float) -> None:
+        if step % log == 0 or step == steps:
+            logger.info("{}: round {} step {}/{} loss {:.4f} lr {:.3g}", client.name, plan.round, step, steps, loss, lr)
+        for listener in _listener:
+            listener(client.name, plan.round, step, steps)
+
+    logger.info(
+        "{}: round {} from {} lr {:.3g} mu {:.3g}", client.name, plan.round, plan.global_digest[:12], plan.lr, plan.mu
+    )
+    update = client.train(plan, weights, on_step)
+    _note_round(client.scratch, update)
+    answer = RecordDict({"answer": ConfigRecord({"update": update.model_dump_json()})})
+    if "weights" in message.content:
+        answer["weights"] = blob_of(Path(update.path))
+    return answer
+
+
+def _note_round(scratch: Path, update: Update) -> None:
+    half = scratch / f"round_{update.round}.json.tmp"
+    half.write_text(update.model_dump_json(indent=2), encoding="utf-8")
+    half.replace(scratch / f"round_{update.round}.json")
+
+
+def _answer(message: Message, work: Callable[[], RecordDict]) -> Message:
+    """Our own errors travel as a line of text on every engine; any other fault is the engine's to report."""
+    try:
+        content = work()
+    except Zk0Error as e:
+        logger.error("{}", e)
+        content = RecordDict({"answer": ConfigRecord({"refusal": str(e)})})
+    return Message(content, reply_to=message)
+
+
+def _node_config(request: ConfigRecord, context: Context) -> dict[str, Any]:
+    """Where this client's data lies: the node's own configuration; simulated nodes look it up by partition."""
+    if "nodes" in request and "partition-id" in context.node_config:
+        nodes = json.loads(Path(str(request["nodes"])).read_text(encoding="utf-8"))
+        return dict(nodes[int(context.node_config["partition-id"])])
+    return dict(context.node_config)
+
+
+def _client(terms: Terms, config: dict[str, Any]) -> Any:
+    key = json.dumps([terms.model_dump(), config], sort_keys=True)
+    if key not in _clients:
+        from zk0.training.client import Client
+
+        settings = ClientSettings.model_validate_json(config["client"])
+        scratch = Path(config["scratch"])
+        scratch.mkdir(parents=True, exist_ok=True)
+        logger.add(
+            scratch / "client.log",
+            filter=_speaks_of(settings.name),
+            rotation="500 MB",
+            retention="10 days",
+            compression="zip",
+        )
+        _clients[key] = Client(settings, terms, scratch, Path(config["cache"]))
+    return _clients[key]
+
+
+def _speaks_of(client: str) -> Callable[[Any], bool]:
+    def of_client(record: Any) -> bool:
+        return str(record["message"]).startswith(f"{client}:")
+
+    return of_client
+
+
+def _weights(message: Message, scratch: Path, digest: str) -> Path:
+    request = message.content["config"]
+    if "weights-path" in request:
+        return Path(str(request["weights-path"]))
+    target = scratch / f"global-{digest[:16]}.safetensors"
+    for old in scratch.glob("global-*.safetensors"):
+        if old != target:
+            old.unlink(missing_ok=True)
+    save_blob(message.content["weights"], target)
+    return target
+
+
+def blob_of(path: Path) -> ArrayRecord:
+    """A safetensors file as one array of bytes."""
+    data = path.read_bytes()
+    return ArrayRecord({"blob": Array("uint8", (len(data),), BLOB, data)})
+
+
+def save_blob(record: ArrayRecord, target: Path) -> None:
+    """The bytes of `blob_of` as a file, whole or not at all."""
+    half = target.with_name(f".{target.name}.{os.getpid()}")
+    half.parent.mkdir(parents=True, exist_ok=True)
+    half.write_bytes(record["blob"].data)
+    half.replace(target)

@@ -1,0 +1,174 @@
+"""The local engine: warm worker processes on this machine call the ClientApp; no server, no network.
+
+It offers what Flower's Grid offers, so that one `collect` serves every engine.
+"""
+
+import queue
+import socket
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import SimpleNamespace, TracebackType
+from typing import Any, Self
+
+from flwr.app import Context, Error, Message, Metadata, RecordDict
+
+from zk0.errors import FederationError
+
+_FIRST_NODE = 1000
+_START_SECONDS = 180.0
+_STOP_SECONDS = 5.0
+
+
+class LocalGrid:
+    """Nodes answered by worker processes, or with `workers = 0` by this process.
+
+    Args:
+        nodes: one node configuration a client.
+        workers: number of processes.
+        log_folder: what a worker prints goes to worker-K.log in here.
+        on_step: told client, round, step, steps (from a thread).
+    """
+
+    def __init__(
+        self,
+        nodes: Iterable[Mapping[str, Any]],
+        workers: int,
+        log_folder: Path,
+        on_step: Callable[[str, int, int, int], None] | None = None,
+    ) -> None:
+        self.run_id = uuid.uuid4().int >> 66
+        self._contexts = {
+            _FIRST_NODE + i: Context(self.run_id, _FIRST_NODE + i, dict(c), RecordDict(), {})
+            for i, c in enumerate(nodes)
+        }
+        self._jobs: queue.Queue[Message | None] = queue.Queue()
+        self._replies: dict[str, Message] = {}
+        self._log_folder = log_folder
+        self._on_step = on_step or (lambda *_: None)
+        self._workers = [_Worker(log_folder / f"worker-{i}.log", self._on_step) for i in range(workers)]
+        self._threads: list[threading.Thread] = []
+        self._closing = threading.Event()
+
+    def __enter__(self) -> Self:
+        self._log_folder.mkdir(parents=True, exist_ok=True)
+        for worker in self._workers:
+            thread = threading.Thread(target=self._drive, args=(worker,), daemon=True, name="zk0-worker-driver")
+            thread.start()
+            self._threads.append(thread)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, e: BaseException | None, trace: TracebackType | None) -> None:
+        self._closing.set()
+        for worker in self._workers:
+            worker.kill()
+        for _ in self._threads:
+            self._jobs.put(None)
+        for thread in self._threads:
+            thread.join(_STOP_SECONDS)
+
+    def get_nodes(self) -> list[SimpleNamespace]:
+        """All nodes; they are always there."""
+        return [SimpleNamespace(node_id=node) for node in self._contexts]
+
+    def make_message(self, content: RecordDict, node: int, kind: str, ttl: float, group: str) -> Message:
+        """A message as Flower's own grids make them."""
+        metadata = Metadata(self.run_id, uuid.uuid4().hex, 1, node, "", group, time.time(), ttl, kind)
+        return Message(content=content, metadata=metadata)
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        """Hand messages out; answers their ids."""
+        ids = []
+        for message in messages:
+            ids.append(message.metadata.message_id)
+            if self._workers:
+                self._jobs.put(message)
+            else:
+                self._replies[message.metadata.message_id] = self._in_process(message)
+        return ids
+
+    def pull_messages(self, ids: Iterable[str]) -> list[Message]:
+        """Replies that have arrived, each once."""
+        return [self._replies.pop(i) for i in list(ids) if i in self._replies]
+
+    def _in_process(self, message: Message) -> Message:
+        from zk0.federation import client_app
+
+        client_app.listen(self._on_step)
+        return client_app.app(message, self._contexts[message.metadata.dst_node_id])
+
+    def _drive(self, worker: "_Worker") -> None:
+        """One thread a worker: it lives as long as the grid, for workers die with the thread that started them."""
+        while (message := self._jobs.get()) is not None and not self._closing.is_set():
+            node = message.metadata.dst_node_id
+            try:
+                reply, self._contexts[node] = worker.ask(message, self._contexts[node])
+            except (FederationError, EOFError, OSError) as e:
+                worker.kill()
+                reply = Message(Error(8, f"{worker.ending()}: {e or type(e).__name__}"), reply_to=message)
+            self._replies[message.metadata.message_id] = reply
+
+
+class _Worker:
+    """A worker process, started when it is first needed and again after it died."""
+
+    def __init__(self, log: Path, on_step: Callable[[str, int, int, int], None]) -> None:
+        self._log = log
+        self._on_step = on_step
+        self._process: subprocess.Popen[bytes] | None = None
+        self._connection: Connection | None = None
+
+    def ask(self, message: Message, context: Context) -> tuple[Message, Context]:
+        """The reply of the ClientApp.
+
+        Raises:
+            FederationError: no answer in time.
+            EOFError, OSError: the process died.
+        """
+        connection = self._start() if self._process is None or self._process.poll() is not None else self._connection
+        if connection is None:
+            raise FederationError("the worker was stopped")
+        connection.send((message, context))
+        deadline = time.monotonic() + message.metadata.ttl
+        while True:
+            if not connection.poll(max(0.0, deadline - time.monotonic())):
+                raise FederationError(f"no answer within {message.metadata.ttl:g} s")
+            kind, value = connection.recv()
+            if kind == "reply":
+                return value
+            if kind == "step":
+                self._on_step(*value)
+
+    def _start(self) -> Connection:
+        ours, theirs = socket.socketpair()
+        with self._log.open("ab") as log, theirs:
+            command = [sys.executable, "-m", "zk0.federation.worker", str(theirs.fileno())]
+            self._process = subprocess.Popen(
+                command,
+                pass_fds=[theirs.fileno()],
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        self._connection = Connection(ours.detach())
+        if not self._connection.poll(_START_SECONDS) or self._connection.recv()[0] != "ready":
+            raise FederationError(f"the worker did not start within {_START_SECONDS:g} s; see {self._log}")
+        return self._connection
+
+    def ending(self) -> str:
+        """How the process ended, for people."""
+        code = None if self._process is None else self._process.poll()
+        return "worker stopped" if code is None else f"worker ended with {code}"
+
+    def kill(self) -> None:
+        """End the process at once; its finished updates are on disk."""
+        process, self._connection = self._process, None
+        if process is not None:
+            process.kill()
+            process.wait(_STOP_SECONDS)

@@ -1,0 +1,81 @@
+"""Open the federation of a session, and find it again by name: an engine is never a task's argument."""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from zk0.errors import FederationError
+from zk0.federation.collect import Federation
+from zk0.session import ClientSettings, Session
+
+_open: dict[str, Federation] = {}
+
+
+@contextmanager
+def open_federation(
+    session: Session, name: str, folder: Path, on_step: Callable[[str, int, int, int], None] | None = None
+) -> Iterator[Federation]:
+    """The federation that the session asks for, ended with all its processes on the way out.
+
+    `folder` is the session's; clients of engines on this machine keep their scratch under it.
+
+    Raises:
+        FederationError: it is open already, or the engine cannot be started.
+    """
+    if name in _open:
+        raise FederationError(f"{name}: this federation is open already")
+    clients = [c.name for c in session.members()]
+    nodes = [_node_config(session, c, folder) for c in session.members()]
+    with _grid(session, nodes, folder, on_step) as (grid, nodes_file):
+        _open[name] = Federation(grid, clients, session.federation.round_timeout_seconds, nodes_file)
+        try:
+            yield _open[name]
+        finally:
+            del _open[name]
+
+
+def federation(name: str) -> Federation:
+    """The open federation of that name.
+
+    Raises:
+        FederationError: there is none.
+    """
+    if name not in _open:
+        raise FederationError(f"{name}: no federation of that name is open in this process")
+    return _open[name]
+
+
+def _node_config(session: Session, client: ClientSettings, folder: Path) -> dict[str, Any]:
+    return {
+        "client": client.model_dump_json(),
+        "scratch": str(folder / "clients" / client.name),
+        "cache": str(Path(session.cache_dir)),
+    }
+
+
+@contextmanager
+def _grid(
+    session: Session,
+    nodes: list[dict[str, Any]],
+    folder: Path,
+    on_step: Callable[[str, int, int, int], None] | None,
+) -> Iterator[tuple[Any, Path | None]]:
+    settings = session.federation
+    if settings.engine == "local":
+        from zk0.federation.local import LocalGrid
+
+        with LocalGrid(nodes, settings.workers, folder / "server", on_step) as grid:
+            yield grid, None
+        return
+    from zk0.federation.ray import ray_grid
+
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+    nodes_file = folder / "server" / "nodes.json"
+    nodes_file.parent.mkdir(parents=True, exist_ok=True)
+    nodes_file.write_text(json.dumps(nodes), encoding="utf-8")
+    with ray_grid(len(nodes), settings.workers) as ray:
+        yield ray, nodes_file

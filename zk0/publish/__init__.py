@@ -1,0 +1,1 @@
+"""The door to the Hub and to trackers."""

@@ -1,0 +1,202 @@
+"""SmolVLA through lerobot's own classes: build, name what is trained, normalise, save."""
+
+import hashlib
+import io
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from zk0.errors import CheckpointError, PolicyError
+from zk0.records import ACTION, CAMERA_PREFIX, STATE, PolicyRecipe, Statistics
+from zk0.robot.tiny import tiny_config, write_tiny_vlm
+
+TINY = "tiny"
+VLM_FOLDER = "vlm"
+"""Where a saved tiny policy keeps its tokenizer and configuration, relative to its own folder."""
+
+
+def build_policy(recipe: PolicyRecipe, cache: Path, device: str = "cpu") -> Any:
+    """A SmolVLAPolicy in which only the action expert and the projections are trained, in fp32.
+
+    `path` is a Hub name, a folder (of lerobot, or saved here) or `tiny`. Building does not disturb the
+    global random state.
+
+    Raises:
+        PolicyError: it cannot be loaded, or something under the vision-language model would be trained.
+    """
+    rng = torch.get_rng_state()
+    try:
+        torch.manual_seed(recipe.seed)
+        with redirect_stdout(io.StringIO()):  # lerobot prints its progress
+            policy = _tiny(recipe, cache) if recipe.path == TINY else _pretrained(recipe)
+    finally:
+        torch.set_rng_state(rng)
+    _freeze(policy)
+    policy.config.device = device
+    policy.to(device)
+    policy.eval()
+    return policy
+
+
+def _features(recipe: PolicyRecipe, image: tuple[int, int]) -> tuple[dict[str, Any], dict[str, Any]]:
+    from lerobot.configs import FeatureType, PolicyFeature
+
+    cameras = {f"{CAMERA_PREFIX}{c}": PolicyFeature(FeatureType.VISUAL, (3, *image)) for c in recipe.cameras}
+    inputs = {STATE: PolicyFeature(FeatureType.STATE, (recipe.joints,)), **cameras}
+    return inputs, {ACTION: PolicyFeature(FeatureType.ACTION, (recipe.joints,))}
+
+
+def _tiny(recipe: PolicyRecipe, cache: Path) -> Any:
+    from lerobot.policies.smolvla.configuration_smolvla import SmolVLAConfig
+    from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy
+
+    settings = tiny_config()
+    inputs, outputs = _features(recipe, settings["resize_imgs_with_padding"])
+    config = SmolVLAConfig(
+        device="cpu",
+        vlm_model_name=str(write_tiny_vlm(cache)),
+        input_features=inputs,
+        output_features=outputs,
+        **settings,
+    )
+    return SmolVLAPolicy(config)
+
+
+def _pretrained(recipe: PolicyRecipe) -> Any:
+    from lerobot.configs import PreTrainedConfig
+    from lerobot.policies.smolvla.configuration_smolvla import SmolVLAConfig
+    from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy
+
+    folder = Path(recipe.path)
+    try:
+        config = PreTrainedConfig.from_pretrained(recipe.path, revision=recipe.revision)
+        if not isinstance(config, SmolVLAConfig):
+            raise PolicyError(f"{recipe.path}: a policy of type {config.type}, expected smolvla")
+        if (folder / VLM_FOLDER).is_dir() and config.vlm_model_name == VLM_FOLDER:
+            config.vlm_model_name = str(folder / VLM_FOLDER)
+        image = next((f.shape[-2:] for f in config.image_features.values()), (480, 640))
+        config.input_features, config.output_features = _features(recipe, image)
+        config.device = "cpu"
+        return SmolVLAPolicy.from_pretrained(recipe.path, config=config, revision=recipe.revision)
+    except (OSError, ValueError) as e:
+        raise PolicyError(
+            f"{recipe.path}: cannot be loaded ({type(e).__name__}: {str(e).splitlines()[0]}); "
+            "expected `tiny`, a folder saved by lerobot, or a name on the Hub that can be reached"
+        ) from e
+
+
+def _freeze(policy: Any) -> None:
+    trained_vlm = [n for n, p in policy.model.vlm_with_expert.vlm.named_parameters() if p.requires_grad]
+    if trained_vlm:
+        raise PolicyError(
+            f"{len(trained_vlm)} tensors of the vision-language model would be trained (first: {trained_vlm[0]}); "
+            "expected it frozen: train_expert_only and freeze_vision_encoder must be true in the policy's config.json"
+        )
+    for parameter in policy.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+
+
+def trained_parameters(policy: Any) -> dict[str, torch.nn.Parameter]:
+    """Names and parameters that are trained (and travel), sorted by name."""
+    return {n: p for n, p in sorted(policy.named_parameters()) if p.requires_grad}
+
+
+def trained_weights(policy: Any) -> dict[str, NDArray[np.float32]]:
+    """A copy of the trained weights: fp32 arrays by name."""
+    return {n: p.detach().cpu().numpy().copy() for n, p in trained_parameters(policy).items()}
+
+
+def install_weights(policy: Any, weights: Mapping[str, NDArray[Any]]) -> None:
+    """Put weights into a policy.
+
+    Raises:
+        CheckpointError: names or shapes are not those of the policy; nothing is changed then.
+    """
+    parameters = trained_parameters(policy)
+    if missing := sorted(parameters.keys() ^ weights.keys()):
+        raise CheckpointError(f"{len(missing)} tensor names differ from the policy's, first: {missing[0]}")
+    for name, parameter in parameters.items():
+        if tuple(parameter.shape) != weights[name].shape:
+            raise CheckpointError(f"{name}: shape {weights[name].shape}, expected {tuple(parameter.shape)}")
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(torch.from_numpy(np.ascontiguousarray(weights[name])))
+
+
+def frozen_digest(policy: Any) -> str:
+    """SHA-256 over names, dtypes, shapes and bytes of everything that is not trained."""
+    sha = hashlib.sha256()
+    trained = set(trained_parameters(policy))
+    for name, tensor in sorted(policy.state_dict().items()):
+        if name not in trained:
+            sha.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+            sha.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return sha.hexdigest()
+
+
+def lerobot_statistics(statistics: Statistics) -> dict[str, dict[str, NDArray[np.float32]]]:
+    """Statistics in the shape that lerobot's processors take."""
+    return {
+        key: {k: np.asarray(getattr(m, k), dtype=np.float32) for k in ("mean", "std", "min", "max")}
+        for key, m in ((STATE, statistics.state), (ACTION, statistics.action))
+    }
+
+
+def make_processors(policy: Any, statistics: Statistics) -> tuple[Any, Any]:
+    """lerobot's pre- and postprocessor of this policy: tokenise and normalise, unnormalise.
+
+    Raises:
+        PolicyError: normalising would silently do nothing, or not be undone (lerobot issue 4415).
+    """
+    from lerobot.policies.factory import make_pre_post_processors
+
+    pre, post = make_pre_post_processors(policy.config, dataset_stats=lerobot_statistics(statistics))
+    mean = torch.tensor(statistics.action.mean, dtype=torch.float32)
+    std = torch.tensor(statistics.action.std, dtype=torch.float32)
+    restored = post(torch.ones_like(mean)[None].to(policy.config.device))[0]
+    if not torch.allclose(restored, mean + std, rtol=1e-4, atol=1e-4):
+        raise PolicyError(
+            f"the policy does not unnormalise actions with the pooled statistics: got {restored.tolist()} for "
+            f"mean + std = {(mean + std).tolist()}; its config.json must map STATE and ACTION to MEAN_STD"
+        )
+    return pre, post
+
+
+def save_policy(policy: Any, statistics: Statistics, folder: Path, extra: Mapping[str, str] | None = None) -> None:
+    """A complete LeRobot policy folder, whole or not at all, with no absolute path inside.
+
+    A tiny policy carries its tokenizer along in `vlm/` and names it relative to the folder.
+    `extra` are further text files by name (README.md, metrics.json).
+    """
+    pre, post = make_processors(policy, statistics)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    half = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    local_vlm = Path(policy.config.vlm_model_name)
+    try:
+        if local_vlm.is_dir():
+            shutil.copytree(local_vlm, half / VLM_FOLDER)
+            policy.config.vlm_model_name = VLM_FOLDER
+            for step in pre.steps:
+                if hasattr(step, "tokenizer_name"):
+                    step.tokenizer_name = VLM_FOLDER
+        policy.save_pretrained(half)
+        pre.save_pretrained(half)
+        post.save_pretrained(half)
+        for name, text in (extra or {}).items():
+            (half / name).write_text(text, encoding="utf-8")
+        half.chmod(0o755)
+        if folder.exists():
+            shutil.rmtree(folder)
+        half.rename(folder)
+    finally:
+        policy.config.vlm_model_name = str(local_vlm) if local_vlm.is_dir() else policy.config.vlm_model_name
+        shutil.rmtree(half, ignore_errors=True)

@@ -1,0 +1,191 @@
+"""SmolVLA's flow-matching loss and actions from what the frozen part computed once per frame.
+
+Image and language tokens never see the state, the actions or the noise, and nothing under the
+vision-language model is trained: their keys and values in every layer depend on the frame and the task
+alone. So the image embeddings (connector outputs) are kept, the prefix runs without a graph, and only
+the state token and the action expert run with one. Same numbers as `policy.forward`
+(lerobot/policies/smolvla/modeling_smolvla.py), to rounding.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812 -- its usual name
+from lerobot.policies.common.flow_matching import euler_integrate
+from lerobot.policies.common.vla_utils import make_att_2d_masks
+from lerobot.policies.smolvla.smolvlm_with_expert import apply_rope
+from torch import Tensor
+
+from zk0.errors import PolicyError
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """Keys and values of image and language tokens."""
+
+    layers: Sequence[tuple[Tensor, Tensor]]
+    """Per layer: keys after rotary embedding and values, each (batch, tokens, kv heads, head dim)."""
+    mask: Tensor
+    """(batch, tokens) bool: False where the language is padded."""
+
+
+def check_prefix_is_frozen(policy: Any) -> None:
+    """Raises PolicyError with the reason where frames' features may not be computed once and kept."""
+    config = policy.config
+    trained = [n for n, p in policy.named_parameters() if ".vlm." in n and p.requires_grad]
+    reasons = {
+        f"{len(trained)} tensors of the vision-language model are trained, first: {trained[:1]}": bool(trained),
+        "add_image_special_tokens is set": config.add_image_special_tokens,
+        f"prefix_length {config.prefix_length} pads the prefix": config.prefix_length > 0,
+        f"attention_mode {config.attention_mode} is not cross_attn": config.attention_mode != "cross_attn",
+        "empty_cameras are added": config.empty_cameras > 0,
+    }
+    if found := [reason for reason, holds in reasons.items() if holds]:
+        raise PolicyError(f'features cannot be cached: {"; ".join(found)}; set training.features = "off"')
+
+
+@torch.no_grad()
+def embed_frames(policy: Any, images: dict[str, Tensor]) -> Tensor:
+    """Connector outputs (batch, cameras, tokens, width) of images (batch, 3, H, W) in 0..1 by feature key."""
+    prepared, _ = policy.prepare_images(dict(images))
+    return torch.stack([policy.model.vlm_with_expert.embed_image(image) for image in prepared], dim=1)
+
+
+def _prefix_embeddings(policy: Any, features: Tensor, tokens: Tensor, token_mask: Tensor) -> tuple[Tensor, Tensor]:
+    batch, cameras, per_camera, width = features.shape
+    scale = torch.tensor(width**0.5, dtype=features.dtype, device=features.device)
+    images = (features * scale).reshape(batch, cameras * per_camera, width)
+    words = policy.model.vlm_with_expert.embed_language_tokens(tokens)
+    words = words * math.sqrt(words.shape[-1])
+    seen = torch.ones(images.shape[:2], dtype=torch.bool, device=images.device)
+    return torch.cat([images, words], dim=1), torch.cat([seen, token_mask], dim=1)
+
+
+def _fill_cache(policy: Any, embeddings: Tensor, mask: Tensor, starts_block: Tensor) -> Any:
+    _, cache = policy.model.vlm_with_expert.forward(
+        attention_mask=make_att_2d_masks(mask, starts_block),
+        position_ids=torch.cumsum(mask, dim=1) - 1,
+        past_key_values=None,
+        inputs_embeds=[embeddings, None],
+        use_cache=True,
+    )
+    return cache
+
+
+@torch.no_grad()
+def encode_prefix(policy: Any, features: Tensor, tokens: Tensor, token_mask: Tensor) -> Prefix:
+    """Keys and values of features (batch, cameras, tokens, width) and task tokens (batch, length)."""
+    embeddings, mask = _prefix_embeddings(policy, features, tokens, token_mask)
+    cache = _fill_cache(policy, embeddings, mask, torch.zeros_like(mask))
+    return Prefix([(layer.keys.transpose(1, 2), layer.values.transpose(1, 2)) for layer in cache.layers], mask)
+
+
+def flow_matching_losses(
+    policy: Any, prefix: Prefix, state: Tensor, actions: Tensor, noise: Tensor, time: Tensor
+) -> Tensor:
+    """Squared errors (batch, chunk, max_action_dim) of the predicted velocity (arXiv 2210.02747, eq. 23).
+
+    `state` (batch, joints) and `actions` (batch, chunk, joints) are normalised; `noise` has the padded
+    shape (batch, chunk, max_action_dim), `time` (batch,) lies in (0, 1].
+    """
+    model = policy.model
+    wanted = policy.prepare_action({"action": actions})
+    at = time[:, None, None]
+    suffix, _, _ = model.embed_suffix(at * noise + (1 - at) * wanted, time)
+    state_token = model.state_proj(policy.prepare_state({"observation.state": state}))[:, None]
+    velocity = model.action_out_proj(_run_expert(model, prefix, state_token, suffix).to(torch.float32))
+    return F.mse_loss(noise - wanted, velocity, reduction="none")
+
+
+def _run_expert(model: Any, prefix: Prefix, state: Tensor, suffix: Tensor) -> Tensor:
+    """The state token through the frozen layers and the action tokens through the expert, side by side."""
+    both = model.vlm_with_expert
+    masks = _Masks(prefix.mask, suffix.shape[1])
+    vlm_layers, expert_layers = both.get_model_layers([both.get_vlm_model().text_model, both.lm_expert])
+    for index, (vlm, expert) in enumerate(zip(vlm_layers, expert_layers, strict=True)):
+        query, key, value = _project(vlm, state)
+        query, key = apply_rope(query, masks.state_position), apply_rope(key, masks.state_position)
+        keys = torch.cat([prefix.layers[index][0].to(key.dtype), key], dim=1)
+        values = torch.cat([prefix.layers[index][1].to(value.dtype), value], dim=1)
+        if expert is not None:
+            joint = both.self_attn_every_n_layers > 0 and index % both.self_attn_every_n_layers == 0
+            attend = _attend_jointly if joint else _attend_across
+            suffix = _finish(expert, attend(both, expert, suffix, keys, values, masks), suffix)
+        if index + 1 < len(vlm_layers):
+            state = _finish(vlm, _attention(both, masks.state, query, keys, values), state)
+    return both.lm_expert.norm(suffix)
+
+
+class _Masks:
+    """Who sees whom, and at which position, for one state token and `chunk` action tokens."""
+
+    def __init__(self, prefix: Tensor, chunk: int) -> None:
+        batch, device = prefix.shape[0], prefix.device
+        before = prefix.sum(dim=1, keepdim=True)
+        seen = torch.cat([prefix, torch.ones(batch, 1, dtype=torch.bool, device=device)], dim=1)
+        steps = torch.arange(chunk, device=device)[None]
+        causal = (steps.T >= steps)[None].expand(batch, chunk, chunk)
+        self.state_position = before
+        self.joint_position = before + 1 + steps
+        self.across_position = steps.expand(batch, chunk)
+        self.state = seen[:, None]
+        self.across = seen[:, None].expand(batch, chunk, seen.shape[1])
+        self.joint = torch.cat([self.across, causal], dim=2)
+
+
+def _project(layer: Any, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    attention = layer.self_attn
+    normed = layer.input_layernorm(hidden).to(attention.q_proj.weight.dtype)
+    heads = (*normed.shape[:-1], -1, attention.head_dim)
+    return (
+        attention.q_proj(normed).view(heads),
+        attention.k_proj(normed).view(heads),
+        attention.v_proj(normed).view(heads),
+    )
+
+
+def _attention(both: Any, mask: Tensor, query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    return both.get_attention_interface()(mask, query.shape[0], query.shape[-1], query, keys, values)
+
+
+def _attend_jointly(both: Any, expert: Any, suffix: Tensor, keys: Tensor, values: Tensor, masks: _Masks) -> Tensor:
+    query, key, value = _project(expert, suffix)
+    query, key = apply_rope(query, masks.joint_position), apply_rope(key, masks.joint_position)
+    keys, values = torch.cat([keys.to(key.dtype), key], dim=1), torch.cat([values.to(value.dtype), value], dim=1)
+    return _attention(both, masks.joint, query, keys, values)
+
+
+def _attend_across(both: Any, expert: Any, suffix: Tensor, keys: Tensor, values: Tensor, masks: _Masks) -> Tensor:
+    attention = expert.self_attn
+    normed = expert.input_layernorm(suffix).to(attention.q_proj.weight.dtype)
+    query = apply_rope(attention.q_proj(normed).view(*normed.shape[:-1], -1, attention.head_dim), masks.across_position)
+    heads = (*keys.shape[:2], -1, attention.head_dim)
+    keys = attention.k_proj(keys.to(attention.k_proj.weight.dtype).flatten(2)).view(heads)
+    values = attention.v_proj(values.to(attention.v_proj.weight.dtype).flatten(2)).view(heads)
+    return _attention(both, masks.across, query, keys, values)
+
+
+def _finish(layer: Any, attended: Tensor, hidden: Tensor) -> Tensor:
+    after = layer.self_attn.o_proj(attended.to(layer.self_attn.o_proj.weight.dtype)) + hidden
+    return layer.mlp(layer.post_attention_layernorm(after)) + after
+
+
+@torch.no_grad()
+def predict_chunk(
+    policy: Any, features: Tensor, tokens: Tensor, token_mask: Tensor, state: Tensor, noise: Tensor
+) -> Tensor:
+    """Normalised actions (batch, chunk, joints), as `policy.predict_action_chunk` gives with the same noise."""
+    model = policy.model
+    embeddings, mask = _prefix_embeddings(policy, features, tokens, token_mask)
+    state_token = model.state_proj(policy.prepare_state({"observation.state": state}))[:, None]
+    seen = torch.ones(mask.shape[0], 1, dtype=torch.bool, device=mask.device)
+    starts_block = torch.cat([torch.zeros_like(mask), seen], dim=1)
+    mask = torch.cat([mask, seen], dim=1)
+    cache = _fill_cache(policy, torch.cat([embeddings, state_token.to(embeddings.dtype)], dim=1), mask, starts_block)
+    actions = euler_integrate(
+        lambda x_t, timestep: model.denoise_step(mask, cache, x_t, timestep), noise, policy.config.num_steps
+    )
+    return actions[:, :, : policy.config.action_feature.shape[0]]

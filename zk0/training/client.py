@@ -1,0 +1,213 @@
+"""A client: the one who holds a private data set, says what may be said of it, and trains on it."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from zk0.errors import CheckpointError, DatasetError, PolicyError
+from zk0.records import ClientMetrics, DatasetReport, Member, PolicyRecipe, Split, Statistics, Update
+from zk0.robot.check import check_contract, check_dataset
+from zk0.robot.dataset import EpisodeReader
+from zk0.robot.digest import episode_digests
+from zk0.robot.policy import build_policy, frozen_digest, install_weights, make_processors, trained_weights
+from zk0.robot.statistics import measure
+from zk0.session import ClientSettings, RoundPlan, Terms
+from zk0.split import split_episodes
+from zk0.training.examples import CachedExamples, DecodedExamples, Examples
+from zk0.training.features import FeatureCache
+from zk0.training.fit import fit
+from zk0.training.recordings import find_dataset
+from zk0.weights import load_weights, save_weights
+
+StepListener = Callable[[int, int, float, float], None]
+
+
+def admit(uri: str, root: Path, terms: Terms, rename_map: dict[str, str]) -> DatasetReport:
+    """The report of a data set that may take part.
+
+    Raises:
+        DatasetError: lists every finding that keeps it out.
+    """
+    report = check_dataset(root, dataset=uri, quick=True)
+    findings = (*report.findings, *check_contract(report, terms.contract, rename_map))
+    report = report.model_copy(update={"findings": findings})
+    if report.errors:
+        raise DatasetError(f"{uri} may not take part: " + "; ".join(map(str, report.errors)))
+    return report
+
+
+@dataclass
+class Client:
+    """One client on the machine where its data lies.
+
+    `scratch` keeps its log and its finished updates, `cache` recordings and features; both are private.
+    """
+
+    settings: ClientSettings
+    terms: Terms
+    scratch: Path
+    cache: Path
+
+    @property
+    def name(self) -> str:
+        """What the federation calls it."""
+        return self.settings.name
+
+    @cached_property
+    def root(self) -> Path:
+        """The folder of its data set."""
+        return find_dataset(self.settings.dataset, self.cache, self.terms.simulator)
+
+    @cached_property
+    def report(self) -> DatasetReport:
+        """What the check of its data set found, if it may take part."""
+        return admit(self.settings.dataset, self.root, self.terms, self.settings.rename_map)
+
+    @cached_property
+    def reader(self) -> EpisodeReader:
+        """Reads its episodes."""
+        return EpisodeReader(self.root, self.settings.rename_map)
+
+    @cached_property
+    def split(self) -> Split:
+        """Which of its episodes it trains on, and which judge."""
+        return split_episodes(
+            self.reader.episodes,
+            self.terms.data.holdout_episodes,
+            self.settings.partition_index,
+            self.settings.partition_count,
+        )
+
+    @cached_property
+    def statistics(self) -> Statistics:
+        """Moments of its training episodes."""
+        return measure(self.root, self.split.train, self.settings.rename_map)
+
+    def join(self) -> Member:
+        """What it tells the server: counts, moments and digests, never a frame.
+
+        Raises:
+            DatasetError: the data set is missing, broken, or not what the federation agreed on.
+        """
+        split = self.split
+        return Member(
+            client=self.name,
+            dataset=self.settings.dataset,
+            report=self.report.model_copy(update={"root": ""}),
+            split=split,
+            train_frames=self.statistics.state.count,
+            statistics=self.statistics,
+            train_digests=episode_digests(self.root, split.train, self.settings.rename_map),
+            held_out_digests=episode_digests(self.root, split.held_out, self.settings.rename_map),
+        )
+
+    def train(self, plan: RoundPlan, weights: Path, on_step: StepListener | None = None) -> Update:
+        """Train on the round's plan from the global weights in a file, or answer what was trained already.
+
+        Raises:
+            CheckpointError: the weights are not those that the plan names.
+            UpdateError: training does not give finite numbers.
+        """
+        target = self.scratch / "updates" / f"round-{plan.round:03d}-{plan.digest()[:16]}.safetensors"
+        kept = _kept(target)
+        if kept is not None:
+            return kept
+        torch.set_num_threads(plan.training.torch_threads)
+        policy = self._policy(plan)
+        install_weights(policy, load_weights(weights, plan.global_digest))
+        examples = self._examples(plan, policy)
+        metrics = fit(policy, examples, plan, on_step)
+        return self._keep(plan, policy, examples.frames, metrics, target)
+
+    def _keep(self, plan: RoundPlan, policy: Any, frames: int, metrics: ClientMetrics, target: Path) -> Update:
+        digest, size = save_weights(target, trained_weights(policy))
+        update = Update(
+            client=self.name,
+            round=plan.round,
+            global_digest=plan.global_digest,
+            path=str(target),
+            digest=digest,
+            bytes=size,
+            examples=frames,
+            dataset=self.settings.dataset,
+            metrics=metrics,
+        )
+        half = target.with_suffix(".json.tmp")
+        half.write_text(update.model_dump_json(), encoding="utf-8")
+        half.replace(target.with_suffix(".json"))
+        return update
+
+    def forget_before(self, round_number: int) -> None:
+        """Remove finished updates of earlier rounds: the server has gone on, so nobody asks for them again."""
+        for file in (self.scratch / "updates").glob("round-*"):
+            if int(file.name.split("-")[1]) < round_number:
+                file.unlink(missing_ok=True)
+
+    def _policy(self, plan: RoundPlan) -> Any:
+        device = pick_device(plan.training.device)
+        return warm_policy(plan.recipe, self.cache, device)[0]
+
+    def _examples(self, plan: RoundPlan, policy: Any) -> Examples:
+        key = json.dumps([plan.recipe.model_dump(), plan.statistics and plan.statistics.model_dump()])
+        if getattr(self, "_examples_key", None) != (key, plan.training.features):
+            pre, _ = make_processors(policy, plan.statistics or self.statistics)
+            if plan.training.features == "off":
+                rename = self.settings.rename_map
+                self._ready: Examples = DecodedExamples(self.root, self.split.train, policy, pre, rename)
+            else:
+                cache = FeatureCache(
+                    self.cache / "features", policy, self.terms.contract.cameras, plan.recipe.frozen_digest
+                )
+                self._ready = CachedExamples(self.reader, self.split.train, policy, pre, cache)
+            self._examples_key = (key, plan.training.features)
+        return self._ready
+
+
+_warm: dict[str, tuple[Any, str]] = {}
+
+
+def warm_policy(recipe: PolicyRecipe, cache: Path, device: str) -> tuple[Any, str]:
+    """The policy of a recipe and the digest of its frozen weights, built once per process.
+
+    Whoever borrows it installs their own weights first.
+
+    Raises:
+        PolicyError: it cannot be built, or its frozen weights are not those of the recipe.
+    """
+    key = f"{device} {recipe.model_copy(update={'frozen_digest': None}).model_dump_json()}"
+    if key not in _warm:
+        _warm.clear()
+        policy = build_policy(recipe, cache, device)
+        _warm[key] = (policy, frozen_digest(policy))
+    policy, found = _warm[key]
+    if recipe.frozen_digest not in (None, found):
+        raise PolicyError(
+            f"{recipe.path}: frozen weights {found[:12]}, expected {str(recipe.frozen_digest)[:12]}: server and client "
+            "built different policies (other weights, or other versions of lerobot or torch)"
+        )
+    return policy, found
+
+
+def pick_device(wanted: str) -> str:
+    """`auto` as cuda where there is one, else cpu."""
+    if wanted != "auto":
+        return wanted
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _kept(target: Path) -> Update | None:
+    """A finished update of this very plan, if it is still whole."""
+    record = target.with_suffix(".json")
+    if not record.is_file():
+        return None
+    update = Update.model_validate_json(record.read_text(encoding="utf-8"))
+    try:
+        load_weights(target, update.digest)
+    except CheckpointError:
+        return None
+    return update

@@ -1,0 +1,154 @@
+"""How good is a global model on data that nobody trained on: the same number twice, to the bit."""
+
+from collections.abc import Sequence
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from zk0.errors import EvaluationError
+from zk0.records import SetScore, Statistics
+from zk0.robot.prefix import encode_prefix, flow_matching_losses, predict_chunk
+from zk0.training.examples import CachedExamples
+
+
+def stratified_times(count: int) -> list[float]:
+    """The middle quantiles of SmolVLA's time distribution 0.001 + 0.999 Beta(1.5, 1).
+
+    >>> [round(t, 3) for t in stratified_times(2)]
+    [0.397, 0.826]
+    """
+    return [((i + 0.5) / count) ** (1 / 1.5) * 0.999 + 0.001 for i in range(count)]
+
+
+def frame_noise(seed: int, episode: int, frame: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Noise ~ N(0, 1) that belongs to one frame of one episode, whatever batch it is in."""
+    generator = np.random.Generator(np.random.Philox(key=[seed, (episode << 32) | frame]))
+    return generator.standard_normal(shape, dtype=np.float32)
+
+
+def spread(frames: int, limit: int | None) -> list[int]:
+    """Indices of at most `limit` frames, evenly spaced.
+
+    >>> spread(10, 4), spread(3, None)
+    ([0, 3, 6, 9], [0, 1, 2])
+    """
+    if limit is None or limit >= frames:
+        return list(range(frames))
+    return [round(i) for i in np.linspace(0, frames - 1, limit)]
+
+
+class _Sums:
+    """Loss and action error summed by episode, joint and step of the horizon."""
+
+    def __init__(self, joints: int, horizon: int) -> None:
+        self.loss: dict[int, list[float]] = {}
+        self.error = np.zeros((horizon, joints))
+        self.count = np.zeros((horizon, 1))
+
+    def add_loss(self, episode: int, total: float, count: float) -> None:
+        sums = self.loss.setdefault(episode, [0.0, 0.0])
+        sums[0] += total
+        sums[1] += count
+
+    def add_error(self, error: NDArray[np.float64], valid: NDArray[np.bool_]) -> None:
+        self.error += (error * valid[:, :, None]).sum(axis=0)
+        self.count += valid.sum(axis=0)[:, None]
+
+
+@torch.no_grad()
+def score(
+    policy: Any,
+    examples: CachedExamples,
+    statistics: Statistics,
+    *,
+    dataset: str,
+    seed: int,
+    times: int = 8,
+    batch_size: int = 32,
+    max_frames: int | None = None,
+) -> SetScore:
+    """Policy loss and action error of one evaluation set.
+
+    The loss is the mean squared velocity error over all real (not padded) steps, joints and stratified
+    times; its standard error is taken over episodes. The action error is the mean absolute error of the
+    predicted chunk in the data's own units (degrees; gripper 0-100), joint by joint and step by step.
+
+    Raises:
+        EvaluationError: there is no frame, or a number is not finite.
+    """
+    policy.eval()
+    chosen = spread(examples.frames, max_frames)
+    if not chosen:
+        raise EvaluationError(f"{dataset}: no frame to judge on")
+    joints, horizon = examples.actions.shape[-1], policy.config.chunk_size
+    sums = _Sums(joints, horizon)
+    for start in range(0, len(chosen), batch_size):
+        _score_batch(policy, examples, chosen[start : start + batch_size], (seed, times), statistics, sums)
+    loss = sum(s for s, _ in sums.loss.values()) / sum(n for _, n in sums.loss.values())
+    by_episode = [s / n for s, n in sums.loss.values()]
+    error = float(sums.error.sum() / (sums.count.sum() * joints))
+    if not np.isfinite([loss, error]).all():
+        raise EvaluationError(f"{dataset}: policy loss {loss}, action error {error}; expected finite numbers")
+    steps = sums.count[:, 0] > 0
+    return SetScore(
+        dataset=dataset,
+        episodes=len(by_episode),
+        frames=len(chosen),
+        policy_loss=loss,
+        policy_loss_se=float(np.std(by_episode, ddof=1) / len(by_episode) ** 0.5) if len(by_episode) > 1 else None,
+        action_error_degrees=error,
+        joint_error_degrees=tuple((sums.error.sum(axis=0) / sums.count.sum()).tolist()),
+        horizon_error_degrees=tuple((sums.error.sum(axis=1)[steps] / (sums.count[steps, 0] * joints)).tolist()),
+    )
+
+
+def _score_batch(
+    policy: Any,
+    examples: CachedExamples,
+    indices: Sequence[int],
+    seed_and_times: tuple[int, int],
+    statistics: Statistics,
+    sums: _Sums,
+) -> None:
+    seed, times = seed_and_times
+    at = torch.as_tensor(indices)
+    shape = (times + 1, policy.config.chunk_size, policy.config.max_action_dim)
+    names = [(int(examples.episode_of_frame[i]), int(examples.frame_in_episode[i])) for i in indices]
+    drawn = np.stack([frame_noise(seed, episode, frame, shape) for episode, frame in names])
+    noise = torch.from_numpy(drawn).to(examples.states.device)
+    features, tokens, mask = examples.features(indices), examples.tokens[at], examples.token_mask[at]
+    valid = ~examples.padding[at]
+    prefix = encode_prefix(policy, features, tokens, mask)
+    total = torch.zeros(len(indices), dtype=torch.float64)
+    for index, t in enumerate(stratified_times(times)):
+        time = torch.full((len(indices),), t, device=noise.device)
+        losses = flow_matching_losses(policy, prefix, examples.states[at], examples.actions[at], noise[:, index], time)
+        total += _masked_sum(losses[:, :, : examples.actions.shape[-1]], valid)
+    counts = valid.sum(dim=1).cpu().double() * examples.actions.shape[-1] * times
+    for i, value, count in zip(indices, total.tolist(), counts.tolist(), strict=True):
+        sums.add_loss(int(examples.episode_of_frame[i]), value, count)
+    predicted = predict_chunk(policy, features, tokens, mask, examples.states[at], noise[:, times])
+    degrees = predicted.cpu().double().numpy() * np.asarray(statistics.action.std) + np.asarray(statistics.action.mean)
+    sums.add_error(np.abs(degrees - examples.raw_chunks[list(indices)]), valid.cpu().numpy())
+
+
+def _masked_sum(losses: Tensor, valid: Tensor) -> Tensor:
+    return (losses * valid.unsqueeze(-1)).double().sum(dim=(1, 2)).cpu()
+
+
+def composite(scores: Sequence[SetScore]) -> tuple[float, float | None, float]:
+    """Mean policy loss over sets, its standard error (None where a set has none), and mean action error.
+
+    >>> s = SetScore(dataset="a", episodes=2, frames=9, policy_loss=1.0, policy_loss_se=0.3,
+    ...     action_error_degrees=4.0, joint_error_degrees=(), horizon_error_degrees=())
+    >>> composite([s, s.model_copy(update={"policy_loss": 3.0, "policy_loss_se": 0.4})])
+    (2.0, 0.25, 4.0)
+    """
+    errors = [s.policy_loss_se for s in scores]
+    known = [e for e in errors if e is not None]
+    error = sum(e * e for e in known) ** 0.5 / len(scores) if len(known) == len(scores) else None
+    return fmean(s.policy_loss for s in scores), error, fmean(s.action_error_degrees for s in scores)

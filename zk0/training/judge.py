@@ -1,0 +1,199 @@
+"""The server's side of a model: the start, the judgement on unseen data, the saved policy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+
+from zk0.errors import DatasetError, EvaluationError, PolicyError
+from zk0.records import DatasetReport, Evaluation, Member, PolicyRecipe, Record, Split, Statistics
+from zk0.robot.dataset import EpisodeReader
+from zk0.robot.digest import episode_digests
+from zk0.robot.policy import install_weights, make_processors, save_policy, trained_weights
+from zk0.session import EvaluationSetSettings, Session, terms_of
+from zk0.training.client import admit, pick_device, warm_policy
+from zk0.training.evaluate import composite, score
+from zk0.training.examples import CachedExamples
+from zk0.training.features import FeatureCache
+from zk0.training.recordings import find_dataset
+from zk0.weights import load_weights, save_weights
+
+
+class EvaluationSet(Record):
+    """One data set that judges: where it is and which of its episodes count."""
+
+    dataset: str
+    root: str
+    rename_map: dict[str, str]
+    report: DatasetReport
+    split: Split
+    digests: tuple[str, ...]
+    """SHA-256 of states and actions of each judging episode."""
+
+
+class Ground(Record):
+    """What a session stands on, decided before its first round and frozen from then on."""
+
+    recipe: PolicyRecipe
+    members: tuple[Member, ...]
+    sets: tuple[EvaluationSet, ...]
+    statistics: Statistics
+
+    def keep(self, path: Path) -> None:
+        """Write this down where a session begins; where one is taken up, prove that nothing has changed.
+
+        Raises:
+            DatasetError: a client's or a judging data set is not what the session began with.
+            PolicyError: the policy is not.
+        """
+        if path.is_file():
+            self._check_unchanged(Ground.model_validate_json(path.read_text(encoding="utf-8")))
+            return
+        half = path.with_suffix(".tmp")
+        half.write_text(self.model_dump_json(indent=2), encoding="utf-8")
+        half.replace(path)
+
+    def _check_unchanged(self, before: Ground) -> None:
+        was = {m.client: m.train_digests for m in before.members} | {s.dataset: s.digests for s in before.sets}
+        now = {m.client: m.train_digests for m in self.members} | {s.dataset: s.digests for s in self.sets}
+        if changed := sorted(name for name in was.keys() | now.keys() if was.get(name) != now.get(name)):
+            raise DatasetError(
+                f"{', '.join(changed)}: not the episodes that this session began with; "
+                "restore them or start a new session"
+            )
+        if self.recipe != before.recipe:
+            raise PolicyError(
+                f"{self.recipe.path}: not the policy that this session began with (frozen weights differ)"
+            )
+
+
+def recipe_of(session: Session) -> PolicyRecipe:
+    """What to build, before anyone has built it."""
+    return PolicyRecipe(
+        path=session.policy.path,
+        revision=session.policy.revision,
+        cameras=session.contract.cameras,
+        joints=len(session.contract.joints),
+        seed=session.seed,
+    )
+
+
+def prepare_evaluation_set(settings: EvaluationSetSettings, session: Session) -> EvaluationSet:
+    """A data set that judges, checked like a client's.
+
+    Raises:
+        DatasetError: it is missing, broken, not what the federation agreed on, or has too few episodes.
+    """
+    root = find_dataset(settings.dataset, Path(session.cache_dir), session.simulator)
+    report = admit(settings.dataset, root, terms_of(session, session.name), settings.rename_map)
+    episodes = EpisodeReader(root, settings.rename_map).episodes
+    count = settings.last_episodes or len(episodes)
+    if count > len(episodes):
+        raise EvaluationError(
+            f"{settings.dataset}: {len(episodes)} episodes, expected at least last_episodes = {count}"
+        )
+    judging = episodes[-count:]
+    return EvaluationSet(
+        dataset=settings.dataset,
+        root=str(root),
+        rename_map=settings.rename_map,
+        report=report,
+        split=Split(train=(), held_out=judging),
+        digests=episode_digests(root, judging, settings.rename_map),
+    )
+
+
+def start_policy(session: Session, target: Path) -> tuple[PolicyRecipe, str, int]:
+    """Build the policy, write its trained weights to `target`; the full recipe, the weights' digest and bytes.
+
+    Raises:
+        PolicyError: it cannot be built.
+    """
+    recipe = recipe_of(session)
+    policy, frozen = warm_policy(recipe, Path(session.cache_dir), pick_device(session.training.device))
+    digest, size = save_weights(target, trained_weights(policy))
+    return recipe.model_copy(update={"frozen_digest": frozen}), digest, size
+
+
+def evaluate_weights(
+    session: Session,
+    recipe: PolicyRecipe,
+    sets: Sequence[EvaluationSet],
+    statistics: Statistics,
+    weights: tuple[Path, str],
+    round_number: int,
+) -> Evaluation:
+    """Judge the weights in a file (path, digest) on every set.
+
+    Raises:
+        EvaluationError: a number is not finite.
+        CheckpointError: the weights are not those of the digest.
+    """
+    started = perf_counter()
+    torch.set_num_threads(session.training.torch_threads)
+    policy = policy_with(session, recipe, weights)
+    settings = session.evaluation
+    scores = [
+        score(
+            policy,
+            _examples(session, recipe, policy, one, statistics),
+            statistics,
+            dataset=one.dataset,
+            seed=session.seed,
+            times=settings.times,
+            batch_size=settings.batch_size,
+            max_frames=settings.max_frames,
+        )
+        for one in sets
+    ]
+    loss, error, degrees = composite(scores)
+    return Evaluation(
+        round=round_number,
+        policy_loss=loss,
+        policy_loss_se=error,
+        action_error_degrees=degrees,
+        sets=tuple(scores),
+        normalization=session.normalization,
+        seed=session.seed,
+        times=settings.times,
+        seconds=perf_counter() - started,
+    )
+
+
+def save_checkpoint(
+    session: Session,
+    recipe: PolicyRecipe,
+    statistics: Statistics,
+    weights: tuple[Path, str],
+    folder: Path,
+    extra: Mapping[str, str],
+) -> None:
+    """A complete LeRobot policy folder of the weights in a file (path, digest)."""
+    save_policy(policy_with(session, recipe, weights), statistics, folder, extra)
+
+
+def policy_with(session: Session, recipe: PolicyRecipe, weights: tuple[Path, str]) -> Any:
+    """The policy with the weights of a file (path, digest) in it."""
+    policy, _ = warm_policy(recipe, Path(session.cache_dir), pick_device(session.training.device))
+    install_weights(policy, load_weights(*weights))
+    return policy
+
+
+_prepared: dict[str, CachedExamples] = {}
+
+
+def _examples(
+    session: Session, recipe: PolicyRecipe, policy: Any, one: EvaluationSet, statistics: Statistics
+) -> CachedExamples:
+    """The set's frames, decoded and encoded once per process and cache."""
+    key = f"{recipe.model_dump_json()} {one.model_dump_json()} {statistics.model_dump_json()}"
+    if key not in _prepared:
+        pre, _ = make_processors(policy, statistics)
+        reader = EpisodeReader(Path(one.root), one.rename_map)
+        cache = FeatureCache(Path(session.cache_dir) / "features", policy, recipe.cameras, recipe.frozen_digest)
+        _prepared[key] = CachedExamples(reader, one.split.held_out, policy, pre, cache)
+    return _prepared[key]
