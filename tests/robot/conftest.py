@@ -1,3 +1,4 @@
+import importlib.util
 import json
 import shutil
 from collections.abc import Callable
@@ -7,6 +8,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+
+_spec = importlib.util.spec_from_file_location("defects", Path(__file__).with_name("defects.py"))
+assert _spec is not None
+assert _spec.loader is not None
+_defects = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(_defects)
 
 JOINTS = ["shoulder_pan.pos", "shoulder_lift.pos", "elbow_flex.pos", "wrist_flex.pos", "wrist_roll.pos", "gripper.pos"]
 CAMERAS = ("overhead", "wrist")
@@ -88,3 +95,14 @@ class Breaker:
 @pytest.fixture
 def breaker(copy: Path) -> Breaker:
     return Breaker(copy)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "defect" in metafunc.fixturenames:
+        metafunc.parametrize("defect", _defects.CASES.values(), ids=_defects.CASES)
+
+
+@pytest.fixture(scope="session")
+def defects() -> dict[str, tuple[set[str], Callable]]:
+    """Name -> the rules that are broken, and how to break the healthy data set that way."""
+    return _defects.CASES

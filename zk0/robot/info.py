@@ -1,14 +1,19 @@
 """`meta/info.json` of a LeRobot data set, v2.0 to v3.0."""
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from zk0.records import CAMERA_PREFIX
+from zk0.records import ACTION, CAMERA_PREFIX, STATE
 from zk0.robot.folder import BrokenFile, Folder
 
 INFO_PATH = "meta/info.json"
-Version = Literal["v2.0", "v2.1", "v3.0"]
+ALIASES = {
+    STATE: ("state", "observation.joint_positions", "observation.joints", "observation.qpos", "qpos"),
+    ACTION: ("actions", "action.joints", "target_action"),
+}
+"""Other names for state and action that are met in the wild."""
 
 
 class _Lenient(BaseModel):
@@ -67,6 +72,23 @@ def camera_name(key: str) -> str:
     'wrist'
     """
     return key.removeprefix(CAMERA_PREFIX)
+
+
+def resolve_renames(info: DatasetInfo, given: Mapping[str, str]) -> dict[str, str]:
+    """Feature key in the data set -> its proper key: those given, and those that have one obvious meaning.
+
+    Obvious are other common names of state and action, and cameras without `observation.images.` in front.
+    """
+    renames = {old: new for old, new in given.items() if old in info.features}
+    for key, others in ALIASES.items():
+        found = [o for o in others if o in info.features]
+        if key not in info.features and key not in renames.values() and len(found) == 1:
+            renames[found[0]] = key
+    for key in info.cameras:
+        if not key.startswith(CAMERA_PREFIX) and key not in renames:
+            name = key.removeprefix("observation.image.").removeprefix("observation.").removeprefix("images.")
+            renames[key] = CAMERA_PREFIX + name
+    return renames
 
 
 def read_info(folder: Folder) -> DatasetInfo:

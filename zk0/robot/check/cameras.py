@@ -9,7 +9,6 @@ import numpy as np
 from zk0.records import CAMERA_PREFIX, Finding
 from zk0.robot.check import say
 from zk0.robot.check.contents import Contents
-from zk0.robot.check.format import known_renames
 from zk0.robot.episodes import Clip
 from zk0.robot.folder import BrokenFile
 from zk0.robot.info import INFO_PATH
@@ -48,14 +47,14 @@ def no_camera(contents: Contents) -> Iterator[Finding]:
 
 def camera_keys(contents: Contents) -> Iterator[Finding]:
     """Cameras are called observation.images.NAME; LeRobot's policies look for that."""
-    wrong = [k for k in (contents.info.cameras if contents.info else ()) if not k.startswith(CAMERA_PREFIX)]
+    cameras = contents.info.cameras if contents.info else ()
+    wrong = [k for k in cameras if not k.startswith(CAMERA_PREFIX) and k not in contents.given_renames]
     if wrong:
-        renames = known_renames(contents)
         yield Finding(
             rule="camera-keys",
             where=f"{INFO_PATH} features",
             found=say.some(wrong),
-            expected=say.some([renames[k] for k in wrong]),
+            expected=say.some([contents.renames[k] for k in wrong]),
             repair="rename-keys",
         )
 

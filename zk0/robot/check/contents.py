@@ -11,10 +11,12 @@ from zk0.robot.check.rows import Rows, join_rows
 from zk0.robot.episodes import EpisodeEntry, read_episode_table, read_task_table
 from zk0.robot.folder import BrokenFile, Folder, list_folder
 from zk0.robot.frames import Frames, read_frames
-from zk0.robot.info import DatasetInfo, read_info
+from zk0.robot.info import DatasetInfo, read_info, resolve_renames
 from zk0.robot.video_file import VideoFile, read_video
 
 STATISTICS_PATH = "meta/stats.json"
+EPISODE_STATISTICS_PATH = "meta/episodes_stats.jsonl"
+"""What v2.1 has instead."""
 
 
 @dataclass(frozen=True)
@@ -22,8 +24,8 @@ class Contents:
     """One data set as its files tell it. What could not be read is None, and `broken` says why."""
 
     folder: Folder
-    rename: Mapping[str, str]
-    """Feature key in the data set -> key in the contract."""
+    given_renames: Mapping[str, str]
+    """Feature key in the data set -> key in the contract, as asked for."""
     info: DatasetInfo | None = None
     episodes: tuple[EpisodeEntry, ...] | None = None
     tasks: dict[int, str] | None = None
@@ -36,15 +38,20 @@ class Contents:
     """Every readable video that the episode table names."""
     broken: tuple[Finding, ...] = ()
 
+    @cached_property
+    def renames(self) -> dict[str, str]:
+        """Feature key in the data set -> proper key: those asked for and the obvious ones."""
+        return resolve_renames(self.info, self.given_renames) if self.info else {}
+
     @property
     def state_key(self) -> str:
         """What the data set calls the state."""
-        return next((old for old, new in self.rename.items() if new == STATE), STATE)
+        return _old(self.renames, STATE)
 
     @property
     def action_key(self) -> str:
         """What the data set calls the action."""
-        return next((old for old, new in self.rename.items() if new == ACTION), ACTION)
+        return _old(self.renames, ACTION)
 
     @cached_property
     def rows(self) -> Rows | None:
@@ -88,25 +95,29 @@ def read_contents(root: Path, rename: Mapping[str, str] | None = None) -> Conten
             broken.append(Finding(rule=rule, where=e.where, found=e.found, expected=e.expected, repair=repair))
             return None
 
-    bare = Contents(folder, dict(rename or {}))
+    given = dict(rename or {})
     info = attempt("info", lambda: read_info(folder))
     if info is None:
-        return Contents(folder, bare.rename, broken=tuple(broken))
+        return Contents(folder, given, broken=tuple(broken))
     episodes = attempt("episode-table", lambda: read_episode_table(folder, info))
     tasks = attempt("task-table", lambda: read_task_table(folder, info))
-    statistics = attempt("statistics-missing", lambda: _read_statistics(folder), "recompute-statistics")
+    statistics = None
+    if STATISTICS_PATH in folder or EPISODE_STATISTICS_PATH not in folder or info.is_v3:
+        statistics = attempt("statistics-missing", lambda: _read_statistics(folder), "recompute-statistics")
     named = {e.data_file for e in episodes or ()}
+    renames = resolve_renames(info, given)
+    keys = _old(renames, STATE), _old(renames, ACTION)
     tables: list[Frames] = []
     for file in folder.under("data", ".parquet"):
         repair = "drop-episodes" if file in named else "remove-orphans"
-        read = partial(read_frames, folder, file, bare.state_key, bare.action_key)
+        read = partial(read_frames, folder, file, *keys)
         if (table := attempt("unreadable-data", read, repair if episodes else None)) is not None:
             tables.append(table)
     clips = sorted({clip.file for e in episodes or () for clip in e.clips.values()})
     found = [attempt("unreadable-video", partial(read_video, folder, f), "drop-episodes") for f in clips if f in folder]
     return Contents(
         folder=folder,
-        rename=bare.rename,
+        given_renames=given,
         info=info,
         episodes=episodes,
         tasks=tasks,
@@ -116,6 +127,10 @@ def read_contents(root: Path, rename: Mapping[str, str] | None = None) -> Conten
         videos=tuple(v for v in found if v is not None),
         broken=tuple(broken),
     )
+
+
+def _old(renames: Mapping[str, str], key: str) -> str:
+    return next((old for old, new in renames.items() if new == key), key)
 
 
 def _read_statistics(folder: Folder) -> dict[str, Any]:

@@ -13,10 +13,11 @@ def check_contract(
 
     `rename_map` maps feature keys of the data set (`observation.images.top`) to those of the contract
     (`observation.images.overhead`); names of joints may be mapped too (`main_shoulder_pan` to
-    `shoulder_pan.pos`).
+    `shoulder_pan.pos`). Cameras that the contract does not ask for are no fault: the policy never sees them.
     """
     names = dict(rename_map or {})
     return (
+        *_unknown_renames(report, names),
         *_joints(report.state_names, contract, names, "state"),
         *_joints(report.action_names, contract, names, "action"),
         *_cameras(report.cameras, contract, names),
@@ -65,6 +66,19 @@ def _cameras(found: tuple[str, ...], contract: ContractSettings, names: dict[str
                 found=f"cameras {', '.join(found) or 'none'}",
                 expected=f"camera {camera}; map {hint} -> {CAMERA_PREFIX}{camera} in rename_map",
             )
+
+
+def _unknown_renames(report: DatasetReport, names: dict[str, str]) -> Iterator[Finding]:
+    """A rename of a camera that is not there is a slip of the pen."""
+    known = {*report.cameras, *(f"{CAMERA_PREFIX}{c}" for c in report.cameras)}
+    typos = [old for old, new in names.items() if new.startswith(CAMERA_PREFIX) and old not in known]
+    if typos:
+        yield Finding(
+            rule="contract-rename",
+            where="rename_map",
+            found=f"{_some(tuple(typos))}, which the data set does not have",
+            expected=f"one of its cameras ({_some(report.cameras)})",
+        )
 
 
 def _fps(found: float | None, contract: ContractSettings) -> Iterator[Finding]:

@@ -60,13 +60,35 @@ def unlisted_rows(contents: Contents) -> Iterator[Finding]:
     if contents.rows is None or contents.episodes is None:
         return
     unknown = sorted(set(contents.rows.spans) - {e.index for e in contents.episodes})
+    empty = [e for e in contents.episodes if e.index not in contents.spans and e.data_file in contents.folder]
     if unknown:
         yield Finding(
             rule="unlisted-rows",
             where="data episode_index",
             found=f"rows of {say.episodes(unknown)}",
             expected="only episodes of the table",
-            repair="drop-rows",
+            repair=None if empty else "drop-rows",  # rows for none and episodes without rows: numbers cannot be trusted
+        )
+
+
+def misplaced_rows(contents: Contents) -> Iterator[Finding]:
+    """An episode's rows lie in the file that the table names for it."""
+    named = {e.index: e.data_file for e in contents.episodes or ()}
+    wrong = [
+        (int(e), f.file)
+        for f in contents.frames
+        if f.episode_index is not None
+        for e in np.unique(f.episode_index)
+        if named.get(int(e), f.file) != f.file
+    ]
+    if wrong and contents.info:
+        episode, file = wrong[0]
+        yield Finding(
+            rule="misplaced-rows",
+            where=say.episodes(sorted({e for e, _ in wrong})),
+            found=f"rows of episode {episode} in {file}",
+            expected=named[episode],
+            repair="recount" if contents.info.is_v3 else None,  # v2: is the row's number wrong, or the file's?
         )
 
 
@@ -203,6 +225,7 @@ RULES = (
     frame_count,
     episode_length,
     unlisted_rows,
+    misplaced_rows,
     episode_numbers,
     boundaries,
     doubled_rows,

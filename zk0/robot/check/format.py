@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator
 
-from zk0.records import ACTION, CAMERA_PREFIX, STATE, Finding
+from zk0.records import ACTION, STATE, Finding
 from zk0.robot.check.contents import Contents
 from zk0.robot.check.say import some
+from zk0.robot.folder import leaves_folder
 from zk0.robot.info import INFO_PATH
 
 DEFAULT_FEATURES = {
@@ -14,11 +15,6 @@ DEFAULT_FEATURES = {
     "index": "int64",
     "task_index": "int64",
 }
-ALIASES = {
-    STATE: ("state", "observation.joint_positions", "observation.joints", "observation.qpos", "qpos"),
-    ACTION: ("actions", "action.joints", "target_action"),
-}
-"""Other names for state and action that are met in the wild."""
 ARROW_TYPES = {
     "float32": "float",
     "float64": "double",
@@ -27,23 +23,6 @@ ARROW_TYPES = {
     "bool": "bool",
     "string": "string",
 }
-
-
-def known_renames(contents: Contents) -> dict[str, str]:
-    """Feature keys that have one obvious other name: those of `rename`, state and action, unprefixed cameras."""
-    if contents.info is None:
-        return {}
-    features = contents.info.features
-    renames = {old: new for old, new in contents.rename.items() if old in features}
-    for key, others in ALIASES.items():
-        found = [o for o in others if o in features]
-        if key not in features and key not in renames.values() and len(found) == 1:
-            renames[found[0]] = key
-    for key in contents.info.cameras:
-        if not key.startswith(CAMERA_PREFIX) and key not in renames:
-            name = key.removeprefix("observation.image.").removeprefix("observation.").removeprefix("images.")
-            renames[key] = CAMERA_PREFIX + name.replace("/", "_")
-    return renames
 
 
 def format_version(contents: Contents) -> Iterator[Finding]:
@@ -59,20 +38,29 @@ def format_version(contents: Contents) -> Iterator[Finding]:
 
 
 def state_and_action(contents: Contents) -> Iterator[Finding]:
-    """Every data set has observation.state and action, under these names."""
+    """Every data set has observation.state and action, under these names or under those of the rename_map."""
     if contents.info is None:
         return
-    renames = known_renames(contents)
     for key in (STATE, ACTION):
-        if key not in contents.info.features:
-            old = next((o for o, new in renames.items() if new == key), None)
-            yield Finding(
-                rule="feature-keys",
-                where=f"{INFO_PATH} features",
-                found=f"{old} instead of {key}" if old else f"no {key}",
-                expected=key,
-                repair="rename-keys" if old else None,
-            )
+        if key in contents.info.features or key in contents.given_renames.values():
+            continue
+        old = next((o for o, new in contents.renames.items() if new == key), None)
+        yield Finding(
+            rule="feature-keys",
+            where=f"{INFO_PATH} features",
+            found=f"{old} instead of {key}" if old else f"no {key}",
+            expected=key,
+            repair="rename-keys" if old else None,
+        )
+
+
+def feature_names(contents: Contents) -> Iterator[Finding]:
+    """Feature keys become folder names: LeRobot wants no `/` in them, and none may lead out of the folder."""
+    wrong = [k for k in (contents.info.features if contents.info else ()) if "/" in k or leaves_folder(k) or not k]
+    if wrong:
+        yield Finding(
+            rule="feature-names", where=f"{INFO_PATH} features", found=some(wrong), expected="keys without / and .."
+        )
 
 
 def default_features(contents: Contents) -> Iterator[Finding]:
@@ -143,4 +131,12 @@ def column_types(contents: Contents) -> Iterator[Finding]:
         )
 
 
-RULES = (format_version, state_and_action, default_features, undeclared_columns, missing_columns, column_types)
+RULES = (
+    format_version,
+    state_and_action,
+    feature_names,
+    default_features,
+    undeclared_columns,
+    missing_columns,
+    column_types,
+)
