@@ -150,3 +150,5 @@ def test_actions_must_be_finite_rows_of_six() -> None:
     bad[1, 2] = np.nan
     with pytest.raises(SimulatorError, match=r"here: row 1, elbow_flex.pos: found nan"):
         check_actions(bad, "here")
+    with pytest.raises(SimulatorError, match=r"here: row 0, shoulder_pan.pos: found 1e\+300"):
+        check_actions(np.full((1, 6), 1e300), "here")

@@ -141,13 +141,15 @@ def check_actions(actions: NDArray[Any], where: str) -> NDArray[np.float32]:
     joints = len(SO101_JOINTS)
     if actions.ndim != 2 or actions.shape[1] != joints or not len(actions):
         raise SimulatorError(f"{where}: found shape {actions.shape}, expected (n, {joints}) with n at least 1")
-    bad = np.argwhere(~np.isfinite(actions))
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused
+        rows = actions.astype(np.float32)
+    bad = np.argwhere(~np.isfinite(rows))
     if len(bad):
         row, joint = bad[0]
         raise SimulatorError(
             f"{where}: row {row}, {SO101_JOINTS[joint]}: found {actions[row, joint]}, expected a finite number"
         )
-    return actions.astype(np.float32)
+    return rows
 
 
 def _open(task: SimulatedTask, settings: SimulatorSettings, render: bool) -> Any:
