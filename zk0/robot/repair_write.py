@@ -16,20 +16,13 @@ from zk0.records import ACTION, STATE
 from zk0.robot.check.contents import STATISTICS_PATH, Contents
 from zk0.robot.check.format import ARROW_TYPES, DEFAULT_FEATURES
 from zk0.robot.episodes import EPISODES_DIR, TASKS_PATH
-from zk0.robot.info import INFO_PATH, DatasetInfo
+from zk0.robot.info import INFO_PATH
+from zk0.robot.repair_info import DATA_PATH, FILES_PER_CHUNK, VIDEO_PATH, copy_info, copy_statistics
 from zk0.robot.repair_plan import KeptEpisode, Plan
-from zk0.robot.repair_statistics import (
-    as_numbers,
-    number_statistics,
-    picture_statistics,
-    well_formed_picture_statistics,
-)
+from zk0.robot.repair_statistics import as_numbers, number_statistics
 from zk0.robot.units import to_degrees
 
-FILES_PER_CHUNK = 1000
 DATA_FILE_BYTES = 100 * 1024**2
-DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
-VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
 
 
 @dataclass
@@ -54,9 +47,9 @@ def write_copy(contents: Contents, plan: Plan, target: Path) -> None:
     _write_episode_table(target, written)
     frame = pd.DataFrame({"task_index": range(len(tasks))}, index=pd.Index(list(tasks), name="task"))
     pq.write_table(pa.Table.from_pandas(frame), target / TASKS_PATH)
-    info = _info(contents, plan, written, len(tasks))
+    info = copy_info(contents, plan, [r["length"] for r in written.rows], len(tasks))
     _write_json(target / INFO_PATH, info)
-    _write_json(target / STATISTICS_PATH, _statistics(contents, plan, written, info))
+    _write_json(target / STATISTICS_PATH, copy_statistics(contents, plan, written.numbers, list(written.videos)))
 
 
 def _task_numbers(contents: Contents) -> dict[str, int]:
@@ -187,72 +180,6 @@ def _write_episode_table(target: Path, written: _Written) -> None:
     path = target / EPISODES_DIR / "chunk-000" / "file-000.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.Table.from_pylist(written.rows), path)
-
-
-def _info(contents: Contents, plan: Plan, written: _Written, tasks: int) -> dict[str, Any]:
-    """info.json of the copy: what the original says, with what was wrong set right."""
-    raw: dict[str, Any] = contents.folder.json(INFO_PATH)
-    assert contents.info is not None
-    features = {}
-    for key, feature in raw["features"].items():
-        features[plan.renames.get(key, key)] = _feature(key, dict(feature), contents)
-    for key, dtype in DEFAULT_FEATURES.items():
-        features[key] = {**features.get(key, {"names": None}), "dtype": dtype, "shape": [1]}
-    for gone in ("total_chunks", "total_videos"):
-        raw.pop(gone, None)
-    defaults = {"chunks_size": FILES_PER_CHUNK, "data_files_size_in_mb": 100, "video_files_size_in_mb": 200}
-    episodes = len(written.rows)
-    return {
-        **defaults,
-        **raw,
-        "codebase_version": "v3.0",
-        "chunks_size": FILES_PER_CHUNK,
-        "features": features,
-        "total_episodes": episodes,
-        "total_frames": sum(r["length"] for r in written.rows),
-        "total_tasks": tasks,
-        "data_path": DATA_PATH,
-        "video_path": VIDEO_PATH if contents.info.video_keys else None,
-        "splits": {"train": f"0:{episodes}"},
-    }
-
-
-def _feature(key: str, feature: dict[str, Any], contents: Contents) -> dict[str, Any]:
-    assert contents.info is not None
-    if "video_info" in feature:
-        feature.setdefault("info", feature.pop("video_info"))
-    if key not in contents.info.cameras:
-        names = contents.info.features[key].flat_names
-        if any(n in contents.given_renames for n in names):
-            feature["names"] = [contents.given_renames.get(n, n) for n in names]
-        return feature
-    named = {e.clips[key].file for e in contents.episodes or () if key in e.clips}
-    sizes = {(v.height, v.width) for v in contents.videos if v.file in named}
-    shape = contents.info.features[key].shape
-    if len(sizes) == 1:
-        feature["shape"] = [*sizes.pop(), 3]
-    elif len(shape) == 3 and shape[0] == 3:
-        feature["shape"] = [*shape[1:], 3]
-    feature["names"] = ["height", "width", "channels"]
-    return feature
-
-
-def _statistics(contents: Contents, plan: Plan, written: _Written, info: dict[str, Any]) -> dict[str, Any]:
-    """Moments of the frames in the copy; those of pictures stay if the pictures are still the same ones."""
-    stated = contents.statistics or {}
-    result: dict[str, Any] = {
-        column: number_statistics(np.concatenate(parts)) for column, parts in sorted(written.numbers.items())
-    }
-    cameras = DatasetInfo.model_validate(info).cameras
-    old = {new: key for key, new in plan.renames.items()}
-    for name in cameras:
-        key = old.get(name, name)
-        files = [file for camera, file in written.videos if camera == key]
-        if not plan.dropped and well_formed_picture_statistics(stated.get(key)):
-            result[name] = stated[key]
-        elif files:
-            result[name] = picture_statistics(contents.folder, files)
-    return result
 
 
 def _place(number: int) -> dict[str, int]:

@@ -1,6 +1,6 @@
 """All that the rules look at, read once."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -79,6 +79,20 @@ class Contents:
         return {v.file: v for v in self.videos}
 
 
+class _Attempts:
+    """Reads what can be read, and keeps a finding for what cannot."""
+
+    def __init__(self) -> None:
+        self.broken: list[Finding] = []
+
+    def read[T](self, rule: str, read: Callable[[], T], repair: str | None = None) -> T | None:
+        try:
+            return read()
+        except BrokenFile as e:
+            self.broken.append(Finding(rule=rule, where=e.where, found=e.found, expected=e.expected, repair=repair))
+            return None
+
+
 def read_contents(root: Path, rename: Mapping[str, str] | None = None) -> Contents:
     """A data set's files, whatever their condition; nothing outside `root` is opened.
 
@@ -86,35 +100,18 @@ def read_contents(root: Path, rename: Mapping[str, str] | None = None) -> Conten
         DatasetError: there is no such folder.
     """
     folder = list_folder(root)
-    broken: list[Finding] = []
-
-    def attempt[T](rule: str, read: Callable[[], T], repair: str | None = None) -> T | None:
-        try:
-            return read()
-        except BrokenFile as e:
-            broken.append(Finding(rule=rule, where=e.where, found=e.found, expected=e.expected, repair=repair))
-            return None
-
     given = dict(rename or {})
-    info = attempt("info", lambda: read_info(folder))
+    attempts = _Attempts()
+    info = attempts.read("info", lambda: read_info(folder))
     if info is None:
-        return Contents(folder, given, broken=tuple(broken))
-    episodes = attempt("episode-table", lambda: read_episode_table(folder, info))
-    tasks = attempt("task-table", lambda: read_task_table(folder, info))
+        return Contents(folder, given, broken=tuple(attempts.broken))
+    episodes = attempts.read("episode-table", lambda: read_episode_table(folder, info))
+    tasks = attempts.read("task-table", lambda: read_task_table(folder, info))
     statistics = None
     if STATISTICS_PATH in folder or EPISODE_STATISTICS_PATH not in folder or info.is_v3:
-        statistics = attempt("statistics-missing", lambda: _read_statistics(folder), "recompute-statistics")
-    named = {e.data_file for e in episodes or ()}
-    renames = resolve_renames(info, given)
-    keys = _old(renames, STATE), _old(renames, ACTION)
-    tables: list[Frames] = []
-    for file in folder.under("data", ".parquet"):
-        repair = "drop-episodes" if file in named else "remove-orphans"
-        read = partial(read_frames, folder, file, *keys)
-        if (table := attempt("unreadable-data", read, repair if episodes else None)) is not None:
-            tables.append(table)
-    clips = sorted({clip.file for e in episodes or () for clip in e.clips.values()})
-    found = [attempt("unreadable-video", partial(read_video, folder, f), "drop-episodes") for f in clips if f in folder]
+        statistics = attempts.read("statistics-missing", lambda: _read_statistics(folder), "recompute-statistics")
+    named = None if episodes is None else {e.data_file for e in episodes}
+    tables = _read_tables(folder, resolve_renames(info, given), named, attempts)
     return Contents(
         folder=folder,
         given_renames=given,
@@ -122,11 +119,31 @@ def read_contents(root: Path, rename: Mapping[str, str] | None = None) -> Conten
         episodes=episodes,
         tasks=tasks,
         statistics=statistics,
-        frames=tuple(t for t in tables if t.file in named or episodes is None),
-        stray=tuple(t for t in tables if t.file not in named and episodes is not None),
-        videos=tuple(v for v in found if v is not None),
-        broken=tuple(broken),
+        frames=tuple(t for t in tables if named is None or t.file in named),
+        stray=tuple(t for t in tables if named is not None and t.file not in named),
+        videos=_read_videos(folder, episodes or (), attempts),
+        broken=tuple(attempts.broken),
     )
+
+
+def _read_tables(
+    folder: Folder, renames: Mapping[str, str], named: set[str] | None, attempts: _Attempts
+) -> list[Frames]:
+    keys = _old(renames, STATE), _old(renames, ACTION)
+    found = []
+    for file in folder.under("data", ".parquet"):
+        repair = None if named is None else "drop-episodes" if file in named else "remove-orphans"
+        table = attempts.read("unreadable-data", partial(read_frames, folder, file, *keys), repair)
+        found += [] if table is None else [table]
+    return found
+
+
+def _read_videos(folder: Folder, episodes: Sequence[EpisodeEntry], attempts: _Attempts) -> tuple[VideoFile, ...]:
+    files = sorted({clip.file for e in episodes for clip in e.clips.values()})
+    read = [
+        attempts.read("unreadable-video", partial(read_video, folder, f), "drop-episodes") for f in files if f in folder
+    ]
+    return tuple(v for v in read if v is not None)
 
 
 def _old(renames: Mapping[str, str], key: str) -> str:

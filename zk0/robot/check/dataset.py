@@ -4,12 +4,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from zk0.records import DatasetReport, Finding
-from zk0.robot.check import cameras, counts, files, format, numbers, tasks
+from zk0.robot.check import cameras, counts, files, format, numbers, statistics, tasks
 from zk0.robot.check.contents import Contents, read_contents
 from zk0.robot.check.lost import lost_episodes, lost_findings
 from zk0.robot.info import DatasetInfo, camera_name
 
-RULES = (*format.RULES, *files.RULES, *counts.RULES, *numbers.RULES, *cameras.RULES, *tasks.RULES)
+RULES = (*format.RULES, *files.RULES, *counts.RULES, *numbers.RULES, *statistics.RULES, *cameras.RULES, *tasks.RULES)
 
 
 def check_dataset(
