@@ -79,7 +79,7 @@ def prepare(session: Session, here: SessionFolder) -> "tuple[Ground, tuple[Round
     started, seconds = perf_counter(), dict[str, float]()
     with rounds.timed(seconds, "check"):
         members = data.join_clients(here.name, session)
-        sets = tuple(data.check_evaluation_set(one, session) for one in session.evaluation.datasets)
+        sets = tuple(data.check_evaluation_set(one, session) for one in session.judges())
         places = {f"training data of {m.client} ({m.dataset})": m.train_digests for m in members}
         assert_disjoint({**places, **{f"evaluation set {s.dataset}": s.digests for s in sets}})
         statistics = data.pool_statistics(members)

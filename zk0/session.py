@@ -174,7 +174,9 @@ class FederationSettings(Record):
 class EvaluationSettings(Record):
     """How the global model is judged."""
 
-    datasets: tuple[EvaluationSetSettings, ...] = Field(min_length=1)
+    datasets: tuple[EvaluationSetSettings, ...] = Field(
+        default=(), description="data that nobody trains on; empty with [partition]: its held-out episodes"
+    )
     frequency: int = Field(default=1, ge=1, description="judge every N rounds, and always the last")
     times: int = Field(default=8, ge=1, description="stratified flow-matching times per frame")
     batch_size: int = Field(default=32, ge=1)
@@ -206,7 +208,7 @@ class Session(Record):
     training: TrainingSettings = TrainingSettings()
     scheduler: SchedulerSettings = SchedulerSettings()
     federation: FederationSettings = FederationSettings()
-    evaluation: EvaluationSettings
+    evaluation: EvaluationSettings = EvaluationSettings()
     rollout: RolloutSettings = RolloutSettings()
     checkpoint_interval: int = Field(default=0, ge=0, description="rounds between saved policies; 0: only the last")
     keep_updates: bool = Field(default=False, description="keep clients' updates after their round is recorded")
@@ -225,6 +227,8 @@ class Session(Record):
     def _who_takes_part(self) -> Self:
         if bool(self.clients) == (self.partition is not None):
             raise ValueError("exactly one of [[clients]] and [partition] must be given")
+        if not self.judges():
+            raise ValueError("evaluation.datasets is empty, and no [partition] holds episodes out to judge on")
         if self.federation.min_updates > len(self.members()):
             raise ValueError(
                 f"federation.min_updates {self.federation.min_updates} with {len(self.members())} client(s)"
@@ -252,6 +256,17 @@ class Session(Record):
                 "output_dir": str((base / Path(self.output_dir).expanduser()).resolve()),
                 "cache_dir": str((base / Path(self.cache_dir).expanduser()).resolve()),
             }
+        )
+
+    def judges(self) -> tuple[EvaluationSetSettings, ...]:
+        """The sets that judge: those asked for, or what a shared data set holds out."""
+        if self.evaluation.datasets or self.partition is None or self.data.holdout_episodes == 0:
+            return self.evaluation.datasets
+        shared = self.partition
+        return (
+            EvaluationSetSettings(
+                dataset=shared.dataset, rename_map=shared.rename_map, last_episodes=self.data.holdout_episodes
+            ),
         )
 
     def members(self) -> tuple[ClientSettings, ...]:

@@ -104,6 +104,7 @@ class LocalGrid:
 
     def _drive(self, worker: "_Worker") -> None:
         """One thread a worker: it lives as long as the grid, for workers die with the thread that started them."""
+        worker.start()
         while (message := self._jobs.get()) is not None and not self._closing.is_set():
             node = message.metadata.dst_node_id
             try:
@@ -122,6 +123,7 @@ class _Worker:
         self._on_step = on_step
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
+        self._is_ready = False
 
     def ask(self, message: Message, context: Context) -> tuple[Message, Context]:
         """The reply of the ClientApp.
@@ -130,9 +132,7 @@ class _Worker:
             FederationError: no answer in time.
             EOFError, OSError: the process died.
         """
-        connection = self._start() if self._process is None or self._process.poll() is not None else self._connection
-        if connection is None:
-            raise FederationError("the worker was stopped")
+        connection = self._ready()
         connection.send((message, context))
         deadline = time.monotonic() + message.metadata.ttl
         while True:
@@ -144,7 +144,8 @@ class _Worker:
             if kind == "step":
                 self._on_step(*value)
 
-    def _start(self) -> Connection:
+    def start(self) -> None:
+        """Start the process; it makes itself ready while others work."""
         ours, theirs = socket.socketpair()
         with self._log.open("ab") as log, theirs:
             command = [sys.executable, "-m", "zk0.federation.worker", str(theirs.fileno())]
@@ -157,8 +158,17 @@ class _Worker:
                 start_new_session=True,
             )
         self._connection = Connection(ours.detach())
-        if not self._connection.poll(_START_SECONDS) or self._connection.recv()[0] != "ready":
-            raise FederationError(f"the worker did not start within {_START_SECONDS:g} s; see {self._log}")
+        self._is_ready = False
+
+    def _ready(self) -> Connection:
+        if self._process is None or self._process.poll() is not None:
+            self.start()
+        if self._connection is None:
+            raise FederationError("the worker was stopped")
+        if not self._is_ready:
+            if not self._connection.poll(_START_SECONDS) or self._connection.recv()[0] != "ready":
+                raise FederationError(f"the worker did not start within {_START_SECONDS:g} s; see {self._log}")
+            self._is_ready = True
         return self._connection
 
     def ending(self) -> str:

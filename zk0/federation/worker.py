@@ -25,6 +25,7 @@ def serve(connection: Connection) -> None:
     """Answer messages until the pipe closes or None arrives."""
     from flwr.app import Error, Message
 
+    import zk0.training.client  # noqa: F401 -- takes seconds: paid while the worker starts, not with its first message
     from zk0.federation import client_app
 
     client_app.listen(lambda *step: connection.send(("step", step)))

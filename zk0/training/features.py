@@ -53,10 +53,10 @@ class FeatureCache:
         found = []
         for episode in episodes:
             path = self.folder / f"{self._key(reader, episode)}.npy"
-            kept = _open(path, len(episode.timestamps))
+            kept = self._open(path, len(episode.timestamps))
             if kept is None:
                 _write(path, self._compute(reader, episode))
-                kept = _open(path, len(episode.timestamps))
+                kept = self._open(path, len(episode.timestamps))
                 if kept is None:
                     raise AssertionError(f"{path} was just written and cannot be read")
                 if on_built:
@@ -88,6 +88,18 @@ class FeatureCache:
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=False).encode()).hexdigest()
 
+    def _open(self, path: Path, frames: int) -> NDArray[Any] | None:
+        """The file memory-mapped, or None where it is missing, cut short, or not ours: it is computed again then."""
+        try:
+            stored: NDArray[Any] = np.load(
+                path, mmap_mode="r"
+            )  # "r+" would fill up a file that was cut short with zeros
+        except (OSError, ValueError, EOFError):
+            return None
+        expected = np.int16 if self.dtype == torch.bfloat16 else torch.empty(0, dtype=self.dtype).numpy().dtype
+        fits = stored.ndim == 4 and stored.shape[:2] == (frames, len(self.cameras)) and stored.dtype == expected
+        return stored if fits else None
+
     def _compute(self, reader: EpisodeReader, episode: Episode) -> NDArray[Any]:
         device = self.policy.config.device
         decoded = {f"observation.images.{c}": torch.from_numpy(reader.frames(episode, c)) for c in self.cameras}
@@ -97,15 +109,6 @@ class FeatureCache:
             parts.append(embed_frames(self.policy, chunk).cpu())
         features = torch.cat(parts)
         return (features.view(torch.int16) if features.dtype == torch.bfloat16 else features).numpy()
-
-
-def _open(path: Path, frames: int) -> NDArray[Any] | None:
-    """The file memory-mapped, or None where it is missing, cut short, or not ours: it is computed again then."""
-    try:
-        stored = np.load(path, mmap_mode="r+")
-    except (OSError, ValueError, EOFError):
-        return None
-    return stored if stored.ndim == 4 and len(stored) == frames else None
 
 
 def _write(path: Path, features: NDArray[Any]) -> None:
