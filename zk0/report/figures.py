@@ -1,0 +1,125 @@
+"""Numbers as people read them; one that is missing is a dash."""
+
+from collections.abc import Iterable
+from math import floor, log10
+
+DASH = "–"
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """A number with `digits` significant digits, or a dash.
+
+    >>> number(0.0020000001), number(1.64858, 3), number(None), number(0.0), number(12345.6)
+    ('0.002', '1.65', '–', '0', '12346')
+    >>> number(4.7e-7), number(-0.5)
+    ('4.7e-07', '−0.5')
+    """
+    if value is None:
+        return DASH
+    if value and not 1e-4 <= abs(value) < 1e9:
+        text = f"{value:.{max(digits - 2, 1)}e}"
+        digits_part, exponent = text.split("e")
+        text = f"{digits_part.rstrip('0').rstrip('.')}e{exponent}"
+    else:
+        places = max(digits - 1 - floor(log10(abs(value))), 0) if value else 0
+        text = f"{value:.{places}f}"
+        text = text.rstrip("0").rstrip(".") if "." in text else text
+    return text.replace("-", "−", 1) if text.startswith("-") else text
+
+
+def fixed(value: float | None, places: int) -> str:
+    """A number with a fixed number of decimals, as columns want it, or a dash.
+
+    >>> fixed(9.1499, 2), fixed(-0.5, 3), fixed(None, 2), fixed(-0.0001, 2)
+    ('9.15', '−0.500', '–', '0.00')
+    """
+    if value is None:
+        return DASH
+    text = f"{abs(value):.{places}f}"
+    return f"−{text}" if value < 0 and float(text) else text
+
+
+def plus_minus(value: float | None, half_width: float | None, places: int = 3) -> str:
+    """A number and half the width of its interval.
+
+    >>> plus_minus(0.655, 0.0412), plus_minus(0.655, None), plus_minus(None, None)
+    ('0.655 ± 0.041', '0.655', '–')
+    """
+    return fixed(value, places) if half_width is None else f"{fixed(value, places)} ± {fixed(half_width, places)}"
+
+
+def count(value: int | None) -> str:
+    """A whole number with thin spaces between thousands, or a dash.
+
+    >>> count(2400), count(12), count(None)
+    ('2\u202f400', '12', '–')
+    """
+    return DASH if value is None else f"{value:,}".replace(",", "\u202f")
+
+
+def percent(share: float | None, places: int = 0) -> str:
+    """A share as percent, or a dash.
+
+    >>> percent(1 / 3), percent(0.2346, 1), percent(None)
+    ('33 %', '23.5 %', '–')
+    """
+    return DASH if share is None else f"{fixed(100 * share, places)} %"
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds in the units that fit.
+
+    >>> duration(0.84), duration(75), duration(4000), duration(None)
+    ('0.84 s', '1 min 15 s', '1 h 07 min', '–')
+    """
+    if seconds is None:
+        return DASH
+    if seconds < 60:
+        return f"{number(seconds, 3)} s"
+    whole = round(seconds)
+    minutes, hours = whole // 60, whole // 3600
+    return f"{minutes} min {whole % 60:02d} s" if hours == 0 else f"{hours} h {round(whole / 60) % 60:02d} min"
+
+
+def megabytes(size: int | None) -> str:
+    """Bytes as MB (10^6), or a dash.
+
+    >>> megabytes(399_523_968), megabytes(785_552), megabytes(None)
+    ('399.5 MB', '0.7856 MB', '–')
+    """
+    return DASH if size is None else f"{number(size / 1e6)} MB"
+
+
+def listed(words: Iterable[str]) -> str:
+    """Words with commas, or a dash for none.
+
+    >>> listed(["a", "b"]), listed([])
+    ('a, b', '–')
+    """
+    return ", ".join(words) or DASH
+
+
+def public_name(dataset: str) -> str:
+    """A data set as others may see it: of a folder only its last component.
+
+    >>> public_name("hf:lab/so101"), public_name("local:/home/someone/place/"), public_name("sim:lift")
+    ('hf:lab/so101', 'local:place', 'sim:lift')
+    """
+    scheme, colon, rest = dataset.partition(":")
+    if colon and scheme == "local":
+        return f"local:{last_component(rest)}"
+    return (
+        dataset
+        if "\\" not in dataset and dataset.count("/") <= 1 and dataset[:1] not in "/~."
+        else (f"local:{last_component(dataset)}")
+    )
+
+
+def last_component(path: str) -> str:
+    """The last name in a path of either kind of slash.
+
+    >>> last_component("/home/someone/place/"), last_component("C:\\\\data\\\\place")
+    ('place', 'place')
+    """
+    parts = [p for p in path.replace("\\", "/").split("/") if p]
+    return parts[-1] if parts else path

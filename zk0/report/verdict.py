@@ -1,0 +1,145 @@
+"""What a session achieved, in plain words and with its uncertainty."""
+
+from collections.abc import Sequence
+from math import sqrt
+from typing import Literal
+
+from zk0.records import Evaluation, Record, Rollout, RoundRecord
+from zk0.report.figures import fixed, percent
+from zk0.report.metrics import Z_95, ordered
+
+
+class Change(Record):
+    """How the loss on unseen data moved between the first and the last measured round."""
+
+    first_round: int
+    last_round: int
+    first: float
+    last: float
+    fall: float
+    """first - last: positive when the loss fell."""
+    interval: tuple[float, float] | None
+    """95 % interval of the fall; None where a standard error is missing."""
+    comparable: bool
+    """Both were measured in the same way on the same sets."""
+
+
+class Verdict(Record):
+    """The sentences on top of a report."""
+
+    outcome: Literal["good", "bad", "open"]
+    headline: str
+    sentences: tuple[str, ...]
+
+
+def wilson(successes: int, attempts: int) -> tuple[float, float] | None:
+    """95 % interval of a success rate (Wilson 1927), or None without an attempt.
+
+    >>> [round(end, 3) for end in wilson(1, 3)]
+    [0.061, 0.792]
+    >>> [round(end, 3) for end in wilson(10, 10)]
+    [0.722, 1.0]
+    >>> wilson(0, 0) is None
+    True
+    """
+    if attempts == 0:
+        return None
+    share, square = successes / attempts, Z_95**2
+    centre = share + square / (2 * attempts)
+    spread = Z_95 * sqrt(share * (1 - share) / attempts + square / (4 * attempts**2))
+    below = 1 + square / attempts
+    return max((centre - spread) / below, 0.0), min((centre + spread) / below, 1.0)
+
+
+def loss_change(history: Sequence[RoundRecord]) -> Change | None:
+    """From the first to the last judged round, or None where fewer than two were judged.
+
+    The interval is fall -+ 1.96 sqrt(SE_first^2 + SE_last^2): it takes the two measurements as independent.
+    Both are made on the same frames with the same noise, so the true interval is rather narrower.
+    """
+    judged = [r.evaluation for r in ordered(history) if r.evaluation]
+    if len(judged) < 2:
+        return None
+    first, last = judged[0], judged[-1]
+    fall = first.policy_loss - last.policy_loss
+    ends = None
+    if first.policy_loss_se is not None and last.policy_loss_se is not None:
+        half = Z_95 * sqrt(first.policy_loss_se**2 + last.policy_loss_se**2)
+        ends = (fall - half, fall + half)
+    return Change(
+        first_round=first.round,
+        last_round=last.round,
+        first=first.policy_loss,
+        last=last.policy_loss,
+        fall=fall,
+        interval=ends,
+        comparable=_way(first) == _way(last),
+    )
+
+
+def verdict(history: Sequence[RoundRecord], rollouts: Sequence[Rollout]) -> Verdict:
+    """Did the loss on unseen data fall, by how much, and does the arm do its tasks."""
+    change = loss_change(history)
+    sentences = [_loss_sentence(change, history)]
+    if rollouts:
+        sentences.append(success_sentence(rollouts))
+    if change is None:
+        return Verdict(outcome="open", headline="Not enough was measured to tell.", sentences=tuple(sentences))
+    if not change.comparable:
+        return Verdict(outcome="open", headline="The losses cannot be compared.", sentences=tuple(sentences))
+    if change.interval is None:
+        headline = f"The loss on unseen data {_moved(change)}; how surely is not known."
+        return Verdict(outcome="open", headline=headline, sentences=tuple(sentences))
+    low, high = change.interval
+    if low > 0:
+        return Verdict(outcome="good", headline="The loss on unseen data fell.", sentences=tuple(sentences))
+    if high < 0:
+        return Verdict(outcome="bad", headline="The loss on unseen data rose.", sentences=tuple(sentences))
+    headline = "No clear change of the loss on unseen data."
+    return Verdict(outcome="open", headline=headline, sentences=tuple(sentences))
+
+
+def success_sentence(rollouts: Sequence[Rollout]) -> str:
+    """How often the arm did its tasks, with the interval.
+
+    >>> attempt = Rollout(round=3, task="lift", seed=1, success=True, steps=9, duration_seconds=0.9, fps=10)
+    >>> success_sentence([attempt])
+    'In closed loop, 1 of 1 attempts succeeded (100 %; 95 % Wilson interval 21 % to 100 %).'
+    """
+    successes, attempts = sum(r.success for r in rollouts), len(rollouts)
+    ends = wilson(successes, attempts)
+    if ends is None:
+        return "No closed-loop attempt was made."
+    share = f"{percent(successes / attempts)}; 95 % Wilson interval {percent(ends[0])} to {percent(ends[1])}"
+    return f"In closed loop, {successes} of {attempts} attempts succeeded ({share})."
+
+
+def _way(judged: Evaluation) -> tuple[object, ...]:
+    sets = tuple((s.dataset, s.episodes, s.frames) for s in judged.sets)
+    return judged.normalization, judged.seed, judged.times, sets
+
+
+def _moved(change: Change) -> str:
+    return "fell" if change.fall > 0 else "rose" if change.fall < 0 else "stayed the same"
+
+
+def _loss_sentence(change: Change | None, history: Sequence[RoundRecord]) -> str:
+    if change is None:
+        judged = [r.evaluation for r in history if r.evaluation]
+        if not judged:
+            return "No round was judged on unseen data."
+        return f"Only round {judged[0].round} was judged: policy loss {fixed(judged[0].policy_loss, 3)} on unseen data."
+    where = f"from {fixed(change.first, 3)} in round {change.first_round} to {fixed(change.last, 3)}"
+    text = f"Policy loss on unseen data went {where} in round {change.last_round}"
+    if not change.comparable:
+        return f"{text}, but the two were measured in different ways."
+    if change.fall:
+        share = f" ({percent(abs(change.fall) / change.first)})" if change.first > 0 else ""
+        way = "down" if change.fall > 0 else "up"
+        text += f": {way} by {fixed(abs(change.fall), 3)}{share}"
+    if change.interval is None:
+        return f"{text}; no interval, for want of a standard error."
+    ends = sorted(abs(e) if change.fall < 0 and change.interval[1] <= 0 else e for e in change.interval)
+    if change.fall < 0 < change.interval[1]:
+        ends = [-change.interval[1], -change.interval[0]]
+    return f"{text}; 95 % interval {fixed(ends[0], 3)} to {fixed(ends[1], 3)}."
