@@ -76,8 +76,9 @@ def parse_overrides(settings: list[str]) -> dict[str, Any]:
 
 
 def _check_before_starting(config: Path | None, overrides: dict[str, Any], resume: Path | None) -> None:
-    """Wrong settings are told at once, before a server is started for them."""
+    """Wrong input is told at once, before a server is started for it."""
     from zk0.folder import SessionFolder
+    from zk0.robot.dataset import locate
     from zk0.session import load_session
 
     if resume is not None:
@@ -85,7 +86,11 @@ def _check_before_starting(config: Path | None, overrides: dict[str, Any], resum
             raise SettingsError("zk0 run --resume: a session is taken up with its own settings; leave --set out")
         SessionFolder(resume).session()
     elif config is not None:
-        load_session(config, overrides)
+        session = load_session(config, overrides).at(Path.cwd())
+        SessionFolder(Path(session.output_dir)).check_writable()
+        for uri in {*(c.dataset for c in session.members()), *(j.dataset for j in session.judges())}:
+            if uri.startswith("local:"):
+                locate(uri, Path(session.cache_dir))
 
 
 def _settle_prefect() -> None:

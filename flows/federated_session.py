@@ -36,13 +36,14 @@ def federated_session(
 
     Returns the session's folder.
     """
+    from zk0.federation.open import open_federation
+
     session, here = settle(config, overrides, resume)
     folder = str(here.path)
     with here.alone(), session_logs(here.path):
-        from zk0.federation.open import open_federation
-
+        finished = rounds.take_up(folder)
         with open_federation(session, here.name, here.path, tell_step):
-            ground, history = prepare(session, here)
+            ground, history = prepare(session, here, finished)
             progress = reporting.start_progress(session)
             while history[-1].round < session.rounds:
                 history = federated_round(history[-1].round + 1, session, folder, ground, history, progress)
@@ -72,7 +73,9 @@ def settle(config: str, overrides: dict[str, Any] | None, resume: str | None) ->
     return session, here
 
 
-def prepare(session: Session, here: SessionFolder) -> "tuple[Ground, tuple[RoundRecord, ...]]":
+def prepare(
+    session: Session, here: SessionFolder, history: tuple[RoundRecord, ...]
+) -> "tuple[Ground, tuple[RoundRecord, ...]]":
     """Clients and judges checked and proved disjoint, statistics pooled, round 0 in the ledger."""
     from zk0.training.judge import Ground
 
@@ -83,7 +86,6 @@ def prepare(session: Session, here: SessionFolder) -> "tuple[Ground, tuple[Round
         places = {f"training data of {m.client} ({m.dataset})": m.train_digests for m in members}
         assert_disjoint({**places, **{f"evaluation set {s.dataset}": s.digests for s in sets}})
         statistics = data.pool_statistics(members)
-    history = rounds.take_up(str(here.path))
     recipe, checkpoint = rounds.start_policy(session, str(here.path), history)
     ground = Ground(recipe=recipe, members=members, sets=sets, statistics=statistics)
     ground.keep(here.ground)

@@ -3,6 +3,7 @@
 import fcntl
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -83,9 +84,16 @@ class SessionFolder:
             half.write_text(text, encoding="utf-8")
             half.replace(self.session_toml)
         except OSError as e:
-            raise SettingsError(
-                f"output_dir: {self.path} cannot be written ({e.strerror}); choose another folder"
-            ) from e
+            raise _unwritable(self.path, e) from e
+
+    def check_writable(self) -> None:
+        """Raises SettingsError where nothing could be written into this folder; makes it if it is not there."""
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.path):
+                return
+        except OSError as e:
+            raise _unwritable(self.path, e) from e
 
     def session(self) -> Session:
         """The settings that were written down.
@@ -120,6 +128,10 @@ class SessionFolder:
                 if not self.ledger.is_file():
                     shutil.rmtree(self.path, ignore_errors=True)
                 raise
+
+
+def _unwritable(path: Path, e: OSError) -> SettingsError:
+    return SettingsError(f"output_dir: {path} cannot be written ({e.strerror}); choose another folder")
 
 
 def toml_values(session: Session) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""The door to pictures: charts, videos, the report."""
