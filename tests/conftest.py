@@ -1,7 +1,73 @@
 import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("MPLBACKEND", "agg")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the same bits in every process
+
+SIDE, FPS = 64, 10
+Record = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def record() -> Record:
+    """Writes a small SO-101 data set with zk0's own writer: the same frames for the same seed."""
+    from zk0.robot.dataset import RecordedFrame, write_dataset
+    from zk0.session import SO101_JOINTS
+
+    def episode(rng: np.random.Generator, length: int, cameras: Sequence[str], tasks: Sequence[str]) -> Iterator:
+        phase, reach = rng.uniform(0, 6, 6), rng.uniform(20, 80, 6)
+        grey, task = rng.integers(0, 120, (SIDE, SIDE, 3), dtype=np.uint8), tasks[int(rng.integers(len(tasks)))]
+        for t in range(length):
+            images = {}
+            for number, camera in enumerate(cameras):
+                image = np.roll(grey, 5 * number + t, axis=1).copy()
+                image[2 * t : 2 * t + 16, 10 + 8 * number : 40] = 230
+                images[camera] = image
+            state = (reach * np.sin(t / 4 + phase)).astype(np.float32)
+            action = (reach * np.sin((t + 2) / 4 + phase)).astype(np.float32)
+            yield RecordedFrame(state, action, images, task)
+
+    def write(
+        target: Path,
+        seed: int,
+        lengths: Sequence[int] = (12, 15, 13),
+        cameras: Sequence[str] = ("overhead", "wrist"),
+        tasks: Sequence[str] = ("Lift the red cube.", "Push it."),
+    ) -> Path:
+        rng = np.random.default_rng(seed)
+        episodes = (list(episode(rng, length, cameras, tasks)) for length in lengths)
+        write_dataset(target, episodes, fps=FPS, joints=SO101_JOINTS, robot_type="so101_follower")
+        return target
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def recordings(record: Record, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Data sets of three clients (a, b, c) and one that judges; never changed by a test."""
+    folder = tmp_path_factory.mktemp("recordings")
+    lengths = {"a": (12, 15, 13), "b": (14, 12), "c": (12, 12, 16), "judge": (13, 12, 17)}
+    return {name: record(folder / name, seed, lengths[name]) for seed, name in enumerate(lengths)}
+
+
+@pytest.fixture(scope="session")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The cache that tests share: the tiny policy's tokenizer, and features of the recordings."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder with real recordings."""
+    folder = os.environ.get("ZK0_REAL_DATA")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("no real recordings: ZK0_REAL_DATA names no folder")
+    return Path(folder)

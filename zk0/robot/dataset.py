@@ -37,11 +37,16 @@ def locate(uri: str, cache: Path) -> Path:
 
 def _download(name: str, target: Path) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+    )
 
     try:
         return Path(snapshot_download(name, repo_type="dataset", local_dir=target))
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, OSError) as e:
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, HFValidationError, OSError) as e:
         raise DatasetError(
             f"{name}: cannot be fetched from the Hub ({type(e).__name__}: {str(e).splitlines()[0]}); "
             "check the name and the connection, or bring the data as local:/path"
@@ -127,11 +132,13 @@ class EpisodeReader:
         return self._decoded(episode, key)
 
     def source(self, episode: Episode, camera: str) -> tuple[Path, float, float]:
-        """The file that holds an episode's frames of one camera, and from when to when in it, in seconds."""
+        """The file that holds an episode's frames of one camera, and from when to when in it, in seconds (of stored
+        images: from which to which row of the data set)."""
         key = self._key(camera)
-        if key in self.meta.image_keys:
-            return self.root / self.meta.get_data_file_path(episode.index), 0.0, 0.0
         row = self.meta.episodes[episode.index]
+        if key in self.meta.image_keys:
+            first, end = (float(row[f"dataset_{edge}_index"]) for edge in ("from", "to"))
+            return self.root / self.meta.get_data_file_path(episode.index), first, end
         start, end = (float(row[f"videos/{key}/{edge}_timestamp"]) for edge in ("from", "to"))
         return self.root / self.meta.get_video_file_path(episode.index, key), start, end
 

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
 
 from zk0.errors import CheckpointError, PolicyError
-from zk0.records import ACTION, CAMERA_PREFIX, STATE, PolicyRecipe, Statistics
+from zk0.records import ACTION, CAMERA_PREFIX, STATE, Moments, PolicyRecipe, Statistics
 from zk0.robot.tiny import tiny_config, write_tiny_vlm
 
 TINY = "tiny"
@@ -34,7 +35,7 @@ def build_policy(recipe: PolicyRecipe, cache: Path, device: str = "cpu") -> Any:
     """
     rng = torch.get_rng_state()
     try:
-        torch.manual_seed(recipe.seed)
+        torch.default_generator.manual_seed(recipe.seed)  # policies are built on the CPU; a GPU's state is left alone
         with redirect_stdout(io.StringIO()):  # lerobot prints its progress
             policy = _tiny(recipe, cache) if recipe.path == TINY else _pretrained(recipe)
     finally:
@@ -71,6 +72,7 @@ def _tiny(recipe: PolicyRecipe, cache: Path) -> Any:
 
 
 def _pretrained(recipe: PolicyRecipe) -> Any:
+    from draccus.utils import DraccusException
     from lerobot.configs import PreTrainedConfig
     from lerobot.policies.smolvla.configuration_smolvla import SmolVLAConfig
     from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy
@@ -85,12 +87,36 @@ def _pretrained(recipe: PolicyRecipe) -> Any:
         image = next((f.shape[-2:] for f in config.image_features.values()), (480, 640))
         config.input_features, config.output_features = _features(recipe, image)
         config.device = "cpu"
-        return SmolVLAPolicy.from_pretrained(recipe.path, config=config, revision=recipe.revision)
-    except (OSError, ValueError) as e:
+        policy = SmolVLAPolicy.from_pretrained(recipe.path, config=config, revision=recipe.revision)
+    except (OSError, ValueError, RuntimeError, SafetensorError, DraccusException) as e:
         raise PolicyError(
-            f"{recipe.path}: cannot be loaded ({type(e).__name__}: {str(e).splitlines()[0]}); "
+            f"{recipe.path}: cannot be loaded ({type(e).__name__}: {_first_line(e)}); "
             "expected `tiny`, a folder saved by lerobot, or a name on the Hub that can be reached"
         ) from e
+    _check_whole(policy, recipe)
+    return policy
+
+
+def _check_whole(policy: Any, recipe: PolicyRecipe) -> None:
+    """lerobot leaves a tensor that the file lacks at random values, and only logs it."""
+    from huggingface_hub import hf_hub_download
+
+    name = "model.safetensors"
+    local = Path(recipe.path) / name
+    file = local if local.is_file() else hf_hub_download(recipe.path, name, revision=recipe.revision)
+    with safe_open(str(file), framework="pt") as stored:
+        present = set(stored.keys())
+    state = policy.state_dict()
+    loaded = {state[n].data_ptr() for n in present & state.keys()}  # tied tensors are stored once
+    if missing := sorted(n for n, t in state.items() if n not in present and t.data_ptr() not in loaded):
+        raise PolicyError(
+            f"{recipe.path}: {name} lacks {len(missing)} of {len(state)} tensors (first: {missing[0]}), "
+            "which would stay random; expected the whole policy that config.json describes"
+        )
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), "")
 
 
 def _freeze(policy: Any) -> None:
@@ -160,15 +186,23 @@ def make_processors(policy: Any, statistics: Statistics) -> tuple[Any, Any]:
     from lerobot.policies.factory import make_pre_post_processors
 
     pre, post = make_pre_post_processors(policy.config, dataset_stats=lerobot_statistics(statistics))
-    mean = torch.tensor(statistics.action.mean, dtype=torch.float32)
-    std = torch.tensor(statistics.action.std, dtype=torch.float32)
-    restored = post(torch.ones_like(mean)[None].to(policy.config.device))[0]
-    if not torch.allclose(restored, mean + std, rtol=1e-4, atol=1e-4):
-        raise PolicyError(
-            f"the policy does not unnormalise actions with the pooled statistics: got {restored.tolist()} for "
-            f"mean + std = {(mean + std).tolist()}; its config.json must map STATE and ACTION to MEAN_STD"
-        )
+    stored = {STATE: _mean_and_std(statistics.state), ACTION: _mean_and_std(statistics.action)}
+    normal = pre({key: (mean + std)[None] for key, (mean, std) in stored.items()} | {"task": [""]})
+    mean, std = stored[ACTION]
+    restored = {key: normal[key][0].cpu() * std + mean for key, (mean, std) in stored.items()}
+    restored["the predicted action"] = post(torch.ones_like(mean)[None].to(policy.config.device))[0]
+    for what, values in restored.items():
+        mean, std = stored.get(what, stored[ACTION])
+        if not torch.allclose(values, mean + std, rtol=1e-4, atol=1e-4):
+            raise PolicyError(
+                f"the policy does not normalise {what} with the statistics it is given: {(mean + std).tolist()} "
+                f"comes back as {values.tolist()}; its config.json must map STATE and ACTION to MEAN_STD"
+            )
     return pre, post
+
+
+def _mean_and_std(moments: Moments) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.tensor(moments.mean, dtype=torch.float32), torch.tensor(moments.std, dtype=torch.float32)
 
 
 def save_policy(policy: Any, statistics: Statistics, folder: Path, extra: Mapping[str, str] | None = None) -> None:
@@ -195,8 +229,11 @@ def save_policy(policy: Any, statistics: Statistics, folder: Path, extra: Mappin
             (half / name).write_text(text, encoding="utf-8")
         half.chmod(0o755)
         if folder.exists():
-            shutil.rmtree(folder)
-        half.rename(folder)
+            folder.rename(old := half.with_name(f"{half.name}-old"))
+            half.rename(folder)
+            shutil.rmtree(old)
+        else:
+            half.rename(folder)
     finally:
         policy.config.vlm_model_name = str(local_vlm) if local_vlm.is_dir() else policy.config.vlm_model_name
         shutil.rmtree(half, ignore_errors=True)
