@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from zk0.robot.frames import EpisodeFrames, read_episodes
+from zk0.robot.frames import EpisodeFrames, read_episodes, stored_episodes
 
 
 def episode_digest(episode: EpisodeFrames) -> str:
@@ -29,3 +29,13 @@ def episode_digests(root: Path, episodes: Sequence[int], rename: Mapping[str, st
     """
     found = read_episodes(root, episodes, rename)
     return tuple(episode_digest(found[e]) for e in episodes)
+
+
+def dataset_digests(root: Path, rename: Mapping[str, str] | None = None) -> dict[int, str]:
+    """The digest of every episode that has frames, by its number.
+
+    Raises:
+        DatasetError: an episode's frames are not whole.
+    """
+    episodes = stored_episodes(root)
+    return dict(zip(episodes, episode_digests(root, episodes, rename), strict=True))

@@ -122,6 +122,22 @@ def list_folder(root: Path) -> Folder:
     return Folder(inside, sizes, tuple(refused))
 
 
+def folder_of(uri: str, cache: Path) -> Path:
+    """The folder of a data set that may be broken: a `local:` one as it is, any other from the Hub.
+
+    Raises:
+        DatasetError: there is no such folder, or the Hub does not have it or cannot be reached.
+    """
+    from zk0.robot.dataset import locate
+
+    if not uri.startswith("local:"):
+        return locate(uri, cache)
+    root = Path(uri.removeprefix("local:")).expanduser()
+    if not root.is_dir():
+        raise DatasetError(f"{uri}: no such folder; expected a LeRobot data set with meta, data and videos")
+    return root
+
+
 def leaves_folder(name: str) -> bool:
     """Whether a name taken from a data set could point outside its folder.
 

@@ -75,6 +75,20 @@ def read_frames(folder: Folder, file: str, state_key: str = STATE, action_key: s
     )
 
 
+def stored_episodes(root: Path) -> tuple[int, ...]:
+    """The numbers of all episodes that have frames, ascending.
+
+    Raises:
+        DatasetError: there are none, or a file cannot be read.
+    """
+    folder = list_folder(root)
+    tables = [read_frames(folder, file) for file in folder.under("data", ".parquet")]
+    found = {int(e) for t in tables if t.episode_index is not None for e in np.unique(t.episode_index)}
+    if not found:
+        raise DatasetError(f"{root}: found no frame in data/; check the data set")
+    return tuple(sorted(found))
+
+
 def read_episodes(
     root: Path, episodes: Sequence[int], rename: Mapping[str, str] | None = None
 ) -> dict[int, EpisodeFrames]:

@@ -91,6 +91,25 @@ def decode_video(folder: Folder, file: str) -> Decoded:
     )
 
 
+def picture_at(folder: Folder, file: str, seconds: float) -> NDArray[np.uint8]:
+    """(H, W, 3): the first picture at or after a time, give or take half a millisecond.
+
+    Raises:
+        BrokenFile: there is none, or it does not decode.
+    """
+    try:
+        with av.open(str(folder.path(file))) as container:
+            stream = container.streams.video[0]
+            base = stream.time_base or Fraction(1)
+            container.seek(max(int(seconds / base) - 1, 0), stream=stream, backward=True)
+            for frame in container.decode(stream):
+                if frame.pts is not None and float(frame.pts * base) >= seconds - 5e-4:
+                    return frame.to_ndarray(format="rgb24")
+    except (FFmpegError, OSError, ValueError, MemoryError, IndexError) as e:
+        raise BrokenFile(file, first_line(e), f"a picture at {seconds:.3f} s") from e
+    raise BrokenFile(file, "no picture", f"a picture at {seconds:.3f} s")
+
+
 def _luma(frame: av.VideoFrame) -> NDArray[np.float32]:
     """Every eighth pixel of the brightness plane, without converting colours."""
     if not frame.format.name.startswith(("yuv", "gray", "nv")) or frame.format.components[0].bits != 8:
