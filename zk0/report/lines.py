@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from math import isnan, nan
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -79,7 +80,7 @@ def many(axes: Axes, rounds: Sequence[int], lines: Mapping[str, Sequence[float]]
 def dress(axes: Axes, title: str, quantity: str, theme: Theme) -> None:
     """Title, quantity with its unit, and a quiet frame."""
     axes.set_facecolor(theme.card)
-    axes.set_title(short(title, 60), loc="left", color=theme.ink, fontsize=11.5, fontweight="bold", pad=9)
+    axes.set_title(short(title, 60), loc="left", color=theme.ink, fontsize=11.5, fontweight="bold", y=1.055)
     axes.set_ylabel(quantity, color=theme.muted, fontsize=9.5)
     axes.set_xlabel("round", color=theme.muted, fontsize=9.5)
     axes.tick_params(colors=theme.muted, labelsize=9, length=0)
@@ -108,11 +109,17 @@ def finish(axes: Axes, rounds: Sequence[int], theme: Theme, legend: bool = True)
 def name_points(axes: Axes, rounds: Sequence[int], values: Sequence[float], theme: Theme) -> None:
     """Write the first and the last value beside their points."""
     points = known(rounds, values)
-    for x, y in dict.fromkeys(points[:1] + points[-1:]):
-        axes.annotate(
-            f"{y:.3f}", (x, y), (0, 11), textcoords="offset points", ha="center", color=theme.ink, fontsize=9.5,
-            fontweight="bold", zorder=6,
-        )  # fmt: skip
+    beside: dict[str, Any] = {
+        "textcoords": "offset points",
+        "color": theme.ink,
+        "fontsize": 10,
+        "fontweight": "bold",
+        "zorder": 6,
+    }
+    for x, y in points[:1]:
+        axes.annotate(f"{y:.3f}", (x, y), (9, 5), ha="left", **beside)
+    for x, y in points[1:][-1:]:
+        axes.annotate(f"{y:.3f}", (x, y), (-9, -14), ha="right", **beside)
 
 
 def foot(figure: Figure, text: str, theme: Theme) -> None:
