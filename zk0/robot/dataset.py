@@ -166,7 +166,7 @@ class EpisodeReader:
     def _stored_images(self, episode: Episode, key: str) -> NDArray[np.uint8]:
         from lerobot.datasets import LeRobotDataset
 
-        data = LeRobotDataset(self.meta.repo_id, root=self.root, episodes=[episode.index])
+        data = LeRobotDataset(self.meta.repo_id, root=self.root, episodes=[episode.index], video_backend=VIDEO_BACKEND)
         pictures = [data[i][key].mul(255).round().clamp(0, 255).byte().numpy() for i in range(len(data))]
         return np.stack(pictures)
 
@@ -233,7 +233,12 @@ def write_dataset(
             if dataset is None:
                 features = _features(episode[0], joints)
                 dataset = LeRobotDataset.create(
-                    f"local/{target.name}", fps, features, root=half / "set", robot_type=robot_type, use_videos=True
+                    f"local/{target.name}",
+                    fps,
+                    features,
+                    root=half / "set",
+                    robot_type=robot_type,
+                    video_backend=VIDEO_BACKEND,
                 )
             for frame in episode:
                 images = {f"{CAMERA_PREFIX}{name}": image for name, image in frame.images.items()}
@@ -245,6 +250,8 @@ def write_dataset(
         dataset.finalize()
         (half / "set").rename(target)
     finally:
+        if dataset is not None:
+            dataset.finalize()  # or it would write what is left into the removed folder when it is collected
         shutil.rmtree(half, ignore_errors=True)
     return count
 

@@ -61,7 +61,9 @@ def _prefix_embeddings(policy: Any, features: Tensor, tokens: Tensor, token_mask
     words = policy.model.vlm_with_expert.embed_language_tokens(tokens)
     words = words * math.sqrt(words.shape[-1])
     seen = torch.ones(images.shape[:2], dtype=torch.bool, device=images.device)
-    return torch.cat([images, words], dim=1), torch.cat([seen, token_mask], dim=1)
+    embeddings = torch.cat([images, words], dim=1)
+    embeddings = embeddings.to(torch.promote_types(embeddings.dtype, policy.model.state_proj.weight.dtype))
+    return embeddings, torch.cat([seen, token_mask], dim=1)
 
 
 def _fill_cache(policy: Any, embeddings: Tensor, mask: Tensor, starts_block: Tensor) -> Any:
@@ -169,8 +171,11 @@ def _attend_across(both: Any, expert: Any, suffix: Tensor, keys: Tensor, values:
 
 
 def _finish(layer: Any, attended: Tensor, hidden: Tensor) -> Tensor:
-    after = layer.self_attn.o_proj(attended.to(layer.self_attn.o_proj.weight.dtype)) + hidden
-    return layer.mlp(layer.post_attention_layernorm(after)) + after
+    """Sums keep the layer's dtype, as lerobot's sums in place do."""
+    after = layer.self_attn.o_proj(attended.to(layer.self_attn.o_proj.weight.dtype))
+    after = (after + hidden).to(after.dtype)
+    out = layer.mlp(layer.post_attention_layernorm(after))
+    return (out + after).to(out.dtype)
 
 
 @torch.no_grad()
@@ -184,7 +189,7 @@ def predict_chunk(
     seen = torch.ones(mask.shape[0], 1, dtype=torch.bool, device=mask.device)
     starts_block = torch.cat([torch.zeros_like(mask), seen], dim=1)
     mask = torch.cat([mask, seen], dim=1)
-    cache = _fill_cache(policy, torch.cat([embeddings, state_token.to(embeddings.dtype)], dim=1), mask, starts_block)
+    cache = _fill_cache(policy, torch.cat([embeddings, state_token], dim=1), mask, starts_block)
     actions = euler_integrate(
         lambda x_t, timestep: model.denoise_step(mask, cache, x_t, timestep), noise, policy.config.num_steps
     )
