@@ -1,7 +1,7 @@
 """Files that are there whole or not at all."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from zk0.errors import ReportError
@@ -22,7 +22,8 @@ def aside(path: Path) -> Iterator[Path]:
     except OSError as e:
         raise ReportError(f"{path}: cannot be written ({e.strerror or e}); free space or choose another folder") from e
     finally:
-        half.unlink(missing_ok=True)
+        with suppress(FileNotFoundError, NotADirectoryError):
+            half.unlink()
 
 
 def write_bytes(path: Path, content: bytes) -> None:

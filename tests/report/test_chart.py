@@ -1,0 +1,129 @@
+"""Charts draw the numbers of the ledger, and nothing where there is no number."""
+
+from math import isnan
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.collections import PolyCollection
+
+from zk0.errors import ReportError
+from zk0.records import RoundRecord
+from zk0.report.chart import federated_metrics_figure, measured_under, policy_loss_chart, policy_loss_figure
+from zk0.report.lines import MOST_NAMED_LINES, png, short
+from zk0.report.palette import DARK
+
+
+def drawn(axes: Axes) -> dict[str, tuple[list[float], list[float]]]:
+    """Label of every named line with its x and y."""
+    lines = {str(line.get_label()): line for line in axes.get_lines()}
+    return {
+        name: ([float(v) for v in line.get_xdata()], [float(v) for v in line.get_ydata()])
+        for name, line in lines.items()
+        if not name.startswith("_")
+    }
+
+
+def test_server_loss_is_drawn_from_round_0_with_a_gap_where_nothing_was_measured(history: list[RoundRecord]) -> None:
+    rounds, loss = drawn(policy_loss_figure(history).axes[0])["mean over sets"]
+    assert rounds == [0, 1, 2, 3]
+    assert loss[:2] == [1.214, 0.902]
+    assert isnan(loss[2])
+    assert loss[3] == 0.655
+
+
+def test_every_set_has_its_own_line(history: list[RoundRecord]) -> None:
+    lines = drawn(policy_loss_figure(history).axes[0])
+    np.testing.assert_allclose(lines["lab/so101-unseen"][1], [1.114, 0.802, np.nan, 0.555])
+    np.testing.assert_allclose(lines["sim:place-held-out"][1], [1.314, 1.002, np.nan, 0.755])
+
+
+def test_the_band_is_1_96_standard_errors(history: list[RoundRecord]) -> None:
+    (band,) = [c for c in policy_loss_figure(history).axes[0].collections if isinstance(c, PolyCollection)]
+    at_start = [y for path in band.get_paths() for x, y in path.vertices if x == 0]
+    assert min(at_start) == pytest.approx(1.214 - 1.96 * 0.030, abs=1e-5)
+    assert max(at_start) == pytest.approx(1.214 + 1.96 * 0.030, abs=1e-5)
+
+
+def test_no_band_without_a_standard_error(history: list[RoundRecord]) -> None:
+    bare = [
+        r.model_copy(update={"evaluation": r.evaluation and r.evaluation.model_copy(update={"policy_loss_se": None})})
+        for r in history
+    ]
+    assert not [c for c in policy_loss_figure(bare).axes[0].collections if isinstance(c, PolyCollection)]
+
+
+def test_the_order_of_the_records_does_not_matter(history: list[RoundRecord]) -> None:
+    assert png(policy_loss_figure(history[::-1]), 40) == png(policy_loss_figure(history), 40)
+
+
+def test_a_refused_client_is_a_gap_in_all_its_panels(history: list[RoundRecord]) -> None:
+    losses, _, _, norms, cosines, _ = federated_metrics_figure(history).axes
+    np.testing.assert_allclose(drawn(losses)["place"][1], [np.nan, 0.92, 0.71, np.nan])
+    np.testing.assert_allclose(drawn(norms)["place"][1], [np.nan, 0.8 + 0.1, 0.4 + 0.1, np.nan])
+    np.testing.assert_allclose(drawn(norms)["global model"][1], [np.nan, 0.7, 0.35, 0.7 / 3])
+    np.testing.assert_allclose(drawn(cosines)["stack"][1], [np.nan, np.nan, 0.6, 0.7])
+
+
+def test_schedule_shows_lr_mu_and_the_client_with_a_boost(history: list[RoundRecord]) -> None:
+    _, error, lr, _, _, mu = federated_metrics_figure(history).axes
+    np.testing.assert_allclose(drawn(lr)["all clients"][1], [np.nan, 1e-4, 8e-5, 5e-5])
+    assert drawn(lr)["place only"] == ([2.0], [pytest.approx(8e-5 * 1.15)])
+    np.testing.assert_allclose(drawn(mu)["all clients"][1], [np.nan, 0.01, 0.01, 0.0105])
+    np.testing.assert_allclose(drawn(error)["mean over sets"][1], [21.4, 14.2, np.nan, 9.15])
+
+
+def test_many_clients_turn_grey_and_their_mean_is_drawn(history: list[RoundRecord]) -> None:
+    record = history[1]
+    many = tuple(
+        record.updates[0].model_copy(
+            update={
+                "client": f"c{i:02d}",
+                "metrics": record.updates[0].metrics.model_copy(update={"policy_loss": float(i)}),
+            }
+        )
+        for i in range(MOST_NAMED_LINES + 1)
+    )
+    lines = drawn(federated_metrics_figure([record.model_copy(update={"updates": many, "contributions": ()})]).axes[0])
+    assert lines["mean of the clients"] == ([1.0], [5.0])
+    assert len(lines) == 2
+
+
+def test_charts_say_how_the_losses_were_measured(history: list[RoundRecord]) -> None:
+    text = measured_under(history)
+    assert "normalisation pooled" in text
+    assert "seed 42" in text
+    alone = [
+        r.model_copy(
+            update={"evaluation": r.evaluation and r.evaluation.model_copy(update={"normalization": "client"})}
+        )
+        for r in history
+    ]
+    assert "not comparable between clients" in measured_under(alone)
+    assert "different ways are not comparable" in measured_under([history[0], alone[1]])
+
+
+def test_dark_and_light_differ_and_nothing_at_all_still_draws(history: list[RoundRecord]) -> None:
+    assert png(policy_loss_figure(history, DARK), 40) != png(policy_loss_figure(history), 40)
+    for figure in (policy_loss_figure([]), federated_metrics_figure([])):
+        assert all("nothing measured" in [t.get_text() for t in axes.texts] for axes in figure.axes)
+        assert png(figure, 40).startswith(b"\x89PNG")
+
+
+def test_a_name_is_no_mathematics_and_never_hidden() -> None:
+    assert short("$\\frac$") == r"\$\frac\$"
+    assert not short("_hidden").startswith("_")
+    assert short("x" * 50, 10) == "x" * 9 + "…"
+
+
+def test_the_file_is_what_was_returned_and_nothing_else_is_left(history: list[RoundRecord], tmp_path: Path) -> None:
+    content = policy_loss_chart(history, tmp_path / "deep" / "policy_loss_chart.png")
+    assert (tmp_path / "deep" / "policy_loss_chart.png").read_bytes() == content
+    assert [p.name for p in (tmp_path / "deep").iterdir()] == ["policy_loss_chart.png"]
+
+
+def test_a_folder_that_cannot_be_made_is_told(history: list[RoundRecord], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(ReportError, match="cannot be written"):
+        policy_loss_chart(history, tmp_path / "file" / "chart.png")

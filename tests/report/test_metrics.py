@@ -1,0 +1,77 @@
+"""Metric files hold the numbers of the ledger; what is missing is null."""
+
+import json
+from pathlib import Path
+from statistics import fmean, pstdev
+
+import pytest
+
+from zk0.records import RoundRecord
+from zk0.report.metrics import federated_metrics, policy_loss_history, server_eval, write_metrics
+
+
+def test_aggregated_numbers_are_of_that_round(history: list[RoundRecord]) -> None:
+    found = server_eval(history[2]).aggregated_client_metrics
+    losses = [0.62, 0.55, 0.71, 0.52]
+    assert found.num_clients == 4
+    assert found.avg_client_loss == pytest.approx(fmean(losses))
+    assert found.std_client_loss == pytest.approx(pstdev(losses))
+    assert found.avg_client_proximal_loss == pytest.approx((0.002 + 0.004 + 0.006 + 0.008) / 4)
+    assert found.avg_client_grad_norm == pytest.approx(1.1)
+    assert found.param_update_norm == pytest.approx(0.35)
+
+
+def test_an_update_that_was_not_used_is_listed_but_not_averaged(history: list[RoundRecord]) -> None:
+    left_out = history[2].model_copy(update={"contributions": history[2].contributions[:2]})
+    found = server_eval(left_out)
+    assert found.aggregated_client_metrics.num_clients == 2
+    assert found.aggregated_client_metrics.avg_client_loss == pytest.approx((0.62 + 0.55) / 2)
+    assert [c.weight is None for c in found.individual_client_metrics] == [False, False, True, True]
+
+
+def test_clients_carry_their_name_data_set_and_losses(history: list[RoundRecord]) -> None:
+    found = {c.client_id: c for c in server_eval(history[3]).individual_client_metrics}
+    assert set(found) == {"cloth", "lift", "stack"}
+    assert found["lift"].dataset_name == "lab/so101-lift"
+    assert found["lift"].policy_loss == 0.44
+    assert found["lift"].fedprox_loss == 0.004
+    assert found["lift"].weight == pytest.approx(3000 / 8200)
+    assert server_eval(history[3]).refusals[0].reason == "NaN in model.action_out_proj.weight"
+
+
+def test_round_0_has_no_clients_and_no_zeros(history: list[RoundRecord]) -> None:
+    found = server_eval(history[0]).aggregated_client_metrics
+    assert found.num_clients == 0
+    rest = found.model_dump(exclude={"num_clients"})
+    assert set(rest.values()) == {None}
+
+
+def test_history_is_ordered_and_keeps_rounds_without_a_measurement(history: list[RoundRecord]) -> None:
+    points = policy_loss_history(history[::-1])
+    assert [p.round for p in points] == [0, 1, 2, 3]
+    assert [p.policy_loss for p in points] == [1.214, 0.902, None, 0.655]
+    assert points[3].lower == pytest.approx(0.655 - 1.96 * 0.021, abs=1e-5)
+    assert points[3].sets["sim:place-held-out"] == pytest.approx(0.755)
+    assert points[2].sets == {}
+
+
+def test_every_round_tells_what_was_decided(history: list[RoundRecord]) -> None:
+    rounds = federated_metrics(history[::-1])
+    assert [r.lr for r in rounds] == [None, 1e-4, 8e-5, 5e-5]
+    assert [r.mu for r in rounds] == [None, 0.01, 0.01, 0.0105]
+    assert rounds[3].reason == "stalled: x 0.95; spread of client losses above 1.2"
+
+
+def test_files_are_json_with_null_for_what_is_missing(history: list[RoundRecord], tmp_path: Path) -> None:
+    write_metrics(tmp_path, history)
+    written = sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file())
+    assert written == [
+        "federated_metrics.json",
+        "policy_loss_history.json",
+        *(f"server/round_{n}_server_eval.json" for n in range(4)),
+    ]
+    losses = json.loads((tmp_path / "policy_loss_history.json").read_text())
+    assert [p["policy_loss"] for p in losses] == [1.214, 0.902, None, 0.655]
+    second = json.loads((tmp_path / "server" / "round_2_server_eval.json").read_text())
+    assert second["policy_loss"] is None
+    assert [c["client_id"] for c in second["individual_client_metrics"]] == ["cloth", "lift", "place", "stack"]
