@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from zk0.errors import DatasetError
 from zk0.records import ACTION, STATE
+from zk0.robot.arrow_types import is_list, leaf, plain
 from zk0.robot.folder import BrokenFile, Folder, first_line, list_folder
 
 INDEX_COLUMNS = ("episode_index", "frame_index", "index", "task_index")
@@ -52,7 +53,7 @@ def read_frames(folder: Folder, file: str, state_key: str = STATE, action_key: s
     """
     try:
         with pq.ParquetFile(folder.path(file), memory_map=False) as parquet:
-            types = {field.name: str(_value_type(field.type)) for field in parquet.schema_arrow}
+            types = {field.name: str(leaf(field.type)) for field in parquet.schema_arrow}
             wanted = [c for c in (*INDEX_COLUMNS, "timestamp", state_key, action_key) if c in types]
             rows = parquet.metadata.num_rows
             if (size := _stored_bytes(parquet, wanted)) > MAX_FRAME_BYTES:
@@ -132,22 +133,17 @@ def _stored_bytes(parquet: Any, columns: list[str]) -> int:
     metadata = parquet.metadata
     total = 0
     for group in range(metadata.num_row_groups):
-        for leaf in range(metadata.row_group(group).num_columns):
-            chunk = metadata.row_group(group).column(leaf)
+        for place in range(metadata.row_group(group).num_columns):
+            chunk = metadata.row_group(group).column(place)
             if any(chunk.path_in_schema == c or chunk.path_in_schema.startswith(f"{c}.list") for c in columns):
                 total += int(chunk.total_uncompressed_size)
     return total
 
 
-def _value_type(kind: Any) -> Any:
-    lists = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
-    return kind.value_type if any(is_list(kind) for is_list in lists) else kind
-
-
 def _column(table: Any, name: str, file: str, rows: int) -> NDArray[Any]:
-    column = table.column(name)
-    kind, width = column.type, 0
-    if _value_type(kind) is not kind:
+    column = plain(table.column(name))
+    width = 0
+    if is_list(column.type):
         lengths = np.unique(pa.compute.list_value_length(column).to_numpy())
         if column.null_count or len(lengths) > 1:
             raise BrokenFile(f"{file} {name}", f"rows of widths {lengths[:5].tolist()}", "one width in all rows")

@@ -64,6 +64,11 @@ class DatasetInfo(_Lenient):
         """Feature keys of the cameras that are stored as video, sorted."""
         return tuple(sorted(k for k, f in self.features.items() if f.dtype == "video"))
 
+    @property
+    def image_keys(self) -> tuple[str, ...]:
+        """Feature keys of the cameras that are stored as pictures in parquet, sorted."""
+        return tuple(sorted(k for k, f in self.features.items() if f.dtype == "image"))
+
 
 def camera_name(key: str) -> str:
     """A camera's feature key without its prefix.

@@ -1,6 +1,6 @@
 """A look into a data set: a few pictures and motions of its first, middle and last episode."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from zk0.robot.check.contents import Contents, read_contents
 from zk0.robot.episodes import EpisodeEntry
 from zk0.robot.folder import BrokenFile
+from zk0.robot.image_column import read_pictures
 from zk0.robot.info import camera_name
 from zk0.robot.video_file import picture_at
 
@@ -80,7 +81,18 @@ def _pictures(contents: Contents, episode: EpisodeEntry) -> list[Picture]:
             except BrokenFile:
                 continue  # the check has a finding for it
             found.append(Picture(episode.index, frame, camera_name(key), pixels))
-    return found
+    return found + [p for key in contents.info.image_keys for p in _stored(contents, episode, key, frames)]
+
+
+def _stored(contents: Contents, episode: EpisodeEntry, key: str, frames: tuple[int, ...]) -> Iterator[Picture]:
+    for table in contents.frames:
+        if table.episode_index is None or key not in table.types:
+            continue
+        rows = np.flatnonzero(table.episode_index == episode.index)
+        wanted = {int(rows[f]): f for f in frames if f < len(rows)}
+        for row, pixels in read_pictures(contents.folder, table.file, key, rows=wanted):
+            if not isinstance(pixels, str):
+                yield Picture(episode.index, wanted[row], camera_name(key), pixels)
 
 
 def _motion(contents: Contents, episode: EpisodeEntry) -> list[Motion]:

@@ -10,7 +10,13 @@ from zk0.robot.check.contents import Contents
 from zk0.robot.check.format import DEFAULT_FEATURES
 from zk0.robot.info import INFO_PATH
 from zk0.robot.repair_plan import Plan
-from zk0.robot.repair_statistics import number_statistics, picture_statistics, well_formed_picture_statistics
+from zk0.robot.repair_statistics import (
+    number_statistics,
+    picture_statistics,
+    stored_pictures,
+    video_pictures,
+    well_formed_picture_statistics,
+)
 
 FILES_PER_CHUNK = 1000
 DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
@@ -76,10 +82,16 @@ def copy_statistics(
         column: number_statistics(np.concatenate(parts)) for column, parts in sorted(numbers.items())
     }
     for key in contents.info.cameras if contents.info else ():
-        files = [file for camera, file in videos if camera == key]
         name = plan.renames.get(key, key)
         if not plan.dropped and well_formed_picture_statistics(stated.get(key)):
             result[name] = stated[key]
-        elif files:
-            result[name] = picture_statistics(contents.folder, files)
+            continue
+        files = [file for camera, file in videos if camera == key]
+        tables = [t.file for t in contents.frames if key in t.types]
+        rows = sum(t.rows for t in contents.frames)
+        pictures = (
+            video_pictures(contents.folder, files) if files else stored_pictures(contents.folder, tables, key, rows)
+        )
+        if (moments := picture_statistics(pictures)) is not None:
+            result[name] = moments
     return result

@@ -8,12 +8,12 @@ from numpy.typing import NDArray
 
 from zk0.errors import DatasetError
 from zk0.records import DatasetReport
-from zk0.robot.check.cameras import decode_all
+from zk0.robot.check.cameras import look_at_all
 from zk0.robot.check.contents import Contents
 from zk0.robot.check.counts import TOLERANCE_SECONDS
 from zk0.robot.check.format import DEFAULT_FEATURES
-from zk0.robot.check.lost import lost_episodes
-from zk0.robot.check.numbers import copied_episodes, units_of
+from zk0.robot.check.lost import NOTHING_SEEN, lost_episodes
+from zk0.robot.check.numbers import copied_episodes, percent_of, units_of
 from zk0.robot.episodes import EpisodeEntry
 from zk0.robot.units import Units
 
@@ -46,6 +46,8 @@ class Plan:
     renames: dict[str, str]
     units: Units | None
     """Convert states and actions from this unit to degrees."""
+    percent: NDArray[np.bool_]
+    """Dimensions (grippers from 0 to 100) that are not converted."""
     columns: tuple[str, ...]
     """Columns of the copy, under their old names."""
 
@@ -63,8 +65,8 @@ def plan_repair(contents: Contents, report: DatasetReport) -> Plan:
     info, rows = contents.info, contents.rows
     if info is None or rows is None or contents.episodes is None:
         raise DatasetError(f"{report.dataset}: cannot be repaired: no readable frames")
-    _, undecodable = decode_all(contents) if any(f.rule == "undecodable-video" for f in report.findings) else ({}, {})
-    gone = lost_episodes(contents, undecodable) | set(copied_episodes(contents))
+    seen = look_at_all(contents) if any(f.rule.startswith("undecodable") for f in report.findings) else NOTHING_SEEN
+    gone = lost_episodes(contents, seen) | set(copied_episodes(contents))
     entries = sorted((e for e in contents.episodes if e.index not in gone), key=lambda e: e.index)
     if not entries:
         raise DatasetError(f"{report.dataset}: cannot be repaired: no episode would be left")
@@ -79,6 +81,7 @@ def plan_repair(contents: Contents, report: DatasetReport) -> Plan:
         dropped=tuple(sorted(e.index for e in contents.episodes if e.index in gone)),
         renames=renames,
         units=units_of(contents) if "convert-units" in repairs else None,
+        percent=percent_of(contents),
         columns=tuple(c for c in declared if all(c in f.types for f in contents.frames)),
     )
 

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from zk0.records import ACTION, STATE
+from zk0.robot.arrow_types import leaf, plain, with_leaf
 from zk0.robot.check.contents import STATISTICS_PATH, Contents
 from zk0.robot.check.format import ARROW_TYPES, DEFAULT_FEATURES
 from zk0.robot.episodes import EPISODES_DIR, TASKS_PATH
@@ -110,9 +111,9 @@ def _episode_table(
     columns: dict[str, Any] = {}
     for old in plan.columns:
         name = plan.renames.get(old, old)
-        column = table[old]
+        column = plain(table[old])
         if plan.units is not None and name in (STATE, ACTION):
-            numbers = to_degrees(as_numbers(column), plan.units)
+            numbers = to_degrees(as_numbers(column), plan.units, plan.percent)
             column = pa.FixedSizeListArray.from_arrays(pa.array(numbers.reshape(-1)), numbers.shape[1])
         feature = contents.info.features.get(old)
         columns[name] = _cast(column, DEFAULT_FEATURES.get(name, feature.dtype if feature else ""))
@@ -130,13 +131,10 @@ def _episode_table(
 def _cast(column: Any, dtype: str) -> Any:
     """A column with its values in the declared type, its lists as they are."""
     wanted = ARROW_TYPES.get(dtype)
-    kind = column.type
-    if wanted is None or str(getattr(kind, "value_type", kind)) == wanted:
+    if wanted is None or str(leaf(column.type)) == wanted:
         return column
     value = {"float": pa.float32(), "double": pa.float64(), "bool": pa.bool_()}.get(wanted) or pa.type_for_alias(wanted)
-    if pa.types.is_fixed_size_list(kind):
-        return column.cast(pa.list_(value, kind.list_size), safe=False)
-    return column.cast(pa.list_(value) if hasattr(kind, "value_type") else value, safe=False)
+    return column.cast(with_leaf(column.type, value), safe=False)
 
 
 def _task_column(stored: Any, contents: Contents, kept: KeptEpisode, tasks: dict[str, int]) -> Any:

@@ -28,17 +28,35 @@ def is_so_arm(robot_type: str | None, names: Sequence[str]) -> bool:
     return "so100" in kind or "so101" in kind or bool(joints and joints <= plain)
 
 
-def infer_units(values: NDArray[Any]) -> Units | None:
-    """The unit that rows (frames, joints) can only be in; None where several are possible.
+def are_grippers(names: Sequence[str], dims: int, so_arm: bool) -> NDArray[np.bool_]:
+    """Which dimensions open and close a hand: LeRobot stores those as 0 to 100 beside joints in degrees.
 
-    `normalized` is LeRobot's -100..100, known by values that stop at exactly 100 and never go beyond.
+    Without names, the sixth joint of each SO arm.
+
+    >>> are_grippers(("elbow_flex.pos", "gripper.pos"), 2, so_arm=True).tolist()
+    [False, True]
+    """
+    named = np.asarray([any(word in n.lower() for word in ("gripper", "jaw", "claw")) for n in names], dtype=bool)
+    if len(named) == dims and named.any():
+        return named
+    return np.arange(dims) % 6 == 5 if so_arm and dims % 6 == 0 else np.zeros(dims, dtype=bool)
+
+
+def infer_units(values: NDArray[Any], grippers: NDArray[np.bool_] | None = None) -> Units | None:
+    """The unit that rows (frames, dims) of joints can only be in; None where several are possible.
+
+    `normalized` is LeRobot's -100..100, known by joints that stop at exactly 100 and never go beyond; the
+    grippers say nothing about that.
 
     >>> infer_units(np.array([[2048, 900.0]])), infer_units(np.array([[-1.5, 0.3]]))
     ('ticks', 'radians')
     >>> infer_units(np.array([[-100.0, 40.0]])), infer_units(np.array([[130.0, 40.0]]))
     ('normalized', 'degrees')
+    >>> infer_units(np.array([[-80.0, 100.0]]), np.array([False, True])) is None
+    True
     """
-    finite = values[np.isfinite(values).all(axis=1)] if values.ndim == 2 else values
+    joints = values if grippers is None or grippers.all() else values[:, ~grippers]
+    finite = joints[np.isfinite(joints).all(axis=1)]
     if not finite.size or not finite.any():
         return None
     largest = float(np.abs(finite).max())
@@ -51,20 +69,24 @@ def infer_units(values: NDArray[Any]) -> Units | None:
     return "degrees" if 100.0 < largest <= MAX_DEGREES else None
 
 
-def to_degrees(values: NDArray[Any], units: Units) -> NDArray[np.float32]:
-    """Joint values in degrees, float32; ticks are a servo's 0 to 4095 with 2048 straight ahead.
+def to_degrees(values: NDArray[Any], units: Units, percent: NDArray[np.bool_] | None = None) -> NDArray[np.float32]:
+    """Rows (frames, dims) in degrees, float32; ticks are a servo's 0 to 4095 with 2048 straight ahead.
 
-    >>> to_degrees(np.array([2048.0, 3072.0]), "ticks").tolist()
-    [0.0, 90.0]
+    Dimensions in `percent` (grippers from 0 to 100) stay as they are.
+
+    >>> to_degrees(np.array([[2048.0, 3072.0]]), "ticks").tolist()
+    [[0.0, 90.0]]
 
     Raises:
         ValueError: -100..100 cannot be turned into degrees without the arm's calibration.
     """
     exact = np.asarray(values, dtype=np.float64)
     if units == "ticks":
-        exact = (exact - TICKS_AT_ZERO) * 360.0 / TICKS_PER_TURN
+        turned = (exact - TICKS_AT_ZERO) * 360.0 / TICKS_PER_TURN
     elif units == "radians":
-        exact = np.rad2deg(exact)
+        turned = np.rad2deg(exact)
     elif units == "normalized":
         raise ValueError("-100..100 cannot be turned into degrees without the arm's calibration")
-    return exact.astype(np.float32)
+    else:
+        turned = exact
+    return (turned if percent is None else np.where(percent, exact, turned)).astype(np.float32)

@@ -1,7 +1,7 @@
 """Rules about cameras and their videos."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from itertools import pairwise
 
 import numpy as np
@@ -9,8 +9,10 @@ import numpy as np
 from zk0.records import CAMERA_PREFIX, Finding
 from zk0.robot.check import say
 from zk0.robot.check.contents import Contents
+from zk0.robot.check.lost import Seen
 from zk0.robot.episodes import Clip
 from zk0.robot.folder import BrokenFile
+from zk0.robot.image_column import read_pictures
 from zk0.robot.info import INFO_PATH
 from zk0.robot.video_file import Decoded, VideoFile, decode_video
 
@@ -20,21 +22,42 @@ FROZEN = 0.05
 """Mean change of brightness under which two pictures are the same one, encoded twice."""
 
 
-def decode_all(contents: Contents) -> tuple[dict[str, Decoded], dict[str, str]]:
-    """Every named readable video, decoded once, and those that do not decode with the reason."""
-    decoded: dict[str, Decoded] = {}
-    undecodable: dict[str, str] = {}
+def look_at_all(contents: Contents) -> Seen:
+    """Every readable named video and every stored picture, decoded once."""
+    videos: dict[str, Decoded] = {}
+    broken: dict[str, str] = {}
     for video in contents.videos:
         try:
             result = decode_video(contents.folder, video.file)
         except BrokenFile as e:
-            undecodable[video.file] = e.found
+            broken[video.file] = e.found
             continue
         if result.frames == len(video.seconds):
-            decoded[video.file] = result
+            videos[video.file] = result
         else:
-            undecodable[video.file] = f"{result.frames} frames decoded of {len(video.seconds)} in the container"
-    return decoded, undecodable
+            broken[video.file] = f"{result.frames} frames decoded of {len(video.seconds)} in the container"
+    return Seen(videos, broken, _broken_pictures(contents))
+
+
+def _broken_pictures(contents: Contents) -> dict[int, str]:
+    info = contents.info
+    found: dict[int, str] = {}
+    for key in info.image_keys if info else ():
+        assert info is not None
+        for table in contents.frames:
+            if table.episode_index is None or key not in table.types:
+                continue
+            for row, picture in read_pictures(contents.folder, table.file, key):
+                if not isinstance(picture, str) and picture.shape[:2] != _size(info.features[key].shape):
+                    picture = f"a picture of {picture.shape[0]}x{picture.shape[1]}"
+                if isinstance(picture, str):
+                    found.setdefault(int(table.episode_index[row]), f"{key} in row {row} of {table.file}: {picture}")
+    return found
+
+
+def _size(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Height and width, from (height, width, channels) or (channels, height, width)."""
+    return shape[1:] if len(shape) == 3 and shape[2] not in (1, 3) else shape[:2]
 
 
 def no_camera(contents: Contents) -> Iterator[Finding]:
@@ -132,12 +155,12 @@ def unused_frames(contents: Contents) -> Iterator[Finding]:
         )
 
 
-def dark_or_frozen(contents: Contents, decoded: Mapping[str, Decoded]) -> Iterator[Finding]:
+def dark_or_frozen(contents: Contents, seen: Seen) -> Iterator[Finding]:
     """A camera whose pictures are black or never change was covered, unplugged or hung."""
     for key in contents.info.video_keys if contents.info else ():
-        seen = [decoded[f] for f in _videos(contents, key) if f in decoded]
-        brightness = np.concatenate([d.brightness for d in seen]) if seen else np.empty(0)
-        change = np.concatenate([d.change for d in seen]) if seen else np.empty(0)
+        decoded = [seen.videos[f] for f in _videos(contents, key) if f in seen.videos]
+        brightness = np.concatenate([d.brightness for d in decoded]) if decoded else np.empty(0)
+        change = np.concatenate([d.change for d in decoded]) if decoded else np.empty(0)
         if len(brightness) and float(brightness.max()) < DARK:
             what = "dark-camera", f"nothing brighter than {brightness.max():.1f} of 255"
         elif len(change) and float(change.max()) < FROZEN:

@@ -57,9 +57,9 @@ def _findings(contents: Contents, quick: bool) -> Iterator[Finding]:
     if quick:
         yield from lost_findings(contents)
         return
-    decoded, undecodable = cameras.decode_all(contents)
-    yield from lost_findings(contents, undecodable)
-    yield from cameras.dark_or_frozen(contents, decoded)
+    seen = cameras.look_at_all(contents)
+    yield from lost_findings(contents, seen)
+    yield from cameras.dark_or_frozen(contents, seen)
 
 
 def _names(info: DatasetInfo, key: str) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from zk0.robot.check import say
 from zk0.robot.check.contents import Contents
 from zk0.robot.check.counts import TOLERANCE_SECONDS
 from zk0.robot.episodes import Clip
-from zk0.robot.video_file import VideoFile
+from zk0.robot.video_file import Decoded, VideoFile
 
 
 class Loss(NamedTuple):
@@ -23,29 +23,43 @@ class Loss(NamedTuple):
     episodes: tuple[int, ...]
 
 
-def losses(contents: Contents, undecodable: Mapping[str, str] | None = None) -> tuple[Loss, ...]:
-    """Everything that costs an episode. `undecodable` maps videos that do not decode to the reason."""
+class Seen(NamedTuple):
+    """What decoding everything showed."""
+
+    videos: Mapping[str, Decoded]
+    """Those that decode, by file."""
+    broken_videos: Mapping[str, str]
+    """File -> why it does not decode."""
+    broken_pictures: Mapping[int, str]
+    """Episode -> its first stored picture that does not decode."""
+
+
+NOTHING_SEEN = Seen({}, {}, {})
+
+
+def losses(contents: Contents, seen: Seen = NOTHING_SEEN) -> tuple[Loss, ...]:
+    """Everything that costs an episode."""
     return (
         *_missing_rows(contents),
         *_gaps(contents),
         *_not_finite(contents),
         *_missing_videos(contents),
         *_wrong_frames(contents),
-        *_undecodable(contents, undecodable or {}),
+        *_undecodable(contents, seen),
     )
 
 
-def lost_episodes(contents: Contents, undecodable: Mapping[str, str] | None = None) -> frozenset[int]:
+def lost_episodes(contents: Contents, seen: Seen = NOTHING_SEEN) -> frozenset[int]:
     """The episodes that a repair must drop."""
     unreadable = {f.where for f in contents.broken if f.rule == "unreadable-video"}
     gone = {e.index for e in contents.episodes or () if any(c.file in unreadable for c in e.clips.values())}
-    return frozenset(gone | {e for loss in losses(contents, undecodable) for e in loss.episodes})
+    return frozenset(gone | {e for loss in losses(contents, seen) for e in loss.episodes})
 
 
-def lost_findings(contents: Contents, undecodable: Mapping[str, str] | None = None) -> Iterator[Finding]:
+def lost_findings(contents: Contents, seen: Seen = NOTHING_SEEN) -> Iterator[Finding]:
     """One finding for each loss; dropping the episodes repairs it, if any remain."""
-    remain = len(contents.episodes or ()) > len(lost_episodes(contents, undecodable))
-    for loss in losses(contents, undecodable):
+    remain = len(contents.episodes or ()) > len(lost_episodes(contents, seen))
+    for loss in losses(contents, seen):
         yield Finding(
             rule=loss.rule,
             where=f"{loss.where} ({say.episodes(loss.episodes)})" if loss.episodes else loss.where,
@@ -153,7 +167,10 @@ def farthest(video: VideoFile, clip: Clip, frames: int, fps: float) -> float:
     return float(near.max())
 
 
-def _undecodable(contents: Contents, undecodable: Mapping[str, str]) -> Iterator[Loss]:
-    for file, why in undecodable.items():
+def _undecodable(contents: Contents, seen: Seen) -> Iterator[Loss]:
+    for file, why in seen.broken_videos.items():
         gone = tuple(e.index for e in contents.episodes or () if any(c.file == file for c in e.clips.values()))
         yield Loss("undecodable-video", file, why, "frames that all decode", gone)
+    if seen.broken_pictures:
+        first = next(iter(seen.broken_pictures.values()))
+        yield Loss("undecodable-picture", "data", first, "pictures of the declared size", tuple(seen.broken_pictures))

@@ -13,7 +13,7 @@ from zk0.robot.check.contents import Contents
 from zk0.robot.digest import episode_digest
 from zk0.robot.frames import EpisodeFrames
 from zk0.robot.info import INFO_PATH
-from zk0.robot.units import MAX_DEGREES, Units, infer_units, is_so_arm
+from zk0.robot.units import MAX_DEGREES, MAX_RADIANS, Units, are_grippers, infer_units, is_so_arm
 
 MIN_EPISODE_FRAMES = 2
 
@@ -21,9 +21,25 @@ MIN_EPISODE_FRAMES = 2
 def units_of(contents: Contents) -> Units | None:
     """The unit of states and actions, if the numbers leave only one."""
     rows = contents.rows
-    if rows is None or rows.state is None or rows.action is None:
+    if rows is None or rows.state is None or rows.action is None or rows.state.shape != rows.action.shape:
         return None
-    return infer_units(np.concatenate([rows.state.reshape(-1, 1), rows.action.reshape(-1, 1)]))
+    return infer_units(np.concatenate([rows.state, rows.action]), grippers_of(contents))
+
+
+def grippers_of(contents: Contents) -> NDArray[np.bool_]:
+    """Which dimensions of state and action are grippers."""
+    feature = contents.info.features.get(contents.state_key) if contents.info else None
+    state = contents.rows.state if contents.rows else None
+    dims = 0 if state is None else int(state.shape[1])
+    return are_grippers(feature.flat_names if feature else (), dims, _is_so_arm(contents))
+
+
+def percent_of(contents: Contents) -> NDArray[np.bool_]:
+    """The grippers that go from 0 to 100, in whatever unit the joints are."""
+    rows, grippers = contents.rows, grippers_of(contents)
+    if rows is None or rows.state is None or rows.action is None or units_of(contents) != "radians":
+        return np.zeros(len(grippers), dtype=bool)
+    return grippers & (np.nanmax(np.abs(np.concatenate([rows.state, rows.action])), axis=0) > MAX_RADIANS)
 
 
 def dimensions(contents: Contents) -> Iterator[Finding]:
