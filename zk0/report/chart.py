@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from zk0.records import Contribution, Decision, Evaluation, RoundRecord, SetScore, Update
+from zk0.report.figures import public_name
 from zk0.report.lines import DASHES, MARKERS, dress, finish, foot, known, line, many, name_points, png, short
 from zk0.report.metrics import Z_95, ordered
 from zk0.report.palette import LIGHT, Theme
@@ -146,8 +147,8 @@ def _mean_and_sets(
     names = list(dict.fromkeys(s.dataset for r in rows if r.evaluation for s in r.evaluation.sets))
     if len(names) > 1:
         for index, name in enumerate(names, start=1):
-            line(axes, rounds, _scored(rows, name, number), (index, short(name)), theme)
-    label = "mean over sets" if len(names) > 1 else short(next(iter(names), "server"))
+            line(axes, rounds, _scored(rows, name, number), (index, short(public_name(name))), theme)
+    label = "mean over sets" if len(names) > 1 else short(public_name(next(iter(names), "server")))
     line(axes, rounds, means, (0, label), theme).set(linewidth=2.6, markersize=7, zorder=5)
 
 

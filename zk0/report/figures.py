@@ -1,5 +1,6 @@
 """Numbers as people read them; one that is missing is a dash."""
 
+import re
 from collections.abc import Iterable
 from math import floor, log10
 
@@ -88,6 +89,15 @@ def megabytes(size: int | None) -> str:
     ('399.5 MB', '0.7856 MB', '–')
     """
     return DASH if size is None else f"{number(size / 1e6)} MB"
+
+
+def moment(time: str) -> str:
+    """An ISO 8601 time with spaces, so that it may break.
+
+    >>> moment("2025-11-22T03:01:00+00:00")
+    '2025-11-22 03:01:00 +00:00'
+    """
+    return re.sub(r"(\d)T(\d\d:\d\d(?::\d\d)?)(?:\.\d+)?([+-])", r"\1 \2 \3", time)
 
 
 def listed(words: Iterable[str]) -> str:

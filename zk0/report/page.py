@@ -4,6 +4,7 @@ import json
 import shlex
 from base64 import b64encode
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -13,32 +14,24 @@ from zk0.errors import ReportError
 from zk0.folder import SessionFolder
 from zk0.ledger import Ledger
 from zk0.records import Member, Record, Rollout, RoundRecord, Statistics
-from zk0.report import tables
+from zk0.report import client_tables, round_tables, score_tables
 from zk0.report.chart import federated_metrics_figure, measured_under, policy_loss_figure
-from zk0.report.figures import DASH, count, duration, fixed, megabytes, percent, plus_minus
+from zk0.report.error_chart import action_error_figure
+from zk0.report.key_figures import key_figures, subtitle, time_shares
 from zk0.report.lines import png
 from zk0.report.markdown import escaped, table
 from zk0.report.metrics import ordered
-from zk0.report.palette import DARK, LIGHT, Theme, css_variables
-from zk0.report.verdict import success_sentence, verdict, wilson
+from zk0.report.palette import DARK, LIGHT, css_variables
+from zk0.report.verdict import success_sentence, verdict
 from zk0.report.write import write_bytes
 from zk0.session import Session
 
 _HERE = Path(__file__).parent
 
 
-class KeyFigure(Record):
-    """One number that sums a session up."""
-
-    title: str
-    value: str
-    note: str
-
-
 class Chart(Record):
     """One chart for light and for dark surroundings, as data URIs."""
 
-    title: str
     light: str
     dark: str
     text: str
@@ -77,19 +70,23 @@ def write_report(
     page = environment.get_template("page.html.j2").render(
         session=session,
         verdict=verdict(rows, rollouts),
-        key_figures=_key_figures(session, members, rows, rollouts),
-        charts=_charts(rows),
+        key_figures=key_figures(session, members, rows, rollouts),
+        subtitle=subtitle(session, rows),
+        charts=_charts(rows, loss_text=verdict(rows, ()).sentences[0]),
+        errors=_errors(session, rows),
+        shares=time_shares(rows),
         measured=measured_under(rows),
         tables={
-            "clients": tables.client_table(members, rows),
-            "rounds": tables.round_table(session, rows),
-            "times": tables.time_table(rows),
-            "refusals": tables.refusal_table(rows),
-            "findings": tables.finding_table(members),
-            "sets": tables.set_table(session, rows),
-            "joints": tables.joint_table(session, rows),
-            "statistics": tables.statistics_table(session, _pooled(here)),
-            "digests": tables.digest_table(rows),
+            "clients": client_tables.client_table(members, rows),
+            "rounds": round_tables.round_table(session, rows),
+            "times": round_tables.time_table(rows),
+            "refusals": round_tables.refusal_table(rows),
+            "findings": client_tables.finding_table(members),
+            "sets": score_tables.set_table(session, rows),
+            "tasks": score_tables.task_table(rollouts),
+            "joints": score_tables.joint_table(session, rows),
+            "statistics": client_tables.statistics_table(session, _pooled(here)),
+            "digests": round_tables.digest_table(rows),
         },
         films=[Film(rollout=r, video=_video(folder, r)) for r in rollouts],
         closed_loop=success_sentence(rollouts),
@@ -108,85 +105,48 @@ def report_markdown(
     """The report in short, in GitHub's Markdown with the charts inside; well below 1 MB."""
     rows = ordered(history)
     found = verdict(rows, rollouts)
-    keys = [(k.title, k.value, k.note) for k in _key_figures(session, members, rows, rollouts)]
+    keys = [(k.title, k.text, k.note) for k in key_figures(session, members, rows, rollouts)]
     parts = [
         f"# {escaped(session.name)}",
         f"**{escaped(found.headline)}**",
         "\n\n".join(escaped(s) for s in found.sentences),
         table(("figure", "value", ""), keys),
-        f"![Policy loss on unseen data by round]({_data_png(policy_loss_figure, rows, LIGHT, 100)})",
+        f"![Policy loss on unseen data by round]({_data_png(policy_loss_figure(rows), 100)})",
         "## Rounds",
-        table(*tables.round_table(session, rows).plain()),
+        table(*round_tables.round_table(session, rows).plain()),
         "## Clients",
-        table(*tables.client_table(members, rows).plain()),
-        f"![Clients, schedule and action error by round]({_data_png(federated_metrics_figure, rows, LIGHT, 80)})",
+        table(*client_tables.client_table(members, rows).plain()),
+        f"![Clients, schedule and action error by round]({_data_png(federated_metrics_figure(rows), 80)})",
     ]
-    refused = tables.refusal_table(rows)
+    refused = round_tables.refusal_table(rows)
     if refused.rows:
         parts += ["## Refused updates", table(*refused.plain())]
     return "\n\n".join(parts) + "\n"
 
 
-def _key_figures(
-    session: Session, members: Sequence[Member], rows: Sequence[RoundRecord], rollouts: Sequence[Rollout]
-) -> list[KeyFigure]:
-    judged = [r.evaluation for r in rows if r.evaluation]
-    last = judged[-1] if judged else None
-    loss = plus_minus(last.policy_loss, tables.half_width(last.policy_loss_se)) if last else DASH
-    units = session.contract.units
-    error = f"{fixed(last.action_error_degrees, 2)} {units}" if last else DASH
-    start = f"{fixed(judged[0].policy_loss, 3)} at the start" if len(judged) > 1 else "dimensionless"
-    start_error = f"{fixed(judged[0].action_error_degrees, 2)} {units} at the start" if len(judged) > 1 else "open loop"
-    done = rows[-1].round if rows else None
-    refused = sum(len(r.refusals) for r in rows)
-    used = sum(len(r.contributions) for r in rows)
-    sent = sum(u.bytes for r in rows for u in r.updates)
-    weights = rows[-1].checkpoint.bytes if rows else None
+def _charts(rows: Sequence[RoundRecord], loss_text: str) -> list[Chart]:
+    panels = (
+        "Client losses, action error, learning rate, size of the updates, their cosines to the mean, and mu by round"
+    )
     return [
-        KeyFigure(title="Policy loss, unseen data", value=loss, note=start),
-        KeyFigure(title="Action error, unseen data", value=error, note=start_error),
-        _success(rollouts),
-        KeyFigure(title="Rounds", value=f"{count(done)} of {session.rounds}", note=f"seed {session.seed}"),
-        KeyFigure(
-            title="Clients",
-            value=count(len(members)),
-            note=f"{count(sum(m.train_frames for m in members))} training frames",
-        ),
-        KeyFigure(title="Updates used", value=count(used), note=f"{count(refused)} refused"),
-        KeyFigure(title="Trained weights", value=megabytes(weights), note=f"{megabytes(sent)} of updates in all"),
-        KeyFigure(title="Time", value=duration(sum(r.seconds for r in rows)), note="finished rounds, round 0 included"),
+        _chart(partial(policy_loss_figure, rows), f"Line chart by round. {loss_text}"),
+        _chart(partial(federated_metrics_figure, rows), f"{panels}; the numbers are in the tables below."),
     ]
 
 
-def _success(rollouts: Sequence[Rollout]) -> KeyFigure:
-    successes, attempts = sum(r.success for r in rollouts), len(rollouts)
-    ends = wilson(successes, attempts)
-    if ends is None:
-        return KeyFigure(title="Closed-loop success", value=DASH, note="no attempt was made")
-    note = f"95 % interval {percent(ends[0])} to {percent(ends[1])}"
-    return KeyFigure(title="Closed-loop success", value=f"{successes} of {attempts}", note=note)
+def _errors(session: Session, rows: Sequence[RoundRecord]) -> Chart:
+    scores = [s for r in rows if r.evaluation for s in r.evaluation.sets]
+    joints = score_tables.joint_names(session, len(scores[0].joint_error_degrees) if scores else 0)
+    draw = partial(action_error_figure, rows, joints, session.contract.units)
+    return _chart(draw, "Action error by joint and by step of the chunk; the joints' numbers are in the table below.")
 
 
-def _charts(rows: Sequence[RoundRecord]) -> list[Chart]:
-    made: list[tuple[str, Callable[[Sequence[RoundRecord], Theme], Figure]]] = [
-        ("Policy loss on unseen data by round", policy_loss_figure),
-        ("Client losses, action error, learning rate, update norms, cosines and mu by round", federated_metrics_figure),
-    ]
-    return [
-        Chart(
-            title=title,
-            light=_data_png(figure, rows, LIGHT),
-            dark=_data_png(figure, rows, DARK),
-            text=f"{title}; the numbers are in the tables below",
-        )
-        for title, figure in made
-    ]
+def _chart(draw: Callable[..., Figure], text: str) -> Chart:
+    return Chart(light=_data_png(draw(theme=LIGHT)), dark=_data_png(draw(theme=DARK)), text=text)
 
 
-def _data_png(
-    figure: Callable[[Sequence[RoundRecord], Theme], Figure], rows: Sequence[RoundRecord], theme: Theme, dpi: int = 150
-) -> str:
-    return f"data:image/png;base64,{b64encode(png(figure(rows, theme), dpi)).decode()}"
+def _data_png(figure: Figure, dpi: int = 150) -> str:
+    return f"data:image/png;base64,{b64encode(png(figure, dpi)).decode()}"
 
 
 def _video(folder: Path, rollout: Rollout) -> str | None:

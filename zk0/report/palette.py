@@ -62,4 +62,5 @@ def rgb(colour: str) -> tuple[int, int, int]:
 def css_variables(theme: Theme) -> str:
     """The theme as declarations of CSS custom properties."""
     names = ("background", "card", "ink", "muted", "line", "accent", "good", "bad")
-    return " ".join(f"--{name}: {getattr(theme, name)};" for name in names)
+    series = [f"--series-{index}: {colour};" for index, colour in enumerate(theme.series)]
+    return " ".join([*(f"--{name}: {getattr(theme, name)};" for name in names), *series])

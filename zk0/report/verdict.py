@@ -32,18 +32,19 @@ class Verdict(Record):
     sentences: tuple[str, ...]
 
 
-def wilson(successes: int, attempts: int) -> tuple[float, float] | None:
-    """95 % interval of a success rate (Wilson 1927), or None without an attempt.
+def wilson(successes: int, attempts: int) -> tuple[float, float]:
+    """95 % interval of a success rate (Wilson 1927).
 
     >>> [round(end, 3) for end in wilson(1, 3)]
     [0.061, 0.792]
     >>> [round(end, 3) for end in wilson(10, 10)]
     [0.722, 1.0]
-    >>> wilson(0, 0) is None
-    True
+
+    Raises:
+        ValueError: there was no attempt, or there were more successes than attempts.
     """
-    if attempts == 0:
-        return None
+    if not 0 <= successes <= attempts or attempts == 0:
+        raise ValueError(f"{successes} successes of {attempts} attempts have no rate")
     share, square = successes / attempts, Z_95**2
     centre = share + square / (2 * attempts)
     spread = Z_95 * sqrt(share * (1 - share) / attempts + square / (4 * attempts**2))
@@ -55,7 +56,7 @@ def loss_change(history: Sequence[RoundRecord]) -> Change | None:
     """From the first to the last judged round, or None where fewer than two were judged.
 
     The interval is fall -+ 1.96 sqrt(SE_first^2 + SE_last^2): it takes the two measurements as independent.
-    Both are made on the same frames with the same noise, so the true interval is rather narrower.
+    Both are made on the same frames with the same noise; as far as their errors go together, it is too wide.
     """
     judged = [r.evaluation for r in ordered(history) if r.evaluation]
     if len(judged) < 2:
@@ -80,23 +81,26 @@ def loss_change(history: Sequence[RoundRecord]) -> Change | None:
 def verdict(history: Sequence[RoundRecord], rollouts: Sequence[Rollout]) -> Verdict:
     """Did the loss on unseen data fall, by how much, and does the arm do its tasks."""
     change = loss_change(history)
-    sentences = [_loss_sentence(change, history)]
-    if rollouts:
-        sentences.append(success_sentence(rollouts))
+    outcome, headline = _outcome(change)
+    sentences = [_loss_sentence(change, history), *([success_sentence(rollouts)] if rollouts else [])]
+    return Verdict(outcome=outcome, headline=headline, sentences=tuple(sentences))
+
+
+def _outcome(change: Change | None) -> tuple[Literal["good", "bad", "open"], str]:
     if change is None:
-        return Verdict(outcome="open", headline="Not enough was measured to tell.", sentences=tuple(sentences))
+        return "open", "Too little was measured to tell whether anything was learned."
     if not change.comparable:
-        return Verdict(outcome="open", headline="The losses cannot be compared.", sentences=tuple(sentences))
+        return "open", "The losses of the first and the last round cannot be compared."
+    share = f" by {percent(abs(change.fall) / change.first)}" if change.first > 0 else ""
     if change.interval is None:
-        headline = f"The loss on unseen data {_moved(change)}; how surely is not known."
-        return Verdict(outcome="open", headline=headline, sentences=tuple(sentences))
+        moved = "fell" if change.fall > 0 else "rose" if change.fall < 0 else "did not move"
+        return "open", f"The loss on unseen data {moved}{share if change.fall else ''}; how surely is not known."
     low, high = change.interval
     if low > 0:
-        return Verdict(outcome="good", headline="The loss on unseen data fell.", sentences=tuple(sentences))
+        return "good", f"The loss on unseen data fell{share}."
     if high < 0:
-        return Verdict(outcome="bad", headline="The loss on unseen data rose.", sentences=tuple(sentences))
-    headline = "No clear change of the loss on unseen data."
-    return Verdict(outcome="open", headline=headline, sentences=tuple(sentences))
+        return "bad", f"The loss on unseen data rose{share}."
+    return "open", "No clear change of the loss on unseen data."
 
 
 def success_sentence(rollouts: Sequence[Rollout]) -> str:
@@ -107,9 +111,9 @@ def success_sentence(rollouts: Sequence[Rollout]) -> str:
     'In closed loop, 1 of 1 attempts succeeded (100 %; 95 % Wilson interval 21 % to 100 %).'
     """
     successes, attempts = sum(r.success for r in rollouts), len(rollouts)
-    ends = wilson(successes, attempts)
-    if ends is None:
+    if attempts == 0:
         return "No closed-loop attempt was made."
+    ends = wilson(successes, attempts)
     share = f"{percent(successes / attempts)}; 95 % Wilson interval {percent(ends[0])} to {percent(ends[1])}"
     return f"In closed loop, {successes} of {attempts} attempts succeeded ({share})."
 
@@ -119,27 +123,21 @@ def _way(judged: Evaluation) -> tuple[object, ...]:
     return judged.normalization, judged.seed, judged.times, sets
 
 
-def _moved(change: Change) -> str:
-    return "fell" if change.fall > 0 else "rose" if change.fall < 0 else "stayed the same"
-
-
 def _loss_sentence(change: Change | None, history: Sequence[RoundRecord]) -> str:
     if change is None:
         judged = [r.evaluation for r in history if r.evaluation]
         if not judged:
             return "No round was judged on unseen data."
         return f"Only round {judged[0].round} was judged: policy loss {fixed(judged[0].policy_loss, 3)} on unseen data."
-    where = f"from {fixed(change.first, 3)} in round {change.first_round} to {fixed(change.last, 3)}"
-    text = f"Policy loss on unseen data went {where} in round {change.last_round}"
+    text = (
+        f"Policy loss on unseen data: {fixed(change.first, 3)} in round {change.first_round}, "
+        f"{fixed(change.last, 3)} in round {change.last_round}"
+    )
     if not change.comparable:
-        return f"{text}, but the two were measured in different ways."
-    if change.fall:
-        share = f" ({percent(abs(change.fall) / change.first)})" if change.first > 0 else ""
-        way = "down" if change.fall > 0 else "up"
-        text += f": {way} by {fixed(abs(change.fall), 3)}{share}"
+        return f"{text}, measured in different ways."
+    way = "down" if change.fall >= 0 else "up"
+    text += f"; {way} by {fixed(abs(change.fall), 3)}"
     if change.interval is None:
-        return f"{text}; no interval, for want of a standard error."
-    ends = sorted(abs(e) if change.fall < 0 and change.interval[1] <= 0 else e for e in change.interval)
-    if change.fall < 0 < change.interval[1]:
-        ends = [-change.interval[1], -change.interval[0]]
-    return f"{text}; 95 % interval {fixed(ends[0], 3)} to {fixed(ends[1], 3)}."
+        return f"{text}, without an interval for want of a standard error."
+    low, high = change.interval if change.fall >= 0 else (-change.interval[1], -change.interval[0])
+    return f"{text} (95 % interval {fixed(low, 3)} to {fixed(high, 3)})."

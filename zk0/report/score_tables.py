@@ -1,0 +1,94 @@
+"""Tables of a report about how good the policy is: evaluation sets, joints, tasks of the simulator."""
+
+from collections.abc import Sequence
+from statistics import median
+
+from zk0.records import Rollout, RoundRecord, SetScore
+from zk0.report.figures import percent, public_name
+from zk0.report.metrics import ordered
+from zk0.report.tables import Cell, Column, Table, bounded, decimal, whole, words
+from zk0.report.verdict import wilson
+from zk0.session import Session
+
+
+def set_table(session: Session, history: Sequence[RoundRecord]) -> Table:
+    """The evaluation sets under the first and the last judged model."""
+    judged = [r.evaluation for r in ordered(history) if r.evaluation]
+    unit = session.contract.units
+    first = {s.dataset: s for s in judged[0].sets} if len(judged) > 1 else {}
+    before = f"round {judged[0].round}" if judged else "start"
+    after = f"round {judged[-1].round}" if judged else "end"
+    columns = (
+        Column(title="evaluation set", kind="text"),
+        Column(title="episodes"),
+        Column(title="frames"),
+        Column(title="policy loss ± 1.96 SE", unit=before),
+        Column(title="policy loss ± 1.96 SE", unit=after),
+        Column(title="action error", unit=f"{unit}, {before}"),
+        Column(title="action error", unit=f"{unit}, {after}"),
+    )
+    rows = tuple(_set_row(s, first.get(s.dataset)) for s in judged[-1].sets) if judged else ()
+    return Table(caption="Evaluation sets", columns=columns, rows=rows)
+
+
+def _set_row(now: SetScore, then: SetScore | None) -> tuple[Cell, ...]:
+    losses = [bounded(s.policy_loss if s else None, s.policy_loss_se if s else None) for s in (then, now)]
+    errors = [decimal(s.action_error_degrees if s else None, 2) for s in (then, now)]
+    return (words(public_name(now.dataset)), whole(now.episodes), whole(now.frames), *losses, *errors)
+
+
+def joint_names(session: Session, width: int) -> tuple[str, ...]:
+    """Names of `width` joints with their unit."""
+    names = session.contract.joints if len(session.contract.joints) == width else tuple(map(str, range(width)))
+    return tuple(n.removesuffix(".pos").replace("_", " ") for n in names)
+
+
+def joint_unit(session: Session, joint: str) -> str:
+    """Degrees, or the gripper's own scale."""
+    return "0–100" if joint.startswith("gripper") else session.contract.units
+
+
+def joint_table(session: Session, history: Sequence[RoundRecord]) -> Table:
+    """Mean absolute action error, joint by joint, under the last judged model."""
+    judged = [r.evaluation for r in ordered(history) if r.evaluation]
+    scores = judged[-1].sets if judged else ()
+    names = joint_names(session, max((len(s.joint_error_degrees) for s in scores), default=0))
+    columns = (
+        Column(title="evaluation set", kind="text"),
+        *(Column(title=name, unit=joint_unit(session, name)) for name in names),
+    )
+    rows = tuple(
+        (words(public_name(s.dataset)), *(decimal(e, 2) for e in s.joint_error_degrees))
+        for s in scores
+        if len(s.joint_error_degrees) == len(names)
+    )
+    return Table(caption="Action error by joint, last judged round", columns=columns, rows=rows)
+
+
+def task_table(rollouts: Sequence[Rollout]) -> Table:
+    """How often each task was done, with its 95 % Wilson interval."""
+    columns = (
+        Column(title="task", kind="text"),
+        Column(title="attempts"),
+        Column(title="successes"),
+        Column(title="success rate"),
+        Column(title="95 % interval", unit="Wilson"),
+        Column(title="median time to success", unit="s, simulated"),
+    )
+    names = dict.fromkeys(r.task for r in rollouts)
+    rows = tuple(_task_row(name, [r for r in rollouts if r.task == name]) for name in names)
+    return Table(caption="Closed-loop success by task", columns=columns, rows=rows)
+
+
+def _task_row(task: str, attempts: Sequence[Rollout]) -> tuple[Cell, ...]:
+    done = [r.duration_seconds for r in attempts if r.success]
+    share = len(done) / len(attempts)
+    low, high = wilson(len(done), len(attempts))
+    return (
+        words(task),
+        whole(len(attempts)),
+        whole(len(done)),
+        Cell(text=percent(share), key=share),
+        Cell(text=f"{percent(low)} to {percent(high)}", key=low),
+        decimal(median(done) if done else None, 1),
+    )
