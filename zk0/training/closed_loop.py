@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from zk0.errors import ReportError
 from zk0.records import CAMERA_PREFIX, STATE, Checkpoint, Rollout
-from zk0.report.video import Traces, rollout_frames, write_video
+from zk0.report.frames import Attempt, rollout_frames
+from zk0.report.video import write_video
 from zk0.robot.policy import make_processors
 from zk0.session import Session
 from zk0.simulator.environment import Observation, SimulatedArm
@@ -79,14 +80,17 @@ def roll_out_task(
 def _film(seen: Trajectory, joints: tuple[str, ...], path: Path) -> bool:
     """Whether the attempt could be filmed."""
     try:
-        frames = rollout_frames(
-            [o.images for o in seen.observations[:-1]],
-            Traces(joints, np.stack([o.state for o in seen.observations[:-1]]), seen.actions),
-            title=f"{seen.observations[0].task}   seed {seen.seed}",
-            success=seen.success,
+        attempt = Attempt(
+            images={name: [o.images[name] for o in seen.observations] for name in seen.observations[0].images},
+            states=np.stack([o.state for o in seen.observations]),
+            actions=seen.actions,
+            joints=joints,
             fps=seen.fps,
+            task=seen.observations[0].task,
+            seed=seen.seed,
+            success=seen.success,
         )
-        write_video(path, frames, seen.fps)
+        write_video(path, rollout_frames(attempt), seen.fps)
     except ReportError:
         return False
     return True
