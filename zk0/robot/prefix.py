@@ -129,7 +129,7 @@ class _Masks:
         before = prefix.sum(dim=1, keepdim=True)
         seen = torch.cat([prefix, torch.ones(batch, 1, dtype=torch.bool, device=device)], dim=1)
         steps = torch.arange(chunk, device=device)[None]
-        causal = (steps.T >= steps)[None].expand(batch, chunk, chunk)
+        causal = (steps <= steps.T)[None].expand(batch, chunk, chunk)
         self.state_position = before
         self.joint_position = before + 1 + steps
         self.across_position = steps.expand(batch, chunk)

@@ -144,7 +144,7 @@ class Client:
 
     def forget_before(self, round_number: int) -> None:
         """Remove finished updates of earlier rounds: the server has gone on, so nobody asks for them again."""
-        for file in (self.scratch / "updates").glob("round-*"):
+        for file in (self.scratch / "updates").glob("*round-*"):  # also what a killed process left half-written
             if int(file.name.split("-")[1]) < round_number:
                 file.unlink(missing_ok=True)
 
@@ -210,4 +210,4 @@ def _kept(target: Path) -> Update | None:
         load_weights(target, update.digest)
     except CheckpointError:
         return None
-    return update
+    return update.model_copy(update={"path": str(target)})  # the session's folder may have moved

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from math import isfinite
 from time import perf_counter
 from typing import Any
 
@@ -89,7 +90,7 @@ def fit(
         add_proximal_gradient(weights, anchor, plan.mu)
         norm = torch.nn.utils.clip_grad_norm_(weights, training.grad_clip_norm)
         value = loss.item()
-        if not torch.isfinite(norm) or value != value:
+        if not (isfinite(value) and torch.isfinite(norm)):
             raise UpdateError(
                 f"{plan.client}: round {plan.round}, step {step}: loss {value}, gradient norm {float(norm)}; "
                 f"expected finite numbers (lr {rate:g}): lower training.lr or check the data set"

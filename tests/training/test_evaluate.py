@@ -1,0 +1,156 @@
+"""The judgement: twice the same number, and the number that a hand calculation gives."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from zk0.errors import EvaluationError
+from zk0.records import SetScore, Statistics
+from zk0.robot.dataset import EpisodeReader
+from zk0.robot.policy import make_processors
+from zk0.training.evaluate import composite, frame_noise, score, spread, stratified_times
+from zk0.training.examples import CachedExamples
+from zk0.training.features import FeatureCache
+
+LENGTHS = (13, 12, 17)
+
+
+@pytest.fixture
+def examples(policy: Any, statistics: Statistics, recordings: dict[str, Path], kept: Path) -> CachedExamples:
+    pre, _ = make_processors(policy, statistics)
+    cache = FeatureCache(kept / "features", policy, ("overhead", "wrist"))
+    return CachedExamples(EpisodeReader(recordings["judge"]), (0, 1, 2), policy, pre, cache)
+
+
+def judge(policy: Any, examples: CachedExamples, statistics: Statistics, **changes: Any) -> SetScore:
+    return score(policy, examples, statistics, **{"dataset": "judge", "seed": 7, "times": 3} | changes)
+
+
+def test_twice_the_same_number(policy: Any, examples: CachedExamples, statistics: Statistics) -> None:
+    first = judge(policy, examples, statistics)
+    torch.manual_seed(99)
+    policy.train()
+    assert judge(policy, examples, statistics) == first
+    assert judge(policy, examples, statistics, seed=8).policy_loss != first.policy_loss
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 100])
+def test_batches_do_not_matter(policy: Any, examples: CachedExamples, statistics: Statistics, batch_size: int) -> None:
+    first = judge(policy, examples, statistics)
+    other = judge(policy, examples, statistics, batch_size=batch_size)
+    assert other.policy_loss == pytest.approx(first.policy_loss, rel=1e-6)
+    assert other.policy_loss_se == pytest.approx(first.policy_loss_se, rel=1e-5)
+    assert other.action_error_degrees == pytest.approx(first.action_error_degrees, rel=1e-6)
+
+
+def by_hand(
+    policy: Any, root: Path, statistics: Statistics, seed: int, times: int
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Loss sums by frame and time, and absolute errors in degrees by frame, with lerobot alone."""
+    from lerobot.datasets import LeRobotDataset
+
+    pre, post = make_processors(policy, statistics)
+    deltas = {"action": [i / 10 for i in range(10)]}
+    data = LeRobotDataset("local/judge", root=root, delta_timestamps=deltas, video_backend="pyav")
+    sums, errors = [], []
+    for i in range(len(data)):
+        item = data[i]
+        episode, frame, real = int(item["episode_index"]), int(item["frame_index"]), ~item["action_is_pad"]
+        noise = torch.from_numpy(frame_noise(seed, episode, frame, (times + 1, 10, 32)))
+        batch = pre(torch.utils.data.default_collate([item]))
+        losses = []
+        for index in range(times):
+            at = torch.tensor([((index + 0.5) / times) ** (2 / 3) * 0.999 + 0.001])
+            with torch.no_grad():
+                losses.append(policy.forward(dict(batch), noise=noise[index][None], time=at)[0].item())
+        sums.append([loss * int(real.sum()) * 6 for loss in losses])
+        seen = {k: v for k, v in batch.items() if k not in ("action", "action_is_pad")}
+        predicted = post(policy.predict_action_chunk(seen, noise=noise[times][None]))[0]
+        errors.append((predicted - item["action"]).abs().numpy()[real.numpy()])
+    return np.array(sums), errors
+
+
+def test_the_numbers_are_those_of_a_hand_calculation(
+    policy: Any, examples: CachedExamples, statistics: Statistics, recordings: dict[str, Path]
+) -> None:
+    found = judge(policy, examples, statistics)
+    sums, errors = by_hand(policy, recordings["judge"], statistics, seed=7, times=3)
+    counts = np.array([e.size * 3 for e in errors])
+    assert found.policy_loss == pytest.approx(sums.sum() / counts.sum(), rel=1e-6)
+
+    edges = np.cumsum((0, *LENGTHS))
+    spans = list(zip(edges, edges[1:], strict=False))
+    means = [sums[a:b].sum() / counts[a:b].sum() for a, b in spans]
+    assert found.policy_loss_se == pytest.approx(np.std(means, ddof=1) / 3**0.5, rel=1e-5)
+
+    joined = np.concatenate(errors)
+    assert found.action_error_degrees == pytest.approx(joined.mean(), rel=1e-5)
+    assert found.joint_error_degrees == pytest.approx(joined.mean(axis=0), rel=1e-5)
+    horizon = [np.mean([e[step] for e in errors if len(e) > step]) for step in range(10)]
+    assert found.horizon_error_degrees == pytest.approx(horizon, rel=1e-5)
+    assert (found.episodes, found.frames) == (3, 42)
+
+
+def test_padded_steps_do_not_count(policy: Any, examples: CachedExamples, statistics: Statistics) -> None:
+    first = judge(policy, examples, statistics)
+    padded = examples.padding.numpy()
+    examples.raw_chunks[padded] += 1000
+    examples.actions[examples.padding] += 1000
+    assert judge(policy, examples, statistics) == first
+
+
+def test_a_single_episode_has_no_standard_error(
+    policy: Any, statistics: Statistics, recordings: dict[str, Path], kept: Path
+) -> None:
+    pre, _ = make_processors(policy, statistics)
+    cache = FeatureCache(kept / "features", policy, ("overhead", "wrist"))
+    one = CachedExamples(EpisodeReader(recordings["judge"]), (1,), policy, pre, cache)
+    assert judge(policy, one, statistics).policy_loss_se is None
+
+
+def test_chosen_frames_are_evenly_spaced(policy: Any, examples: CachedExamples, statistics: Statistics) -> None:
+    assert spread(42, 5) == [0, 10, 20, 31, 41]
+    assert spread(3, 9) == [0, 1, 2]
+    assert spread(9, 1) == [0]
+    found = judge(policy, examples, statistics, max_frames=5)
+    assert found.frames == 5
+    assert judge(policy, examples, statistics, max_frames=42) == judge(policy, examples, statistics)
+
+
+def test_weights_that_are_not_finite_give_no_number(
+    policy: Any, examples: CachedExamples, statistics: Statistics
+) -> None:
+    with torch.no_grad():
+        policy.model.action_out_proj.bias.fill_(float("nan"))
+    with pytest.raises(EvaluationError, match="judge: policy loss nan.*finite"):
+        judge(policy, examples, statistics)
+
+
+def test_times_are_the_middle_quantiles_of_the_training_distribution() -> None:
+    from scipy.stats import beta
+
+    wanted = 0.001 + 0.999 * beta(1.5, 1).ppf((np.arange(8) + 0.5) / 8)
+    assert stratified_times(8) == pytest.approx(wanted, rel=1e-9)
+
+
+def test_noise_belongs_to_a_frame() -> None:
+    shape = (4, 10, 32)
+    places = [(7, 0, 0), (7, 0, 1), (7, 1, 0), (8, 0, 0), (7, 2**20, 5)]
+    drawn = [frame_noise(*place, shape) for place in places]
+    assert all((frame_noise(*place, shape) == noise).all() for place, noise in zip(places, drawn, strict=True))
+    assert len({noise.tobytes() for noise in drawn}) == 5
+    assert abs(np.stack(drawn).mean()) < 0.02
+    assert abs(np.stack(drawn).std() - 1) < 0.02
+
+
+def test_composite_of_sets() -> None:
+    one = SetScore(
+        dataset="a", episodes=2, frames=9, policy_loss=1.0, policy_loss_se=0.3, action_error_degrees=4.0,
+        joint_error_degrees=(), horizon_error_degrees=(),
+    )  # fmt: skip
+    two = one.model_copy(update={"policy_loss": 2.0, "policy_loss_se": 0.4, "action_error_degrees": 6.0})
+    assert composite([one, two]) == (1.5, pytest.approx(0.25), 5.0)
+    assert composite([one, two.model_copy(update={"policy_loss_se": None})])[1] is None

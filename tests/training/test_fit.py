@@ -1,0 +1,270 @@
+"""A client's round against plain training with lerobot and torch alone."""
+
+from collections.abc import Callable
+from math import cos, pi
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from zk0.errors import UpdateError
+from zk0.records import Statistics
+from zk0.session import ClientSettings, RoundPlan, SchedulerSettings, Terms
+from zk0.training.fit import count_steps, fit, round_seed, shuffled_batches
+
+FRAMES = 27
+"""Training frames of client a: its first two episodes."""
+
+
+@pytest.fixture
+def client(recordings: dict[str, Path], terms: Terms, tmp_path: Path, kept: Path) -> Any:
+    from zk0.training.client import Client
+
+    settings = ClientSettings(name="a", dataset=f"local:{recordings['a']}")
+    return Client(settings, terms, tmp_path / "scratch", kept)
+
+
+def plain_training(
+    policy: Any, root: Path, statistics: Statistics, seed: int, rates: list[float], mu: float
+) -> list[float]:
+    """Plain lerobot and torch: LeRobotDataset, its processors, policy.forward, AdamW; trains the policy in place."""
+    from lerobot.datasets import LeRobotDataset
+    from lerobot.policies.factory import make_pre_post_processors
+
+    chunk, width, batch_size = policy.config.chunk_size, policy.config.max_action_dim, 8
+    deltas = {"action": [i / 10 for i in range(chunk)]}
+    data = LeRobotDataset("local/a", root=root, episodes=[0, 1], delta_timestamps=deltas, video_backend="pyav")
+    moments = {"observation.state": statistics.state, "action": statistics.action}
+    stats = {
+        k: {n: np.array(getattr(m, n), np.float32) for n in ("mean", "std", "min", "max")} for k, m in moments.items()
+    }
+    pre, _ = make_pre_post_processors(policy.config, dataset_stats=stats)
+    weights = [p for _, p in sorted(policy.named_parameters()) if p.requires_grad]
+    anchor = [w.detach().clone() for w in weights]
+    optimizer = torch.optim.AdamW(weights, lr=1.0, betas=(0.9, 0.95), eps=1e-8, weight_decay=1e-10, fused=True)
+    generator = torch.Generator().manual_seed(seed)
+    order: list[int] = []
+    losses = []
+    policy.train()
+    for rate in rates:
+        if not order:
+            order = torch.randperm(len(data), generator=generator).tolist()
+        chosen, order = order[:batch_size], order[batch_size:]
+        noise = torch.randn(len(chosen), chunk, width, generator=generator)
+        time = torch.rand(len(chosen), generator=generator) ** (1 / 1.5) * 0.999 + 0.001
+        batch = pre(torch.utils.data.default_collate([data[i] for i in chosen]))
+        loss, _ = policy.forward(batch, noise=noise, time=time)
+        losses.append(loss.item())
+        if mu:
+            loss = loss + mu / 2 * sum(((w - a) ** 2).sum() for w, a in zip(weights, anchor, strict=True))
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(weights, 10.0)
+        optimizer.param_groups[0]["lr"] = rate
+        optimizer.step()
+    return losses
+
+
+def cosine(lr: float, steps: int, floor: float = 5e-7) -> list[float]:
+    return [floor + (lr - floor) * (1 + cos(pi * step / steps)) / 2 for step in range(steps)]
+
+
+def arrays(policy: Any) -> dict[str, np.ndarray]:
+    return {n: p.detach().numpy().copy() for n, p in policy.named_parameters() if p.requires_grad}
+
+
+class TestOneClientIsPlainTraining:
+    """mu = 0, no features kept, more steps than one pass: to the bit, on the CPU."""
+
+    def test_to_the_bit_and_through_the_average(
+        self, client: Any, policy: Any, recordings: dict, start: tuple, plan: Callable[..., RoundPlan], tmp_path: Path
+    ) -> None:
+        from zk0.aggregate import aggregate, verify_update
+        from zk0.weights import load_weights, open_weights
+
+        rates: list[float] = []
+        asked = plan({"features": "off", "local_steps": 6})
+        update = client.train(asked, start[0], lambda step, steps, loss, lr: rates.append(lr))
+        assert rates == pytest.approx(cosine(1e-3, 6), rel=1e-12)
+        seed = round_seed(42, 1, "a")
+        losses = plain_training(policy, recordings["a"], asked.statistics, seed, rates, mu=0.0)
+
+        wanted, trained = arrays(policy), load_weights(Path(update.path), update.digest)
+        assert wanted.keys() == trained.keys()
+        assert all(wanted[n].tobytes() == trained[n].tobytes() for n in wanted)
+        assert update.metrics.policy_loss == sum(losses) / 6
+        assert update.examples == FRAMES
+
+        with open_weights(start[0]) as file:
+            found = verify_update(update, round=1, global_digest=start[1], specs=dict(file.specs), seen=())
+        assert found is None
+        mean = aggregate([update], start[0], tmp_path / "mean.safetensors")
+        averaged = load_weights(Path(mean.path), mean.digest)
+        assert all(wanted[n].tobytes() == averaged[n].tobytes() for n in wanted)
+        before = load_weights(start[0])
+        moved = sum(float(((wanted[n].astype(float) - before[n]) ** 2).sum()) for n in wanted) ** 0.5
+        assert moved > 0.05
+        assert mean.param_update_norm == pytest.approx(moved, rel=1e-9)
+        assert update.metrics.update_norm == pytest.approx(moved, rel=1e-6)
+
+    def test_with_the_proximal_term(
+        self, client: Any, policy: Any, recordings: dict, start: tuple, plan: Callable[..., RoundPlan]
+    ) -> None:
+        """Against autograd of the whole loss; not to the bit, for sums are rounded in another order."""
+        asked = plan({"features": "off", "local_steps": 5}, mu=2.0)
+        update = client.train(asked, start[0])
+        plain_training(policy, recordings["a"], asked.statistics, round_seed(42, 1, "a"), cosine(1e-3, 5), mu=2.0)
+        from zk0.weights import load_weights
+
+        wanted, trained, before = arrays(policy), load_weights(Path(update.path)), load_weights(start[0])
+        step = np.concatenate([(wanted[n] - before[n]).ravel() for n in sorted(wanted)])
+        found = np.concatenate([(trained[n] - before[n]).ravel() for n in sorted(wanted)])
+        free = client.train(plan({"features": "off", "local_steps": 5}), start[0])
+        without = np.concatenate([(load_weights(Path(free.path))[n] - before[n]).ravel() for n in sorted(wanted)])
+        assert np.linalg.norm(found - step) < 2e-3 * np.linalg.norm(step)
+        assert np.linalg.norm(without - step) > 0.05 * np.linalg.norm(step)
+        assert update.metrics.fedprox_loss == pytest.approx(2.0 / 2 * np.linalg.norm(step.astype(float)) ** 2, rel=5e-3)
+        assert free.metrics.fedprox_loss == 0.0
+
+    def test_kept_features_train_alike(self, client: Any, start: tuple, plan: Callable[..., RoundPlan]) -> None:
+        from zk0.weights import load_weights
+
+        before = load_weights(start[0])
+        steps = []
+        for features in ("off", "embeddings"):
+            update = client.train(plan({"features": features, "local_steps": 5}), start[0])
+            steps.append({n: v - before[n] for n, v in load_weights(Path(update.path)).items()})
+        difference = sum(float(((steps[0][n] - steps[1][n]) ** 2).sum()) for n in before) ** 0.5
+        length = sum(float((steps[0][n] ** 2).sum()) for n in before) ** 0.5
+        assert difference < 1e-2 * length
+
+
+class TestLearningRate:
+    @pytest.mark.parametrize("kind", ["cosine", "cosine_warm_restarts", "reduce_on_plateau"])
+    def test_what_the_rule_decides_is_what_the_optimizer_uses(
+        self, client: Any, start: tuple, plan: Callable[..., RoundPlan], kind: str
+    ) -> None:
+        """AdamW's first step moves a weight by lr * g / (|g| + eps): by lr where the gradient is not tiny."""
+        from zk0.records import Decision
+        from zk0.schedule import client_lr
+        from zk0.weights import load_weights
+
+        decision = Decision(round=1, lr=3e-4, mu=0.0, client_lr_factors={"a": 1.15}, reason="")
+        asked = plan({"local_steps": 1}, {"type": kind}, lr=client_lr(decision, "a"))
+        update = client.train(asked, start[0])
+        before, after = load_weights(start[0]), load_weights(Path(update.path))
+        moved = np.concatenate([np.abs(after[n].astype(float) - before[n]).ravel() for n in before])
+        assert np.quantile(moved, 0.9) == pytest.approx(3.45e-4, rel=1e-3)
+        assert moved.max() < 3.46e-4
+        assert update.metrics.lr_first == update.metrics.lr_last == pytest.approx(3.45e-4)
+
+    def test_a_boost_travels_from_the_losses_to_the_metrics(
+        self, client: Any, start: tuple, plan: Callable[..., RoundPlan]
+    ) -> None:
+        from zk0.records import Checkpoint, ClientMetrics, RoundRecord, Update
+        from zk0.schedule import client_lr, decide
+        from zk0.session import parse_session
+
+        clients = [{"name": n, "dataset": "local:x"} for n in "abc"]
+        session = parse_session(
+            {"clients": clients, "evaluation": {"datasets": [{"dataset": "local:y"}]}, "training": {"lr": 2e-4}}
+            | {"scheduler": {"adaptive_lr_enabled": True, "type": "cosine"}},
+            "here",
+        )
+        rest = {"fedprox_loss": 0.0, "grad_norm": 1.0, "update_norm": 1.0, "local_steps": 1, "lr_first": 1.0}
+        metrics = {
+            n: ClientMetrics(policy_loss=loss, lr_last=1.0, seconds=1.0, **rest)
+            for n, loss in zip("abc", (9, 1, 1), strict=True)
+        }
+        files = {"round": 1, "global_digest": "", "path": "", "digest": "", "bytes": 1, "examples": 1, "dataset": ""}
+        updates = tuple(Update(client=n, metrics=m, **files) for n, m in metrics.items())
+        checkpoint = Checkpoint(round=1, path="", digest="", bytes=1)
+        history = [RoundRecord(round=1, checkpoint=checkpoint, updates=updates, seconds=1.0, finished_at="")]
+        decision = decide(session, history)
+        asked = plan({"local_steps": 3}, lr=client_lr(decision, "a"), round=2, scheduler=session.scheduler.model_dump())
+        update = client.train(asked, start[0])
+        assert update.metrics.lr_first == pytest.approx(2e-4 * 1.15)
+        assert update.metrics.lr_last == pytest.approx(cosine(2e-4 * 1.15, 3)[2])
+        assert client_lr(decision, "b") == pytest.approx(2e-4)
+
+
+class TestSteps:
+    @pytest.mark.parametrize(
+        ("settings", "steps"),
+        [
+            ({"local_steps": 3}, 3),
+            ({"local_steps": None, "local_epochs": 2}, 8),
+            ({"local_steps": None, "local_epochs": 1}, 4),
+        ],
+    )
+    def test_steps_and_epochs(
+        self, client: Any, start: tuple, plan: Callable[..., RoundPlan], settings: dict, steps: int
+    ) -> None:
+        told: list[tuple[int, int]] = []
+        update = client.train(plan(settings), start[0], lambda step, of, loss, lr: told.append((step, of)))
+        assert told == [(step, steps) for step in range(1, steps + 1)]
+        assert update.metrics.local_steps == steps
+
+    @pytest.mark.parametrize(("frames", "batch", "epochs"), [(27, 8, 1), (24, 8, 3), (5, 8, 2), (1, 1, 4)])
+    def test_an_epoch_sees_every_frame_once(self, frames: int, batch: int, epochs: int) -> None:
+        batches = shuffled_batches(frames, batch, torch.Generator().manual_seed(0))
+        orders = []
+        for _ in range(epochs):
+            seen = [i for _ in range(count_steps(frames, batch, None, 1)) for i in next(batches)]
+            assert sorted(seen) == list(range(frames))
+            orders.append(tuple(seen))
+        assert frames < 5 or len(set(orders)) == epochs
+
+    def test_seeds_differ_by_session_round_and_client(self) -> None:
+        seeds = {round_seed(s, r, c) for s in (1, 42) for r in (1, 2, 11) for c in ("a", "b", "1/a")}
+        assert len(seeds) == 18
+        assert all(0 <= seed < 2**63 for seed in seeds)
+
+    def test_the_same_plan_gives_the_same_bits(
+        self, client: Any, start: tuple, plan: Callable[..., RoundPlan], tmp_path: Path
+    ) -> None:
+        from dataclasses import replace
+
+        first = client.train(plan(), start[0])
+        other = replace(client, scratch=tmp_path / "elsewhere").train(plan(), start[0])
+        assert first.digest == other.digest
+        assert first.path != other.path
+        assert client.train(plan(round=2), start[0]).digest != first.digest
+
+
+class TestNotFinite:
+    def test_a_loss_that_explodes_ends_the_round_by_name(
+        self, client: Any, start: tuple, plan: Callable[..., RoundPlan]
+    ) -> None:
+        with pytest.raises(UpdateError, match=r"a: round 1, step [1-9]\d*: loss .*lower training.lr"):
+            client.train(plan({"local_steps": 20}, {"type": "reduce_on_plateau"}, lr=1e19), start[0])
+        assert not list((client.scratch).rglob("*.safetensors"))
+
+    def test_the_next_round_is_not_harmed(self, client: Any, start: tuple, plan: Callable[..., RoundPlan]) -> None:
+        wanted = client.train(plan(), start[0]).digest
+        with pytest.raises(UpdateError):
+            client.train(plan({"local_steps": 20}, {"type": "reduce_on_plateau"}, lr=1e19), start[0])
+        for file in (client.scratch / "updates").iterdir():
+            file.unlink()
+        assert client.train(plan(), start[0]).digest == wanted
+
+
+def test_mixed_precision_stays_near(policy: Any, client: Any, start: tuple, plan: Callable[..., RoundPlan]) -> None:
+    """bf16 autocast: losses agree to bf16's three digits, and what is trained stays fp32."""
+    plain = client.train(plan({"local_steps": 3}), start[0])
+    mixed = client.train(plan({"local_steps": 3, "amp": True}), start[0])
+    assert mixed.digest != plain.digest
+    assert mixed.metrics.policy_loss == pytest.approx(plain.metrics.policy_loss, rel=2e-2)
+    from zk0.weights import load_weights
+
+    assert {v.dtype for v in load_weights(Path(mixed.path)).values()} == {np.dtype(np.float32)}
+
+
+def test_the_schedule_is_that_of_the_plan(policy: Any, client: Any, plan: Callable[..., RoundPlan]) -> None:
+    examples = client._examples(plan(), policy)
+    metrics = fit(policy, examples, plan({"local_steps": 4}, {"eta_min": 1e-4}))
+    assert metrics.lr_first == 1e-3
+    assert metrics.lr_last == pytest.approx(cosine(1e-3, 4, 1e-4)[3])
+    assert SchedulerSettings().eta_min == 5e-7
