@@ -2,7 +2,6 @@
 
 import json
 import os
-from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -20,11 +19,6 @@ pytestmark = [
 ]
 
 
-@pytest.fixture
-def recordings() -> Path:
-    return Path(os.environ["ZK0_REAL_DATA"])
-
-
 @pytest.mark.parametrize(
     ("name", "episodes", "frames"),
     [
@@ -35,35 +29,35 @@ def recordings() -> Path:
         ("nexus-stack-red-blue", 8, 348),
     ],
 )
-def test_good_recordings_pass(recordings, name, episodes, frames) -> None:
-    report = check_dataset(recordings / name, dataset=name)
+def test_good_real_data_pass(real_data, name, episodes, frames) -> None:
+    report = check_dataset(real_data / name, dataset=name)
     assert report.errors == ()
     assert (report.episodes, report.frames) == (episodes, frames)
     assert not [f for f in check_contract(report, ContractSettings(cameras=("wrist",))) if f.severity == "error"]
 
 
-def test_what_a_good_recording_is_warned_of(recordings) -> None:
-    report = check_dataset(recordings / "so101-cloth-right", dataset="x")
+def test_what_a_good_recording_is_warned_of(real_data) -> None:
+    report = check_dataset(real_data / "so101-cloth-right", dataset="x")
     assert {f.rule for f in report.findings} == {"action-repeats-state", "task-length"}
     assert report.units == "degrees"
 
 
-def test_statistics_are_those_that_the_recording_states(recordings) -> None:
-    stated = json.loads((recordings / "so101-cloth-right/meta/stats.json").read_text())["observation.state"]
-    measured = measure(recordings / "so101-cloth-right", range(25)).state
+def test_statistics_are_those_that_the_recording_states(real_data) -> None:
+    stated = json.loads((real_data / "so101-cloth-right/meta/stats.json").read_text())["observation.state"]
+    measured = measure(real_data / "so101-cloth-right", range(25)).state
     np.testing.assert_allclose(measured.mean, stated["mean"], rtol=1e-4, atol=1e-3)
     np.testing.assert_allclose(measured.std, stated["std"], rtol=1e-4, atol=1e-3)
 
 
-def test_a_recording_without_cameras_gets_findings(recordings) -> None:
-    report = check_dataset(recordings / "so101-record-test-novideo", dataset="x")
+def test_a_recording_without_cameras_gets_findings(real_data) -> None:
+    report = check_dataset(real_data / "so101-record-test-novideo", dataset="x")
     assert {f.rule for f in report.errors} == {"no-camera"}
     assert "statistics-unknown" in {f.rule for f in report.findings}
     assert report.units == "normalized"  # the elbow stops at exactly 100
 
 
-def test_a_humanoid_is_refused_by_its_dimensions(recordings) -> None:
-    report = check_dataset(recordings / "g1-bottle", dataset="x")
+def test_a_humanoid_is_refused_by_its_dimensions(real_data) -> None:
+    report = check_dataset(real_data / "g1-bottle", dataset="x")
     assert report.errors == ()
     assert report.robot_type == "Unitree_G1_Inspire"
     refusals = [f for f in check_contract(report, ContractSettings()) if f.rule == "contract-dimensions"]
@@ -71,14 +65,14 @@ def test_a_humanoid_is_refused_by_its_dimensions(recordings) -> None:
     assert "26 dimensions (kLeftShoulderPitch" in refusals[0].found
 
 
-def test_the_same_motions_under_other_colours_are_the_same_episodes(recordings) -> None:
-    red, yellow = (episode_digests(recordings / f"nexus-place-{c}", range(8)) for c in ("red-blue", "yellow-green"))
+def test_the_same_motions_under_other_colours_are_the_same_episodes(real_data) -> None:
+    red, yellow = (episode_digests(real_data / f"nexus-place-{c}", range(8)) for c in ("red-blue", "yellow-green"))
     assert red == yellow
-    assert not set(red) & set(episode_digests(recordings / "nexus-lift-red", range(8)))
+    assert not set(red) & set(episode_digests(real_data / "nexus-lift-red", range(8)))
 
 
-def test_a_recording_as_found_is_reported_and_repaired(recordings, tmp_path) -> None:
-    root = recordings / "asfound-so101-cloth-5ep"
+def test_a_recording_as_found_is_reported_and_repaired(real_data, tmp_path) -> None:
+    root = real_data / "asfound-so101-cloth-5ep"
     before = {p: p.stat().st_mtime_ns for p in root.rglob("*")}
     findings = {f.rule: f for f in check_dataset(root, dataset="x").findings}
     assert "1.364 s off (mean rate 18.5" in findings["timestamps"].found
@@ -105,10 +99,10 @@ def test_a_recording_as_found_is_reported_and_repaired(recordings, tmp_path) -> 
         )
 
 
-def test_lerobot_loads_what_was_repaired(recordings, tmp_path) -> None:
+def test_lerobot_loads_what_was_repaired(real_data, tmp_path) -> None:
     from lerobot.datasets import LeRobotDataset
 
-    repair_dataset(recordings / "asfound-so101-cloth-5ep", tmp_path / "repaired", dataset="x")
+    repair_dataset(real_data / "asfound-so101-cloth-5ep", tmp_path / "repaired", dataset="x")
     chunk = {"action": [i / 20 for i in range(10)]}
     data = LeRobotDataset("local/x", root=tmp_path / "repaired", video_backend="pyav", delta_timestamps=chunk)
     assert len(data) == len(data.hf_dataset) == 1360
@@ -121,3 +115,32 @@ def test_lerobot_loads_what_was_repaired(recordings, tmp_path) -> None:
     part = LeRobotDataset("local/x", root=tmp_path / "repaired", episodes=[1, 3], video_backend="pyav")
     assert len(part) == 280 + 243
     assert part[280]["episode_index"] == 3
+
+
+@pytest.mark.slow
+def test_a_policy_trains_on_what_was_repaired(real_data, tmp_path) -> None:
+    import torch
+    from lerobot.datasets import LeRobotDataset
+    from torch.utils.data import default_collate
+
+    from zk0.records import PolicyRecipe
+    from zk0.robot.policy import build_policy, make_processors, trained_parameters
+
+    repair_dataset(real_data / "asfound-so101-cloth-5ep", tmp_path / "repaired", dataset="x")
+    policy = build_policy(PolicyRecipe(path="tiny", cameras=("cam0", "cam1"), joints=12, seed=1), tmp_path / "cache")
+    chunk = {"action": [i / 20 for i in range(policy.config.chunk_size)]}
+    data = LeRobotDataset("local/x", root=tmp_path / "repaired", video_backend="pyav", delta_timestamps=chunk)
+    prepare, _ = make_processors(policy, measure(tmp_path / "repaired", range(4)))
+    batch = prepare(default_collate([data[i] for i in (3, 400, 700, 1100)]))
+    torch.manual_seed(0)
+    noise = torch.randn(4, policy.config.chunk_size, policy.config.max_action_dim)
+    optimizer = torch.optim.AdamW(trained_parameters(policy).values(), lr=1e-3)
+    losses = []
+    for _ in range(15):
+        loss, _ = policy.forward(batch, noise=noise, time=torch.full((4,), 0.5))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert np.isfinite(losses).all()
+    assert losses[-1] < 0.8 * losses[0], losses
