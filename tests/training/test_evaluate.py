@@ -125,7 +125,7 @@ def test_weights_that_are_not_finite_give_no_number(
 ) -> None:
     with torch.no_grad():
         policy.model.action_out_proj.bias.fill_(float("nan"))
-    with pytest.raises(EvaluationError, match="judge: policy loss nan.*finite"):
+    with pytest.raises(EvaluationError, match=r"judge: policy loss nan.*finite"):
         judge(policy, examples, statistics)
 
 

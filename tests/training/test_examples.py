@@ -1,4 +1,4 @@
-"""Examples from kept features and from videos decoded each time: the same loss, however the data is named and stored."""
+"""Kept features and videos decoded each time give the same loss, however the data is named and stored."""
 
 from pathlib import Path
 from typing import Any

@@ -153,5 +153,5 @@ def test_bf16_features_come_back_as_bf16(policy: Any, recordings: dict[str, Path
 
 def test_a_policy_whose_prefix_changes_is_refused(policy: Any, tmp_path: Path) -> None:
     policy.config.prefix_length = 200
-    with pytest.raises(PolicyError, match='training.features = "off"'):
+    with pytest.raises(PolicyError, match=r'training.features = "off"'):
         FeatureCache(tmp_path, policy, CAMERAS)
