@@ -1,9 +1,12 @@
 """A session in the terminal: a progress bar while it runs, a small table when it is done."""
 
+import os
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 from loguru import logger
 from rich.console import Console
@@ -11,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 
 from tasks.events import Event, listen
+from zk0.errors import Zk0Error
 from zk0.folder import SessionFolder
 from zk0.ledger import Ledger
 from zk0.records import RoundRecord
@@ -24,7 +28,6 @@ def watching(quiet: bool) -> Iterator[None]:
         logger.add(sys.stderr, format="{time:HH:mm:ss} {message}", level="INFO")
         yield
         return
-    console = Console(stderr=True)
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -32,12 +35,43 @@ def watching(quiet: bool) -> Iterator[None]:
         MofNCompleteColumn(),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=console, transient=True) as progress:
-        stop = listen(_Bars(progress).show)
+    with (
+        _native_output_aside() as terminal,
+        Progress(*columns, console=Console(file=terminal), transient=True) as shown,
+    ):
+        stop = listen(_Bars(shown).show)
         try:
             yield
         finally:
             stop()
+
+
+@contextmanager
+def _native_output_aside() -> Iterator[TextIO]:
+    """The terminal's stderr, while encoders and other native libraries, which write to descriptor 2, go to a file.
+
+    The file is removed unless something unforeseen is raised; then its path is told.
+    """
+    handle, path = tempfile.mkstemp(prefix="zk0-", suffix=".log")
+    sys.stderr.flush()
+    saved = os.dup(2)
+    os.dup2(handle, 2)
+    os.close(handle)
+    unforeseen = False
+    try:
+        with os.fdopen(os.dup(saved), "w", encoding=sys.stderr.encoding) as terminal:
+            yield terminal
+    except Exception as e:
+        unforeseen = not isinstance(e, Zk0Error)
+        raise
+    finally:
+        sys.stderr.flush()
+        os.dup2(saved, 2)
+        os.close(saved)
+        if unforeseen:
+            Console(stderr=True).print(f"what libraries printed meanwhile: {path}", soft_wrap=True)
+        else:
+            Path(path).unlink(missing_ok=True)
 
 
 class _Bars:
@@ -91,9 +125,9 @@ def show_result(folder: Path) -> None:
         table.add_row(*_row(record))
     console.print(table)
     for found in sorted(here.rollouts(history[-1].round).rglob("rollout_*.mp4")):
-        console.print(f"video    {_shown(found)}")
-    console.print(f"policy   {_shown(here.checkpoint(history[-1].round))}")
-    console.print(f"report   {_shown(here.path / 'report.html')}", style="bold")
+        console.print(f"video    {_shown(found)}", soft_wrap=True)
+    console.print(f"policy   {_shown(here.checkpoint(history[-1].round))}", soft_wrap=True)
+    console.print(f"report   {_shown(here.path / 'report.html')}", style="bold", soft_wrap=True)
 
 
 def _row(record: RoundRecord) -> tuple[str, ...]:
