@@ -161,17 +161,17 @@ def _member(index: int) -> Member:
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def history() -> list[RoundRecord]:
     return [_round(number) for number in range(4)]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def members() -> list[Member]:
     return [_member(index) for index in range(4)]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def rollouts() -> list[Rollout]:
     common = {"round": 3, "task": "place", "steps": 60, "duration_seconds": 2.0, "fps": 30.0}
     return [
@@ -181,7 +181,7 @@ def rollouts() -> list[Rollout]:
     ]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def session() -> Session:
     return parse_session(
         {

@@ -29,7 +29,7 @@ def action_error_figure(
     dress(by_step, "Action error by step of the predicted chunk", f"mean absolute error ({units})", theme)
     by_joint.set_xlabel("")
     by_step.set_xlabel("steps ahead")
-    colours = (theme.muted, theme.series[0]) if len(pair) > 1 else (theme.series[0],)
+    colours = (theme.muted, theme.series[0])[-len(pair) :] if pair else ()
     _bars(by_joint, pair, joints, colours)
     for evaluation, colour in zip(pair, colours, strict=True):
         errors = mean_by_position([s.horizon_error_degrees for s in evaluation.sets])

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]#|~$!])")
 _LINK = re.compile(r"(?i)(https?|ftp|mailto|www)([:.])")
+_THIN_SPACES = "\u00a0\u202f"
 
 
 def escaped(text: str) -> str:
@@ -13,7 +14,7 @@ def escaped(text: str) -> str:
     >>> print(escaped("a|b <i>*c*\\n# d"))
     a\\|b &lt;i&gt;\\*c\\* \\# d
     """
-    line = " ".join("".join(c if c.isprintable() else " " for c in text).split(" "))
+    line = "".join(c if c.isprintable() or c in _THIN_SPACES else " " for c in text)
     line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return _LINK.sub(lambda m: f"{m[1]}\u2060{m[2]}", _SPECIAL.sub(r"\\\1", line))
 

@@ -64,6 +64,7 @@ def write_report(
     """
     rows = ordered(history)
     here = SessionFolder(folder)
+    statistics = _pooled(here)
     environment = Environment(
         loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -85,7 +86,7 @@ def write_report(
             "sets": score_tables.set_table(session, rows),
             "tasks": score_tables.task_table(rollouts),
             "joints": score_tables.joint_table(session, rows),
-            "statistics": client_tables.statistics_table(session, _pooled(here)),
+            "statistics": client_tables.statistics_table(session, statistics),
             "digests": round_tables.digest_table(rows),
         },
         films=[Film(rollout=r, video=_video(folder, r)) for r in rollouts],

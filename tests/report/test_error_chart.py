@@ -1,0 +1,35 @@
+"""The chart of the action error: bars and lines are the records' numbers."""
+
+import pytest
+
+from zk0.records import RoundRecord
+from zk0.report.error_chart import action_error_figure
+from zk0.report.lines import png
+from zk0.report.palette import DARK, LIGHT
+
+JOINTS = ("shoulder pan", "shoulder lift", "elbow flex", "wrist flex", "wrist roll", "gripper")
+
+
+def test_bars_are_the_mean_over_sets_of_the_first_and_the_last_judged_round(history: list[RoundRecord]) -> None:
+    by_joint, _ = action_error_figure(history, JOINTS, "degrees").axes
+    first, last = by_joint.containers
+    # sets at 19.4 and 23.4 degrees in round 0, 7.15 and 11.15 in round 3, times the joint's factor
+    factors = (0.7, 1.3, 1.2, 1.0, 0.8, 1.0)
+    assert [bar.get_height() for bar in first] == pytest.approx([21.4 * f for f in factors])
+    assert [bar.get_height() for bar in last] == pytest.approx([9.15 * f for f in factors])
+    assert [label.get_text() for label in by_joint.get_xticklabels()] == list(JOINTS)
+
+
+def test_lines_run_over_the_steps_of_the_chunk(history: list[RoundRecord]) -> None:
+    _, by_step = action_error_figure(history, JOINTS, "degrees").axes
+    first, last = by_step.get_lines()
+    assert list(first.get_xdata()) == [1, 2, 3]
+    assert list(first.get_ydata()) == pytest.approx([21.4 * f for f in (0.6, 1.0, 1.4)])
+    assert list(last.get_ydata()) == pytest.approx([9.15 * f for f in (0.6, 1.0, 1.4)])
+    assert [text.get_text() for text in by_step.get_legend().get_texts()] == ["round 0", "round 3"]
+
+
+def test_one_judged_round_is_drawn_alone_and_none_still_draws(history: list[RoundRecord]) -> None:
+    by_joint, by_step = action_error_figure(history[:1], JOINTS, "degrees").axes
+    assert len(by_joint.containers) == len(by_step.get_lines()) == 1
+    assert png(action_error_figure([], (), "degrees", DARK)) != png(action_error_figure([], (), "degrees", LIGHT))
