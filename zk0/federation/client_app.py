@@ -32,18 +32,17 @@ def listen(listener: StepListener) -> None:
 @app.query()
 def join(message: Message, context: Context) -> Message:
     """Check the client's data set and answer what may be said of it."""
-    request = message.content["config"]
-    return _answer(message, lambda: _join(request, context))
+    return _answer(message, context, _join)
 
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """Train on a round's plan and answer the update."""
-    return _answer(message, lambda: _train(message, context))
+    return _answer(message, context, _train)
 
 
-def _join(request: ConfigRecord, context: Context) -> RecordDict:
-    client = _client(Terms.model_validate_json(str(request["terms"])), _node_config(request, context))
+def _join(message: Message, config: dict[str, Any]) -> RecordDict:
+    client = _client(Terms.model_validate_json(str(message.content["config"]["terms"])), config)
     logger.info("{}: joining with {}", client.name, client.settings.dataset)
     member = client.join()
     counts = f"{len(member.split.train)} episodes, {member.train_frames} frames"
@@ -51,10 +50,9 @@ def _join(request: ConfigRecord, context: Context) -> RecordDict:
     return RecordDict({"answer": ConfigRecord({"member": member.model_dump_json()})})
 
 
-def _train(message: Message, context: Context) -> RecordDict:
-    request = message.content["config"]
-    plan = RoundPlan.model_validate_json(str(request["plan"]))
-    client = _client(plan.terms, _node_config(request, context))
+def _train(message: Message, config: dict[str, Any]) -> RecordDict:
+    plan = RoundPlan.model_validate_json(str(message.content["config"]["plan"]))
+    client = _client(plan.terms, config)
     if client.name != plan.client:
         raise FederationError(f"{client.name}: got the plan of {plan.client}; join again")
     client.forget_before(plan.round)
@@ -84,13 +82,15 @@ def _note_round(scratch: Path, update: Update) -> None:
     half.replace(scratch / f"round_{update.round}.json")
 
 
-def _answer(message: Message, work: Callable[[], RecordDict]) -> Message:
+def _answer(message: Message, context: Context, work: Callable[[Message, dict[str, Any]], RecordDict]) -> Message:
     """Our own errors travel as a line of text on every engine; any other fault is the engine's to report."""
-    try:
-        content = work()
-    except Zk0Error as e:
-        logger.error("{}", e)
-        content = RecordDict({"answer": ConfigRecord({"refusal": str(e)})})
+    config = _node_config(message.content["config"], context)
+    with logger.contextualize(client=config["scratch"]):
+        try:
+            content = work(message, config)
+        except Zk0Error as e:
+            logger.error("{}", e)
+            content = RecordDict({"answer": ConfigRecord({"refusal": str(e)})})
     return Message(content, reply_to=message)
 
 
@@ -112,7 +112,7 @@ def _client(terms: Terms, config: dict[str, Any]) -> Any:
         scratch.mkdir(parents=True, exist_ok=True)
         logger.add(
             scratch / "client.log",
-            filter=_speaks_of(settings.name),
+            filter=_speaks_of(config["scratch"]),
             rotation="500 MB",
             retention="10 days",
             compression="zip",
@@ -121,9 +121,11 @@ def _client(terms: Terms, config: dict[str, Any]) -> Any:
     return _clients[key]
 
 
-def _speaks_of(client: str) -> Callable[[Any], bool]:
+def _speaks_of(scratch: str) -> Callable[[Any], bool]:
+    """Lines of one client of one session, whoever else works in this process."""
+
     def of_client(record: Any) -> bool:
-        return str(record["message"]).startswith(f"{client}:")
+        return bool(record["extra"].get("client") == scratch)
 
     return of_client
 

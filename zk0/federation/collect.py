@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
+from pydantic import ValidationError
 
 from zk0.aggregate import verify_update
 from zk0.errors import FederationError
@@ -73,7 +74,11 @@ class Federation:
             if isinstance(answer, str):
                 faults.append(answer)
                 continue
-            member = Member.model_validate_json(str(answer["answer"]["member"]))
+            try:
+                member = Member.model_validate_json(str(answer["answer"]["member"]))
+            except (KeyError, ValidationError) as e:
+                faults.append(f"an answer that is no member ({_first_line(e)})")
+                continue
             members[member.client] = member
             self._node_of[member.client] = questions[asked][0]
         if faults:
@@ -101,7 +106,7 @@ class Federation:
         plans_of = {plan.client: plan for plan in plans}
         with open_weights(weights) as file:
             specs = dict(file.specs)
-        updates = {name: u for name, plan in plans_of.items() if (u := _spooled(spool, plan)) is not None}
+        updates = {name: u for name, plan in plans_of.items() if (u := _spooled(spool, plan, specs)) is not None}
         for name in updates:
             (on_update or _ignore)(name)
         refusals: dict[str, Refusal] = {}
@@ -168,8 +173,14 @@ def _ignore(client: str) -> None:
 def _content(reply: Message) -> RecordDict | str:
     if reply.has_error():
         return f"{reply.error.reason} (code {reply.error.code})"
+    if "answer" not in reply.content:
+        return "an empty answer"
     answer = reply.content["answer"]
     return str(answer["refusal"]) if "refusal" in answer else reply.content
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _take(
@@ -178,12 +189,17 @@ def _take(
     """A good answer as an update in the spool; a bad one as a refusal, its weights kept aside for a look."""
     if isinstance(answer, str):
         return Refusal(client=plan.client, reason=answer)
-    update = Update.model_validate_json(str(answer["answer"]["update"]))
     target = spool / f"{plan.client}.safetensors"
-    if "weights" in answer:
-        save_blob(answer["weights"], target)
-    else:
-        _link(Path(update.path), target)
+    try:
+        update = Update.model_validate_json(str(answer["answer"]["update"]))
+        if "weights" in answer:
+            save_blob(answer["weights"], target)
+        else:
+            _link(Path(update.path), target)
+    except (KeyError, ValidationError) as e:
+        return Refusal(client=plan.client, reason=f"an answer that is no update ({_first_line(e)})")
+    except FileNotFoundError as e:
+        return Refusal(client=plan.client, reason=f"the weights it names are not there: {e.filename}")
     update = update.model_copy(update={"path": str(target)})
     refusal = (
         Refusal(client=plan.client, reason=f"answers as {update.client}")
@@ -202,14 +218,20 @@ class _Spooled(Record):
     update: Update
 
 
-def _spooled(spool: Path, plan: RoundPlan) -> Update | None:
-    """The good update that this very plan brought in an earlier attempt."""
+def _spooled(spool: Path, plan: RoundPlan, specs: Mapping[str, Any]) -> Update | None:
+    """The good update that this very plan brought in an earlier attempt, if it is still good."""
     record = spool / f"{plan.client}.json"
     if not record.is_file():
         return None
-    kept = _Spooled.model_validate_json(record.read_text(encoding="utf-8"))
+    try:
+        kept = _Spooled.model_validate_json(record.read_text(encoding="utf-8"))
+    except ValidationError:
+        return None
+    if kept.plan != plan.digest():
+        return None
     update = kept.update.model_copy(update={"path": str(spool / f"{plan.client}.safetensors")})
-    return update if kept.plan == plan.digest() and Path(update.path).is_file() else None
+    fault = verify_update(update, round=plan.round, global_digest=plan.global_digest, specs=specs, seen=())
+    return update if fault is None else None
 
 
 def _write_record(target: Path, record: Record) -> None:

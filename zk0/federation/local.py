@@ -3,6 +3,7 @@
 It offers what Flower's Grid offers, so that one `collect` serves every engine.
 """
 
+import os
 import queue
 import socket
 import subprocess
@@ -47,7 +48,7 @@ class LocalGrid:
             _FIRST_NODE + i: Context(self.run_id, _FIRST_NODE + i, dict(c), RecordDict(), {})
             for i, c in enumerate(nodes)
         }
-        self._jobs: queue.Queue[Message | None] = queue.Queue()
+        self._jobs: queue.Queue[tuple[Message, float] | None] = queue.Queue()
         self._replies: dict[str, Message] = {}
         self._log_folder = log_folder
         self._on_step = on_step or (lambda *_: None)
@@ -66,7 +67,7 @@ class LocalGrid:
     def __exit__(self, kind: type[BaseException] | None, e: BaseException | None, trace: TracebackType | None) -> None:
         self._closing.set()
         for worker in self._workers:
-            worker.kill()
+            worker.close()
         for _ in self._threads:
             self._jobs.put(None)
         for thread in self._threads:
@@ -87,7 +88,7 @@ class LocalGrid:
         for message in messages:
             ids.append(message.metadata.message_id)
             if self._workers:
-                self._jobs.put(message)
+                self._jobs.put((message, time.monotonic() + message.metadata.ttl))
             else:
                 self._replies[message.metadata.message_id] = self._in_process(message)
         return ids
@@ -105,13 +106,19 @@ class LocalGrid:
     def _drive(self, worker: "_Worker") -> None:
         """One thread a worker: it lives as long as the grid, for workers die with the thread that started them."""
         worker.start()
-        while (message := self._jobs.get()) is not None and not self._closing.is_set():
+        while (job := self._jobs.get()) is not None and not self._closing.is_set():
+            message, deadline = job
             node = message.metadata.dst_node_id
+            if time.monotonic() > deadline:  # nobody waits for it any more: it must not keep the next round waiting
+                continue
             try:
-                reply, self._contexts[node] = worker.ask(message, self._contexts[node])
-            except (FederationError, EOFError, OSError) as e:
+                reply, self._contexts[node] = worker.ask(message, self._contexts[node], deadline)
+            except FederationError as e:
                 worker.kill()
-                reply = Message(Error(8, f"{worker.ending()}: {e or type(e).__name__}"), reply_to=message)
+                reply = Message(Error(8, str(e)), reply_to=message)
+            except (EOFError, OSError):
+                worker.kill()
+                reply = Message(Error(8, worker.ending()), reply_to=message)
             self._replies[message.metadata.message_id] = reply
 
 
@@ -124,9 +131,11 @@ class _Worker:
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
         self._is_ready = False
+        self._starting = threading.Lock()
+        self._closed = False
 
-    def ask(self, message: Message, context: Context) -> tuple[Message, Context]:
-        """The reply of the ClientApp.
+    def ask(self, message: Message, context: Context, deadline: float) -> tuple[Message, Context]:
+        """The reply of the ClientApp, if it comes before `deadline` (of the monotonic clock).
 
         Raises:
             FederationError: no answer in time.
@@ -134,7 +143,6 @@ class _Worker:
         """
         connection = self._ready()
         connection.send((message, context))
-        deadline = time.monotonic() + message.metadata.ttl
         while True:
             if not connection.poll(max(0.0, deadline - time.monotonic())):
                 raise FederationError(f"no answer within {message.metadata.ttl:g} s")
@@ -147,8 +155,11 @@ class _Worker:
     def start(self) -> None:
         """Start the process; it makes itself ready while others work."""
         ours, theirs = socket.socketpair()
-        with self._log.open("ab") as log, theirs:
-            command = [sys.executable, "-m", "zk0.federation.worker", str(theirs.fileno())]
+        connection = Connection(ours.detach())
+        with theirs, self._starting, self._log.open("ab") as log:
+            if self._closed:
+                return
+            command = [sys.executable, "-m", "zk0.federation.worker", str(theirs.fileno()), str(os.getpid())]
             self._process = subprocess.Popen(
                 command,
                 pass_fds=[theirs.fileno()],
@@ -157,24 +168,25 @@ class _Worker:
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
             )
-        self._connection = Connection(ours.detach())
-        self._is_ready = False
+            self._connection, self._is_ready = connection, False
 
     def _ready(self) -> Connection:
         if self._process is None or self._process.poll() is not None:
             self.start()
-        if self._connection is None:
+        connection = self._connection
+        if connection is None:
             raise FederationError("the worker was stopped")
         if not self._is_ready:
-            if not self._connection.poll(_START_SECONDS) or self._connection.recv()[0] != "ready":
-                raise FederationError(f"the worker did not start within {_START_SECONDS:g} s; see {self._log}")
+            if not connection.poll(_START_SECONDS) or connection.recv()[0] != "ready":
+                raise FederationError(f"the worker did not start within {_START_SECONDS:g} s; see {self._log.name}")
             self._is_ready = True
-        return self._connection
+        return connection
 
     def ending(self) -> str:
         """How the process ended, for people."""
         code = None if self._process is None else self._process.poll()
-        return "worker stopped" if code is None else f"worker ended with {code}"
+        ended = "did not start" if code is None else f"ended with {code}"
+        return f"the worker {ended}; see {self._log.name}"
 
     def kill(self) -> None:
         """End the process at once; its finished updates are on disk."""
@@ -182,3 +194,9 @@ class _Worker:
         if process is not None:
             process.kill()
             process.wait(_STOP_SECONDS)
+
+    def close(self) -> None:
+        """End the process and start no other."""
+        with self._starting:
+            self._closed = True
+            self.kill()

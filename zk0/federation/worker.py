@@ -1,4 +1,4 @@
-"""A warm worker process of the local engine: `python -m zk0.federation.worker FD`.
+"""A warm worker process of the local engine: `python -m zk0.federation.worker FD PARENT_PID`.
 
 It reads (message, context) from a pipe, lets the ClientApp answer, and tells of steps in between. It dies
 with the process that started it.
@@ -13,11 +13,11 @@ from multiprocessing.connection import Connection
 _PR_SET_PDEATHSIG = 1
 
 
-def die_with_parent() -> None:
+def die_with_parent(parent: int) -> None:
     """Linux kills this process when the thread that started it ends, even by SIGKILL."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() == 1:
+    if os.getppid() != parent:  # it ended before we asked; 1 may well be its number, in a container
         raise SystemExit("the process that started this worker is gone")
 
 
@@ -40,7 +40,7 @@ def serve(connection: Connection) -> None:
 
 
 if __name__ == "__main__":
-    die_with_parent()
+    die_with_parent(int(sys.argv[2]))
     try:
         serve(Connection(int(sys.argv[1])))
     except (EOFError, BrokenPipeError, ConnectionResetError):

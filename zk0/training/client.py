@@ -171,16 +171,16 @@ class Client:
 _warm: dict[str, tuple[Any, str]] = {}
 
 
-def warm_policy(recipe: PolicyRecipe, cache: Path, device: str) -> tuple[Any, str]:
+def warm_policy(recipe: PolicyRecipe, cache: Path, device: str, fresh: bool = False) -> tuple[Any, str]:
     """The policy of a recipe and the digest of its frozen weights, built once per process.
 
-    Whoever borrows it installs their own weights first.
+    Whoever borrows it installs their own weights first; with `fresh` it is built again and has those of the start.
 
     Raises:
         PolicyError: it cannot be built, or its frozen weights are not those of the recipe.
     """
     key = f"{device} {recipe.model_copy(update={'frozen_digest': None}).model_dump_json()}"
-    if key not in _warm:
+    if fresh or key not in _warm:
         _warm.clear()
         policy = build_policy(recipe, cache, device)
         _warm[key] = (policy, frozen_digest(policy))

@@ -114,7 +114,7 @@ def start_policy(session: Session, target: Path) -> tuple[PolicyRecipe, str, int
         PolicyError: it cannot be built.
     """
     recipe = recipe_of(session)
-    policy, frozen = warm_policy(recipe, Path(session.cache_dir), pick_device(session.training.device))
+    policy, frozen = warm_policy(recipe, Path(session.cache_dir), pick_device(session.training.device), fresh=True)
     digest, size = save_weights(target, trained_weights(policy))
     return recipe.model_copy(update={"frozen_digest": frozen}), digest, size
 

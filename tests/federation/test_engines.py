@@ -1,0 +1,63 @@
+"""The keystone: every engine ends the same session with the same digest."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from zk0.session import Session
+
+
+@pytest.fixture(scope="module")
+def in_this_process() -> dict[str, list[str]]:
+    """Digests of the session that ran without any engine's processes, once it did."""
+    return {}
+
+
+def digests(session: Session, folder: Path, drive: type, on_step: Any = None) -> list[str]:
+    """Two rounds; the digest of the start and of each round."""
+    from zk0.federation.open import open_federation
+
+    driven = drive(session, folder)
+    with open_federation(session, "mini", folder, on_step) as federation:
+        driven.begin(federation)
+        for _ in range(2):
+            collected = driven.train(federation)
+            assert collected.refusals == ()
+            assert [u.client for u in collected.updates] == ["a", "b", "c"]
+            driven.average(collected.updates)
+    return [checkpoint.digest for checkpoint in driven.history]
+
+
+@pytest.mark.parametrize("engine", ["local", "ray"])
+def test_every_engine_ends_with_the_same_digest(
+    engine: str,
+    session_of: Callable[..., Session],
+    drive: type,
+    tmp_path: Path,
+    in_this_process: dict[str, list[str]],
+    my_workers: Callable[[], list[int]],
+) -> None:
+    steps: set[tuple[str, int, int, int]] = set()
+    if not in_this_process:
+        in_this_process["digests"] = digests(session_of(), tmp_path / "here", drive, lambda *step: steps.add(step))
+        assert steps == {(c, r, s, 3) for c in "abc" for r in (1, 2) for s in (1, 2, 3)}
+    wanted = in_this_process["digests"]
+    assert len(set(wanted)) == 3
+    steps.clear()
+    session = session_of(federation={"engine": engine, "workers": 2})
+    assert digests(session, tmp_path / "there", drive, lambda *step: steps.add(step)) == wanted
+    if engine == "local":
+        assert steps == {(c, r, s, 3) for c in "abc" for r in (1, 2) for s in (1, 2, 3)}
+        logs = [(tmp_path / f"there/server/worker-{i}.log").read_text() for i in (0, 1)]
+        assert all("step 3/3" in log for log in logs)
+    for client in "abc":
+        log = (tmp_path / f"there/clients/{client}/client.log").read_text()
+        assert log.count(f"{client}: round 2 step 3/3") == 1
+        assert {line.split(" - ")[1].split(":")[0] for line in log.splitlines()} == {client}
+        assert sorted(p.name for p in (tmp_path / f"there/clients/{client}").glob("round_*.json")) == [
+            "round_1.json",
+            "round_2.json",
+        ]
+        assert len(list((tmp_path / f"there/clients/{client}/updates").glob("*.safetensors"))) == 1
