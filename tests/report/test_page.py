@@ -18,6 +18,7 @@ from zk0.ledger import Ledger
 from zk0.records import Member, Refusal, Rollout, RoundRecord
 from zk0.report.client_tables import client_table
 from zk0.report.page import report_markdown, write_report
+from zk0.report.score_tables import set_table
 from zk0.report.tables import Cell
 from zk0.session import Session
 
@@ -202,6 +203,12 @@ def test_refusals_sets_and_joints(page: Page) -> None:
     joints = page.rows("Action error by joint, last judged round")[0]
     assert joints["shoulder pan degrees"] == "5.00"  # 0.7 * 7.15 = 5.005 in binary just below
     assert joints["gripper 0–100"] == "7.15"
+
+
+def test_one_judged_round_has_no_column_for_another(session: Session, history: list[RoundRecord]) -> None:
+    heads, rows = set_table(session, history[:1]).plain()
+    assert heads[3:] == ("policy loss ± 1.96 SE (round 0)", "action error (degrees, round 0)")
+    assert rows[0][3:] == ("1.114 ± 0.071", "19.40")
 
 
 def test_statistics_and_digests(page: Page, told: Path) -> None:

@@ -50,7 +50,7 @@ def key_figures(
             unit=f"of {session.rounds}",
             note=f"{count(used)} updates used, {count(refused)} refused",
         ),
-        KeyFigure(title="Clients", value=count(len(members)), note="each with a data set that stays with it"),
+        KeyFigure(title="Clients", value=count(len(members)), note=f"{_datasets(members)}, none of which moved"),
         KeyFigure(title="Training frames", value=count(frames), note=f"{_episodes(members)} episodes"),
         KeyFigure(
             title="Trained weights",
@@ -90,6 +90,11 @@ def time_shares(history: Sequence[RoundRecord]) -> list[Share]:
         Share(stage=name, seconds=seconds, percent=100 * seconds / total)
         for name, seconds in [*taken.items(), ("other", rest)]
     ]
+
+
+def _datasets(members: Sequence[Member]) -> str:
+    number = len({m.dataset for m in members})
+    return f"{count(number)} data set{'s' if number != 1 else ''}"
 
 
 def _episodes(members: Sequence[Member]) -> str:

@@ -14,26 +14,23 @@ from zk0.session import Session
 def set_table(session: Session, history: Sequence[RoundRecord]) -> Table:
     """The evaluation sets under the first and the last judged model."""
     judged = [r.evaluation for r in ordered(history) if r.evaluation]
-    unit = session.contract.units
-    first = {s.dataset: s for s in judged[0].sets} if len(judged) > 1 else {}
-    before = f"round {judged[0].round}" if judged else "start"
-    after = f"round {judged[-1].round}" if judged else "end"
+    shown = [judged[0], judged[-1]] if len(judged) > 1 else judged
+    rounds = [f"round {e.round}" for e in shown]
     columns = (
         Column(title="evaluation set", kind="text"),
         Column(title="episodes"),
         Column(title="frames"),
-        Column(title="policy loss ± 1.96 SE", unit=before),
-        Column(title="policy loss ± 1.96 SE", unit=after),
-        Column(title="action error", unit=f"{unit}, {before}"),
-        Column(title="action error", unit=f"{unit}, {after}"),
+        *(Column(title="policy loss ± 1.96 SE", unit=number) for number in rounds),
+        *(Column(title="action error", unit=f"{session.contract.units}, {number}") for number in rounds),
     )
-    rows = tuple(_set_row(s, first.get(s.dataset)) for s in judged[-1].sets) if judged else ()
+    known = [{s.dataset: s for s in e.sets} for e in shown]
+    rows = tuple(_set_row(s, [sets.get(s.dataset) for sets in known]) for s in judged[-1].sets) if judged else ()
     return Table(caption="Evaluation sets", columns=columns, rows=rows)
 
 
-def _set_row(now: SetScore, then: SetScore | None) -> tuple[Cell, ...]:
-    losses = [bounded(s.policy_loss if s else None, s.policy_loss_se if s else None) for s in (then, now)]
-    errors = [decimal(s.action_error_degrees if s else None, 2) for s in (then, now)]
+def _set_row(now: SetScore, scores: Sequence[SetScore | None]) -> tuple[Cell, ...]:
+    losses = [bounded(s.policy_loss if s else None, s.policy_loss_se if s else None) for s in scores]
+    errors = [decimal(s.action_error_degrees if s else None, 2) for s in scores]
     return (words(public_name(now.dataset)), whole(now.episodes), whole(now.frames), *losses, *errors)
 
 
