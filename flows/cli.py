@@ -6,7 +6,10 @@ from typing import Annotated, Any
 
 import typer
 
-from zk0.errors import SettingsError, Zk0Error
+from flows.cli_data import data_app
+from flows.cli_ui import ui
+from flows.failure import one_clear_line
+from zk0.errors import SettingsError
 
 app = typer.Typer(
     name="zk0",
@@ -15,6 +18,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+app.add_typer(data_app)
+app.command()(ui)
 
 
 @app.callback()
@@ -37,7 +44,7 @@ def run(
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar; log lines instead.")] = False,
 ) -> None:
     """Run a federated session on this machine and show what came out of it."""
-    with _one_clear_line():
+    with one_clear_line():
         overrides = parse_overrides(settings or [])
         if (config is None) == (resume is None):
             raise SettingsError("zk0 run: give either a session file or --resume FOLDER")
@@ -100,18 +107,6 @@ def _settle_prefect() -> None:
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
     os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
-
-
-class _one_clear_line:  # noqa: N801 -- reads as a clause
-    """Our own errors end the program with one line on stderr; anything else is a fault of ours and shows its trace."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, e: BaseException | None, trace: Any) -> None:
-        if isinstance(e, Zk0Error):
-            typer.secho(f"zk0: {e}", fg="red", err=True)
-            raise typer.Exit(2 if isinstance(e, SettingsError) else 1) from None
 
 
 def main() -> None:

@@ -1,13 +1,12 @@
 """`zk0 data`: check, repair, split and measure one data set, without Prefect and without LeRobot."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from zk0.errors import SettingsError, Zk0Error
+from flows.failure import one_clear_line
+from zk0.errors import SettingsError
 
 if TYPE_CHECKING:
     from zk0.records import DatasetReport, Statistics
@@ -229,13 +228,3 @@ def show_statistics(found: "Statistics", report: "DatasetReport") -> None:
             name = names[joint] if joint < len(names) else str(joint)
             table.add_row(name, *(f"{v:.3f}" for v in values))
         console.print(table)
-
-
-@contextmanager
-def one_clear_line() -> Iterator[None]:
-    """Our own errors end the program with one line on stderr; anything else is a fault of ours and shows its trace."""
-    try:
-        yield
-    except Zk0Error as e:
-        typer.secho(f"zk0: {e}", fg="red", err=True)
-        raise typer.Exit(2 if isinstance(e, SettingsError) else 1) from None

@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 
 from flows.announcement import announced
+from flows.failure import one_clear_line
 from flows.stack import USUAL_PORT, Stack, local_stack
 
 DEPLOYMENT = "zk0/federated-session"
@@ -33,11 +34,11 @@ def ui(
     console = Console(highlight=False, soft_wrap=True)
     root = Path.cwd()
     usual = Path(os.environ.get("PREFECT_HOME", "~/.prefect")).expanduser()
-    with _until_stopped(), local_stack(root, (home or usual).resolve(), port, console.print) as stack:
+    with one_clear_line(), _until_stopped(), local_stack(root, (home or usual).resolve(), port, console.print) as stack:
         if home is not None:
             _show(console, stack, announced=False)
             _stay(stack)
-        with announced(root, stack.api_url) as found:
+        with announced(root, stack.server.api_url) as found:
             _show(console, stack, announced=found)
             _stay(stack)
 
@@ -60,12 +61,12 @@ def _until_stopped() -> Iterator[None]:
 def _show(console: Console, stack: Stack, announced: bool) -> None:
     prefect = "prefect" if shutil.which("prefect") else _shown(Path(sys.executable).with_name("prefect"))
     console.print()
-    console.print(f"UI            {stack.url}", style="bold")
-    console.print(f"deployment    {stack.deployment_url(DEPLOYMENT)}")
-    console.print(f"data, logs    {stack.home}, {stack.home / 'zk0-ui'}")
+    console.print(f"UI            {stack.server.url}", style="bold")
+    console.print(f"deployment    {stack.server.deployment_url(DEPLOYMENT)}")
+    console.print(f"logs          {stack.logs}")
     console.print("\nTo start a session: the deployment's Run button, or in another terminal, in this folder:\n")
     if not announced:
-        console.print(f"  export PREFECT_API_URL={stack.api_url}")
+        console.print(f"  export PREFECT_API_URL={stack.server.api_url}")
     console.print(f"  {prefect} deployment run {DEPLOYMENT} --watch")
     console.print("\nCtrl-C stops server, worker and whatever runs.")
 
