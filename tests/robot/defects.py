@@ -395,9 +395,14 @@ def a_video_that_ends_too_early(b) -> None:
     write_video(b.video(), 45)
 
 
-@defect("video-frames")
+@defect("video-frames", "video-rate")
 def a_video_of_another_rate(b) -> None:
     write_video(b.video(), 48, fps=11)
+
+
+@defect("video-frames", "video-rate", "timestamps", "clip-length")
+def another_rate_than_that_of_the_videos(b) -> None:
+    b.info(lambda i: i.update(fps=9999))
 
 
 @defect("unused-frames")

@@ -66,6 +66,18 @@ def test_flipped_bytes_never_crash(copy, file, seed) -> None:
     check(copy)
 
 
+def test_a_video_of_no_known_codec(breaker) -> None:
+    video = breaker.video()
+    video.write_bytes(video.read_bytes().replace(b"avc1", b"zzzz"))
+    assert check(breaker.root).errors
+
+
+def test_column_names_that_are_no_text(copy) -> None:
+    whole = (copy / DATA).read_bytes()
+    (copy / DATA).write_bytes(whole.replace(b"observation.state", b"observatio\xff\xfestate"))
+    assert check(copy).errors
+
+
 BAD_JSON = [
     "",
     "{",

@@ -27,7 +27,7 @@ REFUSED = {
     "video_truncated_in_its_pictures", "a_video_with_a_hole", "a_row_twice_with_other_numbers",
     "fewer_numbers_than_declared", "impossible_angles", "two_episodes_in_the_same_frames", "no_task_text",
     "rows_of_a_task_that_is_not_there", "tasks_numbered_from_one", "episodes_numbered_from_one",
-    "a_video_of_another_rate",
+    "a_video_of_another_rate", "another_rate_than_that_of_the_videos",
 }  # fmt: skip
 UNITS = {"raw_servo_ticks", "radians"}
 OTHER_NUMBERS = {*UNITS, "a_joint_that_never_moves", "an_episode_twice", "actions_are_the_next_states"}

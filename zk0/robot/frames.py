@@ -59,7 +59,7 @@ def read_frames(folder: Folder, file: str, state_key: str = STATE, action_key: s
             if (size := _stored_bytes(parquet, wanted)) > MAX_FRAME_BYTES:
                 raise BrokenFile(file, f"{size} bytes of numbers", f"at most {MAX_FRAME_BYTES} bytes")
             table = parquet.read(columns=wanted)
-    except (pa.ArrowException, OSError, MemoryError) as e:
+    except (pa.ArrowException, OSError, MemoryError, UnicodeDecodeError) as e:
         raise BrokenFile(file, f"a file that is no readable parquet ({first_line(e)})", "parquet") from e
     columns = {c: _column(table, c, file, rows) for c in wanted}
     for name in INDEX_COLUMNS:

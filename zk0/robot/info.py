@@ -40,7 +40,7 @@ class DatasetInfo(_Lenient):
     """What a data set says about itself; whether it is true is for the check."""
 
     codebase_version: str
-    fps: float = Field(gt=0)
+    fps: float = Field(gt=0, le=10_000)
     features: dict[str, Feature]
     total_episodes: int | None = None
     total_frames: int | None = None

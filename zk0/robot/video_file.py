@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
+from typing import Any
 
 import av
 import numpy as np
@@ -22,9 +23,14 @@ class VideoFile:
     file: str
     width: int
     height: int
-    fps: float | None
     seconds: NDArray[np.float64]
     """(frames,) presentation times, sorted."""
+
+    @property
+    def rate(self) -> float | None:
+        """Pictures a second, from the median step; None with fewer than two."""
+        step = float(np.median(np.diff(self.seconds))) if len(self.seconds) > 1 else 0.0
+        return 1 / step if step > 0 else None
 
 
 @dataclass(frozen=True)
@@ -46,17 +52,13 @@ def read_video(folder: Folder, file: str) -> VideoFile:
     """
     try:
         with av.open(str(folder.path(file))) as container:
-            if not container.streams.video:
-                raise BrokenFile(file, "no video stream", "a video")
-            stream = container.streams.video[0]
+            stream = _stream(container, file)
             base = stream.time_base or Fraction(1)
             ticks = [p.pts for p in container.demux(stream) if p.pts is not None]
-            rate = stream.average_rate
             return VideoFile(
                 file=file,
                 width=stream.width,
                 height=stream.height,
-                fps=float(rate) if rate else None,
                 seconds=np.sort(np.asarray(ticks, dtype=np.float64)) * float(base),
             )
     except (FFmpegError, OSError, ValueError, MemoryError) as e:
@@ -72,7 +74,7 @@ def decode_video(folder: Folder, file: str) -> Decoded:
     frames, thumbs = 0, []
     try:
         with av.open(str(folder.path(file))) as container:
-            stream = container.streams.video[0]
+            stream = _stream(container, file)
             stream.thread_type = "NONE"
             stream.codec_context.options = {"err_detect": "explode"}
             for frame in container.decode(stream):
@@ -99,7 +101,7 @@ def picture_at(folder: Folder, file: str, seconds: float) -> NDArray[np.uint8]:
     """
     try:
         with av.open(str(folder.path(file))) as container:
-            stream = container.streams.video[0]
+            stream = _stream(container, file)
             base = stream.time_base or Fraction(1)
             container.seek(max(int(seconds / base) - 1, 0), stream=stream, backward=True)
             for frame in container.decode(stream):
@@ -108,6 +110,13 @@ def picture_at(folder: Folder, file: str, seconds: float) -> NDArray[np.uint8]:
     except (FFmpegError, OSError, ValueError, MemoryError, IndexError) as e:
         raise BrokenFile(file, first_line(e), f"a picture at {seconds:.3f} s") from e
     raise BrokenFile(file, "no picture", f"a picture at {seconds:.3f} s")
+
+
+def _stream(container: Any, file: str) -> Any:
+    streams = container.streams.video
+    if not streams or streams[0].codec_context is None:
+        raise BrokenFile(file, "no video stream of a known codec", "a video")
+    return streams[0]
 
 
 def _luma(frame: av.VideoFrame) -> NDArray[np.float32]:

@@ -138,6 +138,22 @@ def clips(contents: Contents) -> Iterator[Finding]:
             )
 
 
+def video_rate(contents: Contents) -> Iterator[Finding]:
+    """Videos run at the rate that the data set states."""
+    info = contents.info
+    for key in info.video_keys if info else ():
+        assert info is not None
+        rates = [v.rate for v in _videos(contents, key).values() if v.rate is not None]
+        wrong = [r for r in rates if abs(r - info.fps) > 0.01 * info.fps]
+        if wrong:
+            yield Finding(
+                rule="video-rate",
+                where=key,
+                found=f"{len(wrong)} of {len(rates)} videos at another rate, such as {wrong[0]:.4g} pictures a second",
+                expected=f"{info.fps:g}, the fps that {INFO_PATH} states",
+            )
+
+
 def unused_frames(contents: Contents) -> Iterator[Finding]:
     """A video holds the frames of its episodes and no others."""
     needed: dict[str, int] = defaultdict(int)
@@ -175,4 +191,4 @@ def _videos(contents: Contents, key: str) -> dict[str, VideoFile]:
     return {f: v for f, v in contents.video_by_file.items() if f in named}
 
 
-RULES = (no_camera, camera_keys, picture_shape, clips, unused_frames)
+RULES = (no_camera, camera_keys, picture_shape, clips, video_rate, unused_frames)

@@ -148,23 +148,28 @@ def _wrong_frames(contents: Contents) -> Iterator[Loss]:
             yield Loss(
                 "video-frames",
                 key,
-                f"a frame that is {off:.4g} s from the nearest picture (episode {index})",
+                (f"a frame {off:.4g} s from the nearest picture" if off < float("inf") else "frames without a picture")
+                + f" (episode {index})",
                 f"a picture within {TOLERANCE_SECONDS:g} s of every frame",
                 tuple(i for _, i in worst),
             )
 
 
 def farthest(video: VideoFile, clip: Clip, frames: int, fps: float) -> float:
-    """Seconds between a frame of the clip and its nearest picture, at worst; inf for a video without any."""
+    """Seconds between a frame of the clip and its nearest picture, at worst.
+
+    Infinite if two frames share a picture: then the rates differ.
+    """
     if not len(video.seconds) or not frames:
         return float("inf")
     wanted = clip.start_seconds + np.arange(frames) / fps
-    right = np.clip(np.searchsorted(video.seconds, wanted), 1, max(len(video.seconds) - 1, 1))
     last = len(video.seconds) - 1
-    near = np.minimum(
-        np.abs(wanted - video.seconds[right - 1]), np.abs(wanted - video.seconds[np.minimum(right, last)])
-    )
-    return float(near.max())
+    right = np.minimum(np.searchsorted(video.seconds, wanted), last)
+    left = np.maximum(right - 1, 0)
+    nearest = np.where(np.abs(wanted - video.seconds[left]) < np.abs(wanted - video.seconds[right]), left, right)
+    if (np.diff(nearest) <= 0).any():
+        return float("inf")
+    return float(np.abs(wanted - video.seconds[nearest]).max())
 
 
 def _undecodable(contents: Contents, seen: Seen) -> Iterator[Loss]:
