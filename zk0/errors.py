@@ -11,6 +11,7 @@ Zk0Error
 ├── EvaluationError   a measurement could not be made (there is no number then)
 ├── FederationError   an engine cannot be opened or does not answer
 ├── ReportError       a chart, video or page cannot be made
+├── StackError        the Prefect server or worker on this machine does not start, or has ended
 └── TransientError    the same call may work later: the one thing that is retried
     └── RoundIncomplete   too few good updates arrived; finished ones are kept
 """
@@ -58,6 +59,10 @@ class FederationError(Zk0Error):
 
 class ReportError(Zk0Error):
     """A chart, a video or a page cannot be made."""
+
+
+class StackError(Zk0Error):
+    """The Prefect server or worker on this machine does not start, or has ended."""
 
 
 class TransientError(Zk0Error):
