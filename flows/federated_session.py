@@ -42,6 +42,9 @@ def federated_session(
     folder = str(here.path)
     with here.alone(), session_logs(here.path):
         finished = rounds.take_up(folder)
+        if finished and finished[-1].round == session.rounds and here.report.is_file():
+            say(f"{here.name}: all {session.rounds} rounds and the report are there already")
+            return folder
         with open_federation(session, here.name, here.path, tell_step):
             ground, history = prepare(session, here, finished)
             progress = reporting.start_progress(session)

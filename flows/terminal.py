@@ -127,7 +127,7 @@ def show_result(folder: Path) -> None:
     for found in sorted(here.rollouts(history[-1].round).rglob("rollout_*.mp4")):
         console.print(f"video    {_shown(found)}", soft_wrap=True)
     console.print(f"policy   {_shown(here.checkpoint(history[-1].round))}", soft_wrap=True)
-    console.print(f"report   {_shown(here.path / 'report.html')}", style="bold", soft_wrap=True)
+    console.print(f"report   {_shown(here.report)}", style="bold", soft_wrap=True)
 
 
 def _row(record: RoundRecord) -> tuple[str, ...]:

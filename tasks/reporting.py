@@ -92,7 +92,7 @@ def write_report(
 
     tell(Event(kind="stage", text="writing the report"))
     here = SessionFolder(Path(folder))
-    page = here.path / "report.html"
+    page = here.report
     facts = {"session": session, "members": ground.members, "history": history, "rollouts": rollouts}
     write(page, folder=here.path, session_toml=here.session_toml.read_text(encoding="utf-8"), **facts)
     create_markdown_artifact(markdown=report_markdown(**facts), key="session-report", description=str(page))

@@ -41,6 +41,11 @@ class SessionFolder:
         """What the session stands on: clients, judging sets, pooled statistics, the policy's recipe."""
         return self.path / "ground.json"
 
+    @property
+    def report(self) -> Path:
+        """The page that shows it all; written last."""
+        return self.path / "report.html"
+
     def round(self, number: int) -> Path:
         """Weights and updates of one round."""
         return self.path / f"round-{number:03d}"
