@@ -26,9 +26,8 @@ def roll_out(session: Session, folder: str, ground: "Ground", checkpoint: Checkp
     rollouts = roll_out_task(session, ground, here.path, checkpoint, name)
     for rollout in rollouts:
         result = "success" if rollout.success else "no success"
-        say(
-            f"{name}, seed {rollout.seed}: {result} after {rollout.duration_seconds:.1f} s; {rollout.video or 'no video'}"
-        )
+        after = f"{result} after {rollout.duration_seconds:.1f} s"
+        say(f"{name}, seed {rollout.seed}: {after}; {rollout.video or 'no video'}")
         if rollout.video:
             link = (here.path / rollout.video).resolve().as_uri()
             create_link_artifact(

@@ -93,7 +93,16 @@ def write_report(
     tell(Event(kind="stage", text="writing the report"))
     here = SessionFolder(Path(folder))
     page = here.report
-    facts = {"session": session, "members": ground.members, "history": history, "rollouts": rollouts}
-    write(page, folder=here.path, session_toml=here.session_toml.read_text(encoding="utf-8"), **facts)
-    create_markdown_artifact(markdown=report_markdown(**facts), key="session-report", description=str(page))
+    toml, members = here.session_toml.read_text(encoding="utf-8"), ground.members
+    text = report_markdown(session=session, members=members, history=history, rollouts=rollouts)
+    create_markdown_artifact(markdown=text, key="session-report", description=str(page))
+    write(
+        page,
+        session=session,
+        members=members,
+        history=history,
+        rollouts=rollouts,
+        folder=here.path,
+        session_toml=toml,
+    )
     return str(page)

@@ -166,7 +166,6 @@ def evaluate(session: Session, folder: str, ground: "Ground", checkpoint: Checkp
 def save_checkpoint(session: Session, folder: str, ground: "Ground", record: RoundRecord) -> str:
     """A complete LeRobot policy folder with its card."""
     from zk0.report.card import model_card
-
     from zk0.training.judge import save_checkpoint as save
 
     here = SessionFolder(Path(folder))
