@@ -113,7 +113,9 @@ def _episode_table(
         name = plan.renames.get(old, old)
         column = plain(table[old])
         if plan.units is not None and name in (STATE, ACTION):
-            numbers = to_degrees(as_numbers(column), plan.units, plan.percent)
+            stored = as_numbers(column)
+            assert stored is not None  # the check read these columns as numbers
+            numbers = to_degrees(stored, plan.units, plan.percent)
             column = pa.FixedSizeListArray.from_arrays(pa.array(numbers.reshape(-1)), numbers.shape[1])
         feature = contents.info.features.get(old)
         columns[name] = _cast(column, DEFAULT_FEATURES.get(name, feature.dtype if feature else ""))
