@@ -17,7 +17,6 @@ from zk0.folder import SessionFolder
 from zk0.records import RoundRecord
 from zk0.schedule import decide
 from zk0.session import Session, load_session
-from zk0.split import assert_disjoint
 
 if TYPE_CHECKING:
     from zk0.training.judge import Ground
@@ -86,8 +85,7 @@ def prepare(
     with rounds.timed(seconds, "check"):
         members = data.join_clients(here.name, session)
         sets = tuple(data.check_evaluation_set(one, session) for one in session.judges())
-        places = {f"training data of {m.client} ({m.dataset})": m.train_digests for m in members}
-        assert_disjoint({**places, **{f"evaluation set {s.dataset}": s.digests for s in sets}})
+        data.prove_agreement(session, members, sets)
         statistics = data.pool_statistics(members)
     recipe, checkpoint = rounds.start_policy(session, str(here.path), history)
     ground = Ground(recipe=recipe, members=members, sets=sets, statistics=statistics)

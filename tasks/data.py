@@ -1,5 +1,6 @@
 """Data: who joins, what judges, and the proof that the two do not meet."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from prefect import task
@@ -9,6 +10,7 @@ from tasks.events import Event, say, tell
 from tasks.retry import is_transient
 from zk0.records import Member, Statistics
 from zk0.session import EvaluationSetSettings, Session, terms_of
+from zk0.split import assert_disjoint
 
 if TYPE_CHECKING:
     from zk0.training.judge import EvaluationSet
@@ -42,6 +44,17 @@ def check_evaluation_set(settings: EvaluationSetSettings, session: Session) -> "
 
     tell(Event(kind="stage", text=f"checking {settings.dataset}, which judges"))
     return prepare_evaluation_set(settings, session)
+
+
+@task(cache_policy=NO_CACHE)
+def prove_agreement(session: Session, members: Sequence[Member], sets: "Sequence[EvaluationSet]") -> None:
+    """One frame rate everywhere, and no episode in two places."""
+    from zk0.robot.check import check_same_rate
+
+    reports = {m.client: m.report for m in members} | {s.dataset: s.report for s in sets}
+    check_same_rate(reports, session.contract)
+    places = {f"training data of {m.client} ({m.dataset})": m.train_digests for m in members}
+    assert_disjoint({**places, **{f"evaluation set {s.dataset}": s.digests for s in sets}})
 
 
 @task(cache_policy=NO_CACHE)

@@ -33,7 +33,7 @@ def admit(uri: str, root: Path, terms: Terms, rename_map: dict[str, str]) -> Dat
     Raises:
         DatasetError: lists every finding that keeps it out.
     """
-    report = check_dataset(root, dataset=uri, quick=True)
+    report = check_dataset(root, dataset=uri, quick=True, rename_map=rename_map)
     findings = (*report.findings, *check_contract(report, terms.contract, rename_map))
     report = report.model_copy(update={"findings": findings})
     if report.errors:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 
+from zk0.errors import DatasetError
 from zk0.records import CAMERA_PREFIX, DatasetReport, Finding
 from zk0.session import ContractSettings
 
@@ -66,6 +67,21 @@ def _cameras(found: tuple[str, ...], contract: ContractSettings, names: dict[str
                 found=f"cameras {', '.join(found) or 'none'}",
                 expected=f"camera {camera}; map {hint} -> {CAMERA_PREFIX}{camera} in rename_map",
             )
+
+
+def check_same_rate(reports: Mapping[str, DatasetReport], contract: ContractSettings) -> None:
+    """Nothing, if all data sets run at one rate: the contract's, or that of the first where it names none.
+
+    Raises:
+        DatasetError: names every data set of another rate.
+    """
+    rates = {place: report.fps for place, report in reports.items()}
+    expected = contract.fps or next(iter(rates.values()))
+    if others := [f"{place} at {found or 0:g} fps" for place, found in rates.items() if found != expected]:
+        raise DatasetError(
+            f"{'; '.join(others)}; expected {expected or 0:g} fps as {next(iter(rates))}: action chunks of another rate "
+            "mean other durations; bring data of one rate"
+        )
 
 
 def _unknown_renames(report: DatasetReport, names: dict[str, str]) -> Iterator[Finding]:
