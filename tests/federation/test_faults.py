@@ -290,7 +290,7 @@ class TestSpool:
     def test_an_answer_that_lies_there_is_taken_without_asking(
         self, tampered: tuple, drive: type, tmp_path: Path
     ) -> None:
-        grid, federation, session, folder = tampered
+        _, federation, session, folder = tampered
         driven = drive(session, tmp_path)
         driven.begin(federation)
         first = driven.train(federation)

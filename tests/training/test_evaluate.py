@@ -1,5 +1,6 @@
 """The judgement: twice the same number, and the number that a hand calculation gives."""
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,7 @@ def test_the_numbers_are_those_of_a_hand_calculation(
     assert found.policy_loss == pytest.approx(sums.sum() / counts.sum(), rel=1e-6)
 
     edges = np.cumsum((0, *LENGTHS))
-    spans = list(zip(edges, edges[1:], strict=False))
+    spans = list(pairwise(edges))
     means = [sums[a:b].sum() / counts[a:b].sum() for a, b in spans]
     assert found.policy_loss_se == pytest.approx(np.std(means, ddof=1) / 3**0.5, rel=1e-5)
 

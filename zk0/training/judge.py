@@ -86,7 +86,8 @@ def prepare_evaluation_set(settings: EvaluationSetSettings, session: Session) ->
     """A data set that judges, checked like a client's.
 
     Raises:
-        DatasetError: it is missing, broken, not what the federation agreed on, or has too few episodes.
+        DatasetError: it is missing, broken, or not what the federation agreed on.
+        EvaluationError: it has too few episodes.
     """
     root = find_dataset(settings.dataset, Path(session.cache_dir), session.simulator)
     report = admit(settings.dataset, root, terms_of(session, session.name), settings.rename_map)
