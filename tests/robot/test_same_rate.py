@@ -12,10 +12,10 @@ def report(fps: float | None) -> DatasetReport:
 
 def test_the_first_client_sets_the_rate() -> None:
     check_same_rate({"a": report(30), "b": report(30)}, ContractSettings())
-    with pytest.raises(DatasetError, match=r"b at 20 fps; expected 30 fps as a"):
+    with pytest.raises(DatasetError, match=r"b at 20 fps; expected 30 fps as a has"):
         check_same_rate({"a": report(30), "b": report(20)}, ContractSettings())
 
 
 def test_the_contract_sets_the_rate() -> None:
-    with pytest.raises(DatasetError, match=r"a at 30 fps; judge at 0 fps; expected 20 fps"):
+    with pytest.raises(DatasetError, match=r"a at 30 fps; judge at 0 fps; expected 20 fps as the contract has"):
         check_same_rate({"a": report(30), "b": report(20), "judge": report(None)}, ContractSettings(fps=20))

@@ -78,9 +78,10 @@ def check_same_rate(reports: Mapping[str, DatasetReport], contract: ContractSett
     rates = {place: report.fps for place, report in reports.items()}
     expected = contract.fps or next(iter(rates.values()))
     if others := [f"{place} at {found or 0:g} fps" for place, found in rates.items() if found != expected]:
+        whose = "the contract" if contract.fps else next(iter(rates))
         raise DatasetError(
-            f"{'; '.join(others)}; expected {expected or 0:g} fps as {next(iter(rates))}: action chunks of another rate "
-            "mean other durations; bring data of one rate"
+            f"{'; '.join(others)}; expected {expected or 0:g} fps as {whose} has: action chunks of another rate mean "
+            "other durations; bring data of one rate"
         )
 
 
