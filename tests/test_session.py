@@ -33,6 +33,7 @@ class TestFaults:
             ({"clients": [{"name": "a", "dataset": "x/a", "weight": 2}]}, "clients.0.weight: unknown setting"),
             ({"rounds": "many"}, "here: rounds: .*integer.*found 'many'"),
             ({"rounds": 0}, "here: rounds: .*greater than or equal to 1, found 0"),
+            ({"seed": 2**63}, "seed: .*less than 9223372036854775808"),
             ({"rounds": 2.5}, "here: rounds: .*integer.*found 2.5"),
             ({"training": {"lr": 0}}, "training.lr: .*greater than 0, found 0"),
             ({"training": {"lr": float("nan")}}, "training.lr: .*finite number, found nan"),

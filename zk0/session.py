@@ -197,7 +197,7 @@ class Session(Record):
 
     name: Name = "session"
     rounds: int = Field(default=30, ge=1)
-    seed: int = Field(default=42, ge=0)
+    seed: int = Field(default=42, ge=0, lt=2**63)
     clients: tuple[ClientSettings, ...] = ()
     partition: PartitionSettings | None = None
     contract: ContractSettings = ContractSettings()

@@ -105,8 +105,6 @@ def _node_config(request: ConfigRecord, context: Context) -> dict[str, Any]:
 def _client(terms: Terms, config: dict[str, Any]) -> Any:
     key = json.dumps([terms.model_dump(), config], sort_keys=True)
     if key not in _clients:
-        from zk0.training.client import Client
-
         settings = ClientSettings.model_validate_json(config["client"])
         scratch = Path(config["scratch"])
         scratch.mkdir(parents=True, exist_ok=True)
@@ -117,6 +115,8 @@ def _client(terms: Terms, config: dict[str, Any]) -> Any:
             retention="10 days",
             compression="zip",
         )
+        from zk0.training.client import Client  # takes seconds
+
         _clients[key] = Client(settings, terms, scratch, Path(config["cache"]))
     return _clients[key]
 
