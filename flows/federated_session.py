@@ -10,6 +10,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.context import FlowRunContext
 
 from tasks import data, judging, reporting, rounds
+from tasks.crash import close_task_runs
 from tasks.events import say, tell_step
 from tasks.logs import session_logs
 from zk0.errors import SettingsError
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from zk0.training.judge import Ground
 
 
-@flow(name="zk0", flow_run_name="{config}", persist_result=False)
+@flow(name="zk0", flow_run_name="{config}", persist_result=False, on_crashed=[close_task_runs])
 def federated_session(
     config: str = "deployments/sessions/demo.toml", overrides: dict[str, Any] | None = None, resume: str | None = None
 ) -> str:

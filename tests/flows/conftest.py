@@ -1,0 +1,169 @@
+"""A real Prefect server with its worker, started as a user starts it: `zk0 ui`."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+DEPLOYMENT = "zk0/federated-session"
+SMALL = {
+    "rounds": 2,
+    "checkpoint_interval": 0,
+    "clients": [
+        {"name": "lifter", "dataset": "sim:lift-red"},
+        {"name": "placer", "dataset": "sim:place-red-blue"},
+    ],
+    "simulator.episodes": 2,
+    "simulator.image_size": 64,
+    "training.local_steps": 40,
+    "training.batch_size": 8,
+    "federation.workers": 1,
+    "evaluation.datasets": [{"dataset": "sim:lift-red", "last_episodes": 1}],
+    "evaluation.times": 2,
+    "rollout.tasks": ["lift-red"],
+    "rollout.seeds": [9000],
+    "rollout.max_steps": 5,
+}
+"""Two clients, two rounds, one worker process: what costs time is the import of LeRobot."""
+
+
+def _wait_until(condition: Callable[[], Any], seconds: float = 240, pause: float = 0.3) -> Any:
+    """The first true answer; fails when there is none in time."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"{condition} did not come true in {seconds} s"
+        time.sleep(pause)
+    return found
+
+
+def processes_with(text: str) -> dict[int, str]:
+    """Every living process whose environment holds `text`, as pid and command line."""
+    found = {}
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                if text.encode() in (folder / "environ").read_bytes():
+                    found[int(folder.name)] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            except OSError:  # it has ended meanwhile
+                continue
+    return found
+
+
+class RunningStack:
+    """`zk0 ui` in a home of its own."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.out = home / "ui.log"
+        self.cache = home / "cache"
+        outside = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
+        self.environment = {**outside, "PREFECT_WORKER_QUERY_SECONDS": "1", "PREFECT_HOME": str(home)}
+        self.popen: subprocess.Popen[bytes] | None = None
+        self.api_url = ""
+
+    def start(self, *options: str) -> None:
+        """Start it and wait until it says where it is."""
+        command = [sys.executable, "-m", "flows.cli", "ui", "--home", str(self.home), *options]
+        with self.out.open("wb") as out:
+            self.popen = subprocess.Popen(
+                command, cwd=ROOT, env=self.environment, stdout=out, stderr=out, start_new_session=True
+            )
+        _wait_until(lambda: self.popen.poll() is not None or "Ctrl-C" in self.said())
+        assert self.popen.poll() is None, self.said()
+        self.api_url = re.search(r"PREFECT_API_URL=(\S+)", self.said()).group(1)
+        self.environment["PREFECT_API_URL"] = self.api_url
+
+    def said(self) -> str:
+        """What it has printed so far."""
+        return self.out.read_text(encoding="utf-8")
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Ask it to stop; its exit code."""
+        self.popen.send_signal(number)
+        return self.popen.wait(90)
+
+    def left_behind(self) -> dict[int, str]:
+        """Processes that still run in this home."""
+        return processes_with(f"PREFECT_HOME={self.home}\0")
+
+    def prefect(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        """`prefect ARGUMENT...` as a user of this server runs it."""
+        command = [sys.executable, "-m", "prefect", *arguments]
+        return subprocess.run(command, cwd=ROOT, env=self.environment, capture_output=True, text=True, timeout=280)
+
+    def client(self) -> Any:
+        """Prefect's client for this server."""
+        from prefect.client.orchestration import SyncPrefectClient
+
+        return SyncPrefectClient(self.api_url)
+
+    def overrides(self, name: str, **more: Any) -> dict[str, Any]:
+        """A small session that writes to `name` in this home; recordings are shared."""
+        return {**SMALL, "output_dir": str(self.home / name), "cache_dir": str(self.cache), **more}
+
+    def begin(self, overrides: dict[str, Any]) -> UUID:
+        """Ask for a session; the flow run's id."""
+        done = self.prefect("deployment", "run", DEPLOYMENT, "--param", f"overrides={json.dumps(overrides)}")
+        assert done.returncode == 0, done.stdout + done.stderr
+        return UUID(re.search(r"UUID: (\S+)", done.stdout).group(1))
+
+    def kill_flow(self, run: UUID) -> None:
+        """SIGKILL for the process of a flow run, and for nobody else."""
+        (pid,) = [p for p, c in processes_with(f"PREFECT__FLOW_RUN_ID={run}\0").items() if "prefect.engine" in c]
+        os.kill(pid, signal.SIGKILL)
+
+    def state(self, run: UUID) -> Any:
+        """The state of a flow run."""
+        with self.client() as client:
+            return client.read_flow_run(run).state
+
+    def ended(self, run: UUID) -> Any:
+        """The final state of a flow run, waited for."""
+        return _wait_until(lambda: (s := self.state(run)) and s.is_final() and s)
+
+
+@pytest.fixture
+def wait_until() -> Callable[..., Any]:
+    """Waits for a condition, some seconds at most."""
+    return _wait_until
+
+
+@pytest.fixture
+def new_stack(tmp_path: Path) -> Iterator[RunningStack]:
+    """A stack of one test, not yet started."""
+    running = RunningStack(tmp_path)
+    try:
+        yield running
+    finally:
+        if running.popen is not None and running.popen.poll() is None:
+            running.stop()
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
+    """A stack for all tests; no process of it outlives them."""
+    running = RunningStack(tmp_path_factory.mktemp("stack"))
+    try:
+        running.start()
+        yield running
+    finally:
+        if running.popen is not None:
+            assert running.stop() == 0, running.said()
+        assert running.left_behind() == {}
+
+
+@pytest.fixture(scope="session")
+def finished(stack: RunningStack) -> "subprocess.CompletedProcess[str]":
+    """A session from the deployment, run to its end and watched."""
+    overrides = json.dumps(stack.overrides("undisturbed"))
+    return stack.prefect("deployment", "run", DEPLOYMENT, "--watch", "--param", f"overrides={overrides}")

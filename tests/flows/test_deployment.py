@@ -1,0 +1,160 @@
+"""zk0 under Prefect: a session from its deployment, what is shown of it, a wrong setting, a killed run, a full stop."""
+
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId, FlowRunFilter, FlowRunFilterId
+from prefect.client.schemas.sorting import TaskRunSort
+
+from zk0.ledger import Ledger
+
+pytestmark = pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds processes in /proc")
+STAGES = ["train round {}", "aggregate round {}", "evaluate round {}", "record round {}"]
+
+
+def run_id(done: "subprocess.CompletedProcess[str]") -> UUID:
+    return UUID(re.search(r"UUID: (\S+)", done.stdout).group(1))
+
+
+def task_runs(stack: Any, run: UUID) -> list[Any]:
+    with stack.client() as client:
+        return client.read_task_runs(
+            flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[run])),
+            sort=TaskRunSort.EXPECTED_START_TIME_ASC,
+            limit=200,
+        )
+
+
+def artifacts(stack: Any, run: UUID) -> dict[str, list[Any]]:
+    with stack.client() as client:
+        found = client.read_artifacts(
+            artifact_filter=ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[run])), limit=200
+        )
+    by_key: dict[str, list[Any]] = {}
+    for artifact in sorted(found, key=lambda a: a.created):
+        if artifact.key is not None:
+            by_key.setdefault(artifact.key, []).append(artifact)
+    return by_key
+
+
+def folder_of(stack: Any, name: str) -> Path:
+    """The one session folder in an output folder."""
+    (found,) = (stack.home / name).iterdir()
+    return found
+
+
+def digests(folder: Path) -> list[str]:
+    return [record.checkpoint.digest for record in Ledger(folder / "ledger.jsonl").read()]
+
+
+def test_a_session_from_its_deployment(stack: Any, finished: Any) -> None:
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    run = run_id(finished)
+    with stack.client() as client:
+        flow_run = client.read_flow_run(run)
+        assert client.read_flow(flow_run.flow_id).name == "zk0"
+        assert client.read_deployment(flow_run.deployment_id).name == "federated-session"
+    assert flow_run.state.is_completed()
+    assert flow_run.work_queue_name == "default"
+    folder = folder_of(stack, "undisturbed")
+    assert [r.round for r in Ledger(folder / "ledger.jsonl").read()] == [0, 1, 2]
+    assert (folder / "models" / "checkpoint_round_2" / "model.safetensors").is_file()
+    assert (folder / "report.html").is_file()
+
+
+def test_rounds_hold_their_stages(stack: Any, finished: Any) -> None:
+    runs = task_runs(stack, run_id(finished))
+    assert {r.state_name for r in runs} == {"Completed"}
+    names = [r.name for r in runs]
+    assert len(names) == len(set(names)), "every task run tells itself from all others"
+    of = {r.name: r for r in runs}
+    for number in (1, 2):
+        round_id = of[f"round {number}"].id
+        for stage in STAGES:
+            parents = of[stage.format(number)].task_inputs["__parents__"]
+            assert [p.id for p in parents] == [round_id]
+    assert "__parents__" not in of["round 1"].task_inputs
+    assert {"evaluate round 0", "roll out lift-red", "check sim:lift-red", "build tiny"} <= of.keys()
+
+
+def test_artifacts_of_a_session(stack: Any, finished: Any) -> None:
+    found = artifacts(stack, run_id(finished))
+    assert found.keys() >= {"session-progress", "round-losses", "benchmark", "session-report", "rollout-video"}
+    (progress,) = found["session-progress"]
+    assert float(progress.data) == 100.0
+    losses = found["round-losses"][-1].data
+    assert '"round": 2' in losses
+    assert '"lifter"' in losses
+    assert '"train"' in found["benchmark"][-1].data
+    (report,) = found["session-report"]
+    assert "data:image/png;base64," in report.data
+    (video,) = found["rollout-video"]
+    assert "rollout_9000.mp4" in video.data
+
+
+def test_a_setting_that_does_not_exist(stack: Any) -> None:
+    run = stack.begin(stack.overrides("never", **{"training.local_step": 3}))
+    state = stack.ended(run)
+    assert state.is_failed()
+    assert "training.local_step: unknown setting" in state.message
+    assert "\n" not in state.message
+    assert not (stack.home / "never").exists()
+
+
+def test_retry_goes_on_at_the_killed_round(stack: Any, finished: Any, wait_until: Callable[..., Any]) -> None:
+    """SIGKILL while clients train in round 2: same run, same folder, round 1 not trained again, same digests."""
+    run = stack.begin(stack.overrides("killed"))
+    wait_until(lambda: list((stack.home / "killed").glob("*/round-002/updates")), pause=0.01)
+    stack.kill_flow(run)
+    crashed = stack.ended(run)
+    assert crashed.is_crashed()
+    wait_until(lambda: not [r for r in task_runs(stack, run) if r.state_name == "Running"], 60)
+    folder = folder_of(stack, "killed")
+    before = (folder / "ledger.jsonl").read_bytes()
+    assert before.count(b"\n") == 2, "killed before round 2 was finished"
+    wait_until(lambda: not [c for c in stack.left_behind().values() if "zk0.federation.worker" in c], 30)
+
+    assert stack.prefect("flow-run", "retry", str(run)).returncode == 0
+    wait_until(lambda: not stack.state(run).is_crashed())
+    assert stack.ended(run).is_completed()
+    assert folder_of(stack, "killed") == folder
+    assert (folder / "ledger.jsonl").read_bytes().startswith(before)
+    assert digests(folder) == digests(folder_of(stack, "undisturbed"))
+    for client in ("lifter", "placer"):
+        log = (folder / "clients" / client / "client.log").read_text(encoding="utf-8")
+        assert log.count("round 1 from") == 1, "a finished round was trained again"
+        assert log.count("round 2 from") >= 1
+    assert {r.state_name for r in task_runs(stack, run)} == {"Completed", "Crashed"}
+    assert float(artifacts(stack, run)["session-progress"][-1].data) == 100.0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_stopped_in_a_round(new_stack: Any, wait_until: Callable[..., Any], number: int) -> None:
+    """Nothing is left running, the session can be taken up by the next stack, and blocks nobody."""
+    new_stack.start()
+    run = new_stack.begin(new_stack.overrides("stopped"))
+    wait_until(lambda: list((new_stack.home / "stopped").glob("*/round-001/updates")), pause=0.01)
+    assert new_stack.stop(number) == 0
+    assert new_stack.left_behind() == {}
+    assert f"prefect flow-run retry {run}" in new_stack.said()
+    new_stack.start()
+    assert new_stack.state(run).is_crashed()
+    assert new_stack.prefect("flow-run", "retry", str(run)).returncode == 0
+    wait_until(lambda: not new_stack.state(run).is_crashed())
+    assert new_stack.ended(run).is_completed()
+
+
+@pytest.mark.slow
+def test_a_killed_stack_leaves_nothing(new_stack: Any, wait_until: Callable[..., Any]) -> None:
+    new_stack.start()
+    os.kill(new_stack.popen.pid, signal.SIGKILL)
+    new_stack.popen.wait()
+    wait_until(lambda: new_stack.left_behind() == {}, 60)
