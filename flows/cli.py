@@ -50,10 +50,12 @@ def run(
             raise SettingsError("zk0 run: give either a session file or --resume FOLDER")
         _check_before_starting(config, overrides, resume)
         _settle_prefect()
-        from flows.federated_session import federated_session
+        from flows.stack import some_server
         from flows.terminal import show_result, watching
 
-        with watching(quiet):
+        with watching(quiet) as tell, some_server(Path.cwd(), tell):
+            from flows.federated_session import federated_session
+
             folder = federated_session(
                 config=str(config) if config else "",
                 overrides=overrides or None,
@@ -103,7 +105,6 @@ def _check_before_starting(config: Path | None, overrides: dict[str, Any], resum
 def _settle_prefect() -> None:
     """Prefect's own lines belong in the UI; the terminal shows the progress bar or ours."""
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
-    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "180")
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
     os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")

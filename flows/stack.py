@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -64,13 +65,48 @@ def local_stack(root: Path, home: Path, port: int | None, tell: Callable[[str], 
         (logs / "lock").write_text(f"{os.getpid()} at {server.url}", encoding="utf-8")
         around = Surroundings(root, _environment(home, chosen), logs)
         tell(f"starting the Prefect server at {server.url} (with a new database this takes up to half a minute)")
-        with running("server", ["server", "start"], around, _STOP_SERVER_SECONDS) as serving:
-            _wait(serving, _HEALTHY_SECONDS, server.healthy)
+        with serving(server, around) as process:
             tell("registering the deployments of prefect.yaml")
             server.create_pools(root / "deployments" / "pools")
             run("deployments", ["--no-prompt", "deploy", "--all"], around)
             with _worker(server, around, tell) as working:
-                yield Stack(server=server, logs=logs, processes=(serving, working))
+                yield Stack(server=server, logs=logs, processes=(process, working))
+
+
+@contextmanager
+def serving(server: Server, around: Surroundings) -> Iterator[Process]:
+    """The server as a process, healthy.
+
+    Raises:
+        StackError: it does not start.
+    """
+    with running("server", ["server", "start"], around, _STOP_SERVER_SECONDS) as process:
+        _wait(process, _HEALTHY_SECONDS, server.healthy)
+        yield process
+
+
+@contextmanager
+def lone_server(root: Path, home: Path) -> Iterator[Server]:
+    """A server on a free port of loopback for one command, with Prefect's usual database.
+
+    Prefect would start one by itself, but leaves it running for ever when the command is killed.
+
+    Raises:
+        StackError: it does not start.
+    """
+    logs = home / "zk0-run" / str(os.getpid())
+    logs.mkdir(parents=True, exist_ok=True)
+    port = choose_port(0)
+    server = Server(f"http://{_HOST}:{port}")
+    try:
+        with serving(server, Surroundings(root, _environment(home, port), logs)):
+            yield server
+    except StackError:
+        raise  # its message names the log
+    except BaseException:
+        shutil.rmtree(logs, ignore_errors=True)
+        raise
+    shutil.rmtree(logs, ignore_errors=True)
 
 
 @contextmanager
@@ -96,6 +132,35 @@ def _worker(server: Server, around: Surroundings, tell: Callable[[str], None]) -
     finally:
         with undisturbed(), suppress(OSError):  # the server itself may have ended
             settle("stopped with `zk0 ui`; Retry goes on after the last finished round")
+
+
+@contextmanager
+def some_server(root: Path, tell: Callable[[str], None]) -> Iterator[str]:
+    """The API URL that Prefect is set to, or that of a server of our own, which Prefect then uses meanwhile.
+
+    Raises:
+        StackError: our own server does not start.
+    """
+    from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
+
+    if url := PREFECT_API_URL.value():
+        yield str(url)
+        return
+    tell("starting a Prefect server")
+    with lone_server(root, Path(PREFECT_HOME.value())) as server, temporary_settings({PREFECT_API_URL: server.api_url}):
+        try:
+            yield server.api_url
+        finally:
+            _send_what_is_left()
+
+
+def _send_what_is_left() -> None:
+    """Log lines and events that Prefect sends in the background reach the server before it ends."""
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
+
+    for service in (APILogWorker, EventsWorker):
+        service.drain_all(timeout=10)
 
 
 def choose_port(wanted: int | None) -> int:

@@ -3,7 +3,7 @@
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from tasks.events import Event, listen
+from tasks.events import Event, listen, tell
 from zk0.errors import Zk0Error
 from zk0.folder import SessionFolder
 from zk0.ledger import Ledger
@@ -21,12 +21,12 @@ from zk0.records import RoundRecord
 
 
 @contextmanager
-def watching(quiet: bool) -> Iterator[None]:
-    """Show rounds and clients while a session runs; with `quiet`, log lines instead."""
+def watching(quiet: bool) -> Iterator[Callable[[str], None]]:
+    """Show rounds and clients while a session runs; with `quiet`, log lines instead. What it gives tells a stage."""
     logger.remove()
     if quiet:
         logger.add(sys.stderr, format="{time:HH:mm:ss} {message}", level="INFO")
-        yield
+        yield logger.info
         return
     columns = (
         SpinnerColumn(),
@@ -41,7 +41,7 @@ def watching(quiet: bool) -> Iterator[None]:
     ):
         stop = listen(_Bars(shown).show)
         try:
-            yield
+            yield lambda text: tell(Event(kind="stage", text=text))
         finally:
             stop()
 

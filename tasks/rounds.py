@@ -69,12 +69,7 @@ def start_policy(session: Session, folder: str, history: Sequence[RoundRecord]) 
     tell(Event(kind="stage", text=f"building the policy {session.policy.path}"))
     here = SessionFolder(Path(folder))
     target = here.weights(0)
-    recipe, digest, size = start(session, target)
-    if history and digest != history[0].checkpoint.digest:
-        expected = history[0].checkpoint.digest[:12]
-        raise CheckpointError(
-            f"{session.policy.path}: weights {digest[:12]} at the start, this session began with {expected}"
-        )
+    recipe, digest, size = start(session, target, history[0].checkpoint.digest if history else None)
     say(f"policy {session.policy.path}: {size / 1e6:.1f} MB of trained weights, digest {digest[:12]}")
     return recipe, Checkpoint(round=0, path=here.relative(target), digest=digest, bytes=size)
 

@@ -24,6 +24,8 @@ SO101_JOINTS = (
     "wrist_roll.pos",
     "gripper.pos",
 )
+TINY = "tiny"
+"""The policy that is built with no download."""
 DatasetUri = Annotated[str, Field(min_length=1, description="hf:user/name, user/name, local:/path or sim:task")]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=64)]
 
@@ -248,10 +250,13 @@ class Session(Record):
             return one.model_copy(update={"dataset": absolute(one.dataset)})
 
         judges = tuple(moved(one) for one in self.evaluation.datasets)
+        folder = (base / Path(self.policy.path).expanduser()).resolve()
+        is_folder = self.policy.path != TINY and folder.is_dir()
         return self.model_copy(
             update={
                 "clients": tuple(moved(one) for one in self.clients),
                 "partition": self.partition and moved(self.partition),
+                "policy": self.policy.model_copy(update={"path": str(folder)}) if is_folder else self.policy,
                 "evaluation": self.evaluation.model_copy(update={"datasets": judges}),
                 "output_dir": str((base / Path(self.output_dir).expanduser()).resolve()),
                 "cache_dir": str((base / Path(self.cache_dir).expanduser()).resolve()),

@@ -18,8 +18,8 @@ from safetensors import SafetensorError, safe_open
 from zk0.errors import CheckpointError, PolicyError
 from zk0.records import ACTION, CAMERA_PREFIX, STATE, Moments, PolicyRecipe, Statistics
 from zk0.robot.tiny import tiny_config, write_tiny_vlm
+from zk0.session import TINY
 
-TINY = "tiny"
 VLM_FOLDER = "vlm"
 """Where a saved tiny policy keeps its tokenizer and configuration, relative to its own folder."""
 

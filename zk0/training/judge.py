@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from zk0.errors import DatasetError, EvaluationError, PolicyError
+from zk0.errors import CheckpointError, DatasetError, EvaluationError, PolicyError
 from zk0.records import DatasetReport, Evaluation, Member, PolicyRecipe, Record, Split, Statistics
 from zk0.robot.dataset import EpisodeReader
 from zk0.robot.digest import episode_digests
@@ -20,6 +20,7 @@ from zk0.training.evaluate import composite, score
 from zk0.training.examples import CachedExamples
 from zk0.training.features import FeatureCache
 from zk0.training.recordings import find_dataset
+from zk0.weights import digest as digest_of
 from zk0.weights import load_weights, save_weights
 
 
@@ -58,8 +59,7 @@ class Ground(Record):
         half.replace(path)
 
     def _check_unchanged(self, before: Ground) -> None:
-        was = {m.client: m.train_digests for m in before.members} | {s.dataset: s.digests for s in before.sets}
-        now = {m.client: m.train_digests for m in self.members} | {s.dataset: s.digests for s in self.sets}
+        was, now = _episodes_of(before), _episodes_of(self)
         if changed := sorted(name for name in was.keys() | now.keys() if was.get(name) != now.get(name)):
             raise DatasetError(
                 f"{', '.join(changed)}: not the episodes that this session began with; "
@@ -69,6 +69,12 @@ class Ground(Record):
             raise PolicyError(
                 f"{self.recipe.path}: not the policy that this session began with (frozen weights differ)"
             )
+
+
+def _episodes_of(ground: Ground) -> dict[str, tuple[str, ...]]:
+    """Who holds which episodes."""
+    judging = {f"{s.dataset} (evaluation set {i})": s.digests for i, s in enumerate(ground.sets, 1)}
+    return {m.client: m.train_digests for m in ground.members} | judging
 
 
 def recipe_of(session: Session) -> PolicyRecipe:
@@ -108,15 +114,23 @@ def prepare_evaluation_set(settings: EvaluationSetSettings, session: Session) ->
     )
 
 
-def start_policy(session: Session, target: Path) -> tuple[PolicyRecipe, str, int]:
+def start_policy(session: Session, target: Path, expected: str | None = None) -> tuple[PolicyRecipe, str, int]:
     """Build the policy, write its trained weights to `target`; the full recipe, the weights' digest and bytes.
+
+    `expected` is the digest that the weights must have: a session that is taken up starts from the very same.
 
     Raises:
         PolicyError: it cannot be built.
+        CheckpointError: its weights are not the expected ones; nothing is written then.
     """
     recipe = recipe_of(session)
     policy, frozen = warm_policy(recipe, Path(session.cache_dir), pick_device(session.training.device), fresh=True)
-    digest, size = save_weights(target, trained_weights(policy))
+    weights = trained_weights(policy)
+    if expected not in (None, found := digest_of(weights)):
+        raise CheckpointError(
+            f"{session.policy.path}: weights {found[:12]} at the start, this session began with {str(expected)[:12]}"
+        )
+    digest, size = save_weights(target, weights)
     return recipe.model_copy(update={"frozen_digest": frozen}), digest, size
 
 
