@@ -31,14 +31,14 @@ demo: .venv/.runtime ## a federated session: four simulated arms, three rounds, 
 	@.venv/bin/zk0 run deployments/sessions/demo.toml
 
 test: .venv/.development ## the tests that need no GPU, no network and no patience
-	@.venv/bin/pytest
+	@.venv/bin/pytest -n 2 --dist loadfile
 
 check: .venv/.development ## everything that must hold before a commit
 	@.venv/bin/ruff check
 	@.venv/bin/ruff format --check
 	@.venv/bin/mypy
 	@.venv/bin/lint-imports
-	@.venv/bin/pytest -q --doctest-modules zk0 tasks flows tests
+	@.venv/bin/pytest -q --doctest-modules zk0 tasks flows
 
 format: .venv/.development ## put the code into shape
 	@.venv/bin/ruff check --fix

@@ -71,10 +71,12 @@ class Ground(Record):
             )
 
 
-def _episodes_of(ground: Ground) -> dict[str, tuple[str, ...]]:
-    """Who holds which episodes."""
-    judging = {f"{s.dataset} (evaluation set {i})": s.digests for i, s in enumerate(ground.sets, 1)}
-    return {m.client: m.train_digests for m in ground.members} | judging
+def _episodes_of(ground: Ground) -> dict[str, list[tuple[str, ...]]]:
+    """Who holds which episodes; a data set may judge more than once."""
+    held: dict[str, list[tuple[str, ...]]] = {m.client: [m.train_digests] for m in ground.members}
+    for judging in ground.sets:
+        held.setdefault(judging.dataset, []).append(judging.digests)
+    return held
 
 
 def recipe_of(session: Session) -> PolicyRecipe:
