@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from flows.announcement import forget_stale
 from flows.cli_data import data_app
 from flows.cli_ui import ui
 from flows.failure import one_clear_line
@@ -50,6 +51,7 @@ def run(
             raise SettingsError("zk0 run: give either a session file or --resume FOLDER")
         _check_before_starting(config, overrides, resume)
         _settle_prefect()
+        forget_stale(Path.cwd())
         from flows.stack import some_server
         from flows.terminal import show_result, watching
 

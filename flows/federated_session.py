@@ -2,12 +2,14 @@
 
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.context import FlowRunContext
+from prefect.runtime import flow_run
+from prefect.utilities.annotations import quote
 
 from tasks import data, judging, reporting, rounds
 from tasks.crash import close_task_runs
@@ -23,7 +25,18 @@ if TYPE_CHECKING:
     from zk0.training.judge import Ground
 
 
-@flow(name="zk0", flow_run_name="{config}", persist_result=False, on_crashed=[close_task_runs])
+def run_name() -> str:
+    """What a run is called in the UI: its session file, or the folder that it takes up."""
+    asked = flow_run.parameters
+    return Path(asked.get("resume") or asked.get("config") or "session").stem
+
+
+def untracked[T](value: T) -> T:
+    """The same value, but Prefect draws no arrow for it: only the history makes the chain of rounds."""
+    return cast(T, quote(value))
+
+
+@flow(name="zk0", flow_run_name=run_name, persist_result=False, on_crashed=[close_task_runs])
 def federated_session(
     config: str = "deployments/sessions/demo.toml", overrides: dict[str, Any] | None = None, resume: str | None = None
 ) -> str:
@@ -47,7 +60,8 @@ def federated_session(
             return folder
         with open_federation(session, here.name, here.path, tell_step):
             ground, history = prepare(session, here, finished)
-            progress = reporting.start_progress(session)
+            ground = untracked(ground)
+            progress = reporting.start_progress(session, history[-1].round)
             while history[-1].round < session.rounds:
                 history = federated_round(history[-1].round + 1, session, folder, ground, history, progress)
         last = history[-1].checkpoint
@@ -111,7 +125,7 @@ def federated_round(
     number: int, session: Session, folder: str, ground: "Ground", history: tuple[RoundRecord, ...], progress: UUID
 ) -> tuple[RoundRecord, ...]:
     """Decide, train, average, judge, keep, record: after the last step the round is finished, before it nothing is."""
-    started, seconds = perf_counter(), dict[str, float]()
+    started, seconds, ground = perf_counter(), dict[str, float](), untracked(ground)
     before, decision = history[-1].checkpoint, decide(session, history)
     say(f"round {number} of {session.rounds}: {decision.reason}")
     with rounds.timed(seconds, "train"):

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @task(
-    task_run_name="join {name}",
+    task_run_name="clients check and join",
     cache_policy=NO_CACHE,
     retries=1,
     retry_delay_seconds=5,
@@ -46,7 +46,7 @@ def check_evaluation_set(settings: EvaluationSetSettings, session: Session) -> "
     return prepare_evaluation_set(settings, session)
 
 
-@task(cache_policy=NO_CACHE)
+@task(task_run_name="prove disjointness", cache_policy=NO_CACHE)
 def prove_agreement(session: Session, members: Sequence[Member], sets: "Sequence[EvaluationSet]") -> None:
     """One frame rate everywhere, and no episode in two places."""
     from zk0.robot.check import check_same_rate
@@ -57,7 +57,7 @@ def prove_agreement(session: Session, members: Sequence[Member], sets: "Sequence
     assert_disjoint({**places, **{f"evaluation set {s.dataset}": s.digests for s in sets}})
 
 
-@task(cache_policy=NO_CACHE)
+@task(task_run_name="pool statistics", cache_policy=NO_CACHE)
 def pool_statistics(members: tuple[Member, ...]) -> Statistics:
     """The statistics of all training frames together, from the clients' moments."""
     from zk0.robot.statistics import pool

@@ -23,9 +23,10 @@ if TYPE_CHECKING:
     from zk0.training.judge import Ground
 
 
-def start_progress(session: Session) -> UUID:
-    """The progress bar of this session in the UI."""
-    found = create_progress_artifact(progress=0.0, key="session-progress", description=f"{session.name}: rounds")
+def start_progress(session: Session, done: int) -> UUID:
+    """The progress bar of this session in the UI; one that is taken up starts where it was."""
+    share, text = 100.0 * done / session.rounds, f"{session.name}: {session.rounds} rounds"
+    found = create_progress_artifact(progress=share, key="session-progress", description=text)
     return UUID(str(found))
 
 
@@ -70,7 +71,7 @@ def _timings(record: RoundRecord) -> dict[str, Any]:
     }
 
 
-@task(cache_policy=NO_CACHE)
+@task(task_run_name="charts", cache_policy=NO_CACHE)
 def write_metrics(folder: str, history: Sequence[RoundRecord]) -> None:
     """Metric files and charts, brought up to date after each round."""
     from zk0.report.chart import federated_metrics_chart, policy_loss_chart
@@ -82,7 +83,7 @@ def write_metrics(folder: str, history: Sequence[RoundRecord]) -> None:
     federated_metrics_chart(history, here.path / "federated_metrics.png")
 
 
-@task(cache_policy=NO_CACHE)
+@task(task_run_name="report", cache_policy=NO_CACHE)
 def write_report(
     session: Session, folder: str, ground: "Ground", history: Sequence[RoundRecord], rollouts: Sequence[Rollout]
 ) -> str:
