@@ -71,8 +71,8 @@ def _timings(record: RoundRecord) -> dict[str, Any]:
     }
 
 
-@task(task_run_name="charts", cache_policy=NO_CACHE)
-def write_metrics(folder: str, history: Sequence[RoundRecord]) -> None:
+@task(task_run_name="charts round {number}", cache_policy=NO_CACHE)
+def write_metrics(number: int, folder: str, history: Sequence[RoundRecord]) -> None:
     """Metric files and charts, brought up to date after each round."""
     from zk0.report.chart import federated_metrics_chart, policy_loss_chart
     from zk0.report.metrics import write_metrics as write

@@ -1,5 +1,6 @@
 """A session that is killed at any point and taken up again ends with the digest of an undisturbed one."""
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -7,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 import pytest
@@ -97,10 +99,13 @@ def kill_when(moment: Callable[[Path], bool], command: list[str], output: Path, 
     """Run, SIGKILL at the moment that the session's folder shows, and see that no worker outlives it."""
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 240
+    held: list[TextIO] = []
     while True:
         folders = list(output.iterdir()) if output.is_dir() else []
         if folders and moment(folders[0]):
             break
+        if folders and lines(folders[0]) == ROUNDS and not held:
+            held.append(hold((folders[0] / "ledger.jsonl").open()))
         if process.poll() is not None:
             assert process.stderr is not None
             pytest.fail(f"ended with {process.returncode} before the moment: {process.stderr.read()[-2000:]}")
@@ -110,11 +115,19 @@ def kill_when(moment: Callable[[Path], bool], command: list[str], output: Path, 
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     process.wait(10)
+    for ledger in held:
+        ledger.close()
     deadline = time.monotonic() + 10
     while left := list(workers_of(folders[0])):
         assert time.monotonic() < deadline, f"workers {left} outlived the session"
         time.sleep(0.05)
     return folders[0]
+
+
+def hold(ledger: TextIO) -> TextIO:
+    """Lock the ledger, so that the last round cannot be recorded: the moment before it lasts as long as we like."""
+    fcntl.flock(ledger, fcntl.LOCK_EX)
+    return ledger
 
 
 def workers_of(folder: Path) -> Iterator[int]:
