@@ -98,7 +98,8 @@ class _Bars:
         elif event.kind == "step":
             bar = self._client(event.client)
             self._progress.update(bar, completed=event.step, total=event.steps)  # type: ignore[arg-type]
-            self._progress.update(self._session, description=f"round {event.round}: clients train{self._judged}")
+            doing = "clients look at their frames once" if event.text == "encode" else "clients train"
+            self._progress.update(self._session, description=f"round {event.round}: {doing}{self._judged}")
         elif event.kind == "client":
             self._progress.update(self._client(event.client), description=f"  {event.client} answered")  # type: ignore[arg-type]
 

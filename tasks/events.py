@@ -36,9 +36,9 @@ def tell(event: Event) -> None:
         listener(event)
 
 
-def tell_step(client: str, round_number: int, step: int, steps: int) -> None:
-    """One optimizer step of one client."""
-    tell(Event(kind="step", client=client, round=round_number, step=step, steps=steps))
+def tell_step(client: str, round_number: int, step: int, steps: int, work: str) -> None:
+    """One step of one client's work: an optimizer step (`train`), or frames whose features are computed (`encode`)."""
+    tell(Event(kind="step", client=client, round=round_number, step=step, steps=steps, text=work))
 
 
 def say(text: str) -> None:

@@ -119,8 +119,13 @@ class TrainingSettings(Record):
     grad_clip_norm: float = Field(default=10.0, gt=0)
     amp: bool = Field(default=False, description="bf16 autocast; trained weights stay fp32")
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    features: Literal["embeddings", "off"] = Field(
-        default="embeddings", description="keep what the frozen encoder says of each frame, or decode every time"
+    features: Literal["embeddings", "kv", "off"] = Field(
+        default="embeddings",
+        description="keep what the frozen encoder says of each frame; kv: what the language model makes of it too, "
+        "12 times the bytes; off: decode every time",
+    )
+    feature_cache_gb: float = Field(
+        default=50.0, gt=0, description="GB (1e9 bytes) of kept features under cache_dir; least recently used go first"
     )
     torch_threads: int = Field(default=1, ge=1, description="CPU threads of one client")
     log_every_steps: int = Field(default=20, ge=1)

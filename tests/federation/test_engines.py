@@ -40,14 +40,19 @@ def test_every_engine_ends_with_the_same_digest(
     my_workers: Callable[[], list[int]],
 ) -> None:
     steps: set[tuple[str, int, int, int]] = set()
+
+    def on_step(client: str, round_number: int, step: int, of: int, work: str) -> None:
+        if work == "train":
+            steps.add((client, round_number, step, of))
+
     if not in_this_process:
-        in_this_process["digests"] = digests(session_of(), tmp_path / "here", drive, lambda *step: steps.add(step))
+        in_this_process["digests"] = digests(session_of(), tmp_path / "here", drive, on_step)
         assert steps == {(c, r, s, 3) for c in "abc" for r in (1, 2) for s in (1, 2, 3)}
     wanted = in_this_process["digests"]
     assert len(set(wanted)) == 3
     steps.clear()
     session = session_of(federation={"engine": engine, "workers": 2})
-    assert digests(session, tmp_path / "there", drive, lambda *step: steps.add(step)) == wanted
+    assert digests(session, tmp_path / "there", drive, on_step) == wanted
     if engine == "local":
         assert steps == {(c, r, s, 3) for c in "abc" for r in (1, 2) for s in (1, 2, 3)}
         logs = [(tmp_path / f"there/server/worker-{i}.log").read_text() for i in (0, 1)]
@@ -61,3 +66,20 @@ def test_every_engine_ends_with_the_same_digest(
             "round_2.json",
         ]
         assert len(list((tmp_path / f"there/clients/{client}/updates").glob("*.safetensors"))) == 1
+
+
+def test_frames_whose_features_are_computed_are_told(
+    session_of: Callable[..., Session], drive: type, tmp_path: Path
+) -> None:
+    told: list[tuple[Any, ...]] = []
+    session = session_of(("a", "b"), cache_dir=str(tmp_path / "cache"), training={"features": "kv"})
+    from zk0.federation.open import open_federation
+
+    driven = drive(session, tmp_path / "here")
+    with open_federation(session, "mini", tmp_path / "here", lambda *step: told.append(step)) as federation:
+        driven.begin(federation)
+        driven.train(federation)
+    frames = [step for step in told if step[4] == "encode"]
+    assert frames == [("a", 1, 12, 27, "encode"), ("a", 1, 27, 27, "encode"), ("b", 1, 14, 14, "encode")]
+    log = (tmp_path / "here/clients/a/client.log").read_text()
+    assert log.index("features of 27/27 frames computed") < log.index("step 1/3")

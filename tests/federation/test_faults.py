@@ -55,7 +55,7 @@ def test_a_killed_and_a_hung_worker_cost_one_reply(
     session = session_of(("a", "b"))
     ends: list[tuple[str, int, int]] = [("a", 1, signal.SIGKILL), ("a", 2, signal.SIGSTOP)]
 
-    def on_step(client: str, round_number: int, step: int, steps: int) -> None:
+    def on_step(client: str, round_number: int, step: int, steps: int, work: str) -> None:
         if step == 2 and ends and (client, round_number) == ends[0][:2]:
             os.kill(my_workers()[0], ends.pop(0)[2])
 

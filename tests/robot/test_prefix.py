@@ -140,11 +140,12 @@ def test_padding_of_language_does_not_matter(policy: Any) -> None:
 
 
 def test_predicted_chunks_are_those_of_the_policy(policy: Any) -> None:
-    from zk0.robot.prefix import embed_frames, predict_chunk
+    from zk0.robot.prefix import embed_frames, encode_prefix, predict_chunk
 
     batch, (noise, _) = batch_of(policy, TASKS), noise_and_time(policy, 3)
     features = embed_frames(policy, {k: v for k, v in batch.items() if k.startswith("observation.images.")})
-    found = predict_chunk(policy, features, *tokens_of(batch), batch["observation.state"], noise)
+    prefix = encode_prefix(policy, features, *tokens_of(batch))
+    found = predict_chunk(policy, prefix, batch["observation.state"], noise)
     wanted = policy.predict_action_chunk({k: v for k, v in batch.items() if k != "action"}, noise=noise)
     assert found.shape == (3, 10, 6)
     assert relative(found, wanted) <= 1e-6

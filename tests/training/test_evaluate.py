@@ -38,6 +38,17 @@ def test_twice_the_same_number(policy: Any, examples: CachedExamples, statistics
     assert judge(policy, examples, statistics, seed=8).policy_loss != first.policy_loss
 
 
+def test_both_kinds_of_features_judge_alike(
+    policy: Any, examples: CachedExamples, statistics: Statistics, recordings: dict[str, Path], kept: Path
+) -> None:
+    pre, _ = make_processors(policy, statistics)
+    cache = FeatureCache(kept / "features", policy, ("overhead", "wrist"), "kv")
+    other = judge(policy, CachedExamples(EpisodeReader(recordings["judge"]), (0, 1, 2), policy, pre, cache), statistics)
+    first = judge(policy, examples, statistics)
+    assert other.policy_loss == pytest.approx(first.policy_loss, rel=1e-6)
+    assert other.action_error_degrees == pytest.approx(first.action_error_degrees, rel=1e-6)
+
+
 @pytest.mark.parametrize("batch_size", [1, 5, 100])
 def test_batches_do_not_matter(policy: Any, examples: CachedExamples, statistics: Statistics, batch_size: int) -> None:
     first = judge(policy, examples, statistics)

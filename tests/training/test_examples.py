@@ -11,7 +11,7 @@ from zk0.records import Statistics
 from zk0.robot.dataset import EpisodeReader
 from zk0.robot.policy import make_processors
 from zk0.training.examples import CachedExamples, DecodedExamples
-from zk0.training.features import FeatureCache
+from zk0.training.features import FeatureCache, KindName
 from zk0.training.fit import noise_and_time
 
 CONTRACT = {
@@ -67,24 +67,50 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, dict
 
 
 def both(
-    policy: Any, statistics: Statistics, root: Path, rename: dict, folder: Path
+    policy: Any, statistics: Statistics, root: Path, rename: dict, folder: Path, kind: KindName = "embeddings"
 ) -> tuple[CachedExamples, DecodedExamples]:
     pre, _ = make_processors(policy, statistics)
-    cache = FeatureCache(folder, policy, ("overhead", "wrist"))
+    cache = FeatureCache(folder, policy, ("overhead", "wrist"), kind)
     cached = CachedExamples(EpisodeReader(root, rename), (0, 2), policy, pre, cache)
     return cached, DecodedExamples(root, (0, 2), policy, pre, rename)
 
 
+def worst_gradient(policy: Any, found: torch.Tensor, wanted: torch.Tensor) -> float:
+    """The largest relative difference of one trained tensor's gradient."""
+    trained = [p for p in policy.parameters() if p.requires_grad]
+    pairs = zip(torch.autograd.grad(found, trained), torch.autograd.grad(wanted, trained), strict=True)
+    return max(float((f - w).norm() / w.norm()) for f, w in pairs)
+
+
+@pytest.mark.parametrize("kind", ["embeddings", "kv"])
 @pytest.mark.parametrize("name", ["videos", "videos, renamed", "images", "images, renamed"])
-def test_both_give_the_same_loss(name: str, sets: dict, policy: Any, statistics: Statistics, tmp_path: Path) -> None:
+def test_both_give_the_same_loss(
+    name: str, kind: KindName, sets: dict, policy: Any, statistics: Statistics, tmp_path: Path
+) -> None:
     root, rename = sets[name]
-    cached, decoded = both(policy, statistics, root, rename, tmp_path)
+    cached, decoded = both(policy, statistics, root, rename, tmp_path, kind)
     assert cached.frames == decoded.frames == 24
     generator = torch.Generator().manual_seed(1)
     for indices in ([0, 13, 5, 23, 10], [11], list(range(24))):
         noise, time = noise_and_time(len(indices), policy, generator)
         found, wanted = (e.loss(policy, indices, noise, time) for e in (cached, decoded))
         assert found.item() == pytest.approx(wanted.item(), rel=1e-6)
+        assert worst_gradient(policy, found, wanted) <= 2e-6
+
+
+def test_kept_from_a_bf16_language_model_agrees_to_its_rounding(
+    sets: dict, policy: Any, statistics: Statistics, tmp_path: Path
+) -> None:
+    policy.model.vlm_with_expert.vlm.to(torch.bfloat16)
+    losses = {}
+    for kind in ("embeddings", "kv"):
+        cached, decoded = both(policy, statistics, *sets["videos"], tmp_path / kind, kind)
+        noise, time = noise_and_time(24, policy, torch.Generator().manual_seed(1))
+        found, wanted = (e.loss(policy, range(24), noise, time) for e in (cached, decoded))
+        assert found.item() == pytest.approx(wanted.item(), rel=2e-3)
+        assert worst_gradient(policy, found, wanted) <= 2e-2
+        losses[kind] = found.item()
+    assert losses["kv"] == pytest.approx(losses["embeddings"], rel=1e-3)
 
 
 def test_names_and_storage_do_not_change_the_numbers(
@@ -105,7 +131,7 @@ def test_images_of_episodes_in_one_file_are_not_mixed_up(
 ) -> None:
     cached, _ = both(policy, statistics, *sets["images"], tmp_path)
     assert len(list(tmp_path.glob("*.npy"))) == 2
-    assert not torch.equal(cached.features([0]), cached.features([12]))
+    assert not torch.equal(cached.prefix([0]).stacked(), cached.prefix([12]).stacked())
 
 
 def test_padded_steps_do_not_count(sets: dict, policy: Any, statistics: Statistics, tmp_path: Path) -> None:

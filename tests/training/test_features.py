@@ -1,5 +1,6 @@
 """Kept features: equal to the bit, computed once, and never taken for another frame's."""
 
+import itertools
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -9,20 +10,48 @@ import numpy as np
 import pytest
 import torch
 
-from zk0.errors import PolicyError
+from zk0.errors import DatasetError, PolicyError, SettingsError
 from zk0.robot.dataset import EpisodeReader
-from zk0.training.features import FeatureCache
+from zk0.training.features import FeatureCache, KindName, Words
 
 CAMERAS = ("overhead", "wrist")
 
 
+KINDS = ("embeddings", "kv")
+GB = 10**9
+
+
+def words_of(reader: EpisodeReader, policy: Any, episodes: tuple[int, ...]) -> list[Words]:
+    """The tokenised tasks of each episode, as examples cut them."""
+    from zk0.records import Moments, Statistics
+    from zk0.robot.policy import make_processors
+
+    moments = Moments(count=9, mean=(0.0,) * 6, std=(1.0,) * 6, min=(-9.0,) * 6, max=(9.0,) * 6)
+    pre, _ = make_processors(policy, Statistics(state=moments, action=moments))
+    found = []
+    for episode in reader.read(episodes):
+        given = {"observation.state": torch.from_numpy(episode.states), "task": list(episode.tasks)}
+        batch = pre(given)
+        found.append(Words.of(batch["observation.language.tokens"], batch["observation.language.attention_mask"])[:])
+    return found
+
+
 def build(
-    folder: Path, policy: Any, root: Path, episodes: tuple[int, ...] = (0, 1), cameras: tuple[str, ...] = CAMERAS
+    folder: Path,
+    policy: Any,
+    root: Path,
+    episodes: tuple[int, ...] = (0, 1),
+    cameras: tuple[str, ...] = CAMERAS,
+    kind: KindName = "embeddings",
+    limit: int = GB,
 ) -> tuple[list[np.ndarray], list[int]]:
     """Features, and the frames of each episode that had to be computed."""
-    reader, computed = EpisodeReader(root), []
-    cache = FeatureCache(folder, policy, cameras)
-    return cache.episodes(reader, reader.read(episodes), computed.append), computed
+    reader, told = EpisodeReader(root), []
+    cache = FeatureCache(folder, policy, cameras, kind, limit)
+    words = words_of(reader, policy, episodes)
+    found = cache.episodes(reader, reader.read(episodes), words, lambda done, total: told.append((done, total)))
+    assert not told or told[-1][0] == told[-1][1]
+    return found, [b - a for a, b in itertools.pairwise([0, *(done for done, _ in told)])]
 
 
 def test_a_hit_is_the_miss_to_the_bit_and_nothing_is_computed_twice(
@@ -61,39 +90,52 @@ def text(file: Path) -> None:
     file.write_text("not an array")
 
 
-def fewer_frames(file: Path) -> None:
-    np.save(file, np.load(file)[:-1])
+def longer(file: Path) -> None:
+    file.write_bytes(file.read_bytes() + b"0")
 
 
-def fewer_cameras(file: Path) -> None:
-    np.save(file, np.load(file)[:, :1])
+def flip_a_bit(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+
+
+def flip_a_bit_of_the_digest(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 128
+    file.write_bytes(data)
+
+
+def without_digest(file: Path) -> None:
+    np.save(file, np.load(file))
 
 
 def other_dtype(file: Path) -> None:
     np.save(file, np.load(file).astype(np.float16))
 
 
-def objects(file: Path) -> None:
-    np.save(file, np.array([{"a": 1}], dtype=object), allow_pickle=True)
+DAMAGES = [cut, empty, text, longer, flip_a_bit, flip_a_bit_of_the_digest, without_digest, other_dtype]
 
 
-@pytest.mark.parametrize("damage", [cut, empty, text, fewer_frames, fewer_cameras, other_dtype, objects])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_a_broken_or_foreign_file_is_computed_again(
-    damage: Callable[[Path], None], policy: Any, recordings: dict[str, Path], tmp_path: Path
+    damage: Callable[[Path], None], kind: KindName, policy: Any, recordings: dict[str, Path], tmp_path: Path
 ) -> None:
-    (first,), _ = build(tmp_path, policy, recordings["a"], (0,))
+    (first,), _ = build(tmp_path, policy, recordings["a"], (0,), kind=kind)
     wanted = first.copy()
     (file,) = tmp_path.glob("*.npy")
+    del first  # a file that is mapped must not be cut short
     damage(file)
-    (again,), computed = build(tmp_path, policy, recordings["a"], (0,))
+    (again,), computed = build(tmp_path, policy, recordings["a"], (0,), kind=kind)
     assert computed == [12]
     assert (again == wanted).all()
-    assert list(tmp_path.iterdir()) == [file]
+    assert [f for f in tmp_path.iterdir() if f.name != ".lock"] == [file]
 
 
 class TestKey:
     def names(self, folder: Path) -> set[str]:
-        return {file.name for file in folder.iterdir()}
+        return {file.name for file in folder.glob("*.npy")}
 
     def test_other_videos(self, record: Callable[..., Path], policy: Any, tmp_path: Path) -> None:
         """Equal numbers and equal file names, other pictures."""
@@ -138,7 +180,105 @@ class TestKey:
         policy.config.resize_imgs_with_padding = (96, 64)
         reader = EpisodeReader(recordings["a"])
         (episode,) = reader.read([0])
-        assert f"{FeatureCache(tmp_path, policy, CAMERAS)._key(reader, episode)}.npy" not in before
+        (words,) = words_of(reader, policy, (0,))
+        assert f"{FeatureCache(tmp_path, policy, CAMERAS)._key(reader, episode, words)}.npy" not in before
+
+    def test_kinds_do_not_mix(self, policy: Any, recordings: dict[str, Path], tmp_path: Path) -> None:
+        for kind in KINDS:
+            assert build(tmp_path, policy, recordings["a"], kind=kind)[1] == [12, 15]
+            assert build(tmp_path, policy, recordings["a"], kind=kind)[1] == []
+        assert len(self.names(tmp_path)) == 4
+
+    def test_the_task_decides_keys_and_values_only(
+        self, record: Callable[..., Path], policy: Any, tmp_path: Path
+    ) -> None:
+        """The same pictures, told otherwise."""
+        roots = [record(tmp_path / text, 3, (12,), tasks=(text,)) for text in ("Lift.", "Push the cube away.")]
+        for kind, computed in (("embeddings", []), ("kv", [12])):
+            assert build(tmp_path / kind, policy, roots[0], (0,), kind=kind)[1] == [12]
+            assert build(tmp_path / kind, policy, roots[1], (0,), kind=kind)[1] == computed
+
+
+class TestLimit:
+    def test_a_frame_takes_what_the_geometry_says(
+        self, policy: Any, recordings: dict[str, Path], tmp_path: Path
+    ) -> None:
+        """4 layers, keys and values, 2 x 9 image tokens and the task's, 2 heads of 16 numbers, fp32."""
+        (embeddings,), _ = build(tmp_path, policy, recordings["a"], (0,))
+        assert embeddings[0].nbytes == 2 * 9 * 64 * 4
+        (kv,), _ = build(tmp_path, policy, recordings["a"], (0,), kind="kv")
+        reader = EpisodeReader(recordings["a"])
+        (words,) = words_of(reader, policy, (0,))
+        assert kv[0].nbytes == 4 * 2 * (2 * 9 + words.tokens.shape[1]) * 2 * 16 * 4
+        assert words.tokens.shape[1] == len(reader.read((0,))[0].tasks[0]) + 1  # a byte a token, and a line's end
+
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_what_cannot_fit_is_refused_before_it_is_computed(
+        self, kind: KindName, policy: Any, recordings: dict[str, Path], tmp_path: Path
+    ) -> None:
+        found, _ = build(tmp_path / "first", policy, recordings["a"], kind=kind)
+        frame, needed = found[0][0].nbytes, sum(f.stat().st_size for f in (tmp_path / "first").glob("*.npy"))
+        assert build(tmp_path / "exact", policy, recordings["a"], kind=kind, limit=needed)[1] == [12, 15]
+        said = rf"{kind} needs [\d,]+ bytes a frame, {needed:,} for 27 frames in 2 episodes; .*allows {needed - 1:,}"
+        with pytest.raises(SettingsError, match=said) as refused:
+            build(tmp_path / "less", policy, recordings["a"], kind=kind, limit=needed - 1)
+        assert kind == "kv" or f"needs {frame:,} bytes" in str(refused.value)
+        assert not (tmp_path / "less").exists()
+
+    def test_the_least_recently_used_goes_first(self, policy: Any, recordings: dict[str, Path], tmp_path: Path) -> None:
+        """Room for two of three episodes (12, 15 and 13 frames): the one that nobody came back to is removed."""
+        limit = 29 * 4608 + 1000
+        for episode in (0, 1, 0):
+            build(tmp_path, policy, recordings["a"], (episode,), limit=limit)
+        assert build(tmp_path, policy, recordings["a"], (2,), limit=limit)[1] == [13]
+        assert sum(f.stat().st_size for f in tmp_path.glob("*.npy")) <= limit
+        assert build(tmp_path, policy, recordings["a"], (0,), limit=limit)[1] == []
+        assert build(tmp_path, policy, recordings["a"], (1,), limit=limit)[1] == [15]
+
+    def test_what_is_in_use_is_never_removed(self, policy: Any, recordings: dict[str, Path], tmp_path: Path) -> None:
+        limit = 20 * 4608
+        used, _ = build(tmp_path, policy, recordings["a"], (0,), limit=limit)
+        with pytest.raises(SettingsError, match=r"bytes of features are in use.*feature_cache_gb allows"):
+            build(tmp_path, policy, recordings["a"], (1,), limit=limit)
+        assert len(list(tmp_path.glob("*.npy"))) == 1
+        del used
+        assert build(tmp_path, policy, recordings["a"], (1,), limit=limit)[1] == [15]
+        assert len(list(tmp_path.glob("*.npy"))) == 1
+
+    def test_what_a_killed_process_left_is_removed(
+        self, policy: Any, recordings: dict[str, Path], tmp_path: Path
+    ) -> None:
+        (tmp_path / ".half-abc").write_bytes(bytes(50_000))
+        build(tmp_path, policy, recordings["a"], (0,), limit=60_000)
+        assert not list(tmp_path.glob(".half-*"))
+
+    def test_a_full_disk_is_told(
+        self, policy: Any, recordings: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A limit on the size of files is the disk that a test can fill."""
+        import resource
+        import signal
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+        try:
+            with pytest.raises(SettingsError, match=r"no room on the disk for 5\d,\d+ bytes of features"):
+                build(tmp_path, policy, recordings["a"], (0,))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+            signal.signal(signal.SIGXFSZ, before)
+        assert not [f for f in tmp_path.iterdir() if f.name != ".lock"]
+
+    def test_an_episode_that_cannot_be_decoded_leaves_nothing(
+        self, record: Callable[..., Path], policy: Any, tmp_path: Path
+    ) -> None:
+        root = record(tmp_path / "set", 5, (12,))
+        video = next((root / "videos").rglob("*.mp4"))
+        os.truncate(video, video.stat().st_size // 3)
+        with pytest.raises(DatasetError, match="cannot be decoded"):
+            build(tmp_path / "features", policy, root, (0,))
+        assert not [f for f in (tmp_path / "features").iterdir() if f.name != ".lock"]
 
 
 def test_bf16_features_come_back_as_bf16(policy: Any, recordings: dict[str, Path], tmp_path: Path) -> None:

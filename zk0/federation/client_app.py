@@ -17,7 +17,7 @@ from zk0.session import ClientSettings, RoundPlan, Terms
 BLOB = "zk0.safetensors"
 """Type of an Array that holds the bytes of a safetensors file."""
 
-StepListener = Callable[[str, int, int, int], None]
+StepListener = Callable[[str, int, int, int, str], None]
 _listener: list[StepListener] = []
 _clients: dict[str, Any] = {}
 
@@ -25,7 +25,8 @@ app = ClientApp()
 
 
 def listen(listener: StepListener) -> None:
-    """Tell someone in this process of every optimizer step: client, round, step, steps."""
+    """Tell someone in this process how clients get on: client, round, step, steps and what the steps are of (`train`:
+    optimizer steps; `encode`: frames whose features are computed before the first one)."""
     _listener[:] = [listener]
 
 
@@ -62,18 +63,26 @@ def _train(message: Message, config: dict[str, Any]) -> RecordDict:
     def on_step(step: int, steps: int, loss: float, lr: float) -> None:
         if step % log == 0 or step == steps:
             logger.info("{}: round {} step {}/{} loss {:.4f} lr {:.3g}", client.name, plan.round, step, steps, loss, lr)
-        for listener in _listener:
-            listener(client.name, plan.round, step, steps)
+        _tell(client.name, plan.round, step, steps, "train")
+
+    def on_frames(done: int, frames: int) -> None:
+        logger.info("{}: features of {}/{} frames computed", client.name, done, frames)
+        _tell(client.name, plan.round, done, frames, "encode")
 
     logger.info(
         "{}: round {} from {} lr {:.3g} mu {:.3g}", client.name, plan.round, plan.global_digest[:12], plan.lr, plan.mu
     )
-    update = client.train(plan, weights, on_step)
+    update = client.train(plan, weights, on_step, on_frames)
     _note_round(client.scratch, update)
     answer = RecordDict({"answer": ConfigRecord({"update": update.model_dump_json()})})
     if "weights" in message.content:
         answer["weights"] = blob_of(Path(update.path))
     return answer
+
+
+def _tell(client: str, round_number: int, step: int, steps: int, work: str) -> None:
+    for listener in _listener:
+        listener(client, round_number, step, steps, work)
 
 
 def _note_round(scratch: Path, update: Update) -> None:

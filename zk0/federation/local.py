@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import SimpleNamespace, TracebackType
@@ -20,6 +20,7 @@ from typing import Any, Self
 from flwr.app import Context, Error, Message, Metadata, RecordDict
 
 from zk0.errors import FederationError
+from zk0.federation.client_app import StepListener
 
 _FIRST_NODE = 1000
 _START_SECONDS = 180.0
@@ -33,7 +34,7 @@ class LocalGrid:
         nodes: one node configuration a client.
         workers: number of processes.
         log_folder: what a worker prints goes to worker-K.log in here.
-        on_step: told client, round, step, steps (from a thread).
+        on_step: told client, round, step, steps and what they are of (from a thread).
     """
 
     def __init__(
@@ -41,7 +42,7 @@ class LocalGrid:
         nodes: Iterable[Mapping[str, Any]],
         workers: int,
         log_folder: Path,
-        on_step: Callable[[str, int, int, int], None] | None = None,
+        on_step: StepListener | None = None,
     ) -> None:
         self.run_id = uuid.uuid4().int >> 66
         self._contexts = {
@@ -125,7 +126,7 @@ class LocalGrid:
 class _Worker:
     """A worker process, started when it is first needed and again after it died."""
 
-    def __init__(self, log: Path, on_step: Callable[[str, int, int, int], None]) -> None:
+    def __init__(self, log: Path, on_step: StepListener) -> None:
         self._log = log
         self._on_step = on_step
         self._process: subprocess.Popen[bytes] | None = None

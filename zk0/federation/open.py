@@ -2,12 +2,13 @@
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from zk0.errors import FederationError
+from zk0.federation.client_app import StepListener
 from zk0.federation.collect import Federation
 from zk0.session import ClientSettings, Session
 
@@ -16,7 +17,7 @@ _open: dict[str, Federation] = {}
 
 @contextmanager
 def open_federation(
-    session: Session, name: str, folder: Path, on_step: Callable[[str, int, int, int], None] | None = None
+    session: Session, name: str, folder: Path, on_step: StepListener | None = None
 ) -> Iterator[Federation]:
     """The federation that the session asks for, ended with all its processes on the way out.
 
@@ -61,7 +62,7 @@ def _grid(
     session: Session,
     nodes: list[dict[str, Any]],
     folder: Path,
-    on_step: Callable[[str, int, int, int], None] | None,
+    on_step: StepListener | None,
 ) -> Iterator[tuple[Any, Path | None]]:
     settings = session.federation
     if settings.engine == "local":

@@ -3,12 +3,12 @@
 Image and language tokens never see the state, the actions or the noise, and nothing under the
 vision-language model is trained: their keys and values in every layer depend on the frame and the task
 alone. So the image embeddings (connector outputs) are kept, the prefix runs without a graph, and only
-the state token and the action expert run with one. Same numbers as `policy.forward`
-(lerobot/policies/smolvla/modeling_smolvla.py), to rounding.
+the state token and the action expert run with one. Or the keys and values themselves are kept, and no
+prefix runs at all. Same numbers as `policy.forward` (lerobot/policies/smolvla/modeling_smolvla.py), to rounding.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from lerobot.policies.common.flow_matching import euler_integrate
 from lerobot.policies.common.vla_utils import make_att_2d_masks
 from lerobot.policies.smolvla.smolvlm_with_expert import apply_rope
 from torch import Tensor
+from transformers import DynamicCache
 
 from zk0.errors import PolicyError
 
@@ -30,6 +31,45 @@ class Prefix:
     """Per layer: keys after rotary embedding and values, each (batch, tokens, kv heads, head dim)."""
     mask: Tensor
     """(batch, tokens) bool: False where the language is padded."""
+
+    def stacked(self) -> Tensor:
+        """All layers in one tensor (batch, layers, 2, tokens, kv heads, head dim), as frames are kept."""
+        return torch.stack([torch.stack(layer, dim=1) for layer in self.layers], dim=1)
+
+    @staticmethod
+    def of(stacked: Tensor, mask: Tensor) -> "Prefix":
+        """The prefix that was stacked."""
+        return Prefix([(layer[:, 0], layer[:, 1]) for layer in stacked.unbind(dim=1)], mask)
+
+
+@dataclass(frozen=True)
+class PrefixGeometry:
+    """How large a prefix is."""
+
+    image_tokens: int
+    """Tokens of one image."""
+    width: int
+    """Of a connector output."""
+    layers: int
+    kv_heads: int
+    head_dim: int
+
+
+def prefix_geometry(policy: Any) -> PrefixGeometry:
+    """The sizes that decide how many bytes a frame's features take."""
+    both = policy.model.vlm_with_expert
+    vision, text = both.vlm.config.vision_config, both.vlm.config.text_config
+    height, width = (
+        policy.config.resize_imgs_with_padding or next(iter(policy.config.image_features.values())).shape[1:]
+    )
+    patches = (height // vision.patch_size) * (width // vision.patch_size)
+    return PrefixGeometry(
+        image_tokens=patches // both.vlm.config.scale_factor**2,
+        width=text.hidden_size,
+        layers=both.num_vlm_layers,
+        kv_heads=text.num_key_value_heads,
+        head_dim=text.head_dim,
+    )
 
 
 def check_prefix_is_frozen(policy: Any) -> None:
@@ -66,22 +106,17 @@ def _prefix_embeddings(policy: Any, features: Tensor, tokens: Tensor, token_mask
     return embeddings, torch.cat([seen, token_mask], dim=1)
 
 
-def _fill_cache(policy: Any, embeddings: Tensor, mask: Tensor, starts_block: Tensor) -> Any:
+@torch.no_grad()
+def encode_prefix(policy: Any, features: Tensor, tokens: Tensor, token_mask: Tensor) -> Prefix:
+    """Keys and values of features (batch, cameras, tokens, width) and task tokens (batch, length)."""
+    embeddings, mask = _prefix_embeddings(policy, features, tokens, token_mask)
     _, cache = policy.model.vlm_with_expert.forward(
-        attention_mask=make_att_2d_masks(mask, starts_block),
+        attention_mask=make_att_2d_masks(mask, torch.zeros_like(mask)),
         position_ids=torch.cumsum(mask, dim=1) - 1,
         past_key_values=None,
         inputs_embeds=[embeddings, None],
         use_cache=True,
     )
-    return cache
-
-
-@torch.no_grad()
-def encode_prefix(policy: Any, features: Tensor, tokens: Tensor, token_mask: Tensor) -> Prefix:
-    """Keys and values of features (batch, cameras, tokens, width) and task tokens (batch, length)."""
-    embeddings, mask = _prefix_embeddings(policy, features, tokens, token_mask)
-    cache = _fill_cache(policy, embeddings, mask, torch.zeros_like(mask))
     return Prefix([(layer.keys.transpose(1, 2), layer.values.transpose(1, 2)) for layer in cache.layers], mask)
 
 
@@ -97,43 +132,56 @@ def flow_matching_losses(
     wanted = policy.prepare_action({"action": actions})
     at = time[:, None, None]
     suffix, _, _ = model.embed_suffix(at * noise + (1 - at) * wanted, time)
-    state_token = model.state_proj(policy.prepare_state({"observation.state": state}))[:, None]
-    velocity = model.action_out_proj(_run_expert(model, prefix, state_token, suffix).to(torch.float32))
+    velocity = model.action_out_proj(_run_expert(policy, prefix, state, suffix).to(torch.float32))
     return F.mse_loss(noise - wanted, velocity, reduction="none")
 
 
-def _run_expert(model: Any, prefix: Prefix, state: Tensor, suffix: Tensor) -> Tensor:
+def _run_expert(policy: Any, prefix: Prefix, state: Tensor, suffix: Tensor) -> Tensor:
     """The state token through the frozen layers and the action tokens through the expert, side by side."""
-    both = model.vlm_with_expert
+    both = policy.model.vlm_with_expert
     masks = _Masks(prefix.mask, suffix.shape[1])
-    vlm_layers, expert_layers = both.get_model_layers([both.get_vlm_model().text_model, both.lm_expert])
-    for index, (vlm, expert) in enumerate(zip(vlm_layers, expert_layers, strict=True)):
-        query, key, value = _project(vlm, state)
-        query, key = apply_rope(query, masks.state_position), apply_rope(key, masks.state_position)
-        keys = torch.cat([prefix.layers[index][0].to(key.dtype), key], dim=1)
-        values = torch.cat([prefix.layers[index][1].to(value.dtype), value], dim=1)
+    _, expert_layers = both.get_model_layers([both.get_vlm_model().text_model, both.lm_expert])
+    seen = _with_state(policy, prefix, state)
+    for index, (expert, (keys, values)) in enumerate(zip(expert_layers, seen, strict=True)):
         if expert is not None:
             joint = both.self_attn_every_n_layers > 0 and index % both.self_attn_every_n_layers == 0
             attend = _attend_jointly if joint else _attend_across
             suffix = _finish(expert, attend(both, expert, suffix, keys, values, masks), suffix)
-        if index + 1 < len(vlm_layers):
-            state = _finish(vlm, _attention(both, masks.state, query, keys, values), state)
     return both.lm_expert.norm(suffix)
 
 
+def _with_state(policy: Any, prefix: Prefix, state: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Layer by layer, keys and values of the prefix and of the state token, which runs through the frozen layers."""
+    both = policy.model.vlm_with_expert
+    hidden = policy.model.state_proj(policy.prepare_state({"observation.state": state}))[:, None]
+    position = prefix.mask.sum(dim=1, keepdim=True)
+    mask = _and_state(prefix.mask)[:, None]
+    vlm_layers = both.get_vlm_model().text_model.layers
+    for index, layer in enumerate(vlm_layers):
+        query, key, value = _project(layer, hidden)
+        query, key = apply_rope(query, position), apply_rope(key, position)
+        keys = torch.cat([prefix.layers[index][0].to(key.dtype), key], dim=1)
+        values = torch.cat([prefix.layers[index][1].to(value.dtype), value], dim=1)
+        yield keys, values
+        if index + 1 < len(vlm_layers):
+            hidden = _finish(layer, _attention(both, mask, query, keys, values), hidden)
+
+
+def _and_state(mask: Tensor) -> Tensor:
+    return torch.cat([mask, torch.ones_like(mask[:, :1])], dim=1)
+
+
 class _Masks:
-    """Who sees whom, and at which position, for one state token and `chunk` action tokens."""
+    """Who sees whom, and at which position, of `chunk` action tokens."""
 
     def __init__(self, prefix: Tensor, chunk: int) -> None:
         batch, device = prefix.shape[0], prefix.device
         before = prefix.sum(dim=1, keepdim=True)
-        seen = torch.cat([prefix, torch.ones(batch, 1, dtype=torch.bool, device=device)], dim=1)
+        seen = _and_state(prefix)
         steps = torch.arange(chunk, device=device)[None]
         causal = (steps <= steps.T)[None].expand(batch, chunk, chunk)
-        self.state_position = before
         self.joint_position = before + 1 + steps
         self.across_position = steps.expand(batch, chunk)
-        self.state = seen[:, None]
         self.across = seen[:, None].expand(batch, chunk, seen.shape[1])
         self.joint = torch.cat([self.across, causal], dim=2)
 
@@ -179,18 +227,12 @@ def _finish(layer: Any, attended: Tensor, hidden: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def predict_chunk(
-    policy: Any, features: Tensor, tokens: Tensor, token_mask: Tensor, state: Tensor, noise: Tensor
-) -> Tensor:
+def predict_chunk(policy: Any, prefix: Prefix, state: Tensor, noise: Tensor) -> Tensor:
     """Normalised actions (batch, chunk, joints), as `policy.predict_action_chunk` gives with the same noise."""
-    model = policy.model
-    embeddings, mask = _prefix_embeddings(policy, features, tokens, token_mask)
-    state_token = model.state_proj(policy.prepare_state({"observation.state": state}))[:, None]
-    seen = torch.ones(mask.shape[0], 1, dtype=torch.bool, device=mask.device)
-    starts_block = torch.cat([torch.zeros_like(mask), seen], dim=1)
-    mask = torch.cat([mask, seen], dim=1)
-    cache = _fill_cache(policy, torch.cat([embeddings, state_token], dim=1), mask, starts_block)
+    mask, cache = _and_state(prefix.mask), DynamicCache()
+    for index, (keys, values) in enumerate(_with_state(policy, prefix, state)):
+        cache.update(keys.transpose(1, 2), values.transpose(1, 2), index)
     actions = euler_integrate(
-        lambda x_t, timestep: model.denoise_step(mask, cache, x_t, timestep), noise, policy.config.num_steps
+        lambda x_t, timestep: policy.model.denoise_step(mask, cache, x_t, timestep), noise, policy.config.num_steps
     )
     return actions[:, :, : policy.config.action_feature.shape[0]]

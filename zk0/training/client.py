@@ -16,10 +16,10 @@ from zk0.robot.dataset import EpisodeReader
 from zk0.robot.digest import episode_digests
 from zk0.robot.policy import build_policy, frozen_digest, install_weights, make_processors, trained_weights
 from zk0.robot.statistics import measure
-from zk0.session import ClientSettings, RoundPlan, Terms
+from zk0.session import ClientSettings, RoundPlan, Terms, TrainingSettings
 from zk0.split import split_episodes
 from zk0.training.examples import CachedExamples, DecodedExamples, Examples
-from zk0.training.features import FeatureCache
+from zk0.training.features import FeatureCache, FramesListener, KindName
 from zk0.training.fit import fit
 from zk0.training.recordings import find_dataset
 from zk0.weights import load_weights, save_weights
@@ -106,8 +106,16 @@ class Client:
             held_out_digests=episode_digests(self.root, split.held_out, self.settings.rename_map),
         )
 
-    def train(self, plan: RoundPlan, weights: Path, on_step: StepListener | None = None) -> Update:
+    def train(
+        self,
+        plan: RoundPlan,
+        weights: Path,
+        on_step: StepListener | None = None,
+        on_frames: FramesListener | None = None,
+    ) -> Update:
         """Train on the round's plan from the global weights in a file, or answer what was trained already.
+
+        `on_frames` is told of frames whose features are computed before the first step, where they are not kept yet.
 
         Raises:
             CheckpointError: the weights are not those that the plan names.
@@ -120,7 +128,7 @@ class Client:
         torch.set_num_threads(plan.training.torch_threads)
         policy = self._policy(plan)
         install_weights(policy, load_weights(weights, plan.global_digest))
-        examples = self._examples(plan, policy)
+        examples = self._examples(plan, policy, on_frames)
         metrics = fit(policy, examples, plan, on_step)
         return self._keep(plan, policy, examples.frames, metrics, target)
 
@@ -152,7 +160,7 @@ class Client:
         device = pick_device(plan.training.device)
         return warm_policy(plan.recipe, self.cache, device)[0]
 
-    def _examples(self, plan: RoundPlan, policy: Any) -> Examples:
+    def _examples(self, plan: RoundPlan, policy: Any, on_frames: FramesListener | None = None) -> Examples:
         key = json.dumps([plan.recipe.model_dump(), plan.statistics and plan.statistics.model_dump()])
         if getattr(self, "_examples_key", None) != (key, plan.training.features):
             pre, _ = make_processors(policy, plan.statistics or self.statistics)
@@ -160,12 +168,17 @@ class Client:
                 rename = self.settings.rename_map
                 self._ready: Examples = DecodedExamples(self.root, self.split.train, policy, pre, rename)
             else:
-                cache = FeatureCache(
-                    self.cache / "features", policy, self.terms.contract.cameras, plan.recipe.frozen_digest
-                )
-                self._ready = CachedExamples(self.reader, self.split.train, policy, pre, cache)
+                cache = feature_cache(self.cache, policy, plan.recipe, plan.training)
+                self._ready = CachedExamples(self.reader, self.split.train, policy, pre, cache, on_frames)
             self._examples_key = (key, plan.training.features)
         return self._ready
+
+
+def feature_cache(cache: Path, policy: Any, recipe: PolicyRecipe, training: TrainingSettings) -> FeatureCache:
+    """The kept features under `cache` as training asks for them; with `off`, embeddings for the judge."""
+    kind: KindName = "embeddings" if training.features == "off" else training.features
+    limit = int(training.feature_cache_gb * 1e9)
+    return FeatureCache(cache / "features", policy, recipe.cameras, kind, limit, recipe.frozen_digest)
 
 
 _warm: dict[str, tuple[Any, str]] = {}

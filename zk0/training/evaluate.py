@@ -11,7 +11,7 @@ from torch import Tensor
 
 from zk0.errors import EvaluationError
 from zk0.records import SetScore, Statistics
-from zk0.robot.prefix import encode_prefix, flow_matching_losses, predict_chunk
+from zk0.robot.prefix import flow_matching_losses, predict_chunk
 from zk0.training.examples import CachedExamples
 
 
@@ -120,9 +120,8 @@ def _score_batch(
     names = [(int(examples.episode_of_frame[i]), int(examples.frame_in_episode[i])) for i in indices]
     drawn = np.stack([frame_noise(seed, episode, frame, shape) for episode, frame in names])
     noise = torch.from_numpy(drawn).to(examples.states.device)
-    features, tokens, mask = examples.features(indices), examples.tokens[at], examples.token_mask[at]
     valid = ~examples.padding[at]
-    prefix = encode_prefix(policy, features, tokens, mask)
+    prefix = examples.prefix(indices)
     total = torch.zeros(len(indices), dtype=torch.float64)
     for index, t in enumerate(stratified_times(times)):
         time = torch.full((len(indices),), t, device=noise.device)
@@ -131,7 +130,7 @@ def _score_batch(
     counts = valid.sum(dim=1).cpu().double() * examples.actions.shape[-1] * times
     for i, value, count in zip(indices, total.tolist(), counts.tolist(), strict=True):
         sums.add_loss(int(examples.episode_of_frame[i]), value, count)
-    predicted = predict_chunk(policy, features, tokens, mask, examples.states[at], noise[:, times])
+    predicted = predict_chunk(policy, prefix, examples.states[at], noise[:, times])
     degrees = predicted.cpu().double().numpy() * np.asarray(statistics.action.std) + np.asarray(statistics.action.mean)
     sums.add_error(np.abs(degrees - examples.raw_chunks[list(indices)]), valid.cpu().numpy())
 

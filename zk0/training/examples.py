@@ -10,8 +10,8 @@ from torch import Tensor
 
 from zk0.records import ACTION, CAMERA_PREFIX, STATE
 from zk0.robot.dataset import EpisodeReader, action_chunks, open_dataset
-from zk0.robot.prefix import encode_prefix, flow_matching_losses
-from zk0.training.features import FeatureCache
+from zk0.robot.prefix import Prefix, flow_matching_losses
+from zk0.training.features import FeatureCache, FramesListener, Words
 
 TOKENS, TOKEN_MASK, PADDING = "observation.language.tokens", "observation.language.attention_mask", "action_is_pad"
 
@@ -26,10 +26,17 @@ class Examples(Protocol):
 
 
 class CachedExamples:
-    """Frames whose images were encoded once: the loss runs the action expert only."""
+    """Frames whose frozen part was computed once: the loss runs the action expert only (and, with embeddings, the
+    language model without a graph)."""
 
     def __init__(
-        self, reader: EpisodeReader, episodes: Sequence[int], policy: Any, preprocessor: Any, cache: FeatureCache
+        self,
+        reader: EpisodeReader,
+        episodes: Sequence[int],
+        policy: Any,
+        preprocessor: Any,
+        cache: FeatureCache,
+        on_frames: FramesListener | None = None,
     ) -> None:
         read = reader.read(episodes)
         chunks, padding = action_chunks(read, policy.config.chunk_size)
@@ -42,26 +49,26 @@ class CachedExamples:
         )
         self.frames = len(padding)
         self.states, self.actions = batch[STATE], batch[ACTION]
-        self.tokens, self.token_mask = batch[TOKENS], batch[TOKEN_MASK]
+        self.words = Words.of(batch[TOKENS], batch[TOKEN_MASK])
         self.padding = torch.from_numpy(padding).to(self.states.device)
         self.episode_of_frame = np.repeat([e.index for e in read], [len(e.states) for e in read])
         self.frame_in_episode = np.concatenate([np.arange(len(e.states)) for e in read])
         self.raw_chunks = chunks
-        self._features = cache.episodes(reader, read)
+        ends = np.cumsum([len(e.states) for e in read])
+        spans = [slice(int(end) - len(e.states), int(end)) for end, e in zip(ends, read, strict=True)]
+        self._features = cache.episodes(reader, read, [self.words[span] for span in spans], on_frames)
         self._cache = cache
         self._at = [(i, j) for i, e in enumerate(read) for j in range(len(e.states))]
 
-    def features(self, indices: Sequence[int]) -> Tensor:
-        """(batch, cameras, tokens, width)"""
-        rows = np.stack([self._features[e][t] for e, t in (self._at[i] for i in indices)])
-        return self._cache.tensor(rows).to(self.states.device)
+    def prefix(self, indices: Sequence[int]) -> Prefix:
+        """What the frozen part says of some frames."""
+        kept = [self._features[e][t] for e, t in (self._at[i] for i in indices)]
+        return self._cache.prefix(kept, self.words[indices])
 
     def losses(self, policy: Any, indices: Sequence[int], noise: Tensor, time: Tensor) -> Tensor:
         """Squared errors (batch, chunk, joints), zero where padded."""
         at = torch.as_tensor(indices)
-        features = self.features(indices)
-        prefix = encode_prefix(policy, features, self.tokens[at], self.token_mask[at])
-        losses = flow_matching_losses(policy, prefix, self.states[at], self.actions[at], noise, time)
+        losses = flow_matching_losses(policy, self.prefix(indices), self.states[at], self.actions[at], noise, time)
         return losses[:, :, : self.actions.shape[-1]] * (~self.padding[at]).unsqueeze(-1)
 
     def loss(self, policy: Any, indices: Sequence[int], noise: Tensor, time: Tensor) -> Tensor:

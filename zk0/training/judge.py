@@ -15,10 +15,9 @@ from zk0.robot.dataset import EpisodeReader
 from zk0.robot.digest import episode_digests
 from zk0.robot.policy import install_weights, make_processors, save_policy, trained_weights
 from zk0.session import EvaluationSetSettings, Session, terms_of
-from zk0.training.client import admit, pick_device, warm_policy
+from zk0.training.client import admit, feature_cache, pick_device, warm_policy
 from zk0.training.evaluate import composite, score
 from zk0.training.examples import CachedExamples
-from zk0.training.features import FeatureCache
 from zk0.training.recordings import find_dataset
 from zk0.weights import digest as digest_of
 from zk0.weights import load_weights, save_weights
@@ -207,10 +206,11 @@ def _examples(
     session: Session, recipe: PolicyRecipe, policy: Any, one: EvaluationSet, statistics: Statistics
 ) -> CachedExamples:
     """The set's frames, decoded and encoded once per process and cache."""
-    key = f"{recipe.model_dump_json()} {one.model_dump_json()} {statistics.model_dump_json()}"
+    asked = (recipe.model_dump_json(), one.model_dump_json(), statistics.model_dump_json(), session.training.features)
+    key = " ".join(asked)
     if key not in _prepared:
         pre, _ = make_processors(policy, statistics)
         reader = EpisodeReader(Path(one.root), one.rename_map)
-        cache = FeatureCache(Path(session.cache_dir) / "features", policy, recipe.cameras, recipe.frozen_digest)
+        cache = feature_cache(Path(session.cache_dir), policy, recipe, session.training)
         _prepared[key] = CachedExamples(reader, one.split.held_out, policy, pre, cache)
     return _prepared[key]

@@ -1,0 +1,83 @@
+"""The 450M policy with random weights: kept features against `policy.forward`."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from zk0.records import PolicyRecipe, Statistics
+from zk0.robot.dataset import EpisodeReader
+from zk0.robot.policy import build_policy, make_processors, trained_parameters
+from zk0.training.examples import CachedExamples, DecodedExamples
+from zk0.training.features import FeatureCache, KindName
+from zk0.training.fit import noise_and_time
+
+CAMERAS = ("overhead", "wrist")
+TASKS = ("Lift the red cube.",)
+
+
+@pytest.fixture(scope="module")
+def full(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    from lerobot.configs import FeatureType, PolicyFeature
+    from lerobot.policies.smolvla.configuration_smolvla import SmolVLAConfig
+    from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy
+
+    vlm = real_data.parent / "models" / "SmolVLM2-500M-Video-Instruct"
+    if not vlm.is_dir():
+        pytest.skip(f"no configuration of the full vision-language model at {vlm}")
+    base = tmp_path_factory.mktemp("full") / "base"
+    inputs = {"observation.images.camera1": PolicyFeature(FeatureType.VISUAL, (3, 256, 256))}
+    torch.manual_seed(0)
+    SmolVLAPolicy(
+        SmolVLAConfig(device="cpu", vlm_model_name=str(vlm), input_features=inputs, push_to_hub=False)
+    ).save_pretrained(base)
+    return build_policy(PolicyRecipe(path=str(base), cameras=CAMERAS, joints=6, seed=1), base.parent)
+
+
+@pytest.fixture(scope="module")
+def short(record: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return record(tmp_path_factory.mktemp("short") / "set", 3, (4,), tasks=TASKS)
+
+
+def gradients(policy: Any, loss: torch.Tensor) -> dict[str, torch.Tensor]:
+    trained = trained_parameters(policy)
+    return dict(zip(trained, torch.autograd.grad(loss, list(trained.values())), strict=True))
+
+
+def relative(found: torch.Tensor, wanted: torch.Tensor) -> float:
+    return float((found.double() - wanted.double()).norm() / wanted.double().norm())
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "vlm in bf16"])
+def test_loss_and_every_gradient(
+    full: Any, short: Path, tmp_path: Path, dtype: torch.dtype, record_property: Callable[[str, object], None]
+) -> None:
+    from zk0.robot.statistics import measure
+
+    full.model.vlm_with_expert.vlm.to(dtype)
+    assert sum(p.numel() for p in full.parameters()) == 450_046_176
+    statistics = measure(short, (0,))
+    pre, _ = make_processors(full, Statistics(state=statistics.state, action=statistics.action))
+    noise, time = noise_and_time(2, full, torch.Generator().manual_seed(1))
+    full.train()
+    wanted = DecodedExamples(short, (0,), full, pre, {}).loss(full, [0, 3], noise, time)
+    expected = gradients(full, wanted)
+    bytes_each: dict[KindName, int] = {"embeddings": 2 * 64 * 960, "kv": 16 * 2 * (128 + 7) * 320}
+    limits = (1e-6, 1e-6) if dtype == torch.float32 else (1e-4, 1e-3)
+    for kind, numbers in bytes_each.items():
+        cache = FeatureCache(tmp_path, full, CAMERAS, kind)
+        cached = CachedExamples(EpisodeReader(short), (0,), full, pre, cache)
+        assert cached._features[0][0].nbytes == numbers * dtype.itemsize
+        loss = cached.loss(full, [0, 3], noise, time)
+        found = gradients(full, loss)
+        whole = relative(*(torch.cat([g.flatten() for g in each.values()]) for each in (found, expected)))
+        worst = max(relative(found[n], expected[n]) for n in expected)
+        differences = (relative(loss.detach(), wanted.detach()), whole, worst)
+        record_property(f"{kind}: relative differences of loss, all gradients, worst tensor", differences)
+        print(kind, dtype, differences)  # noqa: T201 -- shown with -s
+        assert differences[0] <= limits[0]
+        assert whole <= limits[1]
