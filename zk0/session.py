@@ -111,6 +111,9 @@ class TrainingSettings(Record):
     local_steps: int | None = Field(default=None, ge=1, description="optimizer steps a round")
     local_epochs: int | None = Field(default=1, ge=1, description="passes over the training frames a round")
     batch_size: int = Field(default=64, ge=1)
+    accumulate_steps: int = Field(
+        default=1, ge=1, description="pieces that a batch is computed in, one after the other: less memory, same result"
+    )
     lr: float = Field(default=1e-4, gt=0)
     proximal_mu: float = Field(default=0.01, ge=0)
     betas: tuple[float, float] = (0.9, 0.95)

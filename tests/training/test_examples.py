@@ -90,6 +90,8 @@ def test_both_give_the_same_loss(
     root, rename = sets[name]
     cached, decoded = both(policy, statistics, root, rename, tmp_path, kind)
     assert cached.frames == decoded.frames == 24
+    assert cached.actions_counted.tolist() == [*[10] * 3, *range(9, 0, -1)] * 2
+    assert decoded.actions_counted.tolist() == cached.actions_counted.tolist()
     generator = torch.Generator().manual_seed(1)
     for indices in ([0, 13, 5, 23, 10], [11], list(range(24))):
         noise, time = noise_and_time(len(indices), policy, generator)

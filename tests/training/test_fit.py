@@ -1,6 +1,6 @@
 """A client's round against plain training with lerobot and torch alone."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from math import cos, pi
 from pathlib import Path
 from typing import Any
@@ -269,3 +269,97 @@ def test_the_schedule_is_that_of_the_plan(policy: Any, client: Any, plan: Callab
     assert metrics.lr_first == 1e-3
     assert metrics.lr_last == pytest.approx(cosine(1e-3, 4, 1e-4)[3])
     assert SchedulerSettings().eta_min == 5e-7
+
+
+class TestPieces:
+    @pytest.mark.parametrize("features", ["off", "kv"])
+    @pytest.mark.parametrize("pieces", [2, 3, 8, 100])
+    def test_a_batch_in_pieces_has_the_gradient_of_the_whole(
+        self, policy: Any, client: Any, plan: Callable[..., RoundPlan], features: str, pieces: int
+    ) -> None:
+        """Frames at an episode's end count fewer actions: means of pieces must not be averaged plainly."""
+        from zk0.training.fit import _Batch, _Descent, noise_and_time
+
+        examples = client._examples(plan({"features": features}), policy)
+        descent = _Descent(policy, examples, plan({"features": features}))
+        indices = [11, 10, 0, 26, 25, 24, 5, 23]
+        batch = _Batch(indices, *noise_and_time(8, policy, torch.Generator().manual_seed(1)))
+        found = []
+        for count in (1, pieces):
+            policy.zero_grad(set_to_none=True)
+            loss = descent._add_gradient(batch, count)
+            found.append((loss, torch.cat([w.grad.flatten().double() for w in descent.weights])))
+        (whole, gradient), (loss, summed) = found
+        assert loss == pytest.approx(whole, rel=1e-6)
+        assert float((summed - gradient).norm() / gradient.norm()) <= 1e-6
+
+    def test_a_round_in_pieces_is_the_round(self, client: Any, start: tuple, plan: Callable[..., RoundPlan]) -> None:
+        whole, pieces = (
+            client.train(plan({"accumulate_steps": count}), start[0]).metrics.model_copy(update={"seconds": 0.0})
+            for count in (1, 3)
+        )
+        assert pieces.policy_loss == pytest.approx(whole.policy_loss, rel=1e-5)
+        assert pieces.grad_norm == pytest.approx(whole.grad_norm, rel=1e-4)
+        assert (pieces.local_steps, pieces.lr_last) == (whole.local_steps, whole.lr_last)
+
+
+class _Hungry:
+    """Frames that take 400 MB each, on top of what a client's own take."""
+
+    frames = 16
+    actions_counted = np.full(16, 10)
+
+    def __init__(self, examples: Any) -> None:
+        self._examples = examples
+
+    def loss(self, policy: Any, indices: Any, noise: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
+        block = torch.zeros(len(indices), 100_000_000)
+        return self._examples.loss(policy, indices, noise, time) + block[0, 0]
+
+
+class TestOutOfMemory:
+    """A limit on this process's address space makes a real allocation fail."""
+
+    @pytest.fixture
+    def scarce(self) -> Iterator[Callable[[int], None]]:
+        import resource
+
+        before = resource.getrlimit(resource.RLIMIT_AS)
+
+        def leave(more: int) -> None:
+            used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+            resource.setrlimit(resource.RLIMIT_AS, (used + more, before[1]))
+
+        yield leave
+        resource.setrlimit(resource.RLIMIT_AS, before)
+
+    def test_the_message_says_what_fits_and_it_does(
+        self, policy: Any, client: Any, plan: Callable[..., RoundPlan], scarce: Callable[[int], None]
+    ) -> None:
+        hungry = _Hungry(client._examples(plan(), policy))
+        asked = {"local_steps": 1, "batch_size": 16}
+        scarce(2_500_000_000)
+        said = (
+            r"a: round 1, step 0: out of memory with 16 frames at once \(.*can't allocate memory.*\); 4 fit: "
+            r"set training.accumulate_steps = 4 \(same result, in pieces\), or training.batch_size = 4$"
+        )
+        with pytest.raises(UpdateError, match=said):
+            fit(policy, hungry, plan(asked))
+        metrics = fit(policy, hungry, plan(asked | {"accumulate_steps": 4}))
+        assert metrics.policy_loss > 0
+
+    def test_not_even_one(
+        self, policy: Any, client: Any, plan: Callable[..., RoundPlan], scarce: Callable[[int], None]
+    ) -> None:
+        hungry = _Hungry(client._examples(plan(), policy))
+        scarce(300_000_000)
+        with pytest.raises(UpdateError, match="not even 1 fits: free memory"):
+            fit(policy, hungry, plan({"local_steps": 1}))
+
+    def test_other_faults_are_not_taken_for_it(self, policy: Any, plan: Callable[..., RoundPlan]) -> None:
+        class Wrong(_Hungry):
+            def loss(self, policy: Any, indices: Any, noise: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
+                return torch.ones(2, 3) @ torch.ones(2, 3)
+
+        with pytest.raises(RuntimeError, match="cannot be multiplied"):
+            fit(policy, Wrong(None), plan())

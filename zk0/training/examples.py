@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from zk0.records import ACTION, CAMERA_PREFIX, STATE
@@ -20,6 +21,8 @@ class Examples(Protocol):
     """Frames that a policy can be trained on."""
 
     frames: int
+    actions_counted: NDArray[np.int64]
+    """(frames,) actions of each frame's chunk that are not padding."""
 
     def loss(self, policy: Any, indices: Sequence[int], noise: Tensor, time: Tensor) -> Tensor:
         """The policy's own loss (scalar) on some frames; padding after an episode's end does not count."""
@@ -51,6 +54,7 @@ class CachedExamples:
         self.states, self.actions = batch[STATE], batch[ACTION]
         self.words = Words.of(batch[TOKENS], batch[TOKEN_MASK])
         self.padding = torch.from_numpy(padding).to(self.states.device)
+        self.actions_counted = (~padding).sum(axis=1)
         self.episode_of_frame = np.repeat([e.index for e in read], [len(e.states) for e in read])
         self.frame_in_episode = np.concatenate([np.arange(len(e.states)) for e in read])
         self.raw_chunks = chunks
@@ -89,6 +93,10 @@ class DecodedExamples:
         self._pre = preprocessor
         self._data = open_dataset(root, episodes, stored_action, policy.config.chunk_size)
         self.frames = len(self._data)
+        episode = np.asarray(self._data.hf_dataset.with_format("numpy")["episode_index"][:])
+        ends = np.append(np.flatnonzero(np.diff(episode)) + 1, len(episode))
+        left = np.repeat(ends, np.diff(ends, prepend=0)) - np.arange(len(episode))
+        self.actions_counted = np.minimum(policy.config.chunk_size, left)
 
     def loss(self, policy: Any, indices: Sequence[int], noise: Tensor, time: Tensor) -> Tensor:
         """The policy's own loss (scalar) on some frames; padding after an episode's end does not count."""

@@ -2,10 +2,13 @@
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from math import isfinite
 from time import perf_counter
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,6 +19,7 @@ from zk0.schedule import step_lr
 from zk0.session import RoundPlan
 from zk0.training.examples import Examples
 from zk0.training.fedprox import add_proximal_gradient, squared_distance
+from zk0.training.memory import advice, is_out_of_memory, most_that_fit
 
 
 def round_seed(seed: int, round_number: int, client: str) -> int:
@@ -55,6 +59,21 @@ def noise_and_time(count: int, policy: Any, generator: torch.Generator) -> tuple
     return noise.to(policy.config.device), time.to(policy.config.device)
 
 
+@dataclass(frozen=True)
+class _Batch:
+    """Frames and what is drawn for them."""
+
+    indices: Sequence[int]
+    noise: Tensor
+    time: Tensor
+
+    def pieces(self, count: int) -> Iterator["_Batch"]:
+        """The same batch, cut into so many parts of nearly equal size (or fewer: none is empty)."""
+        edges = np.linspace(0, len(self.indices), min(count, len(self.indices)) + 1).round().astype(int).tolist()
+        for start, end in pairwise(edges):
+            yield _Batch(self.indices[start:end], self.noise[start:end], self.time[start:end])
+
+
 def fit(
     policy: Any,
     examples: Examples,
@@ -66,43 +85,28 @@ def fit(
     `on_step` is told step, steps, policy loss and learning rate.
 
     Raises:
-        UpdateError: the loss or the gradient is not finite; says in which step.
+        UpdateError: the loss or the gradient is not finite, or the batch does not fit into memory; says in which step.
     """
     started = perf_counter()
     training, scheduler = plan.training, plan.scheduler
     generator = torch.Generator().manual_seed(round_seed(plan.terms.seed, plan.round, plan.client))
     steps = count_steps(examples.frames, training.batch_size, training.local_steps, training.local_epochs)
-    weights = list(trained_parameters(policy).values())
-    anchor = [w.detach().clone() for w in weights]
-    optimizer = torch.optim.AdamW(
-        weights, plan.lr, training.betas, training.eps, training.weight_decay, fused=_fused(weights)
-    )
+    descent = _Descent(policy, examples, plan)
     losses, norms, rates = [], [], []
     policy.train()
     batches = shuffled_batches(examples.frames, training.batch_size, generator)
     for step in range(steps):
         rate = step_lr(plan.lr, scheduler.eta_min, scheduler.type, step, steps)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        loss = _loss(policy, examples, next(batches), generator, training.amp)
-        optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
-        add_proximal_gradient(weights, anchor, plan.mu)
-        norm = torch.nn.utils.clip_grad_norm_(weights, training.grad_clip_norm)
-        value = loss.item()
-        if not (isfinite(value) and torch.isfinite(norm)):
-            raise UpdateError(
-                f"{plan.client}: round {plan.round}, step {step}: loss {value}, gradient norm {float(norm)}; "
-                f"expected finite numbers (lr {rate:g}): lower training.lr or check the data set"
-            )
-        optimizer.step()
-        losses.append(value)
-        norms.append(float(norm))
+        indices = next(batches)
+        batch = _Batch(indices, *noise_and_time(len(indices), policy, generator))
+        loss, norm = descent.step(batch, rate, f"{plan.client}: round {plan.round}, step {step}")
+        losses.append(loss)
+        norms.append(norm)
         rates.append(rate)
         if on_step:
-            on_step(step + 1, steps, value, rate)
+            on_step(step + 1, steps, loss, rate)
     policy.eval()
-    distance = squared_distance(weights, anchor)
+    distance = squared_distance(descent.weights, descent.anchor)
     return ClientMetrics(
         policy_loss=sum(losses) / len(losses),
         fedprox_loss=plan.mu / 2 * distance,
@@ -115,11 +119,66 @@ def fit(
     )
 
 
-def _loss(policy: Any, examples: Examples, indices: Sequence[int], generator: torch.Generator, amp: bool) -> Tensor:
-    noise, time = noise_and_time(len(indices), policy, generator)
-    device = torch.device(policy.config.device).type
-    with torch.autocast(device, torch.bfloat16, enabled=amp):
-        return examples.loss(policy, indices, noise, time)
+class _Descent:
+    """AdamW on the trained weights of one policy, with the proximal term."""
+
+    def __init__(self, policy: Any, examples: Examples, plan: RoundPlan) -> None:
+        training = plan.training
+        self.weights = list(trained_parameters(policy).values())
+        self.anchor = [w.detach().clone() for w in self.weights]
+        self._policy, self._examples, self._plan = policy, examples, plan
+        self._optimizer = torch.optim.AdamW(
+            self.weights, plan.lr, training.betas, training.eps, training.weight_decay, fused=_fused(self.weights)
+        )
+
+    def step(self, batch: _Batch, rate: float, where: str) -> tuple[float, float]:
+        """One optimizer step; the batch's policy loss and the gradient's norm before clipping."""
+        try:
+            return self._step(batch, rate, where)
+        except (RuntimeError, MemoryError) as e:
+            if not is_out_of_memory(e):
+                raise
+            said = str(e)
+        # out of the handler: the failed attempt's tensors are gone with its traceback
+        tried = len(next(batch.pieces(self._plan.training.accumulate_steps)).indices)
+        fits = most_that_fit(lambda count: self._try(batch, count), tried)
+        raise UpdateError(f"{where}: {advice(said, tried, fits, self._plan.training.batch_size)}")
+
+    def _step(self, batch: _Batch, rate: float, where: str) -> tuple[float, float]:
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        self._optimizer.zero_grad(set_to_none=True)
+        loss = self._add_gradient(batch, self._plan.training.accumulate_steps)
+        add_proximal_gradient(self.weights, self.anchor, self._plan.mu)
+        norm = float(torch.nn.utils.clip_grad_norm_(self.weights, self._plan.training.grad_clip_norm))
+        if not (isfinite(loss) and isfinite(norm)):
+            raise UpdateError(
+                f"{where}: loss {loss}, gradient norm {norm}; "
+                f"expected finite numbers (lr {rate:g}): lower training.lr or check the data set"
+            )
+        self._optimizer.step()
+        return loss, norm
+
+    def _add_gradient(self, batch: _Batch, pieces: int) -> float:
+        """Backward through the batch's mean loss piece by piece, each weighted by the actions that count in it."""
+        device = torch.device(self._policy.config.device).type
+        counted, total = self._examples.actions_counted, 0.0
+        all_counted = max(1, int(counted[list(batch.indices)].sum()))
+        for piece in batch.pieces(pieces):
+            share = int(counted[list(piece.indices)].sum()) / all_counted
+            with torch.autocast(device, torch.bfloat16, enabled=self._plan.training.amp):
+                loss = self._examples.loss(self._policy, piece.indices, piece.noise, piece.time) * share
+            torch.autograd.backward(loss)
+            total += loss.item()
+        return total
+
+    def _try(self, batch: _Batch, count: int) -> None:
+        """As much memory as a step takes with `count` frames at once."""
+        self._optimizer.zero_grad(set_to_none=True)
+        moments = [] if self._optimizer.state else [torch.zeros_like(w) for w in self.weights for _ in range(2)]
+        self._add_gradient(_Batch(batch.indices[:count], batch.noise[:count], batch.time[:count]), pieces=1)
+        del moments
+        self._optimizer.zero_grad(set_to_none=True)
 
 
 def _fused(weights: Sequence[Tensor]) -> bool:

@@ -1,0 +1,325 @@
+"""A training step of SmolVLA: lerobot's own and ours, on the same data, side by side.
+
+    python benchmarks/train.py --geometry full --batch 2 --steps 4 --json train.json
+
+Each way runs in a process of its own. `lerobot` is its LeRobotDataset, DataLoader (no workers), processors, optimizer
+preset and `update_policy`; `off` is zk0 without kept features; `embeddings` and `kv` are zk0 with them. Times are
+medians over steps after the first. The ratio is of CPU time where a CPU computes (steadier on a machine that others
+use) and of wall time on a GPU. Building the features is timed apart: `epochs` says after how many passes over the
+frames it has paid off. Peak memory is that of the steps, the policy and the features that were read included.
+"""
+
+import argparse
+import itertools
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+WAYS = ("lerobot", "off", "embeddings", "kv")
+CAMERAS = ("overhead", "wrist")
+VLM = "HuggingFaceTB/SmolVLM2-500M-Video-Instruct"
+SHAPES = {"tiny": ((96, 96), 3, 40), "full": ((480, 640), 1, 8)}
+"""Height and width of a frame, episodes, frames of an episode."""
+
+
+def main() -> None:
+    """Run every way and print a table."""
+    arguments = parsed()
+    if arguments.way:
+        Path(arguments.result).write_text(json.dumps(measured(arguments)), encoding="utf-8")
+        return
+    with tempfile.TemporaryDirectory(dir=arguments.folder, prefix="zk0-train-") as folder:
+        arguments.folder = folder
+        in_its_own_process("prepare", arguments)
+        ways = {way: in_its_own_process(way, arguments) for way in WAYS}
+    result = compared(ways) | {
+        "settings": {k: getattr(arguments, k) for k in ("geometry", "batch", "steps", "threads")}
+    }
+    sys.stdout.write(table(result) + "\n")
+    if arguments.json:
+        Path(arguments.json).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+
+def parsed() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--geometry", choices=list(SHAPES), default="tiny", help="full: 450M parameters, random weights"
+    )
+    parser.add_argument("--vlm", default=VLM, help="name or folder of the full model's configuration and tokenizer")
+    parser.add_argument("--batch", type=int, help="unset: 8 (tiny), 2 (full)")
+    parser.add_argument("--steps", type=int, help="that are timed; unset: 20 (tiny), 4 (full)")
+    parser.add_argument("--threads", type=int, default=1, help="of the CPU")
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="cuda: with bf16 autocast")
+    parser.add_argument("--json", metavar="FILE", help="write the figures here too")
+    parser.add_argument("--folder", help="where data and features are put meanwhile; unset: the temporary folder")
+    parser.add_argument("--way", choices=["prepare", *WAYS], help=argparse.SUPPRESS)
+    parser.add_argument("--result", help=argparse.SUPPRESS)
+    found = parser.parse_args()
+    found.batch = found.batch or {"tiny": 8, "full": 2}[found.geometry]
+    found.steps = found.steps or {"tiny": 20, "full": 4}[found.geometry]
+    return found
+
+
+def in_its_own_process(way: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    """One way's figures; what libraries print goes to a log that is shown if it fails."""
+    result, log = Path(arguments.folder) / f"{way}.json", Path(arguments.folder) / f"{way}.log"
+    passed = {k: v for k, v in vars(arguments).items() if v is not None and k != "json"} | {
+        "way": way,
+        "result": result,
+    }
+    command = [sys.executable, __file__, *(f"--{k}={v}" for k, v in passed.items())]
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(arguments.threads))
+    with log.open("w") as output:
+        ended = subprocess.run(command, stdout=output, stderr=output, env={**os.environ, **threads}, check=False)
+    if ended.returncode:
+        sys.exit(f"{way} failed:\n{log.read_text()[-3000:]}")
+    return dict(json.loads(result.read_text()))
+
+
+def measured(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Run one way in this process."""
+    folder = Path(arguments.folder)
+    if arguments.way == "prepare":
+        return prepare(folder, arguments)
+    import torch
+
+    from zk0.records import PolicyRecipe
+    from zk0.robot.policy import build_policy
+    from zk0.robot.statistics import measure
+    from zk0.training.client import pick_device
+
+    torch.set_num_threads(arguments.threads)
+    path = "tiny" if arguments.geometry == "tiny" else str(folder / "base")
+    recipe = PolicyRecipe(path=path, cameras=CAMERAS, joints=6, seed=1)
+    device = pick_device(arguments.device)
+    policy = build_policy(recipe, folder, device)
+    episodes = tuple(range(SHAPES[arguments.geometry][1]))
+    moments = measure(folder / "set", episodes)
+    train = train_with_lerobot if arguments.way == "lerobot" else train_with_zk0
+    figures = train(policy, recipe, moments, episodes, arguments)
+    return figures | {
+        "parameters": sum(p.numel() for p in policy.parameters()),
+        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
+        "peak_mib": torch.cuda.max_memory_allocated() / 2**20 if device == "cuda" else status("VmHWM") / 1024,
+    }
+
+
+def prepare(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    """The data set and, for the full geometry, a policy with random weights."""
+    import numpy as np
+
+    from zk0.robot.dataset import RecordedFrame, write_dataset
+    from zk0.session import SO101_JOINTS
+
+    (height, width), episodes, frames = SHAPES[arguments.geometry]
+    rng = np.random.default_rng(0)
+
+    def episode() -> Iterator[RecordedFrame]:
+        scene = rng.integers(0, 120, (height // 8, width // 8, 3), dtype=np.uint8).repeat(8, axis=0).repeat(8, axis=1)
+        for t in range(frames):
+            images = {c: np.roll(scene, 3 * t + 20 * i, axis=1) for i, c in enumerate(CAMERAS)}
+            state = (40 * np.sin(t / 6 + np.arange(6))).astype(np.float32)
+            yield RecordedFrame(state, state + 1, images, "Lift the red cube.")
+
+    write_dataset(
+        folder / "set",
+        (list(episode()) for _ in range(episodes)),
+        fps=30,
+        joints=SO101_JOINTS,
+        robot_type="so101_follower",
+    )
+    if arguments.geometry == "full":
+        write_random_policy(folder / "base", arguments.vlm)
+    return {}
+
+
+def write_random_policy(folder: Path, vlm: str) -> None:
+    """A policy folder as smolvla_base's, with random weights."""
+    import torch
+    from lerobot.configs import FeatureType, PolicyFeature
+    from lerobot.policies.smolvla.configuration_smolvla import SmolVLAConfig
+    from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy
+
+    inputs = {"observation.images.camera1": PolicyFeature(FeatureType.VISUAL, (3, 256, 256))}
+    torch.manual_seed(0)
+    config = SmolVLAConfig(device="cpu", vlm_model_name=vlm, input_features=inputs, push_to_hub=False)
+    SmolVLAPolicy(config).save_pretrained(folder)
+
+
+def train_with_lerobot(
+    policy: Any, recipe: Any, moments: Any, episodes: tuple[int, ...], arguments: argparse.Namespace
+) -> dict[str, Any]:
+    """What lerobot-train does, with its own function for a step."""
+    import torch
+    from accelerate import Accelerator
+    from lerobot.datasets import LeRobotDataset
+    from lerobot.policies.factory import make_pre_post_processors
+    from lerobot.scripts.lerobot_train import update_policy
+
+    from zk0.robot.policy import lerobot_statistics
+
+    on_gpu = policy.config.device == "cuda"
+    deltas = {"action": [i / 30 for i in range(policy.config.chunk_size)]}
+    data = LeRobotDataset(
+        "local/set", root=Path(arguments.folder) / "set", delta_timestamps=deltas, video_backend="pyav"
+    )
+    pre, _ = make_pre_post_processors(policy.config, dataset_stats=lerobot_statistics(moments))
+    preset = policy.config.get_optimizer_preset()
+    optimizer = preset.build(policy.get_optim_params())
+    accelerator = Accelerator(cpu=not on_gpu, mixed_precision="bf16" if on_gpu else "no")
+    loader = torch.utils.data.DataLoader(data, arguments.batch, shuffle=True, num_workers=0, pin_memory=on_gpu)
+    policy, optimizer, loader = accelerator.prepare(policy, optimizer, loader)
+
+    def batches() -> Iterator[Any]:
+        while True:
+            yield from loader
+
+    endless, metrics = batches(), SimpleNamespace(update_metrics=lambda _: None)
+    clock = Clock()
+    for _ in range(arguments.steps + 1):
+        update_policy(metrics, policy, pre(next(endless)), optimizer, preset.grad_clip_norm, accelerator)
+        clock.tick()
+    return clock.figures()
+
+
+def train_with_zk0(
+    policy: Any, recipe: Any, moments: Any, episodes: tuple[int, ...], arguments: argparse.Namespace
+) -> dict[str, Any]:
+    """A client's round."""
+    from zk0.records import Statistics
+    from zk0.robot.dataset import EpisodeReader
+    from zk0.robot.policy import make_processors
+    from zk0.session import (
+        ContractSettings,
+        DataSettings,
+        RoundPlan,
+        SchedulerSettings,
+        SimulatorSettings,
+        Terms,
+        TrainingSettings,
+    )  # fmt: skip
+    from zk0.training.client import feature_cache
+    from zk0.training.examples import CachedExamples, DecodedExamples
+    from zk0.training.fit import fit
+
+    folder = Path(arguments.folder)
+    training = TrainingSettings(
+        local_steps=arguments.steps + 1, batch_size=arguments.batch, features=arguments.way,
+        amp=policy.config.device == "cuda",
+    )  # fmt: skip
+    pre, _ = make_processors(policy, Statistics(state=moments.state, action=moments.action))
+    began = time.perf_counter(), time.process_time()
+    built: dict[str, Any] = {}
+    if arguments.way == "off":
+        examples: Any = DecodedExamples(folder / "set", episodes, policy, pre, {})
+    else:
+        cache = feature_cache(folder / "cache", policy, recipe, training)
+        examples = CachedExamples(EpisodeReader(folder / "set"), episodes, policy, pre, cache)
+        stored = sum(f.stat().st_size for f in (folder / "cache").rglob("*.npy"))
+        built = {
+            "build_seconds": time.perf_counter() - began[0],
+            "build_cpu_seconds": time.process_time() - began[1],
+            "frames": examples.frames,
+            "bytes_per_frame": round(stored / examples.frames),
+        }
+    terms = Terms(
+        session="bench", seed=42, contract=ContractSettings(), data=DataSettings(), simulator=SimulatorSettings()
+    )
+    plan = RoundPlan(
+        terms=terms, round=1, client="bench", recipe=recipe, global_digest="", statistics=None, lr=1e-4, mu=0.01,
+        training=training, scheduler=SchedulerSettings(),
+    )  # fmt: skip
+    clock = Clock()
+    fit(policy, examples, plan, lambda *_: clock.tick())
+    return built | clock.figures()
+
+
+class Clock:
+    """Wall and CPU time of steps; from here on the peak of memory counts."""
+
+    def __init__(self) -> None:
+        forget_peak_memory()
+        self._ticks: list[tuple[float, float]] = []
+
+    def tick(self) -> None:
+        """A step is done."""
+        self._ticks.append((time.perf_counter(), time.process_time()))
+
+    def figures(self) -> dict[str, float]:
+        """Medians over all steps but the first, which warms up."""
+        wall, cpu = ([b - a for a, b in itertools.pairwise(times)] for times in zip(*self._ticks, strict=True))
+        return {"step_seconds": statistics.median(wall), "step_cpu_seconds": statistics.median(cpu)}
+
+
+def forget_peak_memory() -> None:
+    """Count the peak from now on."""
+    import torch
+
+    Path("/proc/self/clear_refs").write_text("5")
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+
+
+def status(field: str) -> int:
+    """A figure of this process in KiB, from Linux's /proc."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field))
+
+
+def compared(ways: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """All figures, with ratios to lerobot and the epochs after which building has paid off."""
+    on_gpu = ways["lerobot"]["device"] != "cpu"
+    step, build = ("step_seconds", "build_seconds") if on_gpu else ("step_cpu_seconds", "build_cpu_seconds")
+    plain = ways["lerobot"][step]
+    for row in ways.values():
+        row["times_faster"] = plain / row[step]
+    return {"ways": ways, "ratio_of": step, "build_of": build}
+
+
+def epochs_to_break_even(row: dict[str, Any], plain: dict[str, Any], batch: int, keys: tuple[str, str]) -> int | None:
+    """Passes over the frames after which building and stepping together took less than lerobot's steps."""
+    step, build = keys
+    saved = (plain[step] - row[step]) / batch * row["frames"]
+    return math.ceil(row[build] / saved) if saved > 0 else None
+
+
+def table(result: dict[str, Any]) -> str:
+    """The result for people."""
+    settings, ways = result["settings"], result["ways"]
+    plain, batch = ways["lerobot"], settings["batch"]
+    columns: dict[str, Callable[[dict[str, Any]], str]] = {
+        "ms/step": lambda r: f"{r['step_seconds'] * 1e3:.1f}",
+        "CPU ms/step": lambda r: f"{r['step_cpu_seconds'] * 1e3:.1f}",
+        "times faster": lambda r: f"{r['times_faster']:.1f}",
+        "samples/s": lambda r: f"{batch / r['step_seconds']:.1f}",
+        "peak MiB": lambda r: f"{r['peak_mib']:.0f}",
+        "bytes/frame": lambda r: f"{r['bytes_per_frame']:,}" if "frames" in r else "",
+        "build ms/frame": lambda r: f"{r['build_seconds'] / r['frames'] * 1e3:.0f}" if "frames" in r else "",
+        "epochs": lambda r: (
+            str(epochs_to_break_even(r, plain, batch, (result["ratio_of"], result["build_of"])) or "never")
+            if "frames" in r
+            else ""
+        ),
+    }
+    lines = [
+        f"{plain['parameters']:,} parameters, batch {batch}, median of {settings['steps']} steps, {plain['device']}, "
+        f"{settings['threads']} thread(s)",
+        "| way | " + " | ".join(columns) + " |",
+        "|---|" + "---:|" * len(columns),
+    ]
+    lines += [f"| {way} | " + " | ".join(make(row) for make in columns.values()) + " |" for way, row in ways.items()]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
