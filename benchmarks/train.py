@@ -27,7 +27,7 @@ from typing import Any
 WAYS = ("lerobot", "off", "embeddings", "kv")
 CAMERAS = ("overhead", "wrist")
 VLM = "HuggingFaceTB/SmolVLM2-500M-Video-Instruct"
-SHAPES = {"tiny": ((96, 96), 3, 40), "full": ((480, 640), 1, 8)}
+SHAPES = {"tiny": ((96, 96), 3, 40), "full": ((480, 640), 1, 6)}
 """Height and width of a frame, episodes, frames of an episode."""
 
 
