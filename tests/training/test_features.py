@@ -270,6 +270,24 @@ class TestLimit:
             signal.signal(signal.SIGXFSZ, before)
         assert not [f for f in tmp_path.iterdir() if f.name != ".lock"]
 
+    def test_too_many_open_files_are_told_and_nothing_is_computed_again(
+        self, policy: Any, recordings: dict[str, Path], tmp_path: Path
+    ) -> None:
+        import resource
+
+        from zk0.training.kept_arrays import KeptArrays
+
+        kept = KeptArrays(tmp_path, GB)
+        kept.write("one", (3,), np.float32, [np.arange(3, dtype=np.float32)])
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (200, hard))
+        try:
+            with pytest.raises(SettingsError, match=r"too many open files.*ulimit -n"):
+                _ = [kept.open("one", (3,), np.float32) for _ in range(201)]
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert kept.open("one", (3,), np.float32).tolist() == [0, 1, 2]
+
     def test_an_episode_that_cannot_be_decoded_leaves_nothing(
         self, record: Callable[..., Path], policy: Any, tmp_path: Path
     ) -> None:

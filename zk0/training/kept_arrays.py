@@ -5,6 +5,7 @@ is found when it is opened. Whoever reads or writes a file holds a lock on it (f
 a locked file is never removed: clients that share the folder do not take each other's features away.
 """
 
+import errno
 import fcntl
 import hashlib
 import io
@@ -33,13 +34,21 @@ class KeptArrays:
 
     def open(self, name: str, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any] | None:
         """The array memory-mapped (read-only, kept from removal while it lives), or None where it is missing or is
-        not, to the last bit, what was written."""
+        not, to the last bit, what was written.
+
+        Raises:
+            SettingsError: the system lets this process open no more files.
+        """
         path = self._path(name)
         try:
             with path.open("rb") as file:
                 fcntl.flock(file, fcntl.LOCK_SH)  # the mapping has a copy of the descriptor, and with it the lock
                 stored = np.memmap(file, np.uint8, "r")
-        except (OSError, ValueError):  # ValueError: it is empty
+        except ValueError:  # it is empty
+            return None
+        except OSError as e:
+            if e.errno in (errno.EMFILE, errno.ENFILE):
+                raise SettingsError(f"{path}: too many open files, one an episode; raise the limit (ulimit -n)") from e
             return None
         header = _header(shape, dtype)
         content, digest = stored[:-_DIGEST_BYTES], stored[-_DIGEST_BYTES:]
