@@ -12,7 +12,6 @@ frames it has paid off. Peak memory is that of the steps, the policy and the fea
 import argparse
 import itertools
 import json
-import math
 import os
 import statistics
 import subprocess
@@ -286,38 +285,40 @@ def compared(ways: dict[str, dict[str, Any]]) -> dict[str, Any]:
     return {"ways": ways, "ratio_of": step, "build_of": build}
 
 
-def epochs_to_break_even(row: dict[str, Any], plain: dict[str, Any], batch: int, keys: tuple[str, str]) -> int | None:
+def epochs_to_break_even(row: dict[str, Any], plain: dict[str, Any], batch: int, keys: tuple[str, str]) -> str:
     """Passes over the frames after which building and stepping together took less than lerobot's steps."""
     step, build = keys
     saved = (plain[step] - row[step]) / batch * row["frames"]
-    return math.ceil(row[build] / saved) if saved > 0 else None
+    return f"{row[build] / saved:.1f}" if saved > 0 else "never"
 
 
 def table(result: dict[str, Any]) -> str:
-    """The result for people."""
+    """The result for people; the last three columns are of kept features."""
     settings, ways = result["settings"], result["ways"]
     plain, batch = ways["lerobot"], settings["batch"]
-    columns: dict[str, Callable[[dict[str, Any]], str]] = {
+    keys = (result["ratio_of"], result["build_of"])
+    of_step: dict[str, Callable[[dict[str, Any]], str]] = {
         "ms/step": lambda r: f"{r['step_seconds'] * 1e3:.1f}",
         "CPU ms/step": lambda r: f"{r['step_cpu_seconds'] * 1e3:.1f}",
         "times faster": lambda r: f"{r['times_faster']:.1f}",
-        "samples/s": lambda r: f"{batch / r['step_seconds']:.1f}",
+        "samples/s": lambda r: f"{batch / r['step_seconds']:.2f}",
         "peak MiB": lambda r: f"{r['peak_mib']:.0f}",
-        "bytes/frame": lambda r: f"{r['bytes_per_frame']:,}" if "frames" in r else "",
-        "build ms/frame": lambda r: f"{r['build_seconds'] / r['frames'] * 1e3:.0f}" if "frames" in r else "",
-        "epochs": lambda r: (
-            str(epochs_to_break_even(r, plain, batch, (result["ratio_of"], result["build_of"])) or "never")
-            if "frames" in r
-            else ""
-        ),
+    }
+    of_features: dict[str, Callable[[dict[str, Any]], str]] = {
+        "bytes/frame": lambda r: f"{r['bytes_per_frame']:,}",
+        "build CPU ms/frame": lambda r: f"{r['build_cpu_seconds'] / r['frames'] * 1e3:.0f}",
+        "epochs to break even": lambda r: epochs_to_break_even(r, plain, batch, keys),
     }
     lines = [
         f"{plain['parameters']:,} parameters, batch {batch}, median of {settings['steps']} steps, {plain['device']}, "
         f"{settings['threads']} thread(s)",
-        "| way | " + " | ".join(columns) + " |",
-        "|---|" + "---:|" * len(columns),
+        "| way | " + " | ".join([*of_step, *of_features]) + " |",
+        "|---|" + "---:|" * (len(of_step) + len(of_features)),
     ]
-    lines += [f"| {way} | " + " | ".join(make(row) for make in columns.values()) + " |" for way, row in ways.items()]
+    for way, row in ways.items():
+        cells = [make(row) for make in of_step.values()]
+        cells += [make(row) if "frames" in row else "" for make in of_features.values()]
+        lines.append(f"| {way} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
