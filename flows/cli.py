@@ -57,9 +57,9 @@ def run(
         _settle_prefect()
         forget_stale(Path.cwd())
         from flows.stack import some_server
-        from flows.terminal import show_result, watching
+        from flows.terminal import interruptible, show_result, watching
 
-        with watching(quiet) as tell, some_server(Path.cwd(), tell):
+        with interruptible(), watching(quiet) as tell, some_server(Path.cwd(), tell):
             from flows.federated_session import federated_session
 
             folder = federated_session(

@@ -13,7 +13,7 @@ from prefect.utilities.annotations import quote
 
 from tasks import data, judging, reporting, rounds
 from tasks.crash import close_task_runs
-from tasks.events import say, tell_step
+from tasks.events import Event, say, tell, tell_step
 from tasks.logs import session_logs
 from zk0.errors import SettingsError
 from zk0.folder import SessionFolder
@@ -53,6 +53,7 @@ def federated_session(
 
     session, here = settle(config, overrides, resume)
     folder = str(here.path)
+    tell(Event(kind="begun", text=folder))
     with here.alone(), session_logs(here.path):
         finished = rounds.take_up(folder)
         if finished and finished[-1].round == session.rounds and here.report.is_file():

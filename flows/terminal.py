@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
+import typer
 from loguru import logger
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -112,6 +113,21 @@ class _Bars:
         for bar in self._clients.values():
             self._progress.remove_task(bar)  # type: ignore[arg-type]
         self._clients.clear()
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Ctrl-C ends a session with one line that says how to take it up again, and exit code 130."""
+    begun: list[str] = []
+    stop = listen(lambda event: begun.append(event.text) if event.kind == "begun" else None)
+    try:
+        yield
+    except KeyboardInterrupt:
+        again = f"; finished rounds are kept: zk0 run --resume {_shown(Path(begun[-1]))}" if begun else ""
+        typer.secho(f"zk0: stopped{again}", err=True)
+        raise typer.Exit(130) from None
+    finally:
+        stop()
 
 
 def show_result(folder: Path) -> None:

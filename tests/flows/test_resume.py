@@ -175,6 +175,31 @@ def test_killed_in_every_round_and_resumed(place: Place, undisturbed: Path) -> N
             assert log.count(f"{name}: round {number} step 6/6") == 1, "a client trained a finished round again"
 
 
+@pytest.mark.slow
+def test_ctrl_c_says_how_to_go_on_and_leaves_no_process(place: Place) -> None:
+    output = place.path / "stopped"
+    process = subprocess.Popen(
+        place.new("stopped"),
+        env=place.environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    deadline = time.monotonic() + 240
+    while not (output.is_dir() and any(while_clients_train(f) for f in output.iterdir())):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=60)
+    (folder,) = output.iterdir()
+    assert process.returncode == 130
+    assert f"zk0 run --resume {folder}" in told
+    assert "Traceback" not in told
+    assert list(workers_of(folder)) == []
+
+
 def test_a_session_leaves_what_it_promises(undisturbed: Path) -> None:
     expected = [
         "session.toml",
