@@ -7,7 +7,7 @@ UV := $(shell if uv --version >/dev/null 2>&1; then command -v uv; else echo .to
 export HF_HUB_OFFLINE ?= 1
 export UV_LINK_MODE ?= hardlink
 
-.PHONY: help demo test check format ui bench clean
+.PHONY: help demo test check lint format ui bench clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,7 +33,9 @@ demo: .venv/.runtime ## a federated session: four simulated arms, three rounds, 
 test: .venv/.development ## the tests that need no GPU, no network and no patience
 	@.venv/bin/pytest -n 2 --dist loadfile
 
-check: .venv/.development ## everything that must hold before a commit
+check: lint test ## everything that must hold before a commit
+
+lint: .venv/.development ## style, types, import floors, doctests: all of check but the tests
 	@.venv/bin/ruff check
 	@.venv/bin/ruff format --check
 	@.venv/bin/mypy
