@@ -27,6 +27,7 @@ def start_progress(session: Session, done: int) -> UUID:
     """The progress bar of this session in the UI; one that is taken up starts where it was."""
     share, text = 100.0 * done / session.rounds, f"{session.name}: {session.rounds} rounds"
     found = create_progress_artifact(progress=share, key="session-progress", description=text)
+    tell(Event(kind="round", round=done, rounds=session.rounds))
     return UUID(str(found))
 
 
