@@ -116,10 +116,5 @@ def _settle_prefect() -> None:
     os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
 
 
-def main() -> None:
-    """The console script."""
-    app()
-
-
 if __name__ == "__main__":
-    main()
+    app()

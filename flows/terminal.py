@@ -11,7 +11,7 @@ from typing import TextIO
 import typer
 from loguru import logger
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from tasks.events import Event, listen, tell
@@ -81,7 +81,7 @@ class _Bars:
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
         self._session = progress.add_task("starting Prefect", total=None)
-        self._clients: dict[str, object] = {}
+        self._clients: dict[str, TaskID] = {}
         self._judged = ""
 
     def show(self, event: Event) -> None:
@@ -98,20 +98,20 @@ class _Bars:
             self._judged = f" · {event.text}"
         elif event.kind == "step":
             bar = self._client(event.client)
-            self._progress.update(bar, completed=event.step, total=event.steps)  # type: ignore[arg-type]
+            self._progress.update(bar, completed=event.step, total=event.steps)
             doing = "clients look at their frames once" if event.text == "encode" else "clients train"
             self._progress.update(self._session, description=f"round {event.round}: {doing}{self._judged}")
         elif event.kind == "client":
-            self._progress.update(self._client(event.client), description=f"  {event.client} answered")  # type: ignore[arg-type]
+            self._progress.update(self._client(event.client), description=f"  {event.client} answered")
 
-    def _client(self, name: str) -> object:
+    def _client(self, name: str) -> TaskID:
         if name not in self._clients:
             self._clients[name] = self._progress.add_task(f"  {name}", total=None)
         return self._clients[name]
 
     def _forget_clients(self) -> None:
         for bar in self._clients.values():
-            self._progress.remove_task(bar)  # type: ignore[arg-type]
+            self._progress.remove_task(bar)
         self._clients.clear()
 
 

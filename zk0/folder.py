@@ -85,9 +85,7 @@ class SessionFolder:
                         f"{self.path}: belongs to a session with other settings; resume it with --resume"
                     )
                 return
-            half = self.session_toml.with_suffix(".tmp")
-            half.write_text(text, encoding="utf-8")
-            half.replace(self.session_toml)
+            write_whole(self.session_toml, text)
         except OSError as e:
             raise _unwritable(self.path, e) from e
 
@@ -137,6 +135,13 @@ class SessionFolder:
 
 def _unwritable(path: Path, e: OSError) -> SettingsError:
     return SettingsError(f"output_dir: {path} cannot be written ({e.strerror}); choose another folder")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """A small text file that is there whole or not at all."""
+    half = path.with_name(f"{path.name}.tmp")
+    half.write_text(text, encoding="utf-8")
+    half.replace(path)
 
 
 def toml_values(session: Session) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from pydantic import Field, ValidationError
 
 from zk0.errors import LedgerError
 from zk0.records import Record, RoundRecord
+from zk0.weights import sync_folder
 
 START = "0" * 64
 """What the first line of a ledger is chained to."""
@@ -114,7 +115,7 @@ class Ledger:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX)
             if new:
-                _sync_folder(self.path.parent)
+                sync_folder(self.path.parent)
             yield handle
         finally:
             os.close(handle)
@@ -127,13 +128,3 @@ def _sha256(line: bytes) -> str:
 def _write_all(handle: int, data: bytes) -> None:
     while data:
         data = data[os.write(handle, data) :]
-
-
-def _sync_folder(folder: Path) -> None:
-    # so that the new file's name survives a power cut; not every file system can
-    with suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

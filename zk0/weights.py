@@ -213,7 +213,7 @@ def writing(path: Path, specs: Mapping[str, TensorSpec]) -> Iterator[WeightsWrit
         half.replace(path)
     finally:
         half.unlink(missing_ok=True)
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 def _head(names: tuple[str, ...], specs: Mapping[str, TensorSpec]) -> bytes:
@@ -258,8 +258,8 @@ def _flat_bytes(tensor: NDArray[Any]) -> memoryview:
     return memoryview(little.reshape(-1).view(np.uint8))
 
 
-def _sync_folder(folder: Path) -> None:
-    # so that the new name survives a power cut; not every file system can
+def sync_folder(folder: Path) -> None:
+    """Bring the names in a folder to the disk, so that a new one survives a power cut; not every file system can."""
     with suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:

@@ -11,6 +11,7 @@ from flwr.clientapp import ClientApp
 from loguru import logger
 
 from zk0.errors import FederationError, Zk0Error
+from zk0.folder import write_whole
 from zk0.records import Update
 from zk0.session import ClientSettings, RoundPlan, Terms
 
@@ -86,9 +87,7 @@ def _tell(client: str, round_number: int, step: int, steps: int, work: str) -> N
 
 
 def _note_round(scratch: Path, update: Update) -> None:
-    half = scratch / f"round_{update.round}.json.tmp"
-    half.write_text(update.model_dump_json(indent=2), encoding="utf-8")
-    half.replace(scratch / f"round_{update.round}.json")
+    write_whole(scratch / f"round_{update.round}.json", update.model_dump_json(indent=2))
 
 
 def _answer(message: Message, context: Context, work: Callable[[Message, dict[str, Any]], RecordDict]) -> Message:

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from zk0.aggregate import verify_update
 from zk0.errors import FederationError
 from zk0.federation.client_app import save_blob
+from zk0.folder import write_whole
 from zk0.records import Member, Record, Refusal, Update
 from zk0.session import RoundPlan, Terms
 from zk0.weights import open_weights
@@ -209,7 +210,7 @@ def _take(
     if refusal is not None:
         target.replace(target.with_suffix(".refused"))
         return refusal
-    _write_record(target.with_suffix(".json"), _Spooled(plan=plan.digest(), update=update))
+    write_whole(target.with_suffix(".json"), _Spooled(plan=plan.digest(), update=update).model_dump_json())
     return update
 
 
@@ -232,12 +233,6 @@ def _spooled(spool: Path, plan: RoundPlan, specs: Mapping[str, Any]) -> Update |
     update = kept.update.model_copy(update={"path": str(spool / f"{plan.client}.safetensors")})
     fault = verify_update(update, round=plan.round, global_digest=plan.global_digest, specs=specs, seen=())
     return update if fault is None else None
-
-
-def _write_record(target: Path, record: Record) -> None:
-    half = target.with_suffix(".json.tmp")
-    half.write_text(record.model_dump_json(), encoding="utf-8")
-    half.replace(target)
 
 
 def _link(source: Path, target: Path) -> None:

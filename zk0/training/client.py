@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from zk0.errors import CheckpointError, DatasetError, PolicyError
+from zk0.folder import write_whole
 from zk0.records import ClientMetrics, DatasetReport, Member, PolicyRecipe, Split, Statistics, Update
 from zk0.robot.check import check_contract, check_dataset
 from zk0.robot.dataset import EpisodeReader
@@ -95,6 +96,7 @@ class Client:
             DatasetError: the data set is missing, broken, or not what the federation agreed on.
         """
         split = self.split
+        digests = episode_digests(self.root, (*split.train, *split.held_out), self.settings.rename_map)
         return Member(
             client=self.name,
             dataset=self.settings.dataset,
@@ -102,8 +104,8 @@ class Client:
             split=split,
             train_frames=self.statistics.state.count,
             statistics=self.statistics,
-            train_digests=episode_digests(self.root, split.train, self.settings.rename_map),
-            held_out_digests=episode_digests(self.root, split.held_out, self.settings.rename_map),
+            train_digests=digests[: len(split.train)],
+            held_out_digests=digests[len(split.train) :],
         )
 
     def train(
@@ -145,9 +147,7 @@ class Client:
             dataset=self.settings.dataset,
             metrics=metrics,
         )
-        half = target.with_suffix(".json.tmp")
-        half.write_text(update.model_dump_json(), encoding="utf-8")
-        half.replace(target.with_suffix(".json"))
+        write_whole(target.with_suffix(".json"), update.model_dump_json())
         return update
 
     def forget_before(self, round_number: int) -> None:

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from zk0.errors import ReportError
+from zk0.folder import SessionFolder, write_whole
 from zk0.records import CAMERA_PREFIX, STATE, Checkpoint, Rollout
 from zk0.report.frames import Attempt, rollout_frames
 from zk0.report.video import write_video
@@ -54,7 +55,7 @@ def roll_out_task(
     """
     policy = policy_with(session, ground.recipe, (folder / checkpoint.path, checkpoint.digest))
     pre, post = make_processors(policy, ground.statistics)
-    here = folder / "evaluate" / f"round_{checkpoint.round}" / task
+    here = SessionFolder(folder).rollouts(checkpoint.round) / task
     here.mkdir(parents=True, exist_ok=True)
     found = []
     with SimulatedArm(task, session.simulator, render=True) as arm:
@@ -72,7 +73,7 @@ def roll_out_task(
                 fps=seen.fps,
                 video=str(path.relative_to(folder)) if _film(seen, session.contract.joints, path) else None,
             )
-            path.with_suffix(".json").write_text(result.model_dump_json(indent=2), encoding="utf-8")
+            write_whole(path.with_suffix(".json"), result.model_dump_json(indent=2))
             found.append(result)
     return tuple(found)
 

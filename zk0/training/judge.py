@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from zk0.errors import CheckpointError, DatasetError, EvaluationError, PolicyError
+from zk0.folder import write_whole
 from zk0.records import DatasetReport, Evaluation, Member, PolicyRecipe, Record, Split, Statistics
 from zk0.robot.dataset import EpisodeReader
 from zk0.robot.digest import episode_digests
@@ -53,9 +54,7 @@ class Ground(Record):
         if path.is_file():
             self._check_unchanged(Ground.model_validate_json(path.read_text(encoding="utf-8")))
             return
-        half = path.with_suffix(".tmp")
-        half.write_text(self.model_dump_json(indent=2), encoding="utf-8")
-        half.replace(path)
+        write_whole(path, self.model_dump_json(indent=2))
 
     def _check_unchanged(self, before: Ground) -> None:
         was, now = _episodes_of(before), _episodes_of(self)
