@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from zk0.errors import CheckpointError, UpdateError
 from zk0.records import Contribution, Record, Refusal, Update
-from zk0.weights import TensorSpec, WeightsFile, WeightsWriter, digest, open_weights, writing
+from zk0.weights import Source, TensorSpec, WeightsWriter, digest, open_weights, writing
+from zk0.wire import open_update
 
 _BLOCK = 1 << 16
 """Values taken at a time: three float64 blocks of this size stay in a core's cache (1.5 MiB)."""
@@ -30,18 +31,18 @@ class Aggregate(Record):
 
 
 def verify_update(
-    update: Update, *, round: int, global_digest: str, specs: Mapping[str, TensorSpec], seen: Collection[str]
+    update: Update, *, round: int, global_digest: str, global_path: Path, seen: Collection[str]
 ) -> Refusal | None:
     """Why this update must not be averaged, or None if it is good. Reads the file twice, a tensor at a time.
 
-    `specs` are those of the global weights (`open_weights(path).specs`), `seen` the clients of this round whose
-    updates were taken already.
+    `global_path` is the file of the global weights, `seen` the clients of this round whose updates were taken already.
     """
     reason = _fault_of_record(update, round, global_digest, seen)
     if reason is None:
         try:
-            with open_weights(Path(update.path)) as file:
-                reason = _fault_of_file(update, file, specs)
+            reason = _fault_of_bytes(update)
+            with open_weights(global_path) as anchor, open_update(update, anchor) as source:
+                reason = reason or _fault_of_values(source, anchor.specs)
         except CheckpointError as e:
             reason = str(e)
     return None if reason is None else Refusal(client=update.client, reason=reason)
@@ -65,12 +66,12 @@ def aggregate(updates: Sequence[Update], global_path: Path, target_path: Path) -
         raise UpdateError(f"clients {clients} cannot be averaged: expected at least one, each once")
     with ExitStack() as stack:
         anchor = stack.enter_context(open_weights(global_path))
-        files = [stack.enter_context(open_weights(Path(update.path))) for update in updates]
-        for update, file in zip(updates, files, strict=True):
-            if fault := _fault_of_specs(file.specs, anchor.specs):
+        sources = [stack.enter_context(open_update(update, anchor)) for update in updates]
+        for update, source in zip(updates, sources, strict=True):
+            if fault := _fault_of_specs(source.specs, anchor.specs):
                 raise UpdateError(f"{update.client}: {fault}")
         writer = stack.enter_context(writing(target_path, anchor.specs))
-        step = _Step(anchor, files, [update.examples for update in updates])
+        step = _Step(anchor, sources, [update.examples for update in updates])
         with np.errstate(invalid="ignore", over="ignore"):  # told as an error by `contribution`
             for name in writer.names:
                 step.fold(name, writer)
@@ -87,11 +88,11 @@ def aggregate(updates: Sequence[Update], global_path: Path, target_path: Path) -
 class _Step:
     """From w_(k-1) to w_k: the mean of one block after the other, with the sums that norms and cosines need."""
 
-    def __init__(self, anchor: WeightsFile, files: Sequence[WeightsFile], examples: Sequence[int]):
-        self._anchor, self._files, self._examples = anchor, files, examples
+    def __init__(self, anchor: Source, sources: Sequence[Source], examples: Sequence[int]):
+        self._anchor, self._sources, self._examples = anchor, sources, examples
         self.square = 0.0
-        self._squares = [0.0] * len(files)
-        self._products = [0.0] * len(files)
+        self._squares = [0.0] * len(sources)
+        self._products = [0.0] * len(sources)
 
     def fold(self, name: str, writer: WeightsWriter) -> None:
         """Write the mean of one tensor, and take it into the sums."""
@@ -106,8 +107,8 @@ class _Step:
             self._measure(name, start, read, new, mean, other)
 
     def _mean(self, name: str, start: int, read: NDArray[Any], mean: NDArray[Any], other: NDArray[Any]) -> None:
-        for i, (file, count) in enumerate(zip(self._files, self._examples, strict=True)):
-            file.read(name, start, read)
+        for i, (source, count) in enumerate(zip(self._sources, self._examples, strict=True)):
+            source.read(name, start, read)
             if i == 0:  # stored, not added to zero: 0.0 + -0.0 would lose the sign
                 np.multiply(read, float(count), out=mean, dtype=np.float64)
             else:
@@ -122,8 +123,8 @@ class _Step:
         old[:] = read
         delta -= old
         self.square += float(delta @ delta)
-        for i, file in enumerate(self._files):
-            file.read(name, start, read)  # still in the page cache
+        for i, source in enumerate(self._sources):
+            source.read(name, start, read)  # still in the page cache
             np.subtract(read, old, out=other)
             self._squares[i] += float(other @ other)
             self._products[i] += float(other @ delta)
@@ -152,13 +153,17 @@ def _fault_of_record(update: Update, round: int, global_digest: str, seen: Colle
     return None
 
 
-def _fault_of_file(update: Update, file: WeightsFile, specs: Mapping[str, TensorSpec]) -> str | None:
-    if fault := _fault_of_specs(file.specs, specs):
+def _fault_of_bytes(update: Update) -> str | None:
+    with open_weights(Path(update.path)) as file:
+        found = digest(file)
+    return None if found == update.digest else f"{update.path}: digest {found[:12]}, expected {update.digest[:12]}"
+
+
+def _fault_of_values(source: Source, specs: Mapping[str, TensorSpec]) -> str | None:
+    if fault := _fault_of_specs(source.specs, specs):
         return fault
-    if (found := digest(file)) != update.digest:
-        return f"{update.path}: digest {found[:12]}, expected {update.digest[:12]}"
-    for name in file:
-        for block in _blocks(file, name):
+    for name in source.specs:
+        for block in _blocks(source, name):
             if not (good := np.isfinite(block)).all():
                 return f"tensor {name} holds {block[~good][0]}, expected finite numbers"
     return None
@@ -179,12 +184,12 @@ def _fault_of_specs(found: Mapping[str, TensorSpec], expected: Mapping[str, Tens
     return None
 
 
-def _blocks(file: WeightsFile, name: str) -> Iterator[NDArray[Any]]:
-    spec = file.specs[name]
+def _blocks(source: Source, name: str) -> Iterator[NDArray[Any]]:
+    spec = source.specs[name]
     buffer = np.empty(min(_BLOCK, spec.size), spec.dtype)
     for start in range(0, spec.size, _BLOCK):
         block = buffer[: spec.size - start]
-        file.read(name, start, block)
+        source.read(name, start, block)
         yield block
 
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import Any, BinaryIO, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,6 +53,21 @@ class TensorSpec:
     def nbytes(self) -> int:
         """Bytes of all values."""
         return self.size * np.dtype(self.dtype).itemsize
+
+
+class Source(Protocol):
+    """Weights that can be read a block at a time, wherever they come from."""
+
+    @property
+    def specs(self) -> Mapping[str, TensorSpec]:
+        """Name, dtype and shape of each tensor."""
+
+    def read(self, name: str, start: int, out: NDArray[Any]) -> None:
+        """Fill `out` (one dimension, the tensor's dtype) with values `start`, `start + 1`, ... of the flat tensor.
+
+        Raises:
+            CheckpointError: the values cannot be had.
+        """
 
 
 class WeightsFile(Weights):

@@ -82,7 +82,7 @@ class TestOneClientIsPlainTraining:
         self, client: Any, policy: Any, recordings: dict, start: tuple, plan: Callable[..., RoundPlan], tmp_path: Path
     ) -> None:
         from zk0.aggregate import aggregate, verify_update
-        from zk0.weights import load_weights, open_weights
+        from zk0.weights import load_weights
 
         rates: list[float] = []
         asked = plan({"features": "off", "local_steps": 6})
@@ -97,9 +97,7 @@ class TestOneClientIsPlainTraining:
         assert update.metrics.policy_loss == sum(losses) / 6
         assert update.examples == FRAMES
 
-        with open_weights(start[0]) as file:
-            found = verify_update(update, round=1, global_digest=start[1], specs=dict(file.specs), seen=())
-        assert found is None
+        assert verify_update(update, round=1, global_digest=start[1], global_path=start[0], seen=()) is None
         mean = aggregate([update], start[0], tmp_path / "mean.safetensors")
         averaged = load_weights(Path(mean.path), mean.digest)
         assert all(wanted[n].tobytes() == averaged[n].tobytes() for n in wanted)

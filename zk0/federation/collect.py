@@ -20,7 +20,6 @@ from zk0.federation.client_app import save_blob
 from zk0.folder import write_whole
 from zk0.records import Member, Record, Refusal, Update
 from zk0.session import RoundPlan, Terms
-from zk0.weights import open_weights
 
 _POLL_SECONDS = 0.02
 
@@ -105,9 +104,7 @@ class Federation:
         """
         spool.mkdir(parents=True, exist_ok=True)
         plans_of = {plan.client: plan for plan in plans}
-        with open_weights(weights) as file:
-            specs = dict(file.specs)
-        updates = {name: u for name, plan in plans_of.items() if (u := _spooled(spool, plan, specs)) is not None}
+        updates = {name: u for name, plan in plans_of.items() if (u := _spooled(spool, plan, weights)) is not None}
         for name in updates:
             (on_update or _ignore)(name)
         refusals: dict[str, Refusal] = {}
@@ -117,7 +114,7 @@ class Federation:
             if name not in updates
         }
         for name, answer in self._ask(questions, MessageType.TRAIN, str(plans[0].round)):
-            taken = _take(answer, plans_of[name], spool, specs, set(updates))
+            taken = _take(answer, plans_of[name], spool, weights, set(updates))
             if isinstance(taken, Refusal):
                 refusals[name] = taken
             else:
@@ -184,9 +181,7 @@ def _first_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)
 
 
-def _take(
-    answer: RecordDict | str, plan: RoundPlan, spool: Path, specs: Mapping[str, Any], seen: set[str]
-) -> Update | Refusal:
+def _take(answer: RecordDict | str, plan: RoundPlan, spool: Path, weights: Path, seen: set[str]) -> Update | Refusal:
     """A good answer as an update in the spool; a bad one as a refusal, its weights kept aside for a look."""
     if isinstance(answer, str):
         return Refusal(client=plan.client, reason=answer)
@@ -205,7 +200,7 @@ def _take(
     refusal = (
         Refusal(client=plan.client, reason=f"answers as {update.client}")
         if update.client != plan.client
-        else verify_update(update, round=plan.round, global_digest=plan.global_digest, specs=specs, seen=seen)
+        else verify_update(update, round=plan.round, global_digest=plan.global_digest, global_path=weights, seen=seen)
     )
     if refusal is not None:
         target.replace(target.with_suffix(".refused"))
@@ -219,7 +214,7 @@ class _Spooled(Record):
     update: Update
 
 
-def _spooled(spool: Path, plan: RoundPlan, specs: Mapping[str, Any]) -> Update | None:
+def _spooled(spool: Path, plan: RoundPlan, weights: Path) -> Update | None:
     """The good update that this very plan brought in an earlier attempt, if it is still good."""
     record = spool / f"{plan.client}.json"
     if not record.is_file():
@@ -231,7 +226,7 @@ def _spooled(spool: Path, plan: RoundPlan, specs: Mapping[str, Any]) -> Update |
     if kept.plan != plan.digest():
         return None
     update = kept.update.model_copy(update={"path": str(spool / f"{plan.client}.safetensors")})
-    fault = verify_update(update, round=plan.round, global_digest=plan.global_digest, specs=specs, seen=())
+    fault = verify_update(update, round=plan.round, global_digest=plan.global_digest, global_path=weights, seen=())
     return update if fault is None else None
 
 
