@@ -120,6 +120,12 @@ class TrainingSettings(Record):
     eps: float = Field(default=1e-8, gt=0)
     weight_decay: float = Field(default=1e-10, ge=0)
     grad_clip_norm: float = Field(default=10.0, gt=0)
+    adapter: Literal["none", "lora"] = Field(
+        default="none", description="lora: train and send low-rank factors of the action expert's matrices only"
+    )
+    lora_rank: int = Field(default=16, ge=1)
+    lora_alpha: float = Field(default=32.0, gt=0, description="the product of the factors counts alpha / rank times")
+    lora_dropout: float = Field(default=0.1, ge=0, lt=1, description="share of a matrix's inputs that a factor misses")
     amp: bool = Field(default=False, description="bf16 autocast; trained weights stay fp32")
     device: Literal["auto", "cpu", "cuda"] = "auto"
     features: Literal["embeddings", "kv", "off"] = Field(

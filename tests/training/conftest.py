@@ -71,3 +71,26 @@ def plan(
         return RoundPlan(**values | changes, training=chosen, scheduler=SchedulerSettings(**(scheduler or {})))
 
     return make
+
+
+@pytest.fixture(scope="session")
+def full(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The 450M policy with random weights."""
+    from lerobot.configs import FeatureType, PolicyFeature
+    from lerobot.policies.smolvla.configuration_smolvla import SmolVLAConfig
+    from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy
+
+    from zk0.robot.policy import build_policy
+
+    vlm = real_data.parent / "models" / "SmolVLM2-500M-Video-Instruct"
+    if not vlm.is_dir():
+        pytest.skip(f"no configuration of the full vision-language model at {vlm}")
+    base = tmp_path_factory.mktemp("full") / "base"
+    inputs = {"observation.images.camera1": PolicyFeature(FeatureType.VISUAL, (3, 256, 256))}
+    import torch
+
+    torch.manual_seed(0)
+    SmolVLAPolicy(
+        SmolVLAConfig(device="cpu", vlm_model_name=str(vlm), input_features=inputs, push_to_hub=False)
+    ).save_pretrained(base)
+    return build_policy(PolicyRecipe(path=str(base), cameras=("overhead", "wrist"), joints=6, seed=1), base.parent)

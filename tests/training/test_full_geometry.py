@@ -7,33 +7,15 @@ from typing import Any
 import pytest
 import torch
 
-from zk0.records import PolicyRecipe, Statistics
+from zk0.records import Statistics
 from zk0.robot.dataset import EpisodeReader
-from zk0.robot.policy import build_policy, make_processors, trained_parameters
+from zk0.robot.policy import make_processors, trained_parameters
 from zk0.training.examples import CachedExamples, DecodedExamples
 from zk0.training.features import FeatureCache, KindName
 from zk0.training.fit import noise_and_time
 
 CAMERAS = ("overhead", "wrist")
 TASKS = ("Lift the red cube.",)
-
-
-@pytest.fixture(scope="module")
-def full(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    from lerobot.configs import FeatureType, PolicyFeature
-    from lerobot.policies.smolvla.configuration_smolvla import SmolVLAConfig
-    from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy
-
-    vlm = real_data.parent / "models" / "SmolVLM2-500M-Video-Instruct"
-    if not vlm.is_dir():
-        pytest.skip(f"no configuration of the full vision-language model at {vlm}")
-    base = tmp_path_factory.mktemp("full") / "base"
-    inputs = {"observation.images.camera1": PolicyFeature(FeatureType.VISUAL, (3, 256, 256))}
-    torch.manual_seed(0)
-    SmolVLAPolicy(
-        SmolVLAConfig(device="cpu", vlm_model_name=str(vlm), input_features=inputs, push_to_hub=False)
-    ).save_pretrained(base)
-    return build_policy(PolicyRecipe(path=str(base), cameras=CAMERAS, joints=6, seed=1), base.parent)
 
 
 @pytest.fixture(scope="module")

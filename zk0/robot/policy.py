@@ -20,6 +20,8 @@ from zk0.records import ACTION, CAMERA_PREFIX, STATE, Moments, PolicyRecipe, Sta
 from zk0.robot.tiny import tiny_config, write_tiny_vlm
 from zk0.session import TINY
 
+PEFT_NAME = ".default."
+"""What peft puts into the names of an adapter's parameters, and leaves out of its files."""
 VLM_FOLDER = "vlm"
 """Where a saved tiny policy keeps its tokenizer and configuration, relative to its own folder."""
 
@@ -137,8 +139,9 @@ def trained_parameters(policy: Any) -> dict[str, torch.nn.Parameter]:
 
 
 def trained_weights(policy: Any) -> dict[str, NDArray[np.float32]]:
-    """A copy of the trained weights: fp32 arrays by name."""
-    return {n: p.detach().cpu().numpy().copy() for n, p in trained_parameters(policy).items()}
+    """A copy of the trained weights: fp32 arrays by name, factors of adapters as `zk0.adapter.factor_names` has them."""
+    trained = trained_parameters(policy)
+    return {n.replace(PEFT_NAME, "."): p.detach().cpu().numpy().copy() for n, p in trained.items()}
 
 
 def install_weights(policy: Any, weights: Mapping[str, NDArray[Any]]) -> None:

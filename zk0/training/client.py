@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,15 +16,16 @@ from zk0.records import ClientMetrics, DatasetReport, Member, PolicyRecipe, Spli
 from zk0.robot.check import check_contract, check_dataset
 from zk0.robot.dataset import EpisodeReader
 from zk0.robot.digest import episode_digests
+from zk0.robot.lora import adapters
 from zk0.robot.policy import build_policy, frozen_digest, install_weights, make_processors, trained_weights
 from zk0.robot.statistics import measure
 from zk0.session import ClientSettings, RoundPlan, Terms, TrainingSettings
 from zk0.split import split_episodes
 from zk0.training.examples import CachedExamples, DecodedExamples, Examples
 from zk0.training.features import FeatureCache, FramesListener, KindName
-from zk0.training.fit import fit
+from zk0.training.fit import fit, round_seed
 from zk0.training.recordings import find_dataset
-from zk0.weights import load_weights, save_weights
+from zk0.weights import Weights, load_weights, save_weights
 
 StepListener = Callable[[int, int, float, float], None]
 
@@ -131,11 +133,12 @@ class Client:
         policy = self._policy(plan)
         install_weights(policy, load_weights(weights, plan.global_digest))
         examples = self._examples(plan, policy, on_frames)
-        metrics = fit(policy, examples, plan, on_step)
-        return self._keep(plan, policy, examples.frames, metrics, target)
+        with _adapted(policy, plan):
+            metrics = fit(policy, examples, plan, on_step)
+            return self._keep(plan, trained_weights(policy), examples.frames, metrics, target)
 
-    def _keep(self, plan: RoundPlan, policy: Any, frames: int, metrics: ClientMetrics, target: Path) -> Update:
-        digest, size = save_weights(target, trained_weights(policy))
+    def _keep(self, plan: RoundPlan, weights: Weights, frames: int, metrics: ClientMetrics, target: Path) -> Update:
+        digest, size = save_weights(target, weights)
         update = Update(
             client=self.name,
             round=plan.round,
@@ -211,6 +214,13 @@ def pick_device(wanted: str) -> str:
     if wanted != "auto":
         return wanted
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _adapted(policy: Any, plan: RoundPlan) -> AbstractContextManager[None]:
+    """With adapters, all clients of a round begin with the same factors."""
+    if plan.training.adapter == "none":
+        return nullcontext()
+    return adapters(policy, plan.training, round_seed(plan.terms.seed, plan.round, "adapters"))
 
 
 def _kept(target: Path) -> Update | None:

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from math import isfinite
@@ -89,22 +90,24 @@ def fit(
     """
     started = perf_counter()
     training, scheduler = plan.training, plan.scheduler
-    generator = torch.Generator().manual_seed(round_seed(plan.terms.seed, plan.round, plan.client))
+    seed = round_seed(plan.terms.seed, plan.round, plan.client)
+    generator = torch.Generator().manual_seed(seed)
     steps = count_steps(examples.frames, training.batch_size, training.local_steps, training.local_epochs)
     descent = _Descent(policy, examples, plan)
     losses, norms, rates = [], [], []
     policy.train()
     batches = shuffled_batches(examples.frames, training.batch_size, generator)
-    for step in range(steps):
-        rate = step_lr(plan.lr, scheduler.eta_min, scheduler.type, step, steps)
-        indices = next(batches)
-        batch = _Batch(indices, *noise_and_time(len(indices), policy, generator))
-        loss, norm = descent.step(batch, rate, f"{plan.client}: round {plan.round}, step {step}")
-        losses.append(loss)
-        norms.append(norm)
-        rates.append(rate)
-        if on_step:
-            on_step(step + 1, steps, loss, rate)
+    with _dropout_seeded(policy, seed):
+        for step in range(steps):
+            rate = step_lr(plan.lr, scheduler.eta_min, scheduler.type, step, steps)
+            indices = next(batches)
+            batch = _Batch(indices, *noise_and_time(len(indices), policy, generator))
+            loss, norm = descent.step(batch, rate, f"{plan.client}: round {plan.round}, step {step}")
+            losses.append(loss)
+            norms.append(norm)
+            rates.append(rate)
+            if on_step:
+                on_step(step + 1, steps, loss, rate)
     policy.eval()
     distance = squared_distance(descent.weights, descent.anchor)
     return ClientMetrics(
@@ -117,6 +120,15 @@ def fit(
         lr_last=rates[-1],
         seconds=perf_counter() - started,
     )
+
+
+@contextmanager
+def _dropout_seeded(policy: Any, seed: int) -> Iterator[None]:
+    """Dropout (of adapters) draws from torch's global state: it is ours meanwhile, and put back afterwards."""
+    device = torch.device(policy.config.device)
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
 
 
 class _Descent:

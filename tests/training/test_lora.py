@@ -1,0 +1,187 @@
+"""Low-rank adapters: trained as peft trains them, averaged as what they stand for."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from zk0.adapter import MergedWeights, factor_names, lora_targets, update_specs
+from zk0.session import ClientSettings, RoundPlan, Terms, TrainingSettings
+from zk0.training.fit import round_seed
+from zk0.weights import load_weights, open_weights
+
+LORA = {"adapter": "lora", "lora_rank": 4, "lora_alpha": 32.0, "local_steps": 3}
+EXPERT = r".*lm_expert\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
+
+
+@pytest.fixture
+def client(recordings: dict[str, Path], terms: Terms, tmp_path: Path, kept: Path) -> Any:
+    from zk0.training.client import Client
+
+    return Client(ClientSettings(name="a", dataset=f"local:{recordings['a']}"), terms, tmp_path / "scratch", kept)
+
+
+def plain_peft(policy: Any, client: Any, plan: RoundPlan) -> Any:
+    """The same round with peft's own model, lerobot's forward and torch's AdamW; the adapted policy."""
+    from peft import LoraConfig, get_peft_model
+
+    from zk0.robot.policy import make_processors
+    from zk0.training.examples import DecodedExamples
+    from zk0.training.fit import noise_and_time, shuffled_batches
+
+    training = plan.training
+    torch.manual_seed(round_seed(42, 1, "adapters"))
+    config = LoraConfig(r=4, lora_alpha=32, lora_dropout=training.lora_dropout, target_modules=EXPERT)
+    adapted = get_peft_model(policy, config)
+    weights = [p for p in adapted.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(weights, 1e-3, training.betas, training.eps, training.weight_decay, fused=True)
+    pre, _ = make_processors(policy, plan.statistics)
+    examples = DecodedExamples(client.root, (0, 1), policy, pre, {})
+    seed = round_seed(42, 1, "a")
+    generator = torch.Generator().manual_seed(seed)
+    batches = shuffled_batches(examples.frames, 8, generator)
+    torch.manual_seed(seed)
+    adapted.train()
+    for step in range(training.local_steps or 0):
+        indices = next(batches)
+        optimizer.param_groups[0]["lr"] = 5e-7 + (1e-3 - 5e-7) * (1 + np.cos(np.pi * step / 3)) / 2
+        optimizer.zero_grad()
+        torch.autograd.backward(examples.loss(policy, indices, *noise_and_time(len(indices), policy, generator)))
+        torch.nn.utils.clip_grad_norm_(weights, 10.0)
+        optimizer.step()
+    return adapted.eval()
+
+
+def test_a_round_is_a_round_of_peft(
+    client: Any, policy: Any, start: tuple[Path, str], plan: Callable[..., RoundPlan]
+) -> None:
+    """Factors equal peft's to the bit, dropout included; merged, they are what peft merges."""
+    asked = plan(LORA | {"features": "off"})
+    update = client.train(asked, start[0])
+    found = load_weights(Path(update.path), update.digest)
+    adapted = plain_peft(policy, client, asked)
+    wanted = {
+        n.removeprefix("base_model.model.").replace(".default.", "."): p.detach().numpy()
+        for n, p in adapted.named_parameters()
+        if p.requires_grad
+    }
+    assert found.keys() == wanted.keys()
+    largest = max(float(np.abs(found[n] - wanted[n]).max()) for n in found)
+    assert largest < 1e-7, largest
+    assert all(np.abs(found[n]).max() > 0 for n in found)
+
+    merged = adapted.merge_and_unload().state_dict()
+    with open_weights(start[0]) as anchor, open_weights(Path(update.path)) as factors:
+        source = MergedWeights(anchor, factors, asked.training)
+        moved = 0
+        for name, spec in anchor.specs.items():
+            values = np.empty(spec.size)
+            source.read(name, 0, values)
+            assert values == pytest.approx(merged[name].numpy().ravel(), abs=2e-7), name
+            moved += int(not np.array_equal(values.astype(np.float32), anchor[name].ravel()))
+        assert moved == len(lora_targets(anchor.specs)) > 0
+
+
+def test_only_factors_travel(client: Any, start: tuple[Path, str], plan: Callable[..., RoundPlan]) -> None:
+    update = client.train(plan(LORA), start[0])
+    with open_weights(start[0]) as anchor, open_weights(Path(update.path)) as sent:
+        assert dict(sent.specs) == update_specs(anchor.specs, plan(LORA).training)
+        values = sum(spec.size for spec in sent.specs.values())
+        assert values * 4 < update.bytes < values * 4 + 200 * len(sent.specs)
+        assert update.bytes < 0.5 * start[0].stat().st_size
+
+
+def test_the_policy_is_whole_again_afterwards(
+    client: Any, start: tuple[Path, str], plan: Callable[..., RoundPlan]
+) -> None:
+    """Full training after a round with adapters, in the same process, is full training."""
+    asked = plan({"local_steps": 2})
+    before = client.train(asked, start[0])
+    Path(before.path).unlink()
+    client.train(plan(LORA), start[0])
+    again = client.train(asked, start[0])
+    assert again.digest == before.digest
+
+
+def test_same_bits_twice_and_other_seeds_in_other_rounds(
+    client: Any, start: tuple[Path, str], plan: Callable[..., RoundPlan]
+) -> None:
+    first = client.train(plan(LORA), start[0])
+    Path(first.path).unlink()
+    torch.manual_seed(1234)  # whatever happened in this process before
+    assert client.train(plan(LORA), start[0]).digest == first.digest
+    assert client.train(plan(LORA, round=2), start[0]).digest != first.digest
+    assert client.train(plan(LORA | {"lora_dropout": 0.0}), start[0]).digest != first.digest
+
+
+def test_kept_features_train_the_same_factors(
+    client: Any, start: tuple[Path, str], plan: Callable[..., RoundPlan]
+) -> None:
+    """Without dropout: with it, the masks are drawn for tensors of another order."""
+    steps = {}
+    for features in ("off", "embeddings", "kv"):
+        update = client.train(plan(LORA | {"lora_dropout": 0.0, "features": features}), start[0])
+        steps[features] = load_weights(Path(update.path))
+    for name, wanted in steps["off"].items():
+        if "lora_B" in name:
+            for features in ("embeddings", "kv"):
+                assert np.linalg.norm(steps[features][name] - wanted) < 1e-3 * np.linalg.norm(wanted), name
+
+
+class TestFullGeometry:
+    """Shapes of the action expert of lerobot/smolvla_base: 16 layers, hidden 720, 15 heads of 64, 5 of keys."""
+
+    def test_3_416_064_parameters_and_13_7_mb(self, tmp_path: Path) -> None:
+        from zk0.weights import TensorSpec, save_weights
+
+        specs = {}
+        for layer in range(16):
+            across = layer % 2 == 1  # every other layer attends to the language model's keys and values (5 x 64)
+            width = 320 if across else 720
+            shapes = {"q": (960, 720), "k": (320, width), "v": (320, width), "o": (720, 960)}
+            module = f"model.vlm_with_expert.lm_expert.layers.{layer}"
+            specs |= {f"{module}.self_attn.{k}_proj.weight": TensorSpec("float32", s) for k, s in shapes.items()}
+            mlp = {"gate": (2048, 720), "up": (2048, 720), "down": (720, 2048)}
+            specs |= {f"{module}.mlp.{k}_proj.weight": TensorSpec("float32", s) for k, s in mlp.items()}
+        sent = update_specs(specs, TrainingSettings(adapter="lora"))
+        assert sum(spec.size for spec in sent.values()) == 3_416_064
+        target = tmp_path / "factors.safetensors"
+        _, size = save_weights(target, {n: np.zeros(s.shape, s.dtype) for n, s in sent.items()})
+        assert size == target.stat().st_size
+        assert 3_416_064 * 4 <= size < 13.72e6
+
+    @pytest.mark.slow
+    @pytest.mark.timeout(1200)
+    def test_the_real_policy_agrees(self, full: Any) -> None:
+        from zk0.robot.lora import adapters
+        from zk0.robot.policy import trained_parameters, trained_weights
+        from zk0.weights import TensorSpec
+
+        specs = {n: TensorSpec.of(w) for n, w in trained_weights(full).items()}
+        training = TrainingSettings(adapter="lora")
+        with adapters(full, training, seed=1):
+            assert sum(p.numel() for p in trained_parameters(full).values()) == 3_416_064
+            sent = {n: TensorSpec.of(w) for n, w in trained_weights(full).items()}
+            assert not [n for n in sent if ".vlm." in n]
+        assert sent == update_specs(specs, training)
+        assert sum(p.numel() for p in trained_parameters(full).values()) == 99_880_992
+
+
+def test_blocks_of_any_size_give_the_same_numbers(
+    client: Any, start: tuple[Path, str], plan: Callable[..., RoundPlan]
+) -> None:
+    asked = plan(LORA | {"lora_dropout": 0.0})
+    update = client.train(asked, start[0])
+    with open_weights(start[0]) as anchor, open_weights(Path(update.path)) as factors:
+        source = MergedWeights(anchor, factors, asked.training)
+        name = lora_targets(anchor.specs)[0]
+        a, b = (factors[n].astype(np.float64) for n in factor_names(name))
+        wanted = (anchor[name] + 8.0 * (b @ a)).ravel()
+        for size in (1, 7, 100, wanted.size):
+            found = np.empty_like(wanted)
+            for at in range(0, wanted.size, size):
+                source.read(name, at, found[at : at + size])
+            assert found == pytest.approx(wanted, rel=1e-15, abs=1e-18)
