@@ -58,7 +58,7 @@ def update_specs(specs: Mapping[str, TensorSpec], training: TrainingSettings) ->
         found[b] = TensorSpec(dtype, (out_features, training.lora_rank))
     if not found:
         raise UpdateError(
-            f'training.adapter "lora": none of {len(specs)} trained tensors is an action expert\'s matrix'
+            f'training.adapter "lora": none of {len(specs)} trained tensors is a matrix of an action expert'
         )
     return found
 

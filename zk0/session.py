@@ -124,7 +124,7 @@ class TrainingSettings(Record):
         default="none", description="lora: train and send low-rank factors of the action expert's matrices only"
     )
     lora_rank: int = Field(default=16, ge=1)
-    lora_alpha: float = Field(default=32.0, gt=0, description="the product of the factors counts alpha / rank times")
+    lora_alpha: int = Field(default=32, ge=1, description="the product of the factors counts alpha / rank times")
     lora_dropout: float = Field(default=0.1, ge=0, lt=1, description="share of a matrix's inputs that a factor misses")
     amp: bool = Field(default=False, description="bf16 autocast; trained weights stay fp32")
     device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -38,9 +38,7 @@ def adapters(policy: Any, training: TrainingSettings, seed: int) -> Iterator[Non
     )
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        tuner = LoraModel(
-            policy, config, PEFT_NAME.strip(".")
-        )  # drawn on the CPU, then moved: the same on every device
+        tuner = LoraModel(policy, config, PEFT_NAME.strip("."))  # draws on the CPU: the same on every device
     try:
         yield
     finally:

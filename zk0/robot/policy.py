@@ -139,7 +139,7 @@ def trained_parameters(policy: Any) -> dict[str, torch.nn.Parameter]:
 
 
 def trained_weights(policy: Any) -> dict[str, NDArray[np.float32]]:
-    """A copy of the trained weights: fp32 arrays by name, factors of adapters as `zk0.adapter.factor_names` has them."""
+    """A copy of the trained weights: fp32 arrays by name, an adapter's as `zk0.adapter.factor_names` has them."""
     trained = trained_parameters(policy)
     return {n.replace(PEFT_NAME, "."): p.detach().cpu().numpy().copy() for n, p in trained.items()}
 
