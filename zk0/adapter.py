@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zk0.errors import UpdateError
-from zk0.session import TrainingSettings
-from zk0.weights import TensorSpec, WeightsFile
+from zk0.records import Adapters
+from zk0.weights import Source, TensorSpec, WeightsFile
 
 LORA_TARGETS = re.compile(
     r"(?:^|\.)lm_expert\.layers\.\d+\.(?:self_attn\.[qkvo]_proj|mlp\.(?:gate|up|down)_proj)\.weight$"
@@ -42,24 +42,14 @@ def factor_names(target: str) -> tuple[str, str]:
     return f"{module}.lora_A.weight", f"{module}.lora_B.weight"
 
 
-def update_specs(specs: Mapping[str, TensorSpec], training: TrainingSettings) -> dict[str, TensorSpec]:
-    """The tensors that a client sends back when it was sent those of `specs`: the same ones, or factors.
-
-    Raises:
-        UpdateError: adapters are asked for, and there is nothing that they could change.
-    """
-    if training.adapter == "none":
-        return dict(specs)
+def factor_specs(specs: Mapping[str, TensorSpec], rank: int) -> dict[str, TensorSpec]:
+    """The tensors that a client with adapters sends back when it was sent those of `specs`."""
     found: dict[str, TensorSpec] = {}
     for target in lora_targets(specs):
         (out_features, in_features), dtype = specs[target].shape, specs[target].dtype
         a, b = factor_names(target)
-        found[a] = TensorSpec(dtype, (training.lora_rank, in_features))
-        found[b] = TensorSpec(dtype, (out_features, training.lora_rank))
-    if not found:
-        raise UpdateError(
-            f'training.adapter "lora": none of {len(specs)} trained tensors is a matrix of an action expert'
-        )
+        found[a] = TensorSpec(dtype, (rank, in_features))
+        found[b] = TensorSpec(dtype, (out_features, rank))
     return found
 
 
@@ -67,12 +57,16 @@ class MergedWeights:
     """The dense weights that one client's factors stand for, read a block at a time; `specs` are those of `anchor`.
 
     Both files stay open as long as this is read from. Memory is the factors of one matrix and a few of its rows.
+
+    Raises:
+        UpdateError: the file does not hold the factors of the anchor's matrices.
     """
 
-    def __init__(self, anchor: WeightsFile, factors: WeightsFile, training: TrainingSettings) -> None:
+    def __init__(self, anchor: Source, factors: WeightsFile, adapters: Adapters) -> None:
+        _check_factors(factors, factor_specs(anchor.specs, adapters.rank))
         self.specs = anchor.specs
         self._anchor, self._factors = anchor, factors
-        self._scale = training.lora_alpha / training.lora_rank
+        self._scale = adapters.alpha / adapters.rank
         self._targets = frozenset(lora_targets(anchor.specs))
         self._loaded: tuple[str, NDArray[np.float64], NDArray[np.float64]] | None = None
 
@@ -94,8 +88,20 @@ class MergedWeights:
         out[:] = delta
 
     def _pair(self, name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        if self._loaded is None or self._loaded[0] != name:
+        loaded = self._loaded
+        if loaded is None or loaded[0] != name:
             a, b = (self._factors[factor].astype(np.float64) for factor in factor_names(name))
             b *= self._scale
-            self._loaded = name, a, b
-        return self._loaded[1], self._loaded[2]
+            self._loaded = loaded = name, a, b  # in one go: blocks may be read from several threads
+        return loaded[1], loaded[2]
+
+
+def _check_factors(factors: WeightsFile, expected: Mapping[str, TensorSpec]) -> None:
+    if factors.specs == expected and expected:
+        return
+    names = sorted(n for n in factors.specs.keys() | expected.keys() if factors.specs.get(n) != expected.get(n))
+    name = names[0] if names else "none"
+    raise UpdateError(
+        f"{len(names)} tensors are not the factors that were asked for; first {name}: found "
+        f"{factors.specs.get(name, 'nothing')}, expected {expected.get(name, 'nothing')}"
+    )

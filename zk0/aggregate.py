@@ -43,7 +43,7 @@ def verify_update(
             reason = _fault_of_bytes(update)
             with open_weights(global_path) as anchor, open_update(update, anchor) as source:
                 reason = reason or _fault_of_values(source, anchor.specs)
-        except CheckpointError as e:
+        except (CheckpointError, UpdateError) as e:
             reason = str(e)
     return None if reason is None else Refusal(client=update.client, reason=reason)
 

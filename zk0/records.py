@@ -145,6 +145,13 @@ class ClientMetrics(Record):
     seconds: float
 
 
+class Adapters(Record):
+    """Low-rank adapters: what their factors A (rank, in) and B (out, rank) stand for is alpha / rank * B A."""
+
+    rank: int = Field(ge=1)
+    alpha: int = Field(ge=1)
+
+
 class Update(Record):
     """One client's trained weights: where they lie and what they are."""
 
@@ -158,6 +165,8 @@ class Update(Record):
     """Training frames of the client: its weight in the average."""
     dataset: str
     metrics: ClientMetrics
+    adapters: Adapters | None = None
+    """The file holds the factors of these instead of whole matrices."""
 
 
 class Refusal(Record):

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from zk0.errors import SettingsError
-from zk0.records import PolicyRecipe, Record, Statistics
+from zk0.records import Adapters, PolicyRecipe, Record, Statistics
 
 SO101_JOINTS = (
     "shoulder_pan.pos",
@@ -138,6 +138,10 @@ class TrainingSettings(Record):
     )
     torch_threads: int = Field(default=1, ge=1, description="CPU threads of one client")
     log_every_steps: int = Field(default=20, ge=1)
+
+    def adapters(self) -> Adapters | None:
+        """The adapters that are trained instead of whole matrices, if any."""
+        return Adapters(rank=self.lora_rank, alpha=self.lora_alpha) if self.adapter == "lora" else None
 
     @model_validator(mode="before")
     @classmethod

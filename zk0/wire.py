@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from zk0.adapter import MergedWeights
 from zk0.records import Update
 from zk0.weights import Source, open_weights
 
@@ -16,6 +17,7 @@ def open_update(update: Update, anchor: Source) -> Iterator[Source]:
 
     Raises:
         CheckpointError: no file, or not a whole safetensors file.
+        UpdateError: it does not hold the factors of the adapters that the update names.
     """
     with open_weights(Path(update.path)) as file:
-        yield file
+        yield file if update.adapters is None else MergedWeights(anchor, file, update.adapters)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from zk0.adapter import MergedWeights, factor_names, lora_targets, update_specs
+from zk0.adapter import MergedWeights, factor_names, factor_specs, lora_targets
 from zk0.session import ClientSettings, RoundPlan, Terms, TrainingSettings
 from zk0.training.fit import round_seed
 from zk0.weights import load_weights, open_weights
@@ -74,7 +74,7 @@ def test_a_round_is_a_round_of_peft(
 
     merged = adapted.merge_and_unload().state_dict()
     with open_weights(start[0]) as anchor, open_weights(Path(update.path)) as factors:
-        source = MergedWeights(anchor, factors, asked.training)
+        source = MergedWeights(anchor, factors, update.adapters)
         moved = 0
         for name, spec in anchor.specs.items():
             values = np.empty(spec.size)
@@ -87,7 +87,7 @@ def test_a_round_is_a_round_of_peft(
 def test_only_factors_travel(client: Any, start: tuple[Path, str], plan: Callable[..., RoundPlan]) -> None:
     update = client.train(plan(LORA), start[0])
     with open_weights(start[0]) as anchor, open_weights(Path(update.path)) as sent:
-        assert dict(sent.specs) == update_specs(anchor.specs, plan(LORA).training)
+        assert dict(sent.specs) == factor_specs(anchor.specs, 4)
         values = sum(spec.size for spec in sent.specs.values())
         assert values * 4 < update.bytes < values * 4 + 200 * len(sent.specs)
         assert update.bytes < 0.5 * start[0].stat().st_size
@@ -145,7 +145,7 @@ class TestFullGeometry:
             specs |= {f"{module}.self_attn.{k}_proj.weight": TensorSpec("float32", s) for k, s in shapes.items()}
             mlp = {"gate": (2048, 720), "up": (2048, 720), "down": (720, 2048)}
             specs |= {f"{module}.mlp.{k}_proj.weight": TensorSpec("float32", s) for k, s in mlp.items()}
-        sent = update_specs(specs, TrainingSettings(adapter="lora"))
+        sent = factor_specs(specs, TrainingSettings().lora_rank)
         assert sum(spec.size for spec in sent.values()) == 3_416_064
         target = tmp_path / "factors.safetensors"
         _, size = save_weights(target, {n: np.zeros(s.shape, s.dtype) for n, s in sent.items()})
@@ -165,8 +165,79 @@ class TestFullGeometry:
             assert sum(p.numel() for p in trained_parameters(full).values()) == 3_416_064
             sent = {n: TensorSpec.of(w) for n, w in trained_weights(full).items()}
             assert not [n for n in sent if ".vlm." in n]
-        assert sent == update_specs(specs, training)
+        assert sent == factor_specs(specs, 16)
         assert sum(p.numel() for p in trained_parameters(full).values()) == 99_880_992
+
+
+def test_the_mean_is_that_of_the_products(start: tuple[Path, str], tmp_path: Path) -> None:
+    """Three clients of different weight against numpy; the product of the mean factors is something else."""
+    from zk0.aggregate import aggregate, verify_update
+    from zk0.records import Adapters, ClientMetrics, Update
+    from zk0.weights import save_weights
+
+    rng, rank, alpha, counts = np.random.default_rng(5), 3, 6, {"a": 10, "b": 70, "c": 20}
+    with open_weights(start[0]) as anchor:
+        specs, before = dict(anchor.specs), dict(anchor)
+    metrics = ClientMetrics(
+        policy_loss=1, fedprox_loss=0, grad_norm=1, update_norm=1, local_steps=1, lr_first=1, lr_last=1, seconds=1
+    )
+    sent, updates = {}, []
+    for client, count in counts.items():
+        sent[client] = {n: rng.normal(0, 0.1, s.shape).astype("f") for n, s in factor_specs(specs, rank).items()}
+        path = tmp_path / f"{client}.safetensors"
+        digest, size = save_weights(path, sent[client])
+        updates.append(
+            Update(
+                client=client,
+                round=1,
+                global_digest=start[1],
+                path=str(path),
+                digest=digest,
+                bytes=size,
+                examples=count,
+                dataset="x",
+                metrics=metrics,
+                adapters=Adapters(rank=rank, alpha=alpha),
+            )
+        )
+        assert verify_update(updates[-1], round=1, global_digest=start[1], global_path=start[0], seen=()) is None
+    mean = aggregate(updates, start[0], tmp_path / "mean.safetensors")
+    found = load_weights(Path(mean.path), mean.digest)
+    assert mean.path.endswith("mean.safetensors")
+    assert {n: w.shape for n, w in found.items()} == {n: w.shape for n, w in before.items()}
+    square = 0.0
+    for name in before:
+        step = np.zeros(before[name].shape)
+        if name in lora_targets(before):
+            a, b = factor_names(name)
+            products = {c: sent[c][b].astype(float) @ sent[c][a].astype(float) for c in counts}
+            step = sum(alpha / rank * counts[c] / 100 * products[c] for c in counts)
+            of_means = sum(counts[c] / 100 * sent[c][b] for c in counts) @ sum(
+                counts[c] / 100 * sent[c][a] for c in counts
+            )
+            assert np.abs(alpha / rank * of_means - step).max() > 0.01
+        assert found[name] == pytest.approx(before[name] + step, abs=3e-8, rel=1e-6), name
+        square += float((step**2).sum())
+    assert mean.param_update_norm == pytest.approx(square**0.5, rel=1e-5)
+
+
+def test_other_factors_than_asked_for_are_refused(
+    client: Any, start: tuple[Path, str], plan: Callable[..., RoundPlan]
+) -> None:
+    from zk0.aggregate import verify_update
+    from zk0.records import Adapters
+
+    update = client.train(plan(LORA), start[0])
+
+    def reason(**changes: Any) -> str | None:
+        changed = update.model_copy(update=changes)
+        found = verify_update(changed, round=1, global_digest=start[1], global_path=start[0], seen=())
+        return found and found.reason
+
+    assert reason() is None
+    assert "first model" in str(reason(adapters=Adapters(rank=5, alpha=32)))
+    assert "missing" in str(reason(adapters=None))
+    assert reason(path=str(start[0]), digest=start[1]) is not None
 
 
 def test_blocks_of_any_size_give_the_same_numbers(
@@ -175,7 +246,7 @@ def test_blocks_of_any_size_give_the_same_numbers(
     asked = plan(LORA | {"lora_dropout": 0.0})
     update = client.train(asked, start[0])
     with open_weights(start[0]) as anchor, open_weights(Path(update.path)) as factors:
-        source = MergedWeights(anchor, factors, asked.training)
+        source = MergedWeights(anchor, factors, update.adapters)
         name = lora_targets(anchor.specs)[0]
         a, b = (factors[n].astype(np.float64) for n in factor_names(name))
         wanted = (anchor[name] + 8.0 * (b @ a)).ravel()

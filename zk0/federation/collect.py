@@ -197,16 +197,23 @@ def _take(answer: RecordDict | str, plan: RoundPlan, spool: Path, weights: Path,
     except FileNotFoundError as e:
         return Refusal(client=plan.client, reason=f"the weights it names are not there: {e.filename}")
     update = update.model_copy(update={"path": str(target)})
-    refusal = (
-        Refusal(client=plan.client, reason=f"answers as {update.client}")
-        if update.client != plan.client
-        else verify_update(update, round=plan.round, global_digest=plan.global_digest, global_path=weights, seen=seen)
+    refusal = _other_than_asked(update, plan) or verify_update(
+        update, round=plan.round, global_digest=plan.global_digest, global_path=weights, seen=seen
     )
     if refusal is not None:
         target.replace(target.with_suffix(".refused"))
         return refusal
     write_whole(target.with_suffix(".json"), _Spooled(plan=plan.digest(), update=update).model_dump_json())
     return update
+
+
+def _other_than_asked(update: Update, plan: RoundPlan) -> Refusal | None:
+    if update.client != plan.client:
+        return Refusal(client=plan.client, reason=f"answers as {update.client}")
+    if update.adapters != plan.training.adapters():
+        reason = f"trained adapters {update.adapters}, expected {plan.training.adapters()}"
+        return Refusal(client=plan.client, reason=reason)
+    return None
 
 
 class _Spooled(Record):

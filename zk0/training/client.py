@@ -149,6 +149,7 @@ class Client:
             examples=frames,
             dataset=self.settings.dataset,
             metrics=metrics,
+            adapters=plan.training.adapters(),
         )
         write_whole(target.with_suffix(".json"), update.model_dump_json())
         return update
