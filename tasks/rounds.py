@@ -39,6 +39,7 @@ class Trained(Record):
 
     updates: tuple[Update, ...]
     refusals: tuple[Refusal, ...]
+    """Of every attempt: who was refused first may be among the updates later."""
 
 
 class Averaged(Record):
@@ -96,7 +97,7 @@ def train_clients(session: Session, folder: str, ground: "Ground", before: Check
             f"{session.federation.min_updates} ({reasons}); finished ones are kept"
         )
     relative = [u.model_copy(update={"path": here.relative(Path(u.path))}) for u in found.updates]
-    return Trained(updates=tuple(relative), refusals=found.refusals)
+    return Trained(updates=tuple(relative), refusals=found.all_refusals)
 
 
 def plan_for(

@@ -91,15 +91,22 @@ def _note_round(scratch: Path, update: Update) -> None:
 
 
 def _answer(message: Message, context: Context, work: Callable[[Message, dict[str, Any]], RecordDict]) -> Message:
-    """Our own errors travel as a line of text on every engine; any other fault is the engine's to report."""
+    """Whatever goes wrong travels as a line of text, on every engine the same; the trace stays in the client's log."""
     config = _node_config(message.content["config"], context)
     with logger.contextualize(client=config["scratch"]):
         try:
             content = work(message, config)
         except Zk0Error as e:
             logger.error("{}", e)
-            content = RecordDict({"answer": ConfigRecord({"refusal": str(e)})})
+            content = _refusal(str(e))
+        except Exception as e:  # carried to the server, which refuses this client's answer
+            logger.exception("{}", e)
+            content = _refusal(f"{type(e).__name__}: {next(iter(str(e).splitlines()), 'no text')}; see its client.log")
     return Message(content, reply_to=message)
+
+
+def _refusal(reason: str) -> RecordDict:
+    return RecordDict({"answer": ConfigRecord({"refusal": reason})})
 
 
 def _node_config(request: ConfigRecord, context: Context) -> dict[str, Any]:

@@ -4,20 +4,16 @@ Called again for the same round, only clients without a spooled answer are asked
 again answers from its own disk. So a retry never repeats finished work.
 """
 
-import os
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from pydantic import ValidationError
 
-from zk0.aggregate import verify_update
 from zk0.errors import FederationError
-from zk0.federation.client_app import save_blob
-from zk0.folder import write_whole
+from zk0.federation.spool import Spool, first_line
 from zk0.records import Member, Record, Refusal, Update
 from zk0.session import RoundPlan, Terms
 
@@ -38,6 +34,19 @@ class Collected(Record):
 
     updates: tuple[Update, ...]
     refusals: tuple[Refusal, ...]
+    """Of this attempt."""
+    all_refusals: tuple[Refusal, ...]
+    """Of this attempt and those before it."""
+
+
+class _Reply(NamedTuple):
+    """One reply: its content, or why there is none."""
+
+    name: str
+    content: RecordDict | None
+    fault: str = ""
+    extra: bool = False
+    """Not the one that was waited for."""
 
 
 class Federation:
@@ -70,17 +79,17 @@ class Federation:
         questions = {str(node): (node, content) for node in nodes}
         members: dict[str, Member] = {}
         faults: list[str] = []
-        for asked, answer in self._ask(questions, MessageType.QUERY, "join"):
-            if isinstance(answer, str):
-                faults.append(answer)
+        for reply in self._ask(questions, MessageType.QUERY, "join"):
+            if reply.extra:  # who joins twice has joined
                 continue
-            try:
-                member = Member.model_validate_json(str(answer["answer"]["member"]))
-            except (KeyError, ValidationError) as e:
-                faults.append(f"an answer that is no member ({_first_line(e)})")
-                continue
-            members[member.client] = member
-            self._node_of[member.client] = questions[asked][0]
+            member = _member_of(reply)
+            if isinstance(member, str):
+                faults.append(member)
+            elif member.client in members:
+                faults.append(f"{member.client}: two nodes answer by this name; expected one each")
+            else:
+                members[member.client] = member
+                self._node_of[member.client] = questions[reply.name][0]
         if faults:
             raise FederationError(
                 f"{len(faults)} of {len(nodes)} clients cannot take part: " + "; ".join(sorted(faults))
@@ -102,26 +111,32 @@ class Federation:
 
         `on_update` is told each client as it is done with, whether its update is good or refused.
         """
-        spool.mkdir(parents=True, exist_ok=True)
+        lies = Spool(spool, weights)
         plans_of = {plan.client: plan for plan in plans}
-        updates = {name: u for name, plan in plans_of.items() if (u := _spooled(spool, plan, weights)) is not None}
+        updates = {name: u for name, plan in plans_of.items() if (u := lies.kept(plan)) is not None}
+        refusals: list[Refusal] = []
         for name in updates:
             (on_update or _ignore)(name)
-        refusals: dict[str, Refusal] = {}
         questions = {
             name: (self._node(name), self._train_content(plan, weights))
             for name, plan in plans_of.items()
             if name not in updates
         }
-        for name, answer in self._ask(questions, MessageType.TRAIN, str(plans[0].round)):
-            taken = _take(answer, plans_of[name], spool, weights, set(updates))
-            if isinstance(taken, Refusal):
-                refusals[name] = taken
+        for reply in self._ask(questions, MessageType.TRAIN, str(plans[0].round)):
+            if reply.content is None:
+                taken: Update | Refusal = lies.refuse(reply.name, reply.fault)
             else:
-                updates[name] = taken
-            (on_update or _ignore)(name)
+                taken = lies.take(reply.content, plans_of[reply.name], updates.keys())
+            if isinstance(taken, Refusal):
+                refusals.append(taken)
+            else:
+                updates[reply.name] = taken
+            if not reply.extra:
+                (on_update or _ignore)(reply.name)
         return Collected(
-            updates=tuple(updates[n] for n in sorted(updates)), refusals=tuple(refusals[n] for n in sorted(refusals))
+            updates=tuple(updates[n] for n in sorted(updates)),
+            refusals=tuple(sorted(refusals, key=lambda r: r.client)),
+            all_refusals=lies.refusals(),
         )
 
     def _wait_for_nodes(self) -> list[int]:
@@ -144,105 +159,57 @@ class Federation:
         """All engines so far share this machine's disk, so the weights travel by path."""
         return RecordDict({"config": self._config(plan=plan.model_dump_json(), **{"weights-path": str(weights)})})
 
-    def _ask(
-        self, questions: Mapping[str, tuple[int, RecordDict]], kind: str, group: str
-    ) -> Iterator[tuple[str, RecordDict | str]]:
-        """Who was asked and what came back, as it comes; a string says why there is no answer."""
+    def _ask(self, questions: Mapping[str, tuple[int, RecordDict]], kind: str, group: str) -> Iterator[_Reply]:
+        """What comes back, as it comes; each who was asked answers once, if only by saying nothing."""
         make, ttl = self._grid.make_message, self._timeout
         names = list(questions)
         ids = self._grid.push_messages([make(questions[n][1], questions[n][0], kind, ttl, group) for n in names])
-        waiting = dict(zip(ids, names, strict=True))
+        asked = dict(zip(ids, names, strict=True))
+        waiting = dict(asked)
         deadline = time.monotonic() + self._timeout + 10 * _POLL_SECONDS
-        while waiting and time.monotonic() < deadline:
+        while waiting:
             replies = self._grid.pull_messages(list(waiting))
             for reply in replies:
-                name = waiting.pop(reply.metadata.reply_to_message_id)
-                yield name, _content(reply)
+                yield _reply_of(reply, asked, waiting, {questions[n][0]: n for n in names})
             if not replies:
+                if time.monotonic() > deadline:  # only now: what arrived while others were checked counts
+                    break
                 time.sleep(_POLL_SECONDS)
         for name in waiting.values():
-            yield name, f"no answer within {self._timeout:g} s"
+            yield _Reply(name, None, f"no answer within {self._timeout:g} s")
 
 
 def _ignore(client: str) -> None:
     """Nobody listens."""
 
 
-def _content(reply: Message) -> RecordDict | str:
-    if reply.has_error():
-        return f"{reply.error.reason} (code {reply.error.code})"
-    if "answer" not in reply.content:
-        return "an empty answer"
-    answer = reply.content["answer"]
-    return str(answer["refusal"]) if "refusal" in answer else reply.content
+def _reply_of(message: Message, asked: Mapping[str, str], waiting: dict[str, str], nodes: Mapping[int, str]) -> _Reply:
+    """A message as a reply to what was asked; takes it off `waiting`."""
+    question = message.metadata.reply_to_message_id
+    if question in waiting:
+        return _opened(waiting.pop(question), message)
+    if question in asked:
+        return _Reply(asked[question], None, "answered twice; the first answer counts", extra=True)
+    node = message.metadata.src_node_id
+    name = nodes.get(node, f"node {node}")
+    return _Reply(name, None, "answered a question of another round", extra=True)
 
 
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
+def _opened(name: str, message: Message) -> _Reply:
+    if message.has_error():
+        return _Reply(name, None, message.error.reason or f"its node reports error {message.error.code}")
+    if "answer" not in message.content:
+        return _Reply(name, None, "an empty answer")
+    answer = message.content["answer"]
+    if "refusal" in answer:
+        return _Reply(name, None, str(answer["refusal"]))
+    return _Reply(name, message.content)
 
 
-def _take(answer: RecordDict | str, plan: RoundPlan, spool: Path, weights: Path, seen: set[str]) -> Update | Refusal:
-    """A good answer as an update in the spool; a bad one as a refusal, its weights kept aside for a look."""
-    if isinstance(answer, str):
-        return Refusal(client=plan.client, reason=answer)
-    target = spool / f"{plan.client}.safetensors"
+def _member_of(reply: _Reply) -> Member | str:
+    if reply.content is None:
+        return reply.fault
     try:
-        update = Update.model_validate_json(str(answer["answer"]["update"]))
-        if "weights" in answer:
-            save_blob(answer["weights"], target)
-        else:
-            _link(Path(update.path), target)
+        return Member.model_validate_json(str(reply.content["answer"]["member"]))
     except (KeyError, ValidationError) as e:
-        return Refusal(client=plan.client, reason=f"an answer that is no update ({_first_line(e)})")
-    except FileNotFoundError as e:
-        return Refusal(client=plan.client, reason=f"the weights it names are not there: {e.filename}")
-    update = update.model_copy(update={"path": str(target)})
-    refusal = _other_than_asked(update, plan) or verify_update(
-        update, round=plan.round, global_digest=plan.global_digest, global_path=weights, seen=seen
-    )
-    if refusal is not None:
-        target.replace(target.with_suffix(".refused"))
-        return refusal
-    write_whole(target.with_suffix(".json"), _Spooled(plan=plan.digest(), update=update).model_dump_json())
-    return update
-
-
-def _other_than_asked(update: Update, plan: RoundPlan) -> Refusal | None:
-    if update.client != plan.client:
-        return Refusal(client=plan.client, reason=f"answers as {update.client}")
-    if update.adapters != plan.training.adapters():
-        reason = f"trained adapters {update.adapters}, expected {plan.training.adapters()}"
-        return Refusal(client=plan.client, reason=reason)
-    return None
-
-
-class _Spooled(Record):
-    plan: str
-    update: Update
-
-
-def _spooled(spool: Path, plan: RoundPlan, weights: Path) -> Update | None:
-    """The good update that this very plan brought in an earlier attempt, if it is still good."""
-    record = spool / f"{plan.client}.json"
-    if not record.is_file():
-        return None
-    try:
-        kept = _Spooled.model_validate_json(record.read_text(encoding="utf-8"))
-    except ValidationError:
-        return None
-    if kept.plan != plan.digest():
-        return None
-    update = kept.update.model_copy(update={"path": str(spool / f"{plan.client}.safetensors")})
-    fault = verify_update(update, round=plan.round, global_digest=plan.global_digest, global_path=weights, seen=())
-    return update if fault is None else None
-
-
-def _link(source: Path, target: Path) -> None:
-    """One copy on disk where the file system allows it."""
-    half = target.with_name(f".{target.name}.{os.getpid()}")
-    half.unlink(missing_ok=True)
-    try:
-        os.link(source, half)
-    except OSError:
-        shutil.copyfile(source, half)
-    half.replace(target)
+        return f"an answer that is no member ({first_line(e)})"
