@@ -195,11 +195,23 @@ class Checkpoint(Record):
     bytes: int
 
 
+class EpisodeScore(Record):
+    """One episode of an evaluation set under one model: what two models are paired by."""
+
+    episode: int
+    """Index as stored in the data set."""
+    frames: int
+    actions: int = Field(ge=1)
+    """Actions of the frames' chunks that are not padding: the episode's weight in the set's means."""
+    policy_loss: float
+    action_error_degrees: float
+
+
 class SetScore(Record):
     """One evaluation set under one model."""
 
     dataset: str
-    episodes: int
+    episodes: tuple[EpisodeScore, ...]
     frames: int
     policy_loss: float
     policy_loss_se: float | None

@@ -43,7 +43,7 @@ def test_numbers_are_those_of_the_records(session: Session, members: list[Member
         ["sim:place-held-out", "5", "640", "0.755 ± 0.062", "11.15"],
         ["mean over sets", "–", "–", "0.655 ± 0.041", "9.15"],
     ]
-    assert "95 % interval 0.487 to 0.631" in body
+    assert "95 % interval 0.539 to 0.579, paired over episodes" in body
     assert _rows(body, "client")[0] == ["cloth", "hf:lab/so101-cloth", "10", "2\u202f400", "2", "cloth the red cube"]
     settings = dict(_rows(body, "setting"))
     assert settings["rounds"] == "3 of 3"

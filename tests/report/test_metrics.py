@@ -53,6 +53,15 @@ def test_history_is_ordered_and_keeps_rounds_without_a_measurement(history: list
     assert points[3].lower == pytest.approx(0.655 - 1.96 * 0.021, abs=1e-5)
     assert points[3].sets["sim:place-held-out"] == pytest.approx(0.755)
     assert points[2].sets == {}
+    start, last = points[3].fall_since_start, points[3].fall_since_last
+    assert start is not None
+    assert last is not None
+    assert (start.since_round, last.since_round) == (0, 1)
+    assert (start.fall, last.fall) == pytest.approx((1.214 - 0.655, 0.902 - 0.655))
+    assert start.lower is not None
+    assert start.upper is not None
+    assert start.lower < start.fall < start.upper
+    assert [p.fall_since_start is None for p in points] == [True, False, True, False]
 
 
 def test_every_round_tells_what_was_decided(history: list[RoundRecord]) -> None:

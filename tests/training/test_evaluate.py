@@ -96,14 +96,22 @@ def test_the_numbers_are_those_of_a_hand_calculation(
     edges = np.cumsum((0, *LENGTHS))
     spans = list(pairwise(edges))
     means = [sums[a:b].sum() / counts[a:b].sum() for a, b in spans]
-    assert found.policy_loss_se == pytest.approx(np.std(means, ddof=1) / 3**0.5, rel=1e-5)
+    lengths = np.array([counts[a:b].sum() for a, b in spans])
+    parts = lengths / lengths.sum() * (np.array(means) - found.policy_loss)
+    assert found.policy_loss_se == pytest.approx((3 / 2 * (parts**2).sum()) ** 0.5, rel=1e-5)
 
     joined = np.concatenate(errors)
     assert found.action_error_degrees == pytest.approx(joined.mean(), rel=1e-5)
     assert found.joint_error_degrees == pytest.approx(joined.mean(axis=0), rel=1e-5)
     horizon = [np.mean([e[step] for e in errors if len(e) > step]) for step in range(10)]
     assert found.horizon_error_degrees == pytest.approx(horizon, rel=1e-5)
-    assert (found.episodes, found.frames) == (3, 42)
+    assert found.frames == 42
+
+    assert [(e.episode, e.frames) for e in found.episodes] == [(0, 13), (1, 12), (2, 17)]
+    assert [e.policy_loss for e in found.episodes] == pytest.approx(means, rel=1e-6)
+    by_episode = [np.concatenate(errors[a:b]) for a, b in spans]
+    assert [e.action_error_degrees for e in found.episodes] == pytest.approx([e.mean() for e in by_episode], rel=1e-5)
+    assert [e.actions for e in found.episodes] == [len(e) for e in by_episode]
 
 
 def test_padded_steps_do_not_count(policy: Any, examples: CachedExamples, statistics: Statistics) -> None:
@@ -160,7 +168,7 @@ def test_noise_belongs_to_a_frame() -> None:
 
 def test_composite_of_sets() -> None:
     one = SetScore(
-        dataset="a", episodes=2, frames=9, policy_loss=1.0, policy_loss_se=0.3, action_error_degrees=4.0,
+        dataset="a", episodes=(), frames=9, policy_loss=1.0, policy_loss_se=0.3, action_error_degrees=4.0,
         joint_error_degrees=(), horizon_error_degrees=(),
     )  # fmt: skip
     two = one.model_copy(update={"policy_loss": 2.0, "policy_loss_se": 0.4, "action_error_degrees": 6.0})

@@ -5,10 +5,11 @@ import re
 from collections.abc import Mapping, Sequence
 
 from zk0.errors import ReportError
+from zk0.interval import Z_95
 from zk0.records import Evaluation, Member, RoundRecord
 from zk0.report.figures import DASH, count, fixed, last_component, number, plus_minus, public_name
 from zk0.report.markdown import escaped, table
-from zk0.report.metrics import Z_95, ordered
+from zk0.report.metrics import ordered
 from zk0.report.verdict import verdict
 from zk0.session import Session
 
@@ -99,7 +100,7 @@ def _scores(session: Session, judged: Evaluation | None) -> str:
     rows = [
         (
             public_name(s.dataset),
-            count(s.episodes),
+            count(len(s.episodes)),
             count(s.frames),
             plus_minus(s.policy_loss, _half(s.policy_loss_se)),
             fixed(s.action_error_degrees, 2),
@@ -111,8 +112,9 @@ def _scores(session: Session, judged: Evaluation | None) -> str:
         rows.append(("mean over sets", DASH, DASH, mean, fixed(judged.action_error_degrees, 2)))
     how = (
         f"Round {judged.round}. The policy loss is the mean squared velocity error of flow matching (dimensionless), "
-        f"over {judged.times} times per frame; its standard error is taken over episodes. The action error is that of "
-        f"the whole predicted chunk, open loop. Normalisation: {escaped(judged.normalization)}; seed {judged.seed}."
+        f"over {judged.times} times per frame; its standard error is that of a ratio over episodes. The action error "
+        f"is that of the whole predicted chunk, open loop. Normalisation: {escaped(judged.normalization)}; "
+        f"seed {judged.seed}."
     )
     return f"{table(heads, rows)}\n\n{how}"
 

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from math import fsum
 
+from zk0.interval import wilson
 from zk0.records import Member, Record, Rollout, RoundRecord
 from zk0.report.figures import DASH, count, duration, fixed, megabytes, moment, percent
 from zk0.report.metrics import ordered
 from zk0.report.tables import half_width
-from zk0.report.verdict import wilson
 from zk0.session import Session
 
 

@@ -5,10 +5,9 @@ from collections.abc import Sequence
 from math import fsum, sqrt
 from pathlib import Path
 
+from zk0.interval import Z_95, measured_alike, paired_fall
 from zk0.records import Evaluation, Record, Refusal, RoundRecord, Update
 from zk0.report.write import write_bytes
-
-Z_95 = 1.959963984540054
 
 
 class ClientRound(Record):
@@ -73,6 +72,16 @@ class FederatedRound(Record):
     refusals: tuple[Refusal, ...]
 
 
+class Fall(Record):
+    """How far the policy loss fell, paired over episodes."""
+
+    since_round: int
+    fall: float
+    lower: float | None
+    """95 % interval; None where a set has a single episode."""
+    upper: float | None
+
+
 class PolicyLoss(Record):
     """One entry of policy_loss_history.json: the server's loss on sets that no client trained on."""
 
@@ -83,9 +92,14 @@ class PolicyLoss(Record):
     """95 % interval: policy_loss -+ 1.96 SE."""
     upper: float | None
     action_error_degrees: float | None
+    fall_since_start: Fall | None
+    """Against the first judged round; None for that round and where the two were measured differently."""
+    fall_since_last: Fall | None
+    """Against the round judged before."""
     sets: dict[str, float]
     normalization: str | None
     seed: int | None
+    times: int | None
 
 
 def ordered(history: Sequence[RoundRecord]) -> list[RoundRecord]:
@@ -196,6 +210,7 @@ def federated_metrics(history: Sequence[RoundRecord]) -> tuple[FederatedRound, .
 def policy_loss_history(history: Sequence[RoundRecord]) -> tuple[PolicyLoss, ...]:
     """The server's policy loss of every round, ordered, round 0 included."""
     points = []
+    earlier: list[Evaluation] = []
     for record in ordered(history):
         judged = record.evaluation
         ends = interval(judged.policy_loss, judged.policy_loss_se) if judged else None
@@ -207,12 +222,24 @@ def policy_loss_history(history: Sequence[RoundRecord]) -> tuple[PolicyLoss, ...
                 lower=ends[0] if ends else None,
                 upper=ends[1] if ends else None,
                 action_error_degrees=judged.action_error_degrees if judged else None,
+                fall_since_start=_fall(earlier[:1], judged),
+                fall_since_last=_fall(earlier[-1:], judged),
                 sets={s.dataset: s.policy_loss for s in judged.sets} if judged else {},
                 normalization=judged.normalization if judged else None,
                 seed=judged.seed if judged else None,
+                times=judged.times if judged else None,
             )
         )
+        earlier += [judged] if judged else []
     return tuple(points)
+
+
+def _fall(before: Sequence[Evaluation], after: Evaluation | None) -> Fall | None:
+    if after is None or not before or not measured_alike(before[0], after):
+        return None
+    found = paired_fall(before[0], after)
+    lower, upper = found.interval or (None, None)
+    return Fall(since_round=before[0].round, fall=found.value, lower=lower, upper=upper)
 
 
 def write_metrics(folder: Path, history: Sequence[RoundRecord]) -> None:

@@ -17,6 +17,7 @@ from zk0.records import Member, Record, Rollout, RoundRecord, Statistics
 from zk0.report import client_tables, round_tables, score_tables
 from zk0.report.chart import federated_metrics_figure, measured_under, policy_loss_figure
 from zk0.report.error_chart import action_error_figure
+from zk0.report.fall_table import fall_table
 from zk0.report.key_figures import key_figures, subtitle, time_shares
 from zk0.report.lines import png
 from zk0.report.markdown import escaped, table
@@ -83,6 +84,7 @@ def write_report(
             "times": round_tables.time_table(rows),
             "refusals": round_tables.refusal_table(rows),
             "findings": client_tables.finding_table(members),
+            "falls": fall_table(session, rows),
             "sets": score_tables.set_table(session, rows),
             "tasks": score_tables.task_table(rollouts),
             "joints": score_tables.joint_table(session, rows),

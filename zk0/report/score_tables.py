@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from statistics import median
 
+from zk0.interval import wilson
 from zk0.records import Rollout, RoundRecord, SetScore
 from zk0.report.figures import percent, public_name
 from zk0.report.metrics import ordered
 from zk0.report.tables import Cell, Column, Table, bounded, decimal, whole, words
-from zk0.report.verdict import wilson
 from zk0.session import Session
 
 
@@ -31,7 +31,7 @@ def set_table(session: Session, history: Sequence[RoundRecord]) -> Table:
 def _set_row(now: SetScore, scores: Sequence[SetScore | None]) -> tuple[Cell, ...]:
     losses = [bounded(s.policy_loss if s else None, s.policy_loss_se if s else None) for s in scores]
     errors = [decimal(s.action_error_degrees if s else None, 2) for s in scores]
-    return (words(public_name(now.dataset)), whole(now.episodes), whole(now.frames), *losses, *errors)
+    return (words(public_name(now.dataset)), whole(len(now.episodes)), whole(now.frames), *losses, *errors)
 
 
 def joint_names(session: Session, width: int) -> tuple[str, ...]:

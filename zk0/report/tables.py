@@ -2,9 +2,9 @@
 
 from typing import Literal
 
+from zk0.interval import Z_95
 from zk0.records import Record
 from zk0.report.figures import count, fixed, number, plus_minus
-from zk0.report.metrics import Z_95
 
 
 class Column(Record):

@@ -1,12 +1,12 @@
 """What a session achieved, in plain words and with its uncertainty."""
 
 from collections.abc import Sequence
-from math import sqrt
 from typing import Literal
 
-from zk0.records import Evaluation, Record, Rollout, RoundRecord
+from zk0.interval import measured_alike, paired_fall, wilson
+from zk0.records import Record, Rollout, RoundRecord
 from zk0.report.figures import fixed, percent
-from zk0.report.metrics import Z_95, ordered
+from zk0.report.metrics import ordered
 
 
 class Change(Record):
@@ -19,7 +19,7 @@ class Change(Record):
     fall: float
     """first - last: positive when the loss fell."""
     interval: tuple[float, float] | None
-    """95 % interval of the fall; None where a standard error is missing."""
+    """95 % interval of the fall, paired over episodes; None where a set has a single episode."""
     comparable: bool
     """Both were measured in the same way on the same sets."""
 
@@ -32,49 +32,21 @@ class Verdict(Record):
     sentences: tuple[str, ...]
 
 
-def wilson(successes: int, attempts: int) -> tuple[float, float]:
-    """95 % interval of a success rate (Wilson 1927).
-
-    >>> [round(end, 3) for end in wilson(1, 3)]
-    [0.061, 0.792]
-    >>> [round(end, 3) for end in wilson(10, 10)]
-    [0.722, 1.0]
-
-    Raises:
-        ValueError: there was no attempt, or there were more successes than attempts.
-    """
-    if not 0 <= successes <= attempts or attempts == 0:
-        raise ValueError(f"{successes} successes of {attempts} attempts have no rate")
-    share, square = successes / attempts, Z_95**2
-    centre = share + square / (2 * attempts)
-    spread = Z_95 * sqrt(share * (1 - share) / attempts + square / (4 * attempts**2))
-    below = 1 + square / attempts
-    return max((centre - spread) / below, 0.0), min((centre + spread) / below, 1.0)
-
-
 def loss_change(history: Sequence[RoundRecord]) -> Change | None:
-    """From the first to the last judged round, or None where fewer than two were judged.
-
-    The interval is fall -+ 1.96 sqrt(SE_first^2 + SE_last^2): it takes the two measurements as independent.
-    Both are made on the same frames with the same noise; as far as their errors go together, it is too wide.
-    """
+    """From the first to the last judged round, or None where fewer than two were judged."""
     judged = [r.evaluation for r in ordered(history) if r.evaluation]
     if len(judged) < 2:
         return None
     first, last = judged[0], judged[-1]
-    fall = first.policy_loss - last.policy_loss
-    ends = None
-    if first.policy_loss_se is not None and last.policy_loss_se is not None:
-        half = Z_95 * sqrt(first.policy_loss_se**2 + last.policy_loss_se**2)
-        ends = (fall - half, fall + half)
+    comparable = measured_alike(first, last)
     return Change(
         first_round=first.round,
         last_round=last.round,
         first=first.policy_loss,
         last=last.policy_loss,
-        fall=fall,
-        interval=ends,
-        comparable=_way(first) == _way(last),
+        fall=first.policy_loss - last.policy_loss,
+        interval=paired_fall(first, last).interval if comparable else None,
+        comparable=comparable,
     )
 
 
@@ -118,11 +90,6 @@ def success_sentence(rollouts: Sequence[Rollout]) -> str:
     return f"In closed loop, {successes} of {attempts} attempts succeeded ({share})."
 
 
-def _way(judged: Evaluation) -> tuple[object, ...]:
-    sets = tuple((s.dataset, s.episodes, s.frames) for s in judged.sets)
-    return judged.normalization, judged.seed, judged.times, sets
-
-
 def _loss_sentence(change: Change | None, history: Sequence[RoundRecord]) -> str:
     if change is None:
         judged = [r.evaluation for r in history if r.evaluation]
@@ -138,6 +105,6 @@ def _loss_sentence(change: Change | None, history: Sequence[RoundRecord]) -> str
     way = "down" if change.fall >= 0 else "up"
     text += f"; {way} by {fixed(abs(change.fall), 3)}"
     if change.interval is None:
-        return f"{text}, without an interval for want of a standard error."
+        return f"{text}, without an interval: a set has a single episode."
     low, high = change.interval if change.fall >= 0 else (-change.interval[1], -change.interval[0])
-    return f"{text} (95 % interval {fixed(low, 3)} to {fixed(high, 3)})."
+    return f"{text} (95 % interval {fixed(low, 3)} to {fixed(high, 3)}, paired over episodes)."

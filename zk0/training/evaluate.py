@@ -1,6 +1,7 @@
 """How good is a global model on data that nobody trained on: the same number twice, to the bit."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
@@ -10,7 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from zk0.errors import EvaluationError
-from zk0.records import SetScore, Statistics
+from zk0.interval import weighted_mean
+from zk0.records import EpisodeScore, SetScore, Statistics
 from zk0.robot.prefix import flow_matching_losses, predict_chunk
 from zk0.training.examples import CachedExamples
 
@@ -41,22 +43,58 @@ def spread(frames: int, limit: int | None) -> list[int]:
     return [round(i) for i in np.linspace(0, frames - 1, limit)]
 
 
+@dataclass
+class _EpisodeSums:
+    """Sums over the frames of one episode and the actions of their chunks that are not padding."""
+
+    frames: int = 0
+    actions: int = 0
+    loss: float = 0.0
+    """Over joints and times too."""
+    error: float = 0.0
+    """Over joints too."""
+
+
 class _Sums:
     """Loss and action error summed by episode, joint and step of the horizon."""
 
     def __init__(self, joints: int, horizon: int) -> None:
-        self.loss: dict[int, list[float]] = {}
+        self.of: dict[int, _EpisodeSums] = {}
         self.error = np.zeros((horizon, joints))
         self.count = np.zeros((horizon, 1))
 
-    def add_loss(self, episode: int, total: float, count: float) -> None:
-        sums = self.loss.setdefault(episode, [0.0, 0.0])
-        sums[0] += total
-        sums[1] += count
-
-    def add_error(self, error: NDArray[np.float64], valid: NDArray[np.bool_]) -> None:
-        self.error += (error * valid[:, :, None]).sum(axis=0)
+    def add(
+        self,
+        episodes: Sequence[int],
+        losses: Sequence[float],
+        error: NDArray[np.float64],
+        valid: NDArray[np.bool_],
+    ) -> None:
+        """Of some frames: summed loss, absolute error (frames, horizon, joints) and what is not padding."""
+        error = error * valid[:, :, None]
+        self.error += error.sum(axis=0)
         self.count += valid.sum(axis=0)[:, None]
+        frames = zip(losses, error.sum(axis=(1, 2)).tolist(), valid.sum(axis=1).tolist(), strict=True)
+        for episode, (loss, wrong, actions) in zip(episodes, frames, strict=True):
+            sums = self.of.setdefault(episode, _EpisodeSums())
+            sums.frames += 1
+            sums.actions += actions
+            sums.loss += loss
+            sums.error += wrong
+
+    def episodes(self, times: int) -> tuple[EpisodeScore, ...]:
+        """The means of every episode, in order."""
+        joints = self.error.shape[1]
+        return tuple(
+            EpisodeScore(
+                episode=episode,
+                frames=s.frames,
+                actions=s.actions,
+                policy_loss=s.loss / (s.actions * joints * times),
+                action_error_degrees=s.error / (s.actions * joints),
+            )
+            for episode, s in sorted(self.of.items())
+        )
 
 
 @torch.no_grad()
@@ -74,7 +112,7 @@ def score(
     """Policy loss and action error of one evaluation set.
 
     The loss is the mean squared velocity error over all real (not padded) steps, joints and stratified
-    times; its standard error is taken over episodes. The action error is the mean absolute error of the
+    times; its standard error is that of a ratio over episodes. The action error is the mean absolute error of the
     predicted chunk in the data's own units (degrees; gripper 0-100), joint by joint and step by step.
 
     Raises:
@@ -88,18 +126,18 @@ def score(
     sums = _Sums(joints, horizon)
     for start in range(0, len(chosen), batch_size):
         _score_batch(policy, examples, chosen[start : start + batch_size], (seed, times), statistics, sums)
-    loss = sum(s for s, _ in sums.loss.values()) / sum(n for _, n in sums.loss.values())
-    by_episode = [s / n for s, n in sums.loss.values()]
+    loss = sum(s.loss for s in sums.of.values()) / (sums.count.sum() * joints * times)
     error = float(sums.error.sum() / (sums.count.sum() * joints))
     if not np.isfinite([loss, error]).all():
         raise EvaluationError(f"{dataset}: policy loss {loss}, action error {error}; expected finite numbers")
     steps = sums.count[:, 0] > 0
+    episodes = sums.episodes(times)
     return SetScore(
         dataset=dataset,
-        episodes=len(by_episode),
+        episodes=episodes,
         frames=len(chosen),
-        policy_loss=loss,
-        policy_loss_se=float(np.std(by_episode, ddof=1) / len(by_episode) ** 0.5) if len(by_episode) > 1 else None,
+        policy_loss=float(loss),
+        policy_loss_se=weighted_mean([e.policy_loss for e in episodes], [e.actions for e in episodes]).se,
         action_error_degrees=error,
         joint_error_degrees=tuple((sums.error.sum(axis=0) / sums.count.sum()).tolist()),
         horizon_error_degrees=tuple((sums.error.sum(axis=1)[steps] / (sums.count[steps, 0] * joints)).tolist()),
@@ -127,12 +165,10 @@ def _score_batch(
         time = torch.full((len(indices),), t, device=noise.device)
         losses = flow_matching_losses(policy, prefix, examples.states[at], examples.actions[at], noise[:, index], time)
         total += _masked_sum(losses[:, :, : examples.actions.shape[-1]], valid)
-    counts = valid.sum(dim=1).cpu().double() * examples.actions.shape[-1] * times
-    for i, value, count in zip(indices, total.tolist(), counts.tolist(), strict=True):
-        sums.add_loss(int(examples.episode_of_frame[i]), value, count)
     predicted = predict_chunk(policy, prefix, examples.states[at], noise[:, times])
     degrees = predicted.cpu().double().numpy() * np.asarray(statistics.action.std) + np.asarray(statistics.action.mean)
-    sums.add_error(np.abs(degrees - examples.raw_chunks[list(indices)]), valid.cpu().numpy())
+    error = np.abs(degrees - examples.raw_chunks[list(indices)])
+    sums.add([episode for episode, _ in names], total.tolist(), error, valid.cpu().numpy())
 
 
 def _masked_sum(losses: Tensor, valid: Tensor) -> Tensor:
@@ -142,7 +178,7 @@ def _masked_sum(losses: Tensor, valid: Tensor) -> Tensor:
 def composite(scores: Sequence[SetScore]) -> tuple[float, float | None, float]:
     """Mean policy loss over sets, its standard error (None where a set has none), and mean action error.
 
-    >>> s = SetScore(dataset="a", episodes=2, frames=9, policy_loss=1.0, policy_loss_se=0.3,
+    >>> s = SetScore(dataset="a", episodes=(), frames=9, policy_loss=1.0, policy_loss_se=0.3,
     ...     action_error_degrees=4.0, joint_error_degrees=(), horizon_error_degrees=())
     >>> composite([s, s.model_copy(update={"policy_loss": 3.0, "policy_loss_se": 0.4})])
     (2.0, 0.25, 4.0)

@@ -1,0 +1,128 @@
+"""95 % intervals: of a mean over episodes, of a difference that is paired episode by episode, of a rate."""
+
+from collections.abc import Sequence
+from math import fsum, sqrt
+from typing import Literal
+
+from zk0.records import EpisodeScore, Evaluation, Record, SetScore
+
+Z_95 = 1.959963984540054
+Metric = Literal["policy_loss", "action_error_degrees"]
+
+
+class Estimate(Record):
+    """A mean, and how surely it is known."""
+
+    value: float
+    se: float | None
+    """Standard error; None where there is only one episode."""
+    dof: float | None
+    """Degrees of freedom of the standard error."""
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """95 % interval by Student's t, or None without a standard error.
+
+        >>> [round(end, 3) for end in Estimate(value=1.0, se=0.1, dof=4).interval]
+        [0.722, 1.278]
+        """
+        if self.se is None or self.dof is None:
+            return None
+        from scipy.special import stdtrit  # takes a while
+
+        half = float(stdtrit(self.dof, 0.975)) * self.se
+        return self.value - half, self.value + half
+
+
+def weighted_mean(values: Sequence[float], weights: Sequence[float]) -> Estimate:
+    """sum(w x) / sum(w) over episodes, its standard error that of a ratio (Cochran 1977, eq. 6.13).
+
+    With equal weights this is the mean and its usual standard error.
+
+    >>> weighted_mean([1.0, 3.0], [1, 1])
+    Estimate(value=2.0, se=1.0, dof=1.0)
+    """
+    total, count = fsum(weights), len(values)
+    value = fsum(w * x for w, x in zip(weights, values, strict=True)) / total
+    if count < 2:
+        return Estimate(value=value, se=None, dof=None)
+    square = fsum((w / total * (x - value)) ** 2 for w, x in zip(weights, values, strict=True))
+    return Estimate(value=value, se=sqrt(count / (count - 1) * square), dof=float(count - 1))
+
+
+def mean_of(estimates: Sequence[Estimate]) -> Estimate:
+    """Plain mean of independent estimates; degrees of freedom after Welch and Satterthwaite (1946)."""
+    count = len(estimates)
+    value = fsum(e.value for e in estimates) / count
+    parts = [((e.se / count) ** 2, e.dof) for e in estimates if e.se is not None and e.dof is not None]
+    if len(parts) < count:
+        return Estimate(value=value, se=None, dof=None)
+    square = fsum(s for s, _ in parts)
+    spread = fsum(s * s / d for s, d in parts)
+    dof = square * square / spread if spread > 0 else min(d for _, d in parts)
+    return Estimate(value=value, se=sqrt(square), dof=dof)
+
+
+def measured_alike(one: Evaluation, other: Evaluation) -> bool:
+    """Whether the two judged the very same frames in the very same way, so that they can be paired."""
+    return _way(one) == _way(other)
+
+
+def paired_fall(before: Evaluation, after: Evaluation, metric: Metric = "policy_loss") -> Estimate:
+    """before - after, mean over the sets, paired: differences are taken episode by episode, then averaged.
+
+    Both were measured on the same frames with the same noise, so what is hard in an episode is hard for both and
+    leaves the difference alone.
+
+    Raises:
+        ValueError: they were not measured alike.
+    """
+    if not measured_alike(before, after):
+        raise ValueError(f"rounds {before.round} and {after.round} were not measured alike")
+    return mean_of([set_fall(b, a, metric) for b, a in zip(before.sets, after.sets, strict=True)])
+
+
+def set_fall(before: SetScore, after: SetScore, metric: Metric = "policy_loss") -> Estimate:
+    """The paired difference before - after on one set that was measured alike.
+
+    Raises:
+        ValueError: the two do not hold the same frames.
+    """
+    if _frames(before) != _frames(after):
+        raise ValueError(f"{before.dataset} and {after.dataset}: not the same frames")
+    pairs = list(zip(before.episodes, after.episodes, strict=True))
+    differences = [_value(b, metric) - _value(a, metric) for b, a in pairs]
+    return weighted_mean(differences, [b.actions for b, _ in pairs])
+
+
+def wilson(successes: int, attempts: int) -> tuple[float, float]:
+    """95 % interval of a success rate (Wilson 1927).
+
+    >>> [round(end, 3) for end in wilson(1, 3)]
+    [0.061, 0.792]
+    >>> [round(end, 3) for end in wilson(10, 10)]
+    [0.722, 1.0]
+
+    Raises:
+        ValueError: there was no attempt, or there were more successes than attempts.
+    """
+    if not 0 <= successes <= attempts or attempts == 0:
+        raise ValueError(f"{successes} successes of {attempts} attempts have no rate")
+    share, square = successes / attempts, Z_95**2
+    centre = share + square / (2 * attempts)
+    spread = Z_95 * sqrt(share * (1 - share) / attempts + square / (4 * attempts**2))
+    below = 1 + square / attempts
+    return max((centre - spread) / below, 0.0), min((centre + spread) / below, 1.0)
+
+
+def _way(judged: Evaluation) -> tuple[object, ...]:
+    sets = tuple((s.dataset, *_frames(s)) for s in judged.sets)
+    return judged.normalization, judged.seed, judged.times, sets
+
+
+def _frames(score: SetScore) -> tuple[tuple[int, int, int], ...]:
+    return tuple((e.episode, e.frames, e.actions) for e in score.episodes)
+
+
+def _value(episode: EpisodeScore, metric: Metric) -> float:
+    return episode.policy_loss if metric == "policy_loss" else episode.action_error_degrees
