@@ -194,8 +194,10 @@ class Tampering(LocalGrid):
             if self.change and "update" in answer:
                 values = json.loads(answer["update"])
                 if values["client"] == "a":
+                    values["path"] = answer["weights-path"]
                     self.change(values)
-                    reply.content = RecordDict({"answer": ConfigRecord({"update": json.dumps(values)})})
+                    said = {"update": json.dumps(values), "weights-path": values["path"]}
+                    reply.content = RecordDict({"answer": ConfigRecord(said)})
         return replies
 
 

@@ -1,12 +1,11 @@
 """The Flower ClientApp: one and the same on every engine. It carries; `zk0.training.client` works."""
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
+from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from loguru import logger
 
@@ -15,8 +14,8 @@ from zk0.folder import write_whole
 from zk0.records import Update
 from zk0.session import ClientSettings, RoundPlan, Terms
 
-BLOB = "zk0.safetensors"
-"""Type of an Array that holds the bytes of a safetensors file."""
+WEIGHTS_PATH = "weights-path"
+"""In a message's ConfigRecord: the file of weights that belongs to it; between machines its bytes travel instead."""
 
 StepListener = Callable[[str, int, int, int, str], None]
 _listener: list[StepListener] = []
@@ -58,7 +57,7 @@ def _train(message: Message, config: dict[str, Any]) -> RecordDict:
     if client.name != plan.client:
         raise FederationError(f"{client.name}: got the plan of {plan.client}; join again")
     client.forget_before(plan.round)
-    weights = _weights(message, client.scratch, plan.global_digest)
+    weights = Path(str(message.content["config"][WEIGHTS_PATH]))
     log = plan.training.log_every_steps
 
     def on_step(step: int, steps: int, loss: float, lr: float) -> None:
@@ -75,10 +74,8 @@ def _train(message: Message, config: dict[str, Any]) -> RecordDict:
     )
     update = client.train(plan, weights, on_step, on_frames)
     _note_round(client.scratch, update)
-    answer = RecordDict({"answer": ConfigRecord({"update": update.model_dump_json()})})
-    if "weights" in message.content:
-        answer["weights"] = blob_of(Path(update.path))
-    return answer
+    said = update.model_copy(update={"path": Path(update.path).name})  # folders of this machine are nobody's business
+    return RecordDict({"answer": ConfigRecord({"update": said.model_dump_json(), WEIGHTS_PATH: update.path})})
 
 
 def _tell(client: str, round_number: int, step: int, steps: int, work: str) -> None:
@@ -143,29 +140,3 @@ def _speaks_of(scratch: str) -> Callable[[Any], bool]:
         return bool(record["extra"].get("client") == scratch)
 
     return of_client
-
-
-def _weights(message: Message, scratch: Path, digest: str) -> Path:
-    request = message.content["config"]
-    if "weights-path" in request:
-        return Path(str(request["weights-path"]))
-    target = scratch / f"global-{digest[:16]}.safetensors"
-    for old in scratch.glob("global-*.safetensors"):
-        if old != target:
-            old.unlink(missing_ok=True)
-    save_blob(message.content["weights"], target)
-    return target
-
-
-def blob_of(path: Path) -> ArrayRecord:
-    """A safetensors file as one array of bytes."""
-    data = path.read_bytes()
-    return ArrayRecord({"blob": Array("uint8", (len(data),), BLOB, data)})
-
-
-def save_blob(record: ArrayRecord, target: Path) -> None:
-    """The bytes of `blob_of` as a file, whole or not at all."""
-    half = target.with_name(f".{target.name}.{os.getpid()}")
-    half.parent.mkdir(parents=True, exist_ok=True)
-    half.write_bytes(record["blob"].data)
-    half.replace(target)

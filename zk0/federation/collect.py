@@ -5,7 +5,8 @@ again answers from its own disk. So a retry never repeats finished work.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -13,6 +14,7 @@ from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from pydantic import ValidationError
 
 from zk0.errors import FederationError
+from zk0.federation.client_app import WEIGHTS_PATH
 from zk0.federation.spool import Spool, first_line
 from zk0.records import Member, Record, Refusal, Update
 from zk0.session import RoundPlan, Terms
@@ -27,6 +29,7 @@ class Grid(Protocol):
     def make_message(self, content: RecordDict, node: int, kind: str, ttl: float, group: str) -> Message: ...
     def push_messages(self, messages: Sequence[Message]) -> Sequence[str]: ...
     def pull_messages(self, ids: Sequence[str]) -> Sequence[Message]: ...
+    def forget(self, ids: Sequence[str]) -> None: ...
 
 
 class Collected(Record):
@@ -122,17 +125,18 @@ class Federation:
             for name, plan in plans_of.items()
             if name not in updates
         }
-        for reply in self._ask(questions, MessageType.TRAIN, str(plans[0].round)):
-            if reply.content is None:
-                taken: Update | Refusal = lies.refuse(reply.name, reply.fault)
-            else:
-                taken = lies.take(reply.content, plans_of[reply.name], updates.keys())
-            if isinstance(taken, Refusal):
-                refusals.append(taken)
-            else:
-                updates[reply.name] = taken
-            if not reply.extra:
-                (on_update or _ignore)(reply.name)
+        with closing(self._ask(questions, MessageType.TRAIN, str(plans[0].round))) as replies:
+            for reply in replies:
+                if reply.content is None:
+                    taken: Update | Refusal = lies.refuse(reply.name, reply.fault)
+                else:
+                    taken = lies.take(reply.content, plans_of[reply.name], updates.keys())
+                if isinstance(taken, Refusal):
+                    refusals.append(taken)
+                else:
+                    updates[reply.name] = taken
+                if not reply.extra:
+                    (on_update or _ignore)(reply.name)
         return Collected(
             updates=tuple(updates[n] for n in sorted(updates)),
             refusals=tuple(sorted(refusals, key=lambda r: r.client)),
@@ -156,25 +160,29 @@ class Federation:
         return ConfigRecord({**values, **({"nodes": str(self._nodes_file)} if self._nodes_file else {})})
 
     def _train_content(self, plan: RoundPlan, weights: Path) -> RecordDict:
-        """All engines so far share this machine's disk, so the weights travel by path."""
-        return RecordDict({"config": self._config(plan=plan.model_dump_json(), **{"weights-path": str(weights)})})
+        return RecordDict({"config": self._config(plan=plan.model_dump_json(), **{WEIGHTS_PATH: str(weights)})})
 
-    def _ask(self, questions: Mapping[str, tuple[int, RecordDict]], kind: str, group: str) -> Iterator[_Reply]:
+    def _ask(self, questions: Mapping[str, tuple[int, RecordDict]], kind: str, group: str) -> Generator[_Reply]:
         """What comes back, as it comes; each who was asked answers once, if only by saying nothing."""
+        if not questions:
+            return
         make, ttl = self._grid.make_message, self._timeout
         names = list(questions)
         ids = self._grid.push_messages([make(questions[n][1], questions[n][0], kind, ttl, group) for n in names])
         asked = dict(zip(ids, names, strict=True))
         waiting = dict(asked)
         deadline = time.monotonic() + self._timeout + 10 * _POLL_SECONDS
-        while waiting:
-            replies = self._grid.pull_messages(list(waiting))
-            for reply in replies:
-                yield _reply_of(reply, asked, waiting, {questions[n][0]: n for n in names})
-            if not replies:
-                if time.monotonic() > deadline:  # only now: what arrived while others were checked counts
-                    break
-                time.sleep(_POLL_SECONDS)
+        try:
+            while waiting:
+                replies = self._grid.pull_messages(list(waiting))
+                for reply in replies:
+                    yield _reply_of(reply, asked, waiting, {questions[n][0]: n for n in names})
+                if not replies:
+                    if time.monotonic() > deadline:  # only now: what arrived while others were checked counts
+                        break
+                    time.sleep(_POLL_SECONDS)
+        finally:
+            self._grid.forget(ids)
         for name in waiting.values():
             yield _Reply(name, None, f"no answer within {self._timeout:g} s")
 

@@ -98,6 +98,11 @@ class LocalGrid:
         """Replies that have arrived, each once."""
         return [self._replies.pop(i) for i in list(ids) if i in self._replies]
 
+    def forget(self, ids: Iterable[str]) -> None:
+        """Nobody waits for these any longer."""
+        for one in ids:
+            self._replies.pop(one, None)
+
     def _in_process(self, message: Message) -> Message:
         from zk0.federation import client_app
 

@@ -9,7 +9,7 @@ from flwr.app import RecordDict
 from pydantic import ValidationError
 
 from zk0.aggregate import verify_update
-from zk0.federation.client_app import save_blob
+from zk0.federation.client_app import WEIGHTS_PATH
 from zk0.folder import write_whole
 from zk0.records import Record, Refusal, Update
 from zk0.session import RoundPlan
@@ -47,10 +47,7 @@ class Spool:
         target = self._weights(plan.client)
         try:
             update = Update.model_validate_json(str(answer["answer"]["update"]))
-            if "weights" in answer:
-                save_blob(answer["weights"], target)
-            else:
-                _link(Path(update.path), target)
+            _link(Path(str(answer["answer"][WEIGHTS_PATH])), target)
         except (KeyError, ValidationError) as e:
             return self.refuse(plan.client, f"an answer that is no update ({first_line(e)})")
         except FileNotFoundError as e:
