@@ -3,7 +3,8 @@
     python benchmarks/train.py --geometry full --batch 2 --steps 4 --json train.json
 
 Each way runs in a process of its own. `lerobot` is its LeRobotDataset, DataLoader (no workers), processors, optimizer
-preset and `update_policy`; `off` is zk0 without kept features; `embeddings` and `kv` are zk0 with them. Times are
+preset and `update_policy`; `off` is zk0 without kept features; `embeddings` and `kv` are zk0 with them; `lora` is
+`embeddings` with low-rank adapters, `deterministic` is `embeddings` with deterministic kernels. Times are
 medians over steps after the first. The ratio is of CPU time where a CPU computes (steadier on a machine that others
 use) and of wall time on a GPU. Building the features is timed apart: `epochs` says after how many passes over the
 frames it has paid off. Peak memory is that of the steps, the policy and the features that were read included.
@@ -23,7 +24,15 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-WAYS = ("lerobot", "off", "embeddings", "kv")
+OURS: dict[str, dict[str, Any]] = {
+    "off": {"features": "off"},
+    "embeddings": {"features": "embeddings"},
+    "kv": {"features": "kv"},
+    "lora": {"features": "embeddings", "adapter": "lora"},
+    "deterministic": {"features": "embeddings", "deterministic": True},
+}
+"""Settings of `training` by way."""
+WAYS = ("lerobot", *OURS)
 CAMERAS = ("overhead", "wrist")
 VLM = "HuggingFaceTB/SmolVLM2-500M-Video-Instruct"
 SHAPES = {"tiny": ((96, 96), 3, 40), "full": ((480, 640), 1, 6)}
@@ -207,24 +216,25 @@ def train_with_zk0(
         Terms,
         TrainingSettings,
     )  # fmt: skip
-    from zk0.training.client import feature_cache
+    from zk0.training.client import adapted, feature_cache
     from zk0.training.examples import CachedExamples, DecodedExamples
     from zk0.training.fit import fit
 
     folder = Path(arguments.folder)
     training = TrainingSettings(
-        local_steps=arguments.steps + 1, batch_size=arguments.batch, features=arguments.way,
-        amp=policy.config.device == "cuda",
+        local_steps=arguments.steps + 1, batch_size=arguments.batch, amp=policy.config.device == "cuda",
+        **OURS[arguments.way],
     )  # fmt: skip
     pre, _ = make_processors(policy, Statistics(state=moments.state, action=moments.action))
     began = time.perf_counter(), time.process_time()
     built: dict[str, Any] = {}
-    if arguments.way == "off":
+    if training.features == "off":
         examples: Any = DecodedExamples(folder / "set", episodes, policy, pre, {})
     else:
-        cache = feature_cache(folder / "cache", policy, recipe, training)
+        kept = folder / f"cache-{arguments.way}"
+        cache = feature_cache(kept, policy, recipe, training)
         examples = CachedExamples(EpisodeReader(folder / "set"), episodes, policy, pre, cache)
-        stored = sum(f.stat().st_size for f in (folder / "cache").rglob("*.npy"))
+        stored = sum(f.stat().st_size for f in kept.rglob("*.npy"))
         built = {
             "build_seconds": time.perf_counter() - began[0],
             "build_cpu_seconds": time.process_time() - began[1],
@@ -239,7 +249,8 @@ def train_with_zk0(
         training=training, scheduler=SchedulerSettings(),
     )  # fmt: skip
     clock = Clock()
-    fit(policy, examples, plan, lambda *_: clock.tick())
+    with adapted(policy, plan):
+        fit(policy, examples, plan, lambda *_: clock.tick())
     return built | clock.figures()
 
 

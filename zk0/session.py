@@ -136,6 +136,9 @@ class TrainingSettings(Record):
     feature_cache_gb: float = Field(
         default=50.0, gt=0, description="GB (1e9 bytes) of kept features under cache_dir; least recently used go first"
     )
+    deterministic: bool = Field(
+        default=False, description="deterministic kernels on a GPU: the same bits every time, slower"
+    )
     torch_threads: int = Field(default=1, ge=1, description="CPU threads of one client")
     log_every_steps: int = Field(default=20, ge=1)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from zk0.records import Checkpoint, Decision, Member, PolicyRecipe, Statistics
+from zk0.records import Checkpoint, Decision, Member, PolicyRecipe, Statistics, Update
 from zk0.session import RoundPlan, Session, parse_session, terms_of
 
 SETTINGS: dict[str, Any] = {
@@ -43,6 +43,7 @@ class Drive:
     name: str = "mini"
     members: tuple[Member, ...] = ()
     history: list[Checkpoint] = field(default_factory=list)
+    updates: tuple[Update, ...] = ()
 
     def begin(self, federation: Any) -> None:
         from zk0.robot.statistics import pool

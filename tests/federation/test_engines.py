@@ -1,18 +1,51 @@
-"""The keystone: every engine ends the same session with the same digest."""
+"""The keystone: every engine ends the same session with the same digest, and trains with the lr that was decided."""
 
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from zk0.session import Session
+from zk0.weights import load_weights
 
 
 @pytest.fixture(scope="module")
 def in_this_process() -> dict[str, list[str]]:
     """Digests of the session that ran without any engine's processes, once it did."""
     return {}
+
+
+STEPS = {(c, r, s, 3) for c in "abc" for r in (1, 2) for s in (1, 2, 3)} | {(c, 3, 1, 1) for c in "abc"}
+
+
+def lagging_client_is_boosted(driven: Any, federation: Any) -> None:
+    """A third round of one step, as the schedule decides it: AdamW's first step moves a weight by its lr."""
+    from zk0.records import ClientMetrics, RoundRecord
+    from zk0.schedule import client_lr, decide
+    from zk0.session import SchedulerSettings
+
+    scheduler = SchedulerSettings(adaptive_lr_enabled=True, type="reduce_on_plateau")
+    training = driven.session.training.model_copy(update={"local_steps": 1, "lr": 3e-4})
+    session = driven.session.model_copy(update={"scheduler": scheduler, "training": training})
+    last = driven.history[-1]
+    rest = {"fedprox_loss": 0, "grad_norm": 1, "update_norm": 1, "local_steps": 1, "lr_first": 1, "lr_last": 1}
+    losses = [ClientMetrics(policy_loss=loss, seconds=1, **rest) for loss in (1, 9, 1)]
+    updates = tuple(u.model_copy(update={"metrics": m}) for u, m in zip(driven.updates, losses, strict=True))
+    history = [RoundRecord(round=last.round, checkpoint=last, updates=updates, seconds=1, finished_at="")]
+    decision = decide(session, history)
+    assert decision.client_lr_factors == {"b": 1.15}
+    plans = [
+        plan.model_copy(update={"lr": client_lr(decision, plan.client), "training": training, "scheduler": scheduler})
+        for plan in driven.plans(mu=0.0)
+    ]
+    found = federation.train(plans, Path(last.path), driven.spool())
+    before = load_weights(Path(last.path))
+    for update in found.updates:
+        after = load_weights(Path(update.path))
+        moved = np.concatenate([np.abs(after[n].astype(float) - before[n]).ravel() for n in before])
+        assert np.quantile(moved, 0.9) == pytest.approx(3.45e-4 if update.client == "b" else 3e-4, rel=1e-3)
 
 
 def digests(session: Session, folder: Path, drive: type, on_step: Any = None) -> list[str]:
@@ -27,6 +60,8 @@ def digests(session: Session, folder: Path, drive: type, on_step: Any = None) ->
             assert collected.refusals == ()
             assert [u.client for u in collected.updates] == ["a", "b", "c"]
             driven.average(collected.updates)
+        driven.updates = collected.updates
+        lagging_client_is_boosted(driven, federation)
     return [checkpoint.digest for checkpoint in driven.history]
 
 
@@ -47,14 +82,14 @@ def test_every_engine_ends_with_the_same_digest(
 
     if not in_this_process:
         in_this_process["digests"] = digests(session_of(), tmp_path / "here", drive, on_step)
-        assert steps == {(c, r, s, 3) for c in "abc" for r in (1, 2) for s in (1, 2, 3)}
+        assert steps == STEPS
     wanted = in_this_process["digests"]
     assert len(set(wanted)) == 3
     steps.clear()
     session = session_of(federation={"engine": engine, "workers": 2})
     assert digests(session, tmp_path / "there", drive, on_step) == wanted
     if engine == "local":
-        assert steps == {(c, r, s, 3) for c in "abc" for r in (1, 2) for s in (1, 2, 3)}
+        assert steps == STEPS
         logs = [(tmp_path / f"there/server/worker-{i}.log").read_text() for i in (0, 1)]
         assert all("step 3/3" in log for log in logs)
     for client in "abc":
@@ -64,8 +99,16 @@ def test_every_engine_ends_with_the_same_digest(
         assert sorted(p.name for p in (tmp_path / f"there/clients/{client}").glob("round_*.json")) == [
             "round_1.json",
             "round_2.json",
+            "round_3.json",
         ]
         assert len(list((tmp_path / f"there/clients/{client}/updates").glob("*.safetensors"))) == 1
+
+
+def test_the_order_of_clients_changes_no_bit(
+    session_of: Callable[..., Session], drive: type, tmp_path: Path, in_this_process: dict[str, list[str]]
+) -> None:
+    wanted = in_this_process.get("digests") or digests(session_of(), tmp_path / "here", drive)
+    assert digests(session_of(("c", "a", "b")), tmp_path / "there", drive) == wanted
 
 
 def test_frames_whose_features_are_computed_are_told(

@@ -47,10 +47,18 @@ def test_numbers_are_those_of_the_records(session: Session, members: list[Member
     assert _rows(body, "client")[0] == ["cloth", "hf:lab/so101-cloth", "10", "2\u202f400", "2", "cloth the red cube"]
     settings = dict(_rows(body, "setting"))
     assert settings["rounds"] == "3 of 3"
+    assert settings["what is trained"] == "action expert and projections"
     assert settings["a client's work in a round"] == "40 optimizer steps"
     assert settings["learning rate"] == "0.0001 (last round 5e-05)"
     assert settings["FedProx mu"] == "0.01 (last round 0.0105)"
     assert _rows(body, "weights")[1] == ["round 3 (these)", "3c" * 32]
+
+
+def test_adapters_are_told(session: Session, members: list[Member], history: list[RoundRecord]) -> None:
+    adapted = session.training.model_copy(update={"adapter": "lora", "lora_rank": 8})
+    _, body = _parts(model_card(session.model_copy(update={"training": adapted}), members, history))
+    told = dict(_rows(body, "setting"))["what is trained"]
+    assert told == "LoRA on the action expert's matrices, rank 8, alpha 32, dropout 0.1, merged into these weights"
 
 
 def test_a_round_in_between_has_its_own_card(

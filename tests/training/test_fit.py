@@ -233,6 +233,31 @@ class TestSteps:
         assert client.train(plan(round=2), start[0]).digest != first.digest
 
 
+class TestDeterministic:
+    @pytest.mark.parametrize("wanted", [True, False])
+    def test_the_setting_reaches_the_steps_and_only_them(
+        self, client: Any, start: tuple, plan: Callable[..., RoundPlan], wanted: bool
+    ) -> None:
+        seen = []
+        client.train(
+            plan({"deterministic": wanted}),
+            start[0],
+            lambda *_: seen.append(torch.are_deterministic_algorithms_enabled()),
+        )
+        assert seen == [wanted] * 4
+        assert not torch.are_deterministic_algorithms_enabled()
+
+    @pytest.mark.gpu
+    @pytest.mark.parametrize("features", ["off", "embeddings", "kv"])
+    def test_the_same_bits_on_a_gpu(
+        self, client: Any, start: tuple, plan: Callable[..., RoundPlan], features: str
+    ) -> None:
+        asked = plan({"deterministic": True, "device": "cuda", "features": features, "amp": True})
+        first = client.train(asked, start[0])
+        Path(first.path).unlink()
+        assert client.train(asked, start[0]).digest == first.digest
+
+
 class TestNotFinite:
     def test_a_loss_that_explodes_ends_the_round_by_name(
         self, client: Any, start: tuple, plan: Callable[..., RoundPlan]

@@ -84,6 +84,39 @@ def test_a_round_is_a_round_of_peft(
         assert moved == len(lora_targets(anchor.specs)) > 0
 
 
+def test_a_merged_checkpoint_loads_in_plain_lerobot(
+    client: Any, policy: Any, start: tuple[Path, str], plan: Callable[..., RoundPlan], tmp_path: Path
+) -> None:
+    """Averaged, saved, and loaded by nothing but lerobot: the loss is that of the policy that peft adapted."""
+    from lerobot.configs import PreTrainedConfig
+    from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy
+
+    from zk0.aggregate import aggregate
+    from zk0.robot.policy import install_weights, make_processors, save_policy
+    from zk0.training.examples import DecodedExamples
+    from zk0.training.fit import noise_and_time
+
+    asked = plan(LORA | {"features": "off"})
+    update = client.train(asked, start[0])
+    mean = aggregate([update], start[0], tmp_path / "mean.safetensors")
+    install_weights(policy, load_weights(Path(mean.path), mean.digest))
+    save_policy(policy, asked.statistics, tmp_path / "saved")
+    assert not list((tmp_path / "saved").glob("adapter*"))
+    config = PreTrainedConfig.from_pretrained(
+        tmp_path / "saved", cli_overrides=[f"--vlm_model_name={tmp_path / 'saved' / 'vlm'}"]
+    )
+    loaded = SmolVLAPolicy.from_pretrained(tmp_path / "saved", config=config)
+    install_weights(policy, load_weights(start[0]))
+    adapted = plain_peft(policy, client, asked)
+    pre, _ = make_processors(policy, asked.statistics)
+    examples = DecodedExamples(client.root, (0, 1), policy, pre, {})
+    drawn = noise_and_time(4, policy, torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        wanted = examples.loss(adapted.base_model.model, [0, 5, 9, 20], *drawn)
+        found = examples.loss(loaded.eval(), [0, 5, 9, 20], *drawn)
+    assert found.item() == pytest.approx(wanted.item(), rel=1e-5)
+
+
 def test_only_factors_travel(client: Any, start: tuple[Path, str], plan: Callable[..., RoundPlan]) -> None:
     update = client.train(plan(LORA), start[0])
     with open_weights(start[0]) as anchor, open_weights(Path(update.path)) as sent:

@@ -147,6 +147,7 @@ def _settings(session: Session, last: RoundRecord) -> str:
     decided = last.decision
     rows: Mapping[str, str] = {
         "rounds": f"{last.round} of {session.rounds}",
+        "what is trained": _trained(session),
         "a client's work in a round": length,
         "batch size": f"{training.batch_size} frames",
         "learning rate": number(training.lr) + (f" (last round {number(decided.lr)})" if decided else ""),
@@ -161,6 +162,16 @@ def _settings(session: Session, last: RoundRecord) -> str:
         "seed": str(session.seed),
     }
     return table(("setting", "value"), list(rows.items()))
+
+
+def _trained(session: Session) -> str:
+    training = session.training
+    if training.adapters() is None:
+        return "action expert and projections"
+    return (
+        f"LoRA on the action expert's matrices, rank {training.lora_rank}, alpha {training.lora_alpha}, "
+        f"dropout {training.lora_dropout:g}, merged into these weights"
+    )
 
 
 def _loading(session: Session) -> str:

@@ -133,7 +133,7 @@ class Client:
         policy = self._policy(plan)
         install_weights(policy, load_weights(weights, plan.global_digest))
         examples = self._examples(plan, policy, on_frames)
-        with _adapted(policy, plan):
+        with adapted(policy, plan):
             metrics = fit(policy, examples, plan, on_step)
             return self._keep(plan, trained_weights(policy), examples.frames, metrics, target)
 
@@ -178,6 +178,13 @@ class Client:
         return self._ready
 
 
+def adapted(policy: Any, plan: RoundPlan) -> AbstractContextManager[None]:
+    """The policy as the plan trains it: with adapters, all clients of a round begin with the same factors."""
+    if plan.training.adapter == "none":
+        return nullcontext()
+    return adapters(policy, plan.training, round_seed(plan.terms.seed, plan.round, "adapters"))
+
+
 def feature_cache(cache: Path, policy: Any, recipe: PolicyRecipe, training: TrainingSettings) -> FeatureCache:
     """The kept features under `cache` as training asks for them; with `off`, embeddings for the judge."""
     kind: KindName = "embeddings" if training.features == "off" else training.features
@@ -215,13 +222,6 @@ def pick_device(wanted: str) -> str:
     if wanted != "auto":
         return wanted
     return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def _adapted(policy: Any, plan: RoundPlan) -> AbstractContextManager[None]:
-    """With adapters, all clients of a round begin with the same factors."""
-    if plan.training.adapter == "none":
-        return nullcontext()
-    return adapters(policy, plan.training, round_seed(plan.terms.seed, plan.round, "adapters"))
 
 
 def _kept(target: Path) -> Update | None:

@@ -18,6 +18,7 @@ from zk0.records import ClientMetrics
 from zk0.robot.policy import trained_parameters
 from zk0.schedule import step_lr
 from zk0.session import RoundPlan
+from zk0.training.determinism import deterministic_kernels
 from zk0.training.examples import Examples
 from zk0.training.fedprox import add_proximal_gradient, squared_distance
 from zk0.training.memory import advice, is_out_of_memory, most_that_fit
@@ -97,7 +98,7 @@ def fit(
     losses, norms, rates = [], [], []
     policy.train()
     batches = shuffled_batches(examples.frames, training.batch_size, generator)
-    with _dropout_seeded(policy, seed):
+    with _dropout_seeded(policy, seed), deterministic_kernels(training.deterministic):
         for step in range(steps):
             rate = step_lr(plan.lr, scheduler.eta_min, scheduler.type, step, steps)
             indices = next(batches)
