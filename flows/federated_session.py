@@ -15,6 +15,7 @@ from tasks import data, judging, reporting, rounds
 from tasks.crash import close_task_runs
 from tasks.events import Event, say, tell, tell_step
 from tasks.logs import session_logs
+from zk0 import merkle
 from zk0.errors import SettingsError
 from zk0.folder import SessionFolder
 from zk0.records import RoundRecord
@@ -143,6 +144,7 @@ def federated_round(
         decision=decision,
         checkpoint=averaged.checkpoint,
         updates=trained.updates,
+        updates_root=merkle.root([merkle.leaf(update) for update in trained.updates]),
         refusals=trained.refusals,
         contributions=averaged.contributions,
         param_update_norm=averaged.param_update_norm,

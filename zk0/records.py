@@ -263,6 +263,8 @@ class RoundRecord(Record):
     updates: tuple[Update, ...] = ()
     refusals: tuple[Refusal, ...] = ()
     contributions: tuple[Contribution, ...] = ()
+    updates_root: str | None = None
+    """Of the Merkle tree over `updates` (`zk0.merkle`): with its receipt, a client proves that it was averaged."""
     param_update_norm: float | None = None
     """||w_k - w_(k-1)||."""
     evaluation: Evaluation | None = None

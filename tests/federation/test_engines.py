@@ -1,5 +1,6 @@
 """The keystone: every engine ends the same session with the same digest, and trains with the lr that was decided."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,27 @@ def lagging_client_is_boosted(driven: Any, federation: Any) -> None:
         assert np.quantile(moved, 0.9) == pytest.approx(3.45e-4 if update.client == "b" else 3e-4, rel=1e-3)
 
 
+def everything_sent_is_noted(folder: Path) -> None:
+    """One signed line for the join and one a round; what it says is what the server kept, and no path is in it."""
+    from zk0.journal import Journal
+    from zk0.records import Member, Update
+    from zk0.weights import digest
+
+    for client in "abc":
+        sent = Journal(folder / "clients" / client / "sent.jsonl").read()
+        assert [(s.kind, s.round, s.to) for s in sent] == [
+            ("join", None, "mini"),
+            *(("train", number, "mini") for number in (1, 2, 3)),
+        ]
+        assert Member.model_validate_json(json.loads(sent[0].text)["member"]).client == client
+        for line in sent[1:]:
+            said = Update.model_validate_json(json.loads(line.text)["update"])
+            kept = load_weights(folder / f"round-{line.round:03d}" / "updates" / f"{client}.safetensors")
+            assert (line.weights.tensors, line.weights.values) == (len(kept), sum(w.size for w in kept.values()))
+            assert line.weights.digest == said.digest == digest(kept)
+        assert str(folder) not in "".join(s.model_dump_json() for s in sent)
+
+
 def digests(session: Session, folder: Path, drive: type, on_step: Any = None) -> list[str]:
     """Two rounds; the digest of the start and of each round."""
     from zk0.federation.open import open_federation
@@ -92,6 +114,7 @@ def test_every_engine_ends_with_the_same_digest(
         assert steps == STEPS
         logs = [(tmp_path / f"there/server/worker-{i}.log").read_text() for i in (0, 1)]
         assert all("step 3/3" in log for log in logs)
+    everything_sent_is_noted(tmp_path / "there")
     for client in "abc":
         log = (tmp_path / f"there/clients/{client}/client.log").read_text()
         assert log.count(f"{client}: round 2 step 3/3") == 1
@@ -109,6 +132,27 @@ def test_the_order_of_clients_changes_no_bit(
 ) -> None:
     wanted = in_this_process.get("digests") or digests(session_of(), tmp_path / "here", drive)
     assert digests(session_of(("c", "a", "b")), tmp_path / "there", drive) == wanted
+
+
+def test_an_answer_that_cannot_be_noted_does_not_leave(
+    session_of: Callable[..., Session], drive: type, tmp_path: Path
+) -> None:
+    from zk0.federation.open import open_federation
+    from zk0.journal import Journal
+
+    driven = drive(session_of(("a", "b")), tmp_path)
+    with open_federation(driven.session, "mini", tmp_path) as federation:
+        driven.begin(federation)
+        (tmp_path / "clients/a/sent.key").write_bytes(b"short")
+        found = driven.train(federation)
+        assert [u.client for u in found.updates] == ["b"]
+        assert "could not be written down" in found.refusals[0].reason
+        refused = driven.plans()[1].model_copy(update={"global_digest": "0" * 64, "round": 2})
+        found = federation.train([refused], Path(driven.history[-1].path), tmp_path / "round-002" / "updates")
+        assert "expected 000000000000" in found.refusals[0].reason
+    last = Journal(tmp_path / "clients/b/sent.jsonl").read()[-1]
+    assert (last.kind, last.round, last.weights) == ("train", 2, None)
+    assert "expected 000000000000" in last.text
 
 
 def test_frames_whose_features_are_computed_are_told(

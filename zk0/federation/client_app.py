@@ -10,12 +10,10 @@ from flwr.clientapp import ClientApp
 from loguru import logger
 
 from zk0.errors import FederationError, Zk0Error
+from zk0.federation.sent import WEIGHTS_PATH, note_sent
 from zk0.folder import write_whole
 from zk0.records import Update
 from zk0.session import ClientSettings, RoundPlan, Terms
-
-WEIGHTS_PATH = "weights-path"
-"""In a message's ConfigRecord: the file of weights that belongs to it; between machines its bytes travel instead."""
 
 StepListener = Callable[[str, int, int, int, str], None]
 _listener: list[StepListener] = []
@@ -99,6 +97,11 @@ def _answer(message: Message, context: Context, work: Callable[[Message, dict[st
         except Exception as e:  # carried to the server, which refuses this client's answer
             logger.exception("{}", e)
             content = _refusal(f"{type(e).__name__}: {next(iter(str(e).splitlines()), 'no text')}; see its client.log")
+        try:
+            note_sent(message, content, Path(config["scratch"]))
+        except (Zk0Error, OSError, ValueError) as e:
+            logger.error("{}", e)
+            content = _refusal(f"its answer could not be written down, so it did not leave: {e}")
     return Message(content, reply_to=message)
 
 

@@ -14,7 +14,7 @@ from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from pydantic import ValidationError
 
 from zk0.errors import FederationError
-from zk0.federation.client_app import WEIGHTS_PATH
+from zk0.federation.sent import WEIGHTS_PATH
 from zk0.federation.spool import Spool, first_line
 from zk0.records import Member, Record, Refusal, Update
 from zk0.session import RoundPlan, Terms

@@ -1,0 +1,113 @@
+"""Every message that left is there, signed, and no line can be changed unseen."""
+
+import hashlib
+import json
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from zk0.errors import LedgerError
+from zk0.journal import Journal, Sent, SentWeights
+
+
+def sent(number: int) -> Sent:
+    weights = SentWeights(tensors=3, values=100, bytes=480, digest="d" * 64)
+    text = json.dumps({"update_norm": 0.25, "grüße": number})
+    return Sent(at="2026-01-01T00:00:00+00:00", to="s", kind="train", round=number, text=text, weights=weights)
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Journal:
+    made = Journal(tmp_path / "node" / "sent.jsonl")
+    for number in range(3):
+        made.append(sent(number))
+    return made
+
+
+def test_messages_are_read_back_and_the_key_is_kept(journal: Journal) -> None:
+    assert journal.read() == tuple(sent(n) for n in range(3))
+    Journal(journal.path).append(sent(3))
+    assert [s.round for s in journal.read()] == [0, 1, 2, 3]
+
+
+def test_nothing_sent_is_nothing_read(tmp_path: Path) -> None:
+    assert Journal(tmp_path / "sent.jsonl").read() == ()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_key_is_its_owners_alone(journal: Journal) -> None:
+    assert stat.S_IMODE(journal.key.stat().st_mode) == 0o600
+    assert len(journal.key.read_bytes()) == 32
+    secret = journal.key.read_bytes()
+    rest = [f.read_bytes() for f in journal.path.parent.iterdir() if f != journal.key]
+    assert all(secret not in other and secret.hex().encode() not in other for other in rest)
+
+
+def test_anybody_can_check_it_with_the_public_key(journal: Journal) -> None:
+    """By hand: the chain, and Ed25519 over the bytes before the signature."""
+    public = Ed25519PublicKey.from_public_bytes(bytes.fromhex(journal.public_key.read_text()))
+    previous = "0" * 64
+    for line in journal.path.read_bytes().splitlines():
+        values = json.loads(line)
+        assert list(values) == ["previous", "sent", "signature"]
+        assert values["previous"] == previous
+        public.verify(bytes.fromhex(values["signature"]), line[: -len(b',"signature":"') - 128 - 2])
+        previous = hashlib.sha256(line).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda lines: [lines[0], lines[1], lines[2].replace(b"0.25", b"0.26")], "line 3: not signed by the key"),
+        (lambda lines: [lines[0].replace(b"0.25", b"0.26"), *lines[1:]], "line 1: not signed by the key"),
+        (lambda lines: [lines[0], lines[2]], "line 2: chained to"),
+        (lambda lines: lines[1:], "line 1: chained to"),
+        (lambda lines: [lines[0], b"{}", lines[2]], "line 2: not a sent message"),
+        (lambda lines: [lines[0], lines[1][:-2] + b"x", lines[2]], "line 2: not a sent message"),
+    ],
+)
+def test_a_change_is_told_by_line(journal: Journal, change, words: str) -> None:
+    lines = journal.path.read_bytes().split(b"\n")[:-1]
+    journal.path.write_bytes(b"\n".join(change(lines)) + b"\n")
+    with pytest.raises(LedgerError, match=words):
+        journal.read()
+
+
+def test_a_chain_that_another_key_signed_is_not_taken(journal: Journal, tmp_path: Path) -> None:
+    other = Journal(tmp_path / "other.jsonl")
+    for number in range(3):
+        other.append(sent(number))
+    journal.path.write_bytes(other.path.read_bytes())
+    with pytest.raises(LedgerError, match=r"line 1: not signed by the key sent\.pub"):
+        journal.read()
+
+
+def test_every_truncation_of_the_last_line(journal: Journal) -> None:
+    whole = journal.path.read_bytes()
+    start = whole.rindex(b"\n", 0, -1) + 1
+    for length in range(start, len(whole), 7):
+        journal.path.write_bytes(whole[:length])
+        assert len(journal.read()) == 2
+    journal.append(sent(2))
+    assert len(journal.read()) == 3
+
+
+WRITE = """
+import sys
+from pathlib import Path
+from zk0.journal import Journal, Sent
+for _ in range(15):
+    Journal(Path(sys.argv[1])).append(Sent.model_validate_json(sys.argv[2]))
+"""
+
+
+def test_two_writers_share_one_key_and_one_chain(tmp_path: Path) -> None:
+    path = tmp_path / "node" / "sent.jsonl"
+    command = [sys.executable, "-c", WRITE, str(path), sent(1).model_dump_json()]
+    writers = [subprocess.Popen(command) for _ in range(2)]
+    assert [writer.wait() for writer in writers] == [0, 0]
+    assert len(Journal(path).read()) == 30
