@@ -18,7 +18,7 @@ from tasks.logs import session_logs
 from zk0 import merkle
 from zk0.errors import SettingsError
 from zk0.folder import SessionFolder
-from zk0.records import RoundRecord
+from zk0.records import Checkpoint, ClientEvaluation, Evaluation, RoundRecord
 from zk0.schedule import decide
 from zk0.session import Session, load_session
 
@@ -108,18 +108,32 @@ def prepare(
     ground = Ground(recipe=recipe, members=members, sets=sets, statistics=statistics)
     ground.keep(here.ground)
     if not history:
-        with rounds.timed(seconds, "evaluate"):
-            judged = rounds.evaluate(session, str(here.path), ground, checkpoint)
+        judged, by_clients = judge(session, str(here.path), ground, checkpoint, seconds)
         record = RoundRecord(
             round=0,
             checkpoint=checkpoint,
             evaluation=judged,
+            client_evaluation=by_clients,
             seconds=perf_counter() - started,
             stage_seconds=seconds,
             finished_at=rounds.now(),
         )
         history = rounds.finish_round(session, str(here.path), record)
     return ground, history
+
+
+def judge(
+    session: Session, folder: str, ground: "Ground", checkpoint: Checkpoint, seconds: dict[str, float]
+) -> tuple[Evaluation | None, ClientEvaluation | None]:
+    """The global model on unseen data and on what clients hold out, in the rounds that ask for it."""
+    judged = by_clients = None
+    if session.judged_after(checkpoint.round):
+        with rounds.timed(seconds, "evaluate"):
+            judged = judging.evaluate(session, folder, ground, checkpoint)
+    if session.clients_judge_after(checkpoint.round):
+        with rounds.timed(seconds, "clients evaluate"):
+            by_clients = judging.evaluate_on_clients(session, folder, ground, checkpoint)
+    return judged, by_clients
 
 
 @task(task_run_name="round {number}", cache_policy=NO_CACHE)
@@ -135,10 +149,7 @@ def federated_round(
         trained = retried(session, folder, ground, before, decision)
     with rounds.timed(seconds, "aggregate"):
         averaged = rounds.aggregate_updates(number, folder, before, trained.updates)
-    judged = None
-    if number % session.evaluation.frequency == 0 or number == session.rounds:
-        with rounds.timed(seconds, "evaluate"):
-            judged = rounds.evaluate(session, folder, ground, averaged.checkpoint)
+    judged, by_clients = judge(session, folder, ground, averaged.checkpoint, seconds)
     record = RoundRecord(
         round=number,
         decision=decision,
@@ -149,6 +160,7 @@ def federated_round(
         contributions=averaged.contributions,
         param_update_norm=averaged.param_update_norm,
         evaluation=judged,
+        client_evaluation=by_clients,
         seconds=perf_counter() - started,
         stage_seconds=seconds,
         finished_at=rounds.now(),

@@ -101,6 +101,9 @@ class _Bars:
             self._progress.update(bar, completed=event.step, total=event.steps)
             doing = "clients look at their frames once" if event.text == "encode" else "clients train"
             self._progress.update(self._session, description=f"round {event.round}: {doing}{self._judged}")
+        elif event.kind == "frames":
+            self._progress.update(self._client(event.client), completed=event.step, total=event.steps)
+            self._progress.update(self._session, description=f"round {event.round}: the judge looks at its frames once")
         elif event.kind == "client":
             self._progress.update(self._client(event.client), description=f"  {event.client} answered")
 

@@ -15,7 +15,7 @@ _listeners: list[Callable[["Event"], None]] = []
 class Event(Record):
     """One thing that happened."""
 
-    kind: Literal["begun", "stage", "round", "step", "client", "judged", "done"]
+    kind: Literal["begun", "stage", "round", "step", "frames", "client", "judged", "done"]
     text: str = ""
     round: int = 0
     rounds: int = 0

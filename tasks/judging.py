@@ -1,6 +1,7 @@
-"""Closed-loop attempts of the trained policy."""
+"""How good the global model is: on data nobody trained on, on what clients hold out, in closed loop."""
 
 from pathlib import Path
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 from prefect import task
@@ -9,11 +10,73 @@ from prefect.cache_policies import NO_CACHE
 
 from tasks.events import Event, say, tell
 from zk0.folder import SessionFolder
-from zk0.records import Checkpoint, Rollout
-from zk0.session import Session
+from zk0.records import Checkpoint, ClientEvaluation, Evaluation, Rollout
+from zk0.session import EvaluationPlan, Session, terms_of
 
 if TYPE_CHECKING:
     from zk0.training.judge import Ground
+
+
+@task(task_run_name="evaluate round {checkpoint.round}", cache_policy=NO_CACHE)
+def evaluate(session: Session, folder: str, ground: "Ground", checkpoint: Checkpoint) -> Evaluation:
+    """The global model on data that no client trained on."""
+    from zk0.training.judge import evaluate_weights
+
+    tell(Event(kind="stage", text=f"judging round {checkpoint.round}", round=checkpoint.round))
+
+    def on_frames(dataset: str, done: int, frames: int) -> None:
+        tell(Event(kind="frames", client=dataset, round=checkpoint.round, step=done, steps=frames))
+
+    weights = (Path(folder) / checkpoint.path, checkpoint.digest)
+    found = evaluate_weights(session, ground, weights, checkpoint.round, on_frames)
+    say(
+        f"round {checkpoint.round}: policy loss {found.policy_loss:.4f} on unseen data, "
+        f"action error {found.action_error_degrees:.2f} degrees"
+    )
+    tell(Event(kind="judged", round=checkpoint.round, text=f"policy loss {found.policy_loss:.4f}"))
+    return found
+
+
+@task(task_run_name="clients evaluate round {checkpoint.round}", cache_policy=NO_CACHE)
+def evaluate_on_clients(session: Session, folder: str, ground: "Ground", checkpoint: Checkpoint) -> ClientEvaluation:
+    """The global model on what each client holds out; only numbers come back; who cannot answer is told."""
+    from zk0.federation.open import federation
+
+    started, here = perf_counter(), SessionFolder(Path(folder))
+    tell(Event(kind="stage", text=f"clients judge round {checkpoint.round}", round=checkpoint.round))
+    plans = [evaluation_plan_for(client.name, session, here.name, ground, checkpoint) for client in session.members()]
+    found = federation(here.name).evaluate(plans, here.path / checkpoint.path)
+    for refusal in found.refusals:
+        say(f"round {checkpoint.round}: {refusal.client} did not judge: {refusal.reason}")
+    losses = ", ".join(f"{s.client} {s.score.policy_loss:.4f}" for s in found.scores)
+    say(f"round {checkpoint.round}: policy loss on held-out episodes: {losses or 'of no client'}")
+    return ClientEvaluation(
+        round=checkpoint.round,
+        scores=found.scores,
+        refusals=found.refusals,
+        normalization=session.normalization,
+        seed=session.seed,
+        times=session.evaluation.times,
+        seconds=perf_counter() - started,
+    )
+
+
+def evaluation_plan_for(
+    client: str, session: Session, name: str, ground: "Ground", checkpoint: Checkpoint
+) -> EvaluationPlan:
+    """What one client is told about judging a model."""
+    return EvaluationPlan(
+        terms=terms_of(session, name),
+        round=checkpoint.round,
+        client=client,
+        recipe=ground.recipe,
+        global_digest=checkpoint.digest,
+        statistics=ground.statistics if session.normalization == "pooled" else None,
+        training=session.training,
+        times=session.evaluation.times,
+        batch_size=session.evaluation.batch_size,
+        max_frames=session.evaluation.max_frames,
+    )
 
 
 @task(task_run_name="roll out {name}", cache_policy=NO_CACHE)

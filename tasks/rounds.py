@@ -19,7 +19,6 @@ from zk0.records import (
     Checkpoint,
     Contribution,
     Decision,
-    Evaluation,
     PolicyRecipe,
     Record,
     Refusal,
@@ -134,22 +133,6 @@ def aggregate_updates(number: int, folder: str, before: Checkpoint, updates: Seq
         contributions=mean.contributions,
         param_update_norm=mean.param_update_norm,
     )
-
-
-@task(task_run_name="evaluate round {checkpoint.round}", cache_policy=NO_CACHE)
-def evaluate(session: Session, folder: str, ground: "Ground", checkpoint: Checkpoint) -> Evaluation:
-    """The global model on data that no client trained on."""
-    from zk0.training.judge import evaluate_weights
-
-    tell(Event(kind="stage", text=f"judging round {checkpoint.round}", round=checkpoint.round))
-    weights = (Path(folder) / checkpoint.path, checkpoint.digest)
-    found = evaluate_weights(session, ground.recipe, ground.sets, ground.statistics, weights, checkpoint.round)
-    say(
-        f"round {checkpoint.round}: policy loss {found.policy_loss:.4f} on unseen data, "
-        f"action error {found.action_error_degrees:.2f} degrees"
-    )
-    tell(Event(kind="judged", round=checkpoint.round, text=f"policy loss {found.policy_loss:.4f}"))
-    return found
 
 
 @task(

@@ -189,6 +189,15 @@ class TestPlan:
         assert len({plan.model_copy(update=c).digest() for c in changed} | {plan.digest()}) == len(changed) + 1
 
 
+def test_rounds_that_are_judged() -> None:
+    session = parse(rounds=7, evaluation={**LEAST["evaluation"], "frequency": 3, "clients_frequency": 4})
+    assert [n for n in range(8) if session.judged_after(n)] == [0, 3, 6, 7]
+    assert [n for n in range(8) if session.clients_judge_after(n)] == [0, 4, 7]
+    never = parse(rounds=2, evaluation={**LEAST["evaluation"], "clients_frequency": 0})
+    assert not any(never.clients_judge_after(n) for n in range(3))
+    assert not parse(rounds=2, data={"holdout_episodes": 0}).clients_judge_after(2)
+
+
 def leaves(model: type[Record], path: str = "") -> dict[str, str]:
     """Dotted name -> field name of every setting that is no table."""
     found = {}
@@ -204,8 +213,9 @@ def readers(file: Path) -> list[ast.AST]:
     tree = ast.parse(file.read_text(encoding="utf-8"))
     if file != ROOT / "zk0/session.py":
         return list(ast.walk(tree))
-    used = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef) and n.name in ("members", "judges", "terms_of")]
-    assert len(used) == 3
+    telling = ("members", "judges", "terms_of", "judged_after", "clients_judge_after")
+    used = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef) and n.name in telling]
+    assert len(used) == len(telling)
     return [node for function in used for node in ast.walk(function)]
 
 

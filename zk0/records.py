@@ -238,6 +238,26 @@ class Evaluation(Record):
     seconds: float
 
 
+class ClientScore(Record):
+    """One client's held-out episodes under the global model, judged where they lie: numbers only."""
+
+    client: str
+    score: SetScore
+
+
+class ClientEvaluation(Record):
+    """The global model of one round on the held-out episodes of every client that answered."""
+
+    round: int = Field(ge=0)
+    scores: tuple[ClientScore, ...]
+    refusals: tuple[Refusal, ...] = ()
+    normalization: str
+    """With `client`, losses are not comparable between clients."""
+    seed: int
+    times: int
+    seconds: float
+
+
 class Rollout(Record):
     """One closed-loop attempt in the simulator."""
 
@@ -268,6 +288,7 @@ class RoundRecord(Record):
     param_update_norm: float | None = None
     """||w_k - w_(k-1)||."""
     evaluation: Evaluation | None = None
+    client_evaluation: ClientEvaluation | None = None
     seconds: float
     stage_seconds: dict[str, float] = {}
     """Where the time went: train, aggregate, evaluate, checkpoint."""

@@ -201,6 +201,11 @@ class EvaluationSettings(Record):
         default=(), description="data that nobody trains on; empty with [partition]: its held-out episodes"
     )
     frequency: int = Field(default=1, ge=1, description="judge every N rounds, and always the last")
+    clients_frequency: int = Field(
+        default=1,
+        ge=0,
+        description="clients judge on their own held-out episodes every N rounds, and after the last; 0: never",
+    )
     times: int = Field(default=8, ge=1, description="stratified flow-matching times per frame")
     batch_size: int = Field(default=32, ge=1)
     max_frames: int | None = Field(default=None, ge=1, description="evenly spaced frames per set; unset: all")
@@ -284,6 +289,17 @@ class Session(Record):
             }
         )
 
+    def judged_after(self, round_number: int) -> bool:
+        """Whether the global model of this round is judged on data that nobody trains on."""
+        return round_number % self.evaluation.frequency == 0 or round_number == self.rounds
+
+    def clients_judge_after(self, round_number: int) -> bool:
+        """Whether clients judge the global model of this round on what they hold out."""
+        frequency = self.evaluation.clients_frequency
+        if frequency == 0 or self.data.holdout_episodes == 0:
+            return False
+        return round_number % frequency == 0 or round_number == self.rounds
+
     def judges(self) -> tuple[EvaluationSetSettings, ...]:
         """The sets that judge: those asked for, or what a shared data set holds out."""
         if self.evaluation.datasets or self.partition is None or self.data.holdout_episodes == 0:
@@ -322,19 +338,33 @@ class Terms(Record):
     simulator: SimulatorSettings
 
 
-class RoundPlan(Record):
-    """All that one client is told about one round; one message carries it."""
+class Plan(Record):
+    """What every message about the global model says."""
 
     terms: Terms
-    round: int = Field(ge=1)
+    round: int = Field(ge=0)
     client: str
     recipe: PolicyRecipe
     global_digest: str
     statistics: Statistics | None
     """Pooled statistics; None: the client normalises with its own."""
+    training: TrainingSettings
+
+
+class EvaluationPlan(Plan):
+    """All that one client is told about judging the global model of one round."""
+
+    times: int
+    batch_size: int
+    max_frames: int | None
+
+
+class RoundPlan(Plan):
+    """All that one client is told about one round; one message carries it."""
+
+    round: int = Field(ge=1)
     lr: float = Field(gt=0)
     mu: float = Field(ge=0)
-    training: TrainingSettings
     scheduler: SchedulerSettings
 
     def digest(self) -> str:

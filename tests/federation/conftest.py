@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from zk0.records import Checkpoint, Decision, Member, PolicyRecipe, Statistics, Update
-from zk0.session import RoundPlan, Session, parse_session, terms_of
+from zk0.session import EvaluationPlan, RoundPlan, Session, parse_session, terms_of
 
 SETTINGS: dict[str, Any] = {
     "name": "mini",
@@ -69,6 +69,15 @@ class Drive:
 
     def train(self, federation: Any, on_update: Callable[[str], None] | None = None, **changes: Any) -> Any:
         return federation.train(self.plans(**changes), Path(self.history[-1].path), self.spool(), on_update)
+
+    def evaluate(self, federation: Any, **changes: Any) -> Any:
+        """What the clients say of the last global weights."""
+        last = self.history[-1]
+        common = {"terms": terms_of(self.session, self.name), "round": last.round, "recipe": self.recipe}
+        common |= {"global_digest": last.digest, "statistics": self.statistics, "training": self.session.training}
+        common |= {"times": 2, "batch_size": 8, "max_frames": None} | changes
+        plans = [EvaluationPlan(client=m.client, **common) for m in self.members]
+        return federation.evaluate(plans, Path(last.path))
 
     def average(self, updates: Any) -> Any:
         from zk0.aggregate import aggregate

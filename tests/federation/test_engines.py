@@ -71,7 +71,7 @@ def everything_sent_is_noted(folder: Path) -> None:
 
 
 def digests(session: Session, folder: Path, drive: type, on_step: Any = None) -> list[str]:
-    """Two rounds; the digest of the start and of each round."""
+    """Two rounds; the digest of the start and of each round, and what the clients say of the last one."""
     from zk0.federation.open import open_federation
 
     driven = drive(session, folder)
@@ -84,7 +84,10 @@ def digests(session: Session, folder: Path, drive: type, on_step: Any = None) ->
             driven.average(collected.updates)
         driven.updates = collected.updates
         lagging_client_is_boosted(driven, federation)
-    return [checkpoint.digest for checkpoint in driven.history]
+        judged = driven.evaluate(federation)
+    assert judged.refusals == ()
+    assert [s.client for s in judged.scores] == ["a", "b", "c"]
+    return [*(checkpoint.digest for checkpoint in driven.history), *(s.model_dump_json() for s in judged.scores)]
 
 
 @pytest.mark.parametrize("engine", ["local", "ray"])
@@ -106,7 +109,7 @@ def test_every_engine_ends_with_the_same_digest(
         in_this_process["digests"] = digests(session_of(), tmp_path / "here", drive, on_step)
         assert steps == STEPS
     wanted = in_this_process["digests"]
-    assert len(set(wanted)) == 3
+    assert len(set(wanted)) == 6
     steps.clear()
     session = session_of(federation={"engine": engine, "workers": 2})
     assert digests(session, tmp_path / "there", drive, on_step) == wanted

@@ -288,6 +288,45 @@ def test_a_bad_answer_is_refused_and_kept_aside(fault: str, tampered: tuple, dri
     assert good.all_refusals == found.refusals
 
 
+def test_a_client_that_cannot_judge_is_told_and_the_others_count(
+    session_of: Callable[..., Session], drive: type, tmp_path: Path
+) -> None:
+    """One answers as another, one says something that is no score, one has other weights than the plan's."""
+
+    class Lying(LocalGrid):
+        def pull_messages(self, ids: Any) -> list[Any]:
+            from flwr.app import ConfigRecord, RecordDict
+
+            replies = super().pull_messages(ids)
+            for reply in replies:
+                said = str(reply.content["answer"].get("score", ""))
+                if '"client":"b"' in said:
+                    changed = {"score": said.replace('"client":"b"', '"client":"a"')}
+                elif '"client":"c"' in said:
+                    changed = {"score": re.sub(r'"policy_loss":[0-9.]+', '"policy_loss":NaN', said)}
+                else:
+                    continue
+                reply.content = RecordDict({"answer": ConfigRecord(changed)})
+            return replies
+
+    session = session_of()
+    with Lying(nodes_of(session, tmp_path), 0, tmp_path / "server") as grid:
+        federation, driven = Federation(grid, ("a", "b", "c"), 60), drive(session, tmp_path)
+        driven.begin(federation)
+        found = driven.evaluate(federation)
+        assert [s.client for s in found.scores] == ["a"]
+        assert json.loads((tmp_path / "clients/a/evaluation_0.json").read_text()) == found.scores[0].model_dump(
+            mode="json"
+        )
+        (second, third) = found.refusals
+        assert (second.client, second.reason) == ("b", "answers as a")
+        assert third.client == "c"
+        assert "an answer that is no score" in third.reason
+        other = driven.evaluate(federation, global_digest="0" * 64)
+        assert other.scores == ()
+        assert all("expected 000000000000" in r.reason for r in other.refusals)
+
+
 class Repeating(LocalGrid):
     """A local engine that hands some replies out again, with others or in a later round."""
 

@@ -113,12 +113,13 @@ def test_loss_and_action_error(
 
     from zk0.robot.policy import build_policy
     from zk0.robot.statistics import pool
-    from zk0.training.judge import evaluate_weights, prepare_evaluation_set, start_policy
+    from zk0.training.judge import Ground, evaluate_weights, prepare_evaluation_set, start_policy
 
     statistics = pool([m.statistics for m in members])
     recipe, digest, _ = start_policy(session, tmp_path / "start.safetensors")
-    sets = [prepare_evaluation_set(session.judges()[0], session)]
-    found = evaluate_weights(session, recipe, sets, statistics, (tmp_path / "start.safetensors", digest), 0)
+    sets = (prepare_evaluation_set(session.judges()[0], session),)
+    ground = Ground(recipe=recipe, members=tuple(members), sets=sets, statistics=statistics)
+    found = evaluate_weights(session, ground, (tmp_path / "start.safetensors", digest), 0)
 
     policy = build_policy(recipe, Path(session.cache_dir))
     trained, held = rows["episode_index"] < 20, np.flatnonzero(rows["episode_index"] >= 20)
@@ -156,7 +157,7 @@ def test_loss_and_action_error(
         errors.append(np.abs(degrees - rows["action"][steps])[real])
         counts.append(real.sum())
     assert found.sets[0].frames == FRAMES
-    assert found.sets[0].episodes == len({int(rows["episode_index"][i]) for i in chosen})
+    assert len(found.sets[0].episodes) == len({int(rows["episode_index"][i]) for i in chosen})
     assert found.policy_loss == pytest.approx(sum(losses) / (2 * sum(counts)), rel=1e-5)
     assert found.action_error_degrees == pytest.approx(np.concatenate(errors).mean(), rel=1e-5)
 
@@ -166,19 +167,19 @@ def test_a_federated_round_ends_in_the_ledger(
 ) -> None:
     from zk0.federation.open import open_federation
     from zk0.ledger import Ledger
-    from zk0.training.judge import evaluate_weights, prepare_evaluation_set
+    from zk0.training.judge import Ground, evaluate_weights, prepare_evaluation_set
 
     driven = drive(session, tmp_path, "cloth")
     with open_federation(session, "cloth", tmp_path) as federation:
         driven.begin(federation)
-        sets = [prepare_evaluation_set(session.judges()[0], session)]
+        sets = (prepare_evaluation_set(session.judges()[0], session),)
         decision = driven.decision()
         collected = driven.train(federation)
         mean = driven.average(collected.updates)
+    ground = Ground(recipe=driven.recipe, members=driven.members, sets=sets, statistics=driven.statistics)
     records = []
     for checkpoint in driven.history:
-        weights = Path(checkpoint.path), checkpoint.digest
-        judged = evaluate_weights(session, driven.recipe, sets, driven.statistics, weights, checkpoint.round)
+        judged = evaluate_weights(session, ground, (Path(checkpoint.path), checkpoint.digest), checkpoint.round)
         now = datetime.now(UTC).isoformat()
         records.append(
             RoundRecord(round=checkpoint.round, checkpoint=checkpoint, evaluation=judged, seconds=1.0, finished_at=now)

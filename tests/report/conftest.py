@@ -4,7 +4,9 @@ import pytest
 
 from zk0.records import (
     Checkpoint,
+    ClientEvaluation,
     ClientMetrics,
+    ClientScore,
     Contribution,
     DatasetReport,
     Decision,
@@ -79,6 +81,22 @@ def _evaluation(number: int) -> Evaluation | None:
     )
 
 
+def _client_evaluation(number: int) -> ClientEvaluation | None:
+    """Every client judges in rounds 0 and 3; in round 3 one cannot."""
+    if number not in (0, 3):
+        return None
+    losses = {"cloth": 2.0, "lift": 1.6, "place": 1.2, "stack": 0.8}
+    scores = [
+        ClientScore(client=name, score=_set(DATASETS[at], loss if number == 0 else loss / 2, 0.02, 10.0))
+        for at, (name, loss) in enumerate(losses.items())
+        if (number, name) != (3, "place")
+    ]
+    refusals = () if number == 0 else (Refusal(client="place", reason="no answer within 60 s"),)
+    return ClientEvaluation(
+        round=number, scores=tuple(scores), refusals=refusals, normalization="pooled", seed=42, times=8, seconds=4.0
+    )
+
+
 def _update(number: int, index: int, loss: float) -> Update:
     return Update(
         client=CLIENTS[index],
@@ -137,6 +155,7 @@ def _round(number: int) -> RoundRecord:
         ),
         param_update_norm=0.7 / number if number else None,
         evaluation=_evaluation(number),
+        client_evaluation=_client_evaluation(number),
         seconds=120.0 if number else 35.0,
         finished_at=f"2025-11-22T03:0{number}:00+00:00",
     )

@@ -270,7 +270,7 @@ def test_styles_and_scripts_request_nothing(page: Page, told: Path) -> None:
 def test_charts_for_light_and_dark(page: Page) -> None:
     images = [attrs for tag, attrs in page.tags if tag == "img"]
     dark = [attrs for tag, attrs in page.tags if tag == "source"]
-    assert len(images) == len(dark) == 3
+    assert len(images) == len(dark) == 4
     assert all(image["alt"] for image in images)
     for image, other in zip(images, dark, strict=True):
         assert other["media"] == "(prefers-color-scheme: dark)"

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from zk0.errors import CheckpointError, DatasetError, PolicyError
-from zk0.session import ClientSettings, RoundPlan, Terms
+from zk0.errors import CheckpointError, DatasetError, EvaluationError, PolicyError
+from zk0.records import Statistics
+from zk0.session import ClientSettings, DataSettings, EvaluationPlan, RoundPlan, Terms
 
 
 @pytest.fixture
@@ -126,3 +127,69 @@ class TestTrain:
         same = client.train(plan(client="b", statistics=client.statistics), start[0])
         pooled = client.train(plan(client="b"), start[0])
         assert own.digest == same.digest != pooled.digest
+
+
+class TestEvaluate:
+    @pytest.fixture
+    def asked(self, plan: Callable[..., RoundPlan]) -> Callable[..., EvaluationPlan]:
+        """The plan of judging round 0 on what client a holds out."""
+
+        def make(**changes: Any) -> EvaluationPlan:
+            shared = plan().model_dump(exclude={"lr", "mu", "scheduler", "round"})
+            return EvaluationPlan(**shared | {"round": 0, "times": 2, "batch_size": 8, "max_frames": None} | changes)
+
+        return make
+
+    def test_held_out_episodes_are_scored_as_the_server_would(
+        self,
+        client_of: Callable[..., Any],
+        start: tuple[Path, str],
+        asked: Callable[..., EvaluationPlan],
+        policy: Any,
+        recordings: dict[str, Path],
+        kept: Path,
+        statistics: Statistics,
+    ) -> None:
+        from zk0.robot.dataset import EpisodeReader
+        from zk0.robot.policy import install_weights, make_processors
+        from zk0.training.evaluate import score
+        from zk0.training.examples import CachedExamples
+        from zk0.training.features import FeatureCache
+        from zk0.weights import load_weights
+
+        found = client_of().evaluate(asked(), start[0])
+        install_weights(policy, load_weights(*start))
+        pre, _ = make_processors(policy, statistics)
+        cache = FeatureCache(kept / "features", policy, ("overhead", "wrist"))
+        examples = CachedExamples(EpisodeReader(recordings["a"]), (2,), policy, pre, cache)
+        dataset = f"local:{recordings['a']}"
+        wanted = score(policy, examples, statistics, dataset=dataset, seed=42, times=2, batch_size=8)
+        assert found.client == "a"
+        assert found.score == wanted
+        assert [e.episode for e in found.score.episodes] == [2]
+
+    def test_only_numbers_leave(
+        self, client_of: Callable[..., Any], start: tuple[Path, str], asked: Callable[..., EvaluationPlan]
+    ) -> None:
+        said = client_of().evaluate(asked(max_frames=5), start[0]).model_dump_json()
+        assert len(said) < 1500
+
+    def test_own_statistics_are_used_where_none_are_given(
+        self, client_of: Callable[..., Any], start: tuple[Path, str], asked: Callable[..., EvaluationPlan]
+    ) -> None:
+        client = client_of()
+        own = client.evaluate(asked(statistics=None), start[0])
+        assert own == client.evaluate(asked(statistics=client.statistics), start[0])
+        assert own != client.evaluate(asked(), start[0])
+
+    def test_nothing_held_out_gives_no_number(
+        self,
+        client_of: Callable[..., Any],
+        start: tuple[Path, str],
+        asked: Callable[..., EvaluationPlan],
+        terms: Terms,
+    ) -> None:
+        client = client_of()
+        client.terms = terms.model_copy(update={"data": DataSettings(holdout_episodes=0)})
+        with pytest.raises(EvaluationError, match=r"a: no episode is held out"):
+            client.evaluate(asked(), start[0])

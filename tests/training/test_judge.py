@@ -115,8 +115,8 @@ def test_weights_of_a_round_are_judged_and_saved(session: Session, ground: Groun
 
     moved = {name: value * 1.1 for name, value in load_weights(tmp_path / "start.safetensors").items()}
     weights = (tmp_path / "moved.safetensors", save_weights(tmp_path / "moved.safetensors", moved)[0])
-    judged = evaluate_weights(session, ground.recipe, ground.sets, ground.statistics, weights, 1)
-    again = evaluate_weights(session, ground.recipe, ground.sets, ground.statistics, weights, 1)
+    judged = evaluate_weights(session, ground, weights, 1)
+    again = evaluate_weights(session, ground, weights, 1)
     assert again.model_copy(update={"seconds": judged.seconds}) == judged
     assert judged.policy_loss == judged.sets[0].policy_loss
     assert (judged.round, judged.seed, judged.times, judged.normalization) == (1, 42, 2, "pooled")
@@ -126,7 +126,16 @@ def test_weights_of_a_round_are_judged_and_saved(session: Session, ground: Groun
     recipe, start, _ = start_policy(saved, tmp_path / "restart.safetensors")
     assert start == weights[1] == digest(trained_weights(policy_with(session, ground.recipe, weights)))
     assert recipe.frozen_digest == ground.recipe.frozen_digest
-    found = evaluate_weights(
-        saved, recipe, ground.sets, ground.statistics, (tmp_path / "restart.safetensors", start), 1
-    )
+    restarted = ground.model_copy(update={"recipe": recipe})
+    found = evaluate_weights(saved, restarted, (tmp_path / "restart.safetensors", start), 1)
     assert found.sets == judged.sets
+
+
+def test_frames_whose_features_are_computed_are_told(session: Session, ground: Ground, tmp_path: Path) -> None:
+    told: list[tuple[str, int, int]] = []
+    elsewhere = session.model_copy(update={"cache_dir": str(tmp_path / "cache")})
+    weights = (tmp_path / "start.safetensors", start_policy(elsewhere, tmp_path / "start.safetensors")[1])
+    for _ in range(2):
+        evaluate_weights(elsewhere, ground, weights, 0, lambda *frames: told.append(frames))
+    name = ground.sets[0].dataset
+    assert told == [(name, 13, 42), (name, 25, 42), (name, 42, 42)]

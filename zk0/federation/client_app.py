@@ -13,7 +13,7 @@ from zk0.errors import FederationError, Zk0Error
 from zk0.federation.sent import WEIGHTS_PATH, note_sent
 from zk0.folder import write_whole
 from zk0.records import Update
-from zk0.session import ClientSettings, RoundPlan, Terms
+from zk0.session import ClientSettings, EvaluationPlan, Plan, RoundPlan, Terms
 
 StepListener = Callable[[str, int, int, int, str], None]
 _listener: list[StepListener] = []
@@ -40,6 +40,12 @@ def train(message: Message, context: Context) -> Message:
     return _answer(message, context, _train)
 
 
+@app.evaluate()
+def evaluate(message: Message, context: Context) -> Message:
+    """Judge the global model on what this client holds out and answer numbers."""
+    return _answer(message, context, _evaluate)
+
+
 def _join(message: Message, config: dict[str, Any]) -> RecordDict:
     client = _client(Terms.model_validate_json(str(message.content["config"]["terms"])), config)
     logger.info("{}: joining with {}", client.name, client.settings.dataset)
@@ -51,9 +57,7 @@ def _join(message: Message, config: dict[str, Any]) -> RecordDict:
 
 def _train(message: Message, config: dict[str, Any]) -> RecordDict:
     plan = RoundPlan.model_validate_json(str(message.content["config"]["plan"]))
-    client = _client(plan.terms, config)
-    if client.name != plan.client:
-        raise FederationError(f"{client.name}: got the plan of {plan.client}; join again")
+    client = _client_of(plan, config)
     client.forget_before(plan.round)
     weights = Path(str(message.content["config"][WEIGHTS_PATH]))
     log = plan.training.log_every_steps
@@ -74,6 +78,21 @@ def _train(message: Message, config: dict[str, Any]) -> RecordDict:
     _note_round(client.scratch, update)
     said = update.model_copy(update={"path": Path(update.path).name})  # folders of this machine are nobody's business
     return RecordDict({"answer": ConfigRecord({"update": said.model_dump_json(), WEIGHTS_PATH: update.path})})
+
+
+def _evaluate(message: Message, config: dict[str, Any]) -> RecordDict:
+    plan = EvaluationPlan.model_validate_json(str(message.content["config"]["plan"]))
+    client = _client_of(plan, config)
+
+    def on_frames(done: int, frames: int) -> None:
+        logger.info("{}: features of {}/{} held-out frames computed", client.name, done, frames)
+        _tell(client.name, plan.round, done, frames, "encode")
+
+    found = client.evaluate(plan, Path(str(message.content["config"][WEIGHTS_PATH])), on_frames)
+    loss, frames = found.score.policy_loss, found.score.frames
+    logger.info("{}: round {} judged on {} held-out frames: loss {:.4f}", client.name, plan.round, frames, loss)
+    write_whole(client.scratch / f"evaluation_{plan.round}.json", found.model_dump_json(indent=2))
+    return RecordDict({"answer": ConfigRecord({"score": found.model_dump_json()})})
 
 
 def _tell(client: str, round_number: int, step: int, steps: int, work: str) -> None:
@@ -115,6 +134,13 @@ def _node_config(request: ConfigRecord, context: Context) -> dict[str, Any]:
         nodes = json.loads(Path(str(request["nodes"])).read_text(encoding="utf-8"))
         return dict(nodes[int(context.node_config["partition-id"])])
     return dict(context.node_config)
+
+
+def _client_of(plan: Plan, config: dict[str, Any]) -> Any:
+    client = _client(plan.terms, config)
+    if client.name != plan.client:
+        raise FederationError(f"{client.name}: got the plan of {plan.client}; join again")
+    return client
 
 
 def _client(terms: Terms, config: dict[str, Any]) -> Any:

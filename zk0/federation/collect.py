@@ -16,8 +16,8 @@ from pydantic import ValidationError
 from zk0.errors import FederationError
 from zk0.federation.sent import WEIGHTS_PATH
 from zk0.federation.spool import Spool, first_line
-from zk0.records import Member, Record, Refusal, Update
-from zk0.session import RoundPlan, Terms
+from zk0.records import ClientScore, Member, Record, Refusal, Update
+from zk0.session import EvaluationPlan, Plan, RoundPlan, Terms
 
 _POLL_SECONDS = 0.02
 
@@ -40,6 +40,13 @@ class Collected(Record):
     """Of this attempt."""
     all_refusals: tuple[Refusal, ...]
     """Of this attempt and those before it."""
+
+
+class Judged(Record):
+    """What clients say of a model, in the order of their names."""
+
+    scores: tuple[ClientScore, ...]
+    refusals: tuple[Refusal, ...]
 
 
 class _Reply(NamedTuple):
@@ -121,7 +128,7 @@ class Federation:
         for name in updates:
             (on_update or _ignore)(name)
         questions = {
-            name: (self._node(name), self._train_content(plan, weights))
+            name: (self._node(name), self._content(plan, weights))
             for name, plan in plans_of.items()
             if name not in updates
         }
@@ -143,6 +150,23 @@ class Federation:
             all_refusals=lies.refusals(),
         )
 
+    def evaluate(self, plans: Sequence[EvaluationPlan], weights: Path) -> Judged:
+        """Let clients judge the weights in a file on what they hold out; who cannot is refused with the reason."""
+        questions = {plan.client: (self._node(plan.client), self._content(plan, weights)) for plan in plans}
+        scores: dict[str, ClientScore] = {}
+        refusals: list[Refusal] = []
+        for reply in self._ask(questions, MessageType.EVALUATE, "evaluate"):
+            if reply.extra:  # the first answer counts, and the weights are the same
+                continue
+            found = _score_of(reply)
+            if isinstance(found, Refusal):
+                refusals.append(found)
+            else:
+                scores[found.client] = found
+        return Judged(
+            scores=tuple(scores[n] for n in sorted(scores)), refusals=tuple(sorted(refusals, key=lambda r: r.client))
+        )
+
     def _wait_for_nodes(self) -> list[int]:
         deadline = time.monotonic() + self._timeout
         while len(nodes := [int(n.node_id) for n in self._grid.get_nodes()]) < len(self._clients):
@@ -159,7 +183,7 @@ class Federation:
     def _config(self, **values: str) -> ConfigRecord:
         return ConfigRecord({**values, **({"nodes": str(self._nodes_file)} if self._nodes_file else {})})
 
-    def _train_content(self, plan: RoundPlan, weights: Path) -> RecordDict:
+    def _content(self, plan: Plan, weights: Path) -> RecordDict:
         return RecordDict({"config": self._config(plan=plan.model_dump_json(), **{WEIGHTS_PATH: str(weights)})})
 
     def _ask(self, questions: Mapping[str, tuple[int, RecordDict]], kind: str, group: str) -> Generator[_Reply]:
@@ -221,3 +245,15 @@ def _member_of(reply: _Reply) -> Member | str:
         return Member.model_validate_json(str(reply.content["answer"]["member"]))
     except (KeyError, ValidationError) as e:
         return f"an answer that is no member ({first_line(e)})"
+
+
+def _score_of(reply: _Reply) -> ClientScore | Refusal:
+    if reply.content is None:
+        return Refusal(client=reply.name, reason=reply.fault)
+    try:
+        found = ClientScore.model_validate_json(str(reply.content["answer"]["score"]))
+    except (KeyError, ValidationError) as e:
+        return Refusal(client=reply.name, reason=f"an answer that is no score ({first_line(e)})")
+    if found.client != reply.name:
+        return Refusal(client=reply.name, reason=f"answers as {found.client}")
+    return found

@@ -6,7 +6,7 @@ from math import fsum, sqrt
 from pathlib import Path
 
 from zk0.interval import Z_95, measured_alike, paired_fall
-from zk0.records import Evaluation, Record, Refusal, RoundRecord, Update
+from zk0.records import ClientEvaluation, Evaluation, Record, Refusal, RoundRecord, Update
 from zk0.report.write import write_bytes
 
 
@@ -51,6 +51,7 @@ class ServerEval(Record):
     policy_loss_se: float | None
     action_error_degrees: float | None
     evaluation: Evaluation | None
+    client_evaluation: ClientEvaluation | None
     aggregated_client_metrics: AggregatedClients
     individual_client_metrics: tuple[ClientRound, ...]
     refusals: tuple[Refusal, ...]
@@ -62,6 +63,10 @@ class FederatedRound(Record):
     round: int
     policy_loss: float | None
     action_error_degrees: float | None
+    unseen_policy_loss: dict[str, float]
+    """By data set that no client trains on."""
+    held_out_policy_loss: dict[str, float]
+    """By client, on its own held-out episodes."""
     lr: float | None
     mu: float | None
     lr_factor: float | None
@@ -178,6 +183,7 @@ def server_eval(record: RoundRecord) -> ServerEval:
         policy_loss_se=judged.policy_loss_se if judged else None,
         action_error_degrees=judged.action_error_degrees if judged else None,
         evaluation=judged,
+        client_evaluation=record.client_evaluation,
         aggregated_client_metrics=_aggregated(record),
         individual_client_metrics=_clients(record),
         refusals=record.refusals,
@@ -188,12 +194,14 @@ def federated_metrics(history: Sequence[RoundRecord]) -> tuple[FederatedRound, .
     """Every round of the session, ordered."""
     rounds = []
     for record in ordered(history):
-        decision, judged = record.decision, record.evaluation
+        decision, judged, by_clients = record.decision, record.evaluation, record.client_evaluation
         rounds.append(
             FederatedRound(
                 round=record.round,
                 policy_loss=judged.policy_loss if judged else None,
                 action_error_degrees=judged.action_error_degrees if judged else None,
+                unseen_policy_loss={s.dataset: s.policy_loss for s in judged.sets} if judged else {},
+                held_out_policy_loss={s.client: s.score.policy_loss for s in by_clients.scores} if by_clients else {},
                 lr=decision.lr if decision else None,
                 mu=decision.mu if decision else None,
                 lr_factor=decision.lr_factor if decision else None,

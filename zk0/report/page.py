@@ -21,6 +21,7 @@ from zk0.report.fall_table import fall_table
 from zk0.report.key_figures import key_figures, subtitle, time_shares
 from zk0.report.lines import png
 from zk0.report.markdown import escaped, table
+from zk0.report.matrix import matrix_figure, matrix_table
 from zk0.report.metrics import ordered
 from zk0.report.palette import DARK, LIGHT, css_variables
 from zk0.report.verdict import success_sentence, verdict
@@ -76,6 +77,11 @@ def write_report(
         subtitle=subtitle(session, rows),
         charts=_charts(rows, loss_text=verdict(rows, ()).sentences[0]),
         errors=_errors(session, rows),
+        matrix=_chart(
+            partial(matrix_figure, rows, session.normalization),
+            "Heat map of the loss of every task under the global model of every judged round; the table below has the "
+            "numbers.",
+        ),
         shares=time_shares(rows),
         measured=measured_under(rows),
         tables={
@@ -84,6 +90,8 @@ def write_report(
             "times": round_tables.time_table(rows),
             "refusals": round_tables.refusal_table(rows),
             "findings": client_tables.finding_table(members),
+            "matrix": matrix_table(rows),
+            "unjudged": round_tables.unjudged_table(rows),
             "falls": fall_table(session, rows),
             "sets": score_tables.set_table(session, rows),
             "tasks": score_tables.task_table(rollouts),

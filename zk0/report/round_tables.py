@@ -79,6 +79,18 @@ def refusal_table(history: Sequence[RoundRecord]) -> Table:
     return Table(caption="Refused updates", columns=columns, rows=rows)
 
 
+def unjudged_table(history: Sequence[RoundRecord]) -> Table:
+    """Clients that did not judge on what they hold out, and why."""
+    columns = (Column(title="round"), Column(title="client", kind="text"), Column(title="reason", kind="text"))
+    rows = tuple(
+        (whole(r.round), words(f.client), words(f.reason))
+        for r in ordered(history)
+        if r.client_evaluation
+        for f in r.client_evaluation.refusals
+    )
+    return Table(caption="Clients that did not judge", columns=columns, rows=rows)
+
+
 def digest_table(history: Sequence[RoundRecord]) -> Table:
     """The global weights of every round."""
     columns = (

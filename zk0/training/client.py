@@ -10,17 +10,18 @@ from typing import Any
 
 import torch
 
-from zk0.errors import CheckpointError, DatasetError, PolicyError
+from zk0.errors import CheckpointError, DatasetError, EvaluationError, PolicyError
 from zk0.folder import write_whole
-from zk0.records import ClientMetrics, DatasetReport, Member, PolicyRecipe, Split, Statistics, Update
+from zk0.records import ClientMetrics, ClientScore, DatasetReport, Member, PolicyRecipe, Split, Statistics, Update
 from zk0.robot.check import check_contract, check_dataset
 from zk0.robot.dataset import EpisodeReader
 from zk0.robot.digest import episode_digests
 from zk0.robot.lora import adapters
 from zk0.robot.policy import build_policy, frozen_digest, install_weights, make_processors, trained_weights
 from zk0.robot.statistics import measure
-from zk0.session import ClientSettings, RoundPlan, Terms, TrainingSettings
+from zk0.session import ClientSettings, EvaluationPlan, Plan, RoundPlan, Terms, TrainingSettings
 from zk0.split import split_episodes
+from zk0.training.evaluate import score
 from zk0.training.examples import CachedExamples, DecodedExamples, Examples
 from zk0.training.features import FeatureCache, FramesListener, KindName
 from zk0.training.fit import fit, round_seed
@@ -154,13 +155,44 @@ class Client:
         write_whole(target.with_suffix(".json"), update.model_dump_json())
         return update
 
+    def evaluate(self, plan: EvaluationPlan, weights: Path, on_frames: FramesListener | None = None) -> ClientScore:
+        """The global weights in a file, judged on this client's held-out episodes.
+
+        Raises:
+            CheckpointError: the weights are not those that the plan names.
+            EvaluationError: nothing is held out, or a number is not finite.
+        """
+        if not self.split.held_out:
+            raise EvaluationError(f"{self.name}: no episode is held out; set data.holdout_episodes to 1 or more")
+        torch.set_num_threads(plan.training.torch_threads)
+        policy = self._policy(plan)
+        install_weights(policy, load_weights(weights, plan.global_digest))
+        statistics = plan.statistics or self.statistics
+        key = json.dumps([plan.recipe.model_dump(), statistics.model_dump(), plan.training.features])
+        if getattr(self, "_held_out_key", None) != key:
+            pre, _ = make_processors(policy, statistics)
+            cache = feature_cache(self.cache, policy, plan.recipe, plan.training)
+            self._held_out = CachedExamples(self.reader, self.split.held_out, policy, pre, cache, on_frames)
+            self._held_out_key = key
+        found = score(
+            policy,
+            self._held_out,
+            statistics,
+            dataset=self.settings.dataset,
+            seed=plan.terms.seed,
+            times=plan.times,
+            batch_size=plan.batch_size,
+            max_frames=plan.max_frames,
+        )
+        return ClientScore(client=self.name, score=found)
+
     def forget_before(self, round_number: int) -> None:
         """Remove finished updates of earlier rounds: the server has gone on, so nobody asks for them again."""
         for file in (self.scratch / "updates").glob("*round-*"):  # also what a killed process left half-written
             if int(file.name.split("-")[1]) < round_number:
                 file.unlink(missing_ok=True)
 
-    def _policy(self, plan: RoundPlan) -> Any:
+    def _policy(self, plan: Plan) -> Any:
         device = pick_device(plan.training.device)
         return warm_policy(plan.recipe, self.cache, device)[0]
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -19,9 +20,13 @@ from zk0.session import EvaluationSetSettings, Session, terms_of
 from zk0.training.client import admit, feature_cache, pick_device, warm_policy
 from zk0.training.evaluate import composite, score
 from zk0.training.examples import CachedExamples
+from zk0.training.features import FramesListener
 from zk0.training.recordings import find_dataset
 from zk0.weights import digest as digest_of
 from zk0.weights import load_weights, save_weights
+
+SetListener = Callable[[str, int, int], None]
+"""Told a data set, its frames whose features are computed so far, and how many have to be."""
 
 
 class EvaluationSet(Record):
@@ -136,13 +141,12 @@ def start_policy(session: Session, target: Path, expected: str | None = None) ->
 
 def evaluate_weights(
     session: Session,
-    recipe: PolicyRecipe,
-    sets: Sequence[EvaluationSet],
-    statistics: Statistics,
+    ground: Ground,
     weights: tuple[Path, str],
     round_number: int,
+    on_frames: SetListener | None = None,
 ) -> Evaluation:
-    """Judge the weights in a file (path, digest) on every set.
+    """Judge the weights in a file (path, digest) on every set; `on_frames` is told of features that are computed first.
 
     Raises:
         EvaluationError: a number is not finite.
@@ -150,20 +154,20 @@ def evaluate_weights(
     """
     started = perf_counter()
     torch.set_num_threads(session.training.torch_threads)
-    policy = policy_with(session, recipe, weights)
+    policy = policy_with(session, ground.recipe, weights)
     settings = session.evaluation
     scores = [
         score(
             policy,
-            _examples(session, recipe, policy, one, statistics),
-            statistics,
+            _examples(session, ground, policy, one, on_frames and partial(on_frames, one.dataset)),
+            ground.statistics,
             dataset=one.dataset,
             seed=session.seed,
             times=settings.times,
             batch_size=settings.batch_size,
             max_frames=settings.max_frames,
         )
-        for one in sets
+        for one in ground.sets
     ]
     loss, error, degrees = composite(scores)
     return Evaluation(
@@ -202,14 +206,15 @@ _prepared: dict[str, CachedExamples] = {}
 
 
 def _examples(
-    session: Session, recipe: PolicyRecipe, policy: Any, one: EvaluationSet, statistics: Statistics
+    session: Session, ground: Ground, policy: Any, one: EvaluationSet, on_frames: FramesListener | None
 ) -> CachedExamples:
     """The set's frames, decoded and encoded once per process and cache."""
-    asked = (recipe.model_dump_json(), one.model_dump_json(), statistics.model_dump_json(), session.training.features)
-    key = " ".join(asked)
+    recipe, statistics = ground.recipe, ground.statistics
+    asked = (recipe.model_dump_json(), one.model_dump_json(), statistics.model_dump_json())
+    key = " ".join((*asked, session.training.features, session.cache_dir))
     if key not in _prepared:
         pre, _ = make_processors(policy, statistics)
         reader = EpisodeReader(Path(one.root), one.rename_map)
         cache = feature_cache(Path(session.cache_dir), policy, recipe, session.training)
-        _prepared[key] = CachedExamples(reader, one.split.held_out, policy, pre, cache)
+        _prepared[key] = CachedExamples(reader, one.split.held_out, policy, pre, cache, on_frames)
     return _prepared[key]
