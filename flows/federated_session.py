@@ -66,6 +66,7 @@ def federated_session(
             progress = reporting.start_progress(session, history[-1].round)
             while history[-1].round < session.rounds:
                 history = federated_round(history[-1].round + 1, session, folder, ground, history, progress)
+            rounds.give_receipts(session, folder, untracked(history))
         last = history[-1].checkpoint
         found = [r for name in session.rollout.tasks for r in judging.roll_out(session, folder, ground, last, name)]
         page = reporting.write_report(session, folder, ground, history, found)

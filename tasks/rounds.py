@@ -12,6 +12,7 @@ from prefect.cache_policies import NO_CACHE
 
 from tasks.events import Event, say, tell
 from tasks.retry import is_transient
+from zk0 import merkle
 from zk0.errors import CheckpointError, RoundIncomplete
 from zk0.folder import SessionFolder
 from zk0.ledger import Ledger
@@ -169,6 +170,17 @@ def finish_round(session: Session, folder: str, record: RoundRecord) -> tuple[Ro
         for file in here.updates(record.round).glob("*.safetensors"):
             file.unlink(missing_ok=True)
     return ledger.read()
+
+
+@task(task_run_name="give receipts", cache_policy=NO_CACHE)
+def give_receipts(session: Session, folder: str, history: Sequence[RoundRecord]) -> None:
+    """Each client learns how to prove that its updates were averaged; one that is gone is told, and no loss."""
+    from zk0.federation.open import federation
+
+    here = SessionFolder(Path(folder))
+    of_clients = {client.name: merkle.receipts(history, client.name) for client in session.members()}
+    for refusal in federation(here.name).give_receipts(terms_of(session, here.name), of_clients):
+        say(f"{refusal.client} has no receipts: {refusal.reason}")
 
 
 def take_up(folder: str) -> tuple[RoundRecord, ...]:

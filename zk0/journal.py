@@ -39,7 +39,7 @@ class Sent(Record):
     to: str
     """The session that asked."""
     kind: str
-    """What was asked: join, train or evaluate."""
+    """What was asked: join, train, evaluate or receipts."""
     round: int | None
     text: str
     """The whole answer but for its weights, as it was sent: counts, moments, losses, norms."""

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pydantic import Field
 
 from zk0.errors import LedgerError
-from zk0.records import Record, Update
+from zk0.records import Record, RoundRecord, Update
 
 
 class Receipt(Record):
@@ -59,6 +59,12 @@ def receipt(updates: Sequence[Update], client: str) -> Receipt:
         updates=len(updates),
         path=tuple(digest.hex() for digest in _path(index, leaves)),
     )
+
+
+def receipts(history: Sequence[RoundRecord], client: str) -> tuple[Receipt, ...]:
+    """A client's receipts of all rounds in which its update was averaged, oldest first."""
+    averaged = (record for record in history if any(update.client == client for update in record.updates))
+    return tuple(receipt(record.updates, client) for record in averaged)
 
 
 def proves(receipt: Receipt, update: Update) -> bool:

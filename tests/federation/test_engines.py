@@ -21,7 +21,7 @@ def in_this_process() -> dict[str, list[str]]:
 STEPS = {(c, r, s, 3) for c in "abc" for r in (1, 2) for s in (1, 2, 3)} | {(c, 3, 1, 1) for c in "abc"}
 
 
-def lagging_client_is_boosted(driven: Any, federation: Any) -> None:
+def lagging_client_is_boosted(driven: Any, federation: Any) -> Any:
     """A third round of one step, as the schedule decides it: AdamW's first step moves a weight by its lr."""
     from zk0.records import ClientMetrics, RoundRecord
     from zk0.schedule import client_lr, decide
@@ -47,6 +47,26 @@ def lagging_client_is_boosted(driven: Any, federation: Any) -> None:
         after = load_weights(Path(update.path))
         moved = np.concatenate([np.abs(after[n].astype(float) - before[n]).ravel() for n in before])
         assert np.quantile(moved, 0.9) == pytest.approx(3.45e-4 if update.client == "b" else 3e-4, rel=1e-3)
+    return found.updates
+
+
+def receipts_prove_what_was_sent(driven: Any, federation: Any, updates: Any) -> None:
+    """Right receipts are kept by every client; one over another update is refused by its client alone."""
+    from zk0.merkle import receipts
+    from zk0.records import RoundRecord
+
+    record = RoundRecord(round=3, checkpoint=driven.history[-1], updates=updates, seconds=1, finished_at="")
+    terms = driven.plans()[0].terms
+    told = {name: receipts([record], name) for name in "abc"}
+    assert [len(those) for those in told.values()] == [1, 1, 1]
+    assert federation.give_receipts(terms, told) == ()
+    client = driven.folder / "clients" / "b" / "receipt_3.json"
+    assert told["b"][0].root in client.read_text()
+    client.unlink()
+    (refusal,) = federation.give_receipts(terms, {"b": receipts([record], "c")})
+    assert refusal.client == "b"
+    assert "does not prove" in refusal.reason
+    assert not client.exists()
 
 
 def everything_sent_is_noted(folder: Path) -> None:
@@ -59,10 +79,13 @@ def everything_sent_is_noted(folder: Path) -> None:
         sent = Journal(folder / "clients" / client / "sent.jsonl").read()
         assert [(s.kind, s.round, s.to) for s in sent] == [
             ("join", None, "mini"),
-            *(("train", number, "mini") for number in (1, 2, 3)),
+            *(("train", number, "mini") for number in (1, 2)),
+            ("train", 3, "mini"),
+            *[("receipts", None, "mini")] * (2 if client == "b" else 1),
+            ("evaluate", 2, "mini"),
         ]
         assert Member.model_validate_json(json.loads(sent[0].text)["member"]).client == client
-        for line in sent[1:]:
+        for line in (line for line in sent if line.kind == "train"):
             said = Update.model_validate_json(json.loads(line.text)["update"])
             kept = load_weights(folder / f"round-{line.round:03d}" / "updates" / f"{client}.safetensors")
             assert (line.weights.tensors, line.weights.values) == (len(kept), sum(w.size for w in kept.values()))
@@ -83,7 +106,7 @@ def digests(session: Session, folder: Path, drive: type, on_step: Any = None) ->
             assert [u.client for u in collected.updates] == ["a", "b", "c"]
             driven.average(collected.updates)
         driven.updates = collected.updates
-        lagging_client_is_boosted(driven, federation)
+        receipts_prove_what_was_sent(driven, federation, lagging_client_is_boosted(driven, federation))
         judged = driven.evaluate(federation)
     assert judged.refusals == ()
     assert [s.client for s in judged.scores] == ["a", "b", "c"]

@@ -10,8 +10,10 @@ from flwr.clientapp import ClientApp
 from loguru import logger
 
 from zk0.errors import FederationError, Zk0Error
+from zk0.federation.receipts import keep_receipts
 from zk0.federation.sent import WEIGHTS_PATH, note_sent
 from zk0.folder import write_whole
+from zk0.merkle import Receipt
 from zk0.records import Update
 from zk0.session import ClientSettings, EvaluationPlan, Plan, RoundPlan, Terms
 
@@ -44,6 +46,12 @@ def train(message: Message, context: Context) -> Message:
 def evaluate(message: Message, context: Context) -> Message:
     """Judge the global model on what this client holds out and answer numbers."""
     return _answer(message, context, _evaluate)
+
+
+@app.query("receipts")
+def receipts(message: Message, context: Context) -> Message:
+    """Keep the server's receipts, and check that they prove what this client has sent."""
+    return _answer(message, context, _receipts)
 
 
 def _join(message: Message, config: dict[str, Any]) -> RecordDict:
@@ -93,6 +101,13 @@ def _evaluate(message: Message, config: dict[str, Any]) -> RecordDict:
     logger.info("{}: round {} judged on {} held-out frames: loss {:.4f}", client.name, plan.round, frames, loss)
     write_whole(client.scratch / f"evaluation_{plan.round}.json", found.model_dump_json(indent=2))
     return RecordDict({"answer": ConfigRecord({"score": found.model_dump_json()})})
+
+
+def _receipts(message: Message, config: dict[str, Any]) -> RecordDict:
+    told = json.loads(str(message.content["config"]["receipts"]))
+    checked = keep_receipts(Path(config["scratch"]), [Receipt.model_validate(one) for one in told])
+    logger.info("{} update(s) are proved to be in their round's average", checked)
+    return RecordDict({"answer": ConfigRecord({"checked": checked})})
 
 
 def _tell(client: str, round_number: int, step: int, steps: int, work: str) -> None:

@@ -4,6 +4,7 @@ Called again for the same round, only clients without a spooled answer are asked
 again answers from its own disk. So a retry never repeats finished work.
 """
 
+import json
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
@@ -16,6 +17,7 @@ from pydantic import ValidationError
 from zk0.errors import FederationError
 from zk0.federation.sent import WEIGHTS_PATH
 from zk0.federation.spool import Spool, first_line
+from zk0.merkle import Receipt
 from zk0.records import ClientScore, Member, Record, Refusal, Update
 from zk0.session import EvaluationPlan, Plan, RoundPlan, Terms
 
@@ -166,6 +168,18 @@ class Federation:
         return Judged(
             scores=tuple(scores[n] for n in sorted(scores)), refusals=tuple(sorted(refusals, key=lambda r: r.client))
         )
+
+    def give_receipts(self, terms: Terms, receipts: Mapping[str, Sequence[Receipt]]) -> tuple[Refusal, ...]:
+        """Tell clients how to prove that they were averaged; who did not take the receipts, and why."""
+        questions = {}
+        for name, those in receipts.items():
+            text = json.dumps([one.model_dump(mode="json") for one in those])
+            content = RecordDict({"config": self._config(terms=terms.model_dump_json(), receipts=text)})
+            questions[name] = (self._node(name), content)
+        kind = f"{MessageType.QUERY}.receipts"
+        replies = [reply for reply in self._ask(questions, kind, "receipts") if not reply.extra]
+        refused = [Refusal(client=reply.name, reason=reply.fault) for reply in replies if reply.content is None]
+        return tuple(sorted(refused, key=lambda refusal: refusal.client))
 
     def _wait_for_nodes(self) -> list[int]:
         deadline = time.monotonic() + self._timeout

@@ -31,7 +31,7 @@ def note_sent(message: Message, content: RecordDict, scratch: Path) -> None:
     sent = Sent(
         at=datetime.now().astimezone().isoformat(timespec="seconds"),
         to=str(about.get("terms", about).get("session", "unknown")),
-        kind="join" if kind == MessageType.QUERY else kind,
+        kind={MessageType.QUERY: "join"}.get(kind, kind.rpartition(".")[2]),
         round=about.get("round"),
         text=json.dumps(answer, ensure_ascii=False),
         weights=None if path is None else _weights(Path(str(path)), str(answer["update"])),
