@@ -1,12 +1,18 @@
 """Averaging the clients' weights: ours, Flower's FedAvg, and what the memory bus allows, side by side.
 
-    python benchmarks/aggregate.py --clients 12 --parameters 100000000 --json
+    python benchmarks/aggregate.py --clients 12 --parameters 99880992 --json
 
-Each way runs in a process of its own, one thread, over the same files; seconds are the best of `--repeats`. Peak
-memory is that of the process above what its imports take. `zk0` starts from files and ends with a file on the disk
-(mean, norms, cosines, SHA-256, fsync). `zk0 verify` is the check of every update before it. `Flower` starts with all
-replies in memory and ends in memory. `memory` copies every client's bytes once: nothing that looks at all updates
-can be faster.
+Each way runs in a process of its own, on `--threads` threads, over the same files; the ways take turns `--repeats`
+times and the best of each counts, so that a machine that is busy for a moment is busy for all of them. Peak memory is
+that of the process above what its imports take, file buffers of the system aside.
+
+- `copy` copies every client's bytes once in memory: nothing that looks at all updates can be faster.
+- `add` is the float32 sum of weighted clients in memory with PyTorch: what an average has to do at least.
+- `Flower` starts with all replies in memory and ends in memory (FedAvg, float32).
+- `zk0` starts from files and ends with a file on the disk: float64 mean, norms, cosines, SHA-256, fsync.
+- `zk0 verify` is the check of every update before it: SHA-256 and finite values.
+
+`--memory` shows the peak of `zk0` for 4 to 100 clients; the same files then stand for several clients.
 """
 
 import argparse
@@ -16,17 +22,18 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from zk0.aggregate import aggregate, verify_update
+from zk0.aggregation.aggregate import aggregate
+from zk0.aggregation.verify import verify_update
 from zk0.records import ClientMetrics, Update
 from zk0.weights import load_weights, open_weights, save_weights
 
-ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 Work = tuple[Callable[[], object], Callable[[], Path | None]]
 """What is timed, and what gives the file with the result (if there is one)."""
 
@@ -35,22 +42,20 @@ def main() -> None:
     """Run every way and print a table, or JSON."""
     arguments = parsed()
     if arguments.way:
-        sys.stdout.write(json.dumps(measured(arguments.way, Path(arguments.folder), arguments.repeats)))
+        serve(arguments.way, Path(arguments.folder), arguments.clients, arguments.threads)
         return
     with tempfile.TemporaryDirectory(dir=arguments.folder, prefix="zk0-aggregate-") as folder:
         write_updates(Path(folder), arguments.clients, arguments.parameters, arguments.tensors)
-        rows = {way: in_its_own_process(way, folder, arguments.repeats) for way in WAYS}
-        difference = largest_difference(Path(rows["zk0"]["result"]), Path(rows["Flower"]["result"]))
-    result = {
-        "clients": arguments.clients,
-        "parameters": arguments.parameters,
-        "tensors": arguments.tensors,
-        "largest_difference_to_flower": difference,
-        "ways": {
-            way: {**row, "to_memory": row["seconds"] / rows["memory"]["seconds"], "result": None}
-            for way, row in rows.items()
-        },
-    }
+        rows = in_turns(folder, arguments)
+        result = {
+            "clients": arguments.clients,
+            "parameters": arguments.parameters,
+            "tensors": arguments.tensors,
+            "threads": arguments.threads,
+            "largest_difference_to_flower": largest_difference(Path(folder, "zk0"), Path(folder, "Flower")),
+            "ways": rows,
+            "peak_mib_of_clients": peaks(folder, arguments) if arguments.memory else {},
+        }
     sys.stdout.write((json.dumps(result, indent=2) if arguments.json else table(result)) + "\n")
 
 
@@ -60,25 +65,99 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--parameters", type=int, default=10_000_000, help="of one client, in all tensors together")
     parser.add_argument("--tensors", type=int, default=160)
+    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--memory", action="store_true", help="peak memory of 4 to 100 clients too")
     parser.add_argument("--folder", help="where the weights are put meanwhile; unset: the system's temporary folder")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--way", choices=list(WAYS), help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
+def in_turns(folder: str, arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """Every way's best seconds and peak memory; all of them are open at once, and work one after the other."""
+    with ExitStack() as stack:
+        workers = {way: stack.enter_context(worker(way, folder, arguments.clients, arguments)) for way in WAYS}
+        found: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
+        for _ in range(arguments.repeats):
+            for way, ask in workers.items():
+                found[way].append(ask())
+    floor = min(row["seconds"] for row in found["copy"])
+    best = {way: min(row["seconds"] for row in rows) for way, rows in found.items()}
+    return {
+        way: {
+            "seconds": best[way],
+            "cpu_seconds": min(row["cpu_seconds"] for row in rows),
+            "peak_mib": max(row["peak_mib"] for row in rows),
+            "to_copy": best[way] / floor,
+            "to_flower": best[way] / best["Flower"],
+        }
+        for way, rows in found.items()
+    }
+
+
+def peaks(folder: str, arguments: argparse.Namespace) -> dict[int, float]:
+    """Peak memory of ours in MiB by number of clients."""
+    found = {}
+    for clients in (4, 12, 40, 100):
+        with worker("zk0", folder, clients, arguments) as ask:
+            found[clients] = ask()["peak_mib"]
+    return found
+
+
+@contextmanager
+def worker(way: str, folder: str, clients: int, arguments: argparse.Namespace) -> Iterator[Callable[[], Any]]:
+    """One way in a process of its own, which works each time it is asked."""
+    command = [sys.executable, __file__, "--way", way, "--folder", folder, "--clients", str(clients)]
+    command += ["--threads", str(arguments.threads)]
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(arguments.threads))
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, **threads}
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        question, answer = process.stdin, process.stdout
+
+        def ask() -> Any:
+            question.write("\n")
+            question.flush()
+            return json.loads(answer.readline())
+
+        yield ask
+        question.close()
+
+
+def serve(way: str, folder: Path, clients: int, threads: int) -> None:
+    """Work once for each line that comes in."""
+    records = [Update.model_validate_json(path.read_text()) for path in sorted(folder.glob("client-*.json"))]
+    updates = [records[i % len(records)].model_copy(update={"client": f"c{i:03d}"}) for i in range(clients)]
+    prepare = WAYS[way](folder, updates, threads)
+    before = status("VmRSS")
+    work, save = prepare()
+    for _ in sys.stdin:
+        started, busy = time.perf_counter(), time.process_time()
+        work()
+        seconds, cpu = time.perf_counter() - started, time.process_time() - busy
+        row = {"seconds": seconds, "cpu_seconds": cpu, "peak_mib": (status("VmHWM") - before) / 1024}
+        sys.stdout.write(json.dumps(row) + "\n")
+        sys.stdout.flush()
+    save()
+
+
 def table(result: dict[str, Any]) -> str:
-    """The result for people; the last column is how often the memory floor fits into the time."""
-    ways = result["ways"]
+    """The result for people."""
     lines = [
-        f"{result['clients']} clients x {result['parameters']:,} float32 parameters in {result['tensors']} tensors",
-        f"{'':12}{'seconds':>10}{'peak MiB':>11}{'to memory':>11}{'to Flower':>11}",
+        f"{result['clients']} clients x {result['parameters']:,} float32 parameters in {result['tensors']} tensors, "
+        f"{result['threads']} threads",
+        f"{'':12}{'seconds':>10}{'CPU s':>9}{'peak MiB':>11}{'to copy':>10}{'to Flower':>11}",
     ]
-    for way, row in ways.items():
-        to_flower = row["seconds"] / ways["Flower"]["seconds"]
+    for way, row in result["ways"].items():
         lines.append(
-            f"{way:12}{row['seconds']:>10.3f}{row['peak_mib']:>11.1f}{row['to_memory']:>11.2f}{to_flower:>11.2f}"
+            f"{way:12}{row['seconds']:>10.3f}{row['cpu_seconds']:>9.3f}{row['peak_mib']:>11.1f}"
+            f"{row['to_copy']:>10.2f}{row['to_flower']:>11.2f}"
         )
+    for clients, peak in result["peak_mib_of_clients"].items():
+        lines.append(f"peak memory of zk0 with {clients:>3} clients: {peak:6.1f} MiB")
     return "\n".join(
         [*lines, f"largest difference between zk0 and Flower: {result['largest_difference_to_flower']:.2g}"]
     )
@@ -104,42 +183,19 @@ def write_updates(folder: Path, clients: int, parameters: int, tensors: int) -> 
         path.with_suffix(".json").write_text(update.model_dump_json())
 
 
-def in_its_own_process(way: str, folder: str, repeats: int) -> dict[str, Any]:
-    """One way's seconds, peak memory and result."""
-    command = [sys.executable, __file__, "--way", way, "--folder", folder, "--repeats", str(repeats)]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env={**os.environ, **ONE_THREAD})
-    return dict(json.loads(done.stdout))
-
-
-def measured(way: str, folder: Path, repeats: int) -> dict[str, Any]:
-    """Run one way in this process."""
-    updates = [Update.model_validate_json(path.read_text()) for path in sorted(folder.glob("client-*.json"))]
-    prepare = WAYS[way](folder, updates)
-    before = status("VmRSS")
-    work, result = prepare()
-    seconds = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        work()
-        seconds.append(time.perf_counter() - started)
-    peak = (status("VmHWM") - before) / 1024
-    path = result()
-    return {"seconds": min(seconds), "all_seconds": seconds, "peak_mib": peak, "result": path and str(path)}
-
-
 def status(field: str) -> int:
     """A figure of this process in KiB, from Linux's /proc."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(field))
 
 
-def with_zk0(folder: Path, updates: list[Update]) -> Callable[[], Work]:
+def with_zk0(folder: Path, updates: list[Update], threads: int) -> Callable[[], Work]:
     """Ours, from files to a file."""
-    target = folder / "zk0.safetensors"
-    return lambda: (lambda: aggregate(updates, folder / "global.safetensors", target), lambda: target)
+    target = folder / "zk0"
+    return lambda: (lambda: aggregate(updates, folder / "global.safetensors", target, threads), lambda: target)
 
 
-def with_zk0_verify(folder: Path, updates: list[Update]) -> Callable[[], Work]:
+def with_zk0_verify(folder: Path, updates: list[Update], threads: int) -> Callable[[], Work]:
     """Our check of every update."""
     where = folder / "global.safetensors"
 
@@ -150,13 +206,12 @@ def with_zk0_verify(folder: Path, updates: list[Update]) -> Callable[[], Work]:
     return lambda: (work, lambda: None)
 
 
-def with_flower(folder: Path, updates: list[Update]) -> Callable[[], Work]:
+def with_flower(folder: Path, updates: list[Update], threads: int) -> Callable[[], Work]:
     """Flower's FedAvg over replies that are in memory."""
     from flwr.app import Array, ArrayRecord, MetricRecord, RecordDict
     from flwr.serverapp.strategy.strategy_utils import aggregate_arrayrecords
 
     averaged = ArrayRecord()
-    target = folder / "flower.safetensors"
 
     def reply(update: Update) -> RecordDict:
         arrays = ArrayRecord({name: Array(values) for name, values in load_weights(Path(update.path)).items()})
@@ -172,26 +227,36 @@ def with_flower(folder: Path, updates: list[Update]) -> Callable[[], Work]:
         return work, save
 
     def save() -> Path:
-        save_weights(target, {name: array.numpy() for name, array in averaged.items()})
-        return target
+        save_weights(folder / "Flower", {name: array.numpy() for name, array in averaged.items()})
+        return folder / "Flower"
 
     return prepare
 
 
-def with_memory(folder: Path, updates: list[Update]) -> Callable[[], Work]:
+def with_copy(folder: Path, updates: list[Update], threads: int) -> Callable[[], Work]:
     """Every client's bytes copied once, in memory."""
+    return lambda: in_memory(folder, updates, threads, lambda target, source, _: target.copy_(source))
 
-    def prepare() -> Work:
-        source = np.concatenate([tensor.ravel() for tensor in load_weights(folder / "global.safetensors").values()])
-        target = np.empty_like(source)
 
-        def work() -> None:
-            for _ in updates:
-                np.copyto(target, source)
+def with_add(folder: Path, updates: list[Update], threads: int) -> Callable[[], Work]:
+    """The weighted sum of the clients, in memory."""
+    return lambda: in_memory(folder, updates, threads, lambda total, source, n: total.add_(source, alpha=n))
 
-        return work, lambda: None
 
-    return prepare
+def in_memory(folder: Path, updates: list[Update], threads: int, step: Callable[[Any, Any, float], Any]) -> Work:
+    """A step of PyTorch over one client's values, as often as there are clients."""
+    import torch
+
+    torch.set_num_threads(threads)
+    weights = load_weights(folder / "global.safetensors")
+    source = torch.from_numpy(np.concatenate([tensor.ravel() for tensor in weights.values()]))
+    target = torch.zeros_like(source)
+
+    def work() -> None:
+        for update in updates:
+            step(target, source, 1 / update.examples)
+
+    return work, lambda: None
 
 
 def largest_difference(first: Path, second: Path) -> float:
@@ -200,11 +265,12 @@ def largest_difference(first: Path, second: Path) -> float:
         return max(float(np.abs(a[name].astype(np.float64) - b[name]).max()) for name in a)
 
 
-WAYS: dict[str, Callable[[Path, list[Update]], Callable[[], Work]]] = {
+WAYS: dict[str, Callable[[Path, list[Update], int], Callable[[], Work]]] = {
+    "copy": with_copy,
+    "add": with_add,
+    "Flower": with_flower,
     "zk0": with_zk0,
     "zk0 verify": with_zk0_verify,
-    "Flower": with_flower,
-    "memory": with_memory,
 }
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The steps of a session and of a round, each safe to run twice."""
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -121,12 +122,12 @@ def plan_for(
 @task(task_run_name="aggregate round {number}", cache_policy=NO_CACHE)
 def aggregate_updates(number: int, folder: str, before: Checkpoint, updates: Sequence[Update]) -> Averaged:
     """The mean of the updates, weighted by training frames."""
-    from zk0.aggregate import aggregate
+    from zk0.aggregation.aggregate import aggregate
 
     here = SessionFolder(Path(folder))
     absolute = [u.model_copy(update={"path": str(here.path / u.path)}) for u in updates]
     target = here.weights(number)
-    mean = aggregate(absolute, here.path / before.path, target)
+    mean = aggregate(absolute, here.path / before.path, target, threads=os.cpu_count() or 1)
     moved = f"moved by {mean.param_update_norm:.4g}, digest {mean.digest[:12]}"
     say(f"round {number}: {len(updates)} updates averaged, {moved}")
     return Averaged(

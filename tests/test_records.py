@@ -10,7 +10,15 @@ from pydantic import ValidationError
 import zk0
 from zk0.records import Moments, Record
 
-LIGHT = ("zk0.records", "zk0.session", "zk0.folder", "zk0.split", "zk0.ledger", "zk0.aggregate", "zk0.schedule")
+LIGHT = (
+    "zk0.records",
+    "zk0.session",
+    "zk0.folder",
+    "zk0.split",
+    "zk0.ledger",
+    "zk0.aggregation.aggregate",
+    "zk0.schedule",
+)
 
 
 def every_record() -> list[type[Record]]:

@@ -16,7 +16,8 @@ from hypothesis.extra import numpy as hnp
 from safetensors.numpy import load_file, save, save_file
 
 from zk0.errors import CheckpointError
-from zk0.weights import TensorSpec, digest, load_weights, open_weights, save_weights, writing
+from zk0.tensor_spec import TensorSpec
+from zk0.weights import digest, load_weights, open_weights, save_weights, writing
 
 DTYPES = ("float64", "float32", "float16", "int64", "int32", "int16", "int8", "uint8", "bool")
 

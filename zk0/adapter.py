@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from zk0.errors import UpdateError
 from zk0.records import Adapters
-from zk0.weights import Source, TensorSpec, WeightsFile
+from zk0.tensor_spec import TensorSpec
+from zk0.weights import Source, WeightsFile
 
 LORA_TARGETS = re.compile(
     r"(?:^|\.)lm_expert\.layers\.\d+\.(?:self_attn\.[qkvo]_proj|mlp\.(?:gate|up|down)_proj)\.weight$"

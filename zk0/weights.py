@@ -4,59 +4,27 @@ Files are safetensors without metadata: the same weights give the same bytes.
 """
 
 import hashlib
-import json
 import os
 import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from math import prod
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, Self
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from zk0.errors import CheckpointError
+from zk0.tensor_spec import CODES, TensorSpec, read_head, title, write_head
 
 Weights = Mapping[str, NDArray[Any]]
 
-_CODES = {
-    **{f"float{bits}": f"F{bits}" for bits in (16, 32, 64)},
-    **{f"int{bits}": f"I{bits}" for bits in (8, 16, 32, 64)},
-    **{f"uint{bits}": f"U{bits}" for bits in (8, 16, 32, 64)},
-    "bool": "BOOL",
-}
-_DTYPES = {code: name for name, code in _CODES.items()}
-_RESERVED = "__metadata__"
-
-
-@dataclass(frozen=True)
-class TensorSpec:
-    """What a tensor is without its values; `dtype` is numpy's name, such as float32."""
-
-    dtype: str
-    shape: tuple[int, ...]
-
-    @classmethod
-    def of(cls, tensor: NDArray[Any]) -> Self:
-        """The spec of an array in memory."""
-        return cls(tensor.dtype.name, tensor.shape)
-
-    @property
-    def size(self) -> int:
-        """Number of values."""
-        return prod(self.shape)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all values."""
-        return self.size * np.dtype(self.dtype).itemsize
+_BLOCK_BYTES = 1 << 20
 
 
 class Source(Protocol):
-    """Weights that can be read a block at a time, wherever they come from."""
+    """Weights that can be read a block at a time, from several threads at once, wherever they come from."""
 
     @property
     def specs(self) -> Mapping[str, TensorSpec]:
@@ -95,6 +63,15 @@ class WeightsFile(Weights):
         self.read(name, 0, flat)
         return flat.reshape(spec.shape)
 
+    def blocks(self, name: str) -> Iterator[NDArray[Any]]:
+        """The values of a flat tensor, a block after the other, each in the memory of the one before."""
+        spec = self.specs[name]
+        buffer = np.empty(min(spec.size, _BLOCK_BYTES // np.dtype(spec.dtype).itemsize), spec.dtype)
+        for start in range(0, spec.size, max(1, buffer.size)):
+            block = buffer[: spec.size - start]
+            self.read(name, start, block)
+            yield block
+
     def read(self, name: str, start: int, out: NDArray[Any]) -> None:
         """Fill `out` (one dimension, the tensor's dtype) with values `start`, `start + 1`, ... of the flat tensor.
 
@@ -132,11 +109,13 @@ def digest(weights: Weights) -> str:
     """
     sha = hashlib.sha256()
     for name in sorted(weights):
-        tensor = weights[name]
-        spec = _spec(name, tensor)
-        title = json.dumps([name, spec.dtype, list(spec.shape)], ensure_ascii=False, separators=(",", ":"))
-        sha.update(title.encode() + b"\n")
-        sha.update(_flat_bytes(tensor))
+        if isinstance(weights, WeightsFile):
+            sha.update(title(name, weights.specs[name]))
+            for block in weights.blocks(name):
+                sha.update(_flat_bytes(block))
+        else:
+            sha.update(title(name, _spec(name, weights[name])))
+            sha.update(_flat_bytes(weights[name]))
     return sha.hexdigest()
 
 
@@ -184,22 +163,43 @@ def open_weights(path: Path) -> Iterator[WeightsFile]:
     except OSError as e:
         raise CheckpointError(f"{path}: cannot be read ({e.strerror or e}); expected a safetensors file") from e
     with handle:
-        specs, offsets = _header(path, handle)
+        specs, offsets = read_head(path, handle)
         yield WeightsFile(path, handle, specs, offsets)
 
 
 class WeightsWriter:
     """Tensors written one after the other, in the order of `names`; `digest` and `bytes` are known at the end."""
 
-    def __init__(self, handle: BinaryIO, names: tuple[str, ...]):
+    def __init__(self, handle: BinaryIO, names: tuple[str, ...], specs: Mapping[str, TensorSpec]):
         self.names = names
         self.digest = ""
         self.bytes = 0
-        self._handle = handle
+        self._handle, self._specs = handle, specs
+        self._sha = hashlib.sha256()
+        self._coming, self._left = iter(names), 0
 
     def write(self, values: NDArray[Any]) -> None:
         """Append a tensor, or the next block of one."""
-        self._handle.write(_flat_bytes(values))
+        data = _flat_bytes(values)
+        self._handle.write(data)
+        while data and self._left <= 0 and self._begin():
+            pass
+        self._sha.update(data)
+        self._left -= len(data)
+
+    def running_digest(self) -> str:
+        """SHA-256 of all that was written, once everything is; it is that of the weights if `names` ascend."""
+        while self._begin():
+            pass
+        return self._sha.hexdigest()
+
+    def _begin(self) -> bool:
+        """Go on to the next tensor, if there is one."""
+        name = next(self._coming, None)
+        if name is not None:
+            self._sha.update(title(name, self._specs[name]))
+            self._left = self._specs[name].nbytes
+        return name is not None
 
 
 @contextmanager
@@ -210,61 +210,35 @@ def writing(path: Path, specs: Mapping[str, TensorSpec]) -> Iterator[WeightsWrit
         CheckpointError: fewer or more values were written than `specs` says, or a file cannot hold them.
     """
     names = tuple(sorted(specs, key=lambda name: (-np.dtype(specs[name].dtype).itemsize, name)))
-    head = _head(names, specs)
+    head = write_head(names, specs)
     path.parent.mkdir(parents=True, exist_ok=True)
     half = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")  # two writers never share one
     try:
         with half.open("xb") as handle:
             handle.write(head)
-            writer = WeightsWriter(handle, names)
+            writer = WeightsWriter(handle, names, specs)
             yield writer
             writer.bytes = handle.tell()
             if writer.bytes != (wanted := len(head) + sum(spec.nbytes for spec in specs.values())):
                 raise CheckpointError(f"{path}: {writer.bytes} bytes were written, expected {wanted}")
             handle.flush()
             os.fsync(handle.fileno())
-        with open_weights(half) as file:
-            writer.digest = digest(file)
+        writer.digest = writer.running_digest() if list(names) == sorted(names) else _digest_of(half)
         half.replace(path)
     finally:
         half.unlink(missing_ok=True)
     sync_folder(path.parent)
 
 
-def _head(names: tuple[str, ...], specs: Mapping[str, TensorSpec]) -> bytes:
-    entries, end = {}, 0
-    for name in names:
-        if name == _RESERVED:
-            raise CheckpointError(f"a tensor cannot be named {_RESERVED}: safetensors keeps that name for itself")
-        start, end = end, end + specs[name].nbytes
-        entries[name] = {
-            "dtype": _CODES[specs[name].dtype],
-            "shape": list(specs[name].shape),
-            "data_offsets": [start, end],
-        }
-    text = json.dumps(entries, ensure_ascii=False, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text
-
-
-def _header(path: Path, handle: BinaryIO) -> tuple[dict[str, TensorSpec], dict[str, int]]:
-    length = int.from_bytes(handle.read(8), "little")
-    entries = json.loads(handle.read(length))
-    specs, offsets = {}, {}
-    for name, entry in sorted(
-        ((n, e) for n, e in entries.items() if n != _RESERVED), key=lambda item: item[1]["data_offsets"]
-    ):
-        if entry["dtype"] not in _DTYPES:
-            raise CheckpointError(f"{path}: tensor {name} is {entry['dtype']}, expected one of {', '.join(_DTYPES)}")
-        specs[name] = TensorSpec(_DTYPES[entry["dtype"]], tuple(entry["shape"]))
-        offsets[name] = 8 + length + entry["data_offsets"][0]
-    return specs, offsets
+def _digest_of(path: Path) -> str:
+    with open_weights(path) as file:
+        return digest(file)
 
 
 def _spec(name: str, tensor: NDArray[Any]) -> TensorSpec:
     spec = TensorSpec.of(tensor)
-    if spec.dtype not in _CODES:
-        raise CheckpointError(f"tensor {name} is {spec.dtype}, expected one of {', '.join(_CODES)}")
+    if spec.dtype not in CODES:
+        raise CheckpointError(f"tensor {name} is {spec.dtype}, expected one of {', '.join(CODES)}")
     return spec
 
 

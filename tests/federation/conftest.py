@@ -80,7 +80,7 @@ class Drive:
         return federation.evaluate(plans, Path(last.path))
 
     def average(self, updates: Any) -> Any:
-        from zk0.aggregate import aggregate
+        from zk0.aggregation.aggregate import aggregate
 
         number = self.history[-1].round + 1
         target = self.folder / f"round-{number:03d}" / "weights.safetensors"

@@ -81,7 +81,8 @@ class TestOneClientIsPlainTraining:
     def test_to_the_bit_and_through_the_average(
         self, client: Any, policy: Any, recordings: dict, start: tuple, plan: Callable[..., RoundPlan], tmp_path: Path
     ) -> None:
-        from zk0.aggregate import aggregate, verify_update
+        from zk0.aggregation.aggregate import aggregate
+        from zk0.aggregation.verify import verify_update
         from zk0.weights import load_weights
 
         rates: list[float] = []

@@ -91,7 +91,7 @@ def test_a_merged_checkpoint_loads_in_plain_lerobot(
     from lerobot.configs import PreTrainedConfig
     from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy
 
-    from zk0.aggregate import aggregate
+    from zk0.aggregation.aggregate import aggregate
     from zk0.robot.policy import install_weights, make_processors, save_policy
     from zk0.training.examples import DecodedExamples
     from zk0.training.fit import noise_and_time
@@ -167,7 +167,8 @@ class TestFullGeometry:
     """Shapes of the action expert of lerobot/smolvla_base: 16 layers, hidden 720, 15 heads of 64, 5 of keys."""
 
     def test_3_416_064_parameters_and_13_7_mb(self, tmp_path: Path) -> None:
-        from zk0.weights import TensorSpec, save_weights
+        from zk0.tensor_spec import TensorSpec
+        from zk0.weights import save_weights
 
         specs = {}
         for layer in range(16):
@@ -190,7 +191,7 @@ class TestFullGeometry:
     def test_the_real_policy_agrees(self, full: Any) -> None:
         from zk0.robot.lora import adapters
         from zk0.robot.policy import trained_parameters, trained_weights
-        from zk0.weights import TensorSpec
+        from zk0.tensor_spec import TensorSpec
 
         specs = {n: TensorSpec.of(w) for n, w in trained_weights(full).items()}
         training = TrainingSettings(adapter="lora")
@@ -204,7 +205,8 @@ class TestFullGeometry:
 
 def test_the_mean_is_that_of_the_products(start: tuple[Path, str], tmp_path: Path) -> None:
     """Three clients of different weight against numpy; the product of the mean factors is something else."""
-    from zk0.aggregate import aggregate, verify_update
+    from zk0.aggregation.aggregate import aggregate
+    from zk0.aggregation.verify import verify_update
     from zk0.records import Adapters, ClientMetrics, Update
     from zk0.weights import save_weights
 
@@ -257,7 +259,7 @@ def test_the_mean_is_that_of_the_products(start: tuple[Path, str], tmp_path: Pat
 def test_other_factors_than_asked_for_are_refused(
     client: Any, start: tuple[Path, str], plan: Callable[..., RoundPlan]
 ) -> None:
-    from zk0.aggregate import verify_update
+    from zk0.aggregation.verify import verify_update
     from zk0.records import Adapters
 
     update = client.train(plan(LORA), start[0])

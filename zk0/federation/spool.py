@@ -8,7 +8,7 @@ from pathlib import Path
 from flwr.app import RecordDict
 from pydantic import ValidationError
 
-from zk0.aggregate import verify_update
+from zk0.aggregation.verify import verify_update
 from zk0.federation.sent import WEIGHTS_PATH
 from zk0.folder import write_whole
 from zk0.records import Record, Refusal, Update

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from zk0.aggregate import aggregate, verify_update
+from zk0.aggregation.aggregate import aggregate
+from zk0.aggregation.verify import verify_update
 from zk0.errors import CheckpointError, UpdateError
 from zk0.records import ClientMetrics, Update
 from zk0.weights import load_weights, save_weights
@@ -92,14 +93,14 @@ def test_norms_and_cosines_are_those_of_whole_vectors(tmp_path, global_path):
         return np.concatenate([values[n].ravel().astype(np.float64) for n in sorted(SHAPES)])
 
     step = flat(load_weights(tmp_path / "new")) - flat(old)
-    assert result.param_update_norm == pytest.approx(np.linalg.norm(step), rel=1e-12)
+    assert result.param_update_norm == pytest.approx(np.linalg.norm(step), rel=1e-7)
     assert [c.client for c in result.contributions] == ["a", "b"]
     assert [c.weight for c in result.contributions] == [0.25, 0.75]
     for contribution in result.contributions:
         delta = flat(weights[contribution.client]) - flat(old)
         cosine = delta @ step / np.linalg.norm(delta) / np.linalg.norm(step)
-        assert contribution.update_norm == pytest.approx(np.linalg.norm(delta), rel=1e-12)
-        assert contribution.cosine_to_mean == pytest.approx(cosine, rel=1e-12)
+        assert contribution.update_norm == pytest.approx(np.linalg.norm(delta), rel=1e-7)
+        assert contribution.cosine_to_mean == pytest.approx(cosine, rel=1e-7)
     assert result.contributions[0].cosine_to_mean < 0.9 < result.contributions[1].cosine_to_mean
 
 
@@ -155,6 +156,33 @@ def test_order_of_arrival_changes_no_bit(tmp_path_factory, clients, chance: rand
     chance.shuffle(updates)
     second = aggregate(updates, folder / "global", folder / "new")
     assert second == first
+
+
+def test_number_of_threads_changes_no_bit(tmp_path):
+    weights = {f"w{i}": np.random.default_rng(i).normal(size=200_003).astype(np.float32) for i in range(3)}
+    save_weights(tmp_path / "global", weights)
+    updates = [
+        given_update(tmp_path, f"c{i}", {n: w * np.float32(1 + 0.1 * i) for n, w in weights.items()}, 7 + i)
+        for i in range(5)
+    ]
+    one, three = (aggregate(updates, tmp_path / "global", tmp_path / "new", threads) for threads in (1, 3))
+    assert one == three
+    expected = np.average(
+        [load_weights(Path(u.path))["w2"].astype(float) for u in updates], axis=0, weights=[7, 8, 9, 10, 11]
+    )
+    np.testing.assert_allclose(load_weights(tmp_path / "new")["w2"], expected, rtol=6.1e-8)
+
+
+def test_sums_are_taken_in_the_order_of_names(tmp_path):
+    rng = np.random.default_rng(0)
+    values = [np.asarray(rng.normal(size=20_000) * 10.0 ** rng.integers(-3, 3), np.float32) for _ in range(7)]
+    save_weights(tmp_path / "global", {"w": values[0]})
+    updates = [given_update(tmp_path, f"c{i}", {"w": w}, 100 + i) for i, w in enumerate(values)]
+    aggregate(updates, tmp_path / "global", tmp_path / "new")
+    total = values[0] * np.float64(100)
+    for i, w in enumerate(values[1:], start=1):
+        total += w * np.float64(100 + i)
+    assert load_weights(tmp_path / "new")["w"].tobytes() == (total / sum(range(100, 107))).astype(np.float32).tobytes()
 
 
 def test_half_precision_stays_half_precision(tmp_path):
@@ -217,6 +245,7 @@ def test_record_that_does_not_fit_is_refused(tmp_path, global_path, change, reas
         ({"b.bias": np.zeros(7)}, "tensor b.bias is float64, expected float32"),
         ({"b.bias": np.array([0, 0, 0, np.nan, 0, 0, 0], np.float32)}, "tensor b.bias holds nan"),
         ({"scalar": np.array(-np.inf, np.float32)}, "tensor scalar holds -inf"),
+        ({"scalar": np.array(-2e15, np.float32)}, "tensor scalar holds -2"),
     ],
 )
 def test_weights_that_do_not_fit_are_refused(tmp_path, global_path, change, reason):
@@ -257,7 +286,7 @@ def test_file_that_changed_after_the_answer_is_refused(tmp_path, global_path):
 MEASURE = """
 import sys
 from pathlib import Path
-from zk0.aggregate import aggregate
+from zk0.aggregation.aggregate import aggregate
 from zk0.records import Update
 
 def status(field):
@@ -266,10 +295,10 @@ def status(field):
 
 folder, clients = Path(sys.argv[1]), int(sys.argv[2])
 base = Update.model_validate_json((folder / "update.json").read_text())
-updates = [base.model_copy(update={"client": f"c{i:02d}"}) for i in range(clients)]
+updates = [base.model_copy(update={"client": f"c{i:03d}"}) for i in range(clients)]
 Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
 before = status("VmRSS")
-aggregate(updates, folder / "global", folder / f"new-{clients}")
+aggregate(updates, folder / "global", folder / f"new-{clients}", threads=2)
 print(status("VmHWM") - before)
 """
 
@@ -284,7 +313,7 @@ def test_memory_does_not_grow_with_clients_or_model(tmp_path):
         command = [sys.executable, "-c", MEASURE, str(tmp_path), str(clients)]
         return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
-    few, many = peak_kib(4), peak_kib(40)
+    few, many = peak_kib(4), peak_kib(100)
     assert few > 500  # the measure works
     assert many < few + 2048
-    assert many < 16_000  # half of one client's weights, with 1.28 GB averaged
+    assert many < 24_000  # three quarters of one client's weights, with 3.2 GB averaged

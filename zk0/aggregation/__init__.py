@@ -1,0 +1,1 @@
+"""The server's arithmetic: updates checked, combined into the next global weights, measured."""
