@@ -105,8 +105,8 @@ def _evaluate(message: Message, config: dict[str, Any]) -> RecordDict:
 
 def _receipts(message: Message, config: dict[str, Any]) -> RecordDict:
     told = json.loads(str(message.content["config"]["receipts"]))
-    checked = keep_receipts(Path(config["scratch"]), [Receipt.model_validate(one) for one in told])
     name = ClientSettings.model_validate_json(config["client"]).name
+    checked = keep_receipts(name, Path(config["scratch"]), [Receipt.model_validate(one) for one in told])
     logger.info("{}: {} updates are proved to be in their rounds' averages", name, checked)
     return RecordDict({"answer": ConfigRecord({"checked": checked})})
 

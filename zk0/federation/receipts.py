@@ -9,7 +9,7 @@ from zk0.merkle import Receipt, proves
 from zk0.records import Update
 
 
-def keep_receipts(scratch: Path, receipts: Sequence[Receipt]) -> int:
+def keep_receipts(client: str, scratch: Path, receipts: Sequence[Receipt]) -> int:
     """Write receipts beside the rounds they are of; how many there are.
 
     Raises:
@@ -18,10 +18,10 @@ def keep_receipts(scratch: Path, receipts: Sequence[Receipt]) -> int:
     for receipt in receipts:
         note = scratch / f"round_{receipt.round}.json"
         if not note.is_file():
-            raise FederationError(f"a receipt of round {receipt.round}, in which this client has sent nothing")
+            raise FederationError(f"{client}: a receipt of round {receipt.round}, in which it has sent nothing")
         if not proves(receipt, Update.model_validate_json(note.read_text(encoding="utf-8"))):
             raise FederationError(
-                f"the receipt of round {receipt.round} does not prove that this client's update was averaged: "
+                f"{client}: the receipt of round {receipt.round} does not prove that its update was averaged: "
                 f"its path does not lead to root {receipt.root[:12]}"
             )
         write_whole(scratch / f"receipt_{receipt.round}.json", receipt.model_dump_json(indent=2))
