@@ -27,7 +27,7 @@ def join_clients(name: str, session: Session) -> tuple[Member, ...]:
     """Every client checks and splits its data set and says what may be said of it."""
     from zk0.federation.open import federation
 
-    tell(Event(kind="stage", text=f"{len(session.members())} clients check their data"))
+    tell(Event(kind="stage", text=f"{len(session.client_names()) or 'all'} clients check their data"))
     members = federation(name).join(terms_of(session, name))
     for member in members:
         split = (

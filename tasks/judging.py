@@ -44,7 +44,7 @@ def evaluate_on_clients(session: Session, folder: str, ground: "Ground", checkpo
 
     started, here = perf_counter(), SessionFolder(Path(folder))
     tell(Event(kind="stage", text=f"clients judge round {checkpoint.round}", round=checkpoint.round))
-    plans = [evaluation_plan_for(client.name, session, here.name, ground, checkpoint) for client in session.members()]
+    plans = [evaluation_plan_for(client.client, session, here.name, ground, checkpoint) for client in ground.members]
     found = federation(here.name).evaluate(plans, here.path / checkpoint.path)
     for refusal in found.refusals:
         say(f"round {checkpoint.round}: {refusal.client} did not judge: {refusal.reason}")

@@ -82,7 +82,7 @@ def train_clients(session: Session, folder: str, ground: "Ground", before: Check
     from zk0.federation.open import federation
 
     here = SessionFolder(Path(folder))
-    plans = [plan_for(client.name, session, here.name, ground, before, decision) for client in session.members()]
+    plans = [plan_for(client.client, session, here.name, ground, before, decision) for client in ground.members]
 
     def on_update(client: str) -> None:
         tell(Event(kind="client", client=client, round=decision.round))

@@ -122,6 +122,18 @@ class TestMembers:
     def test_clients_are_members(self) -> None:
         assert parse().members() == parse().clients
 
+    def test_nodes_bring_their_own_data(self) -> None:
+        rules = {"engine": "deployment", "nodes": ["b", "a"]}
+        session = parse(clients=[], federation=rules)
+        assert (session.members(), session.client_names()) == ((), ("b", "a"))
+        assert parse(clients=[], federation={"engine": "deployment"}).client_names() == ()
+        assert Path(session.at(Path("/x")).federation.server) == Path("~/.zk0/server").expanduser().resolve()
+        assert session.at(Path("/x")).federation.nodes == ("b", "a")
+        with pytest.raises(SettingsError, match=r"leave \[\[clients\]\] and \[partition\] out"):
+            parse(federation=rules)
+        with pytest.raises(SettingsError, match=r"min_updates 3 with 2 client"):
+            parse(clients=[], federation={**rules, "min_updates": 3})
+
     def test_a_partition_has_a_member_for_each_share(self) -> None:
         session = parse_session(SHARED | {"evaluation": LEAST["evaluation"]}, "here")
         found = [(m.name, m.dataset, m.partition_index, m.partition_count) for m in session.members()]

@@ -10,10 +10,13 @@ Zk0Error
 ├── LedgerError       the record of a session contradicts itself
 ├── EvaluationError   a measurement could not be made (there is no number then)
 ├── FederationError   an engine cannot be opened or does not answer
+│   └── MessageLost       a message's upload was given up before it was whole
 ├── ReportError       a chart, video or page cannot be made
 ├── StackError        the Prefect server or worker on this machine does not start, or has ended
 └── TransientError    the same call may work later: the one thing that is retried
-    └── RoundIncomplete   too few good updates arrived; finished ones are kept
+    ├── RoundIncomplete   too few good updates arrived; finished ones are kept
+    ├── NoAnswer          a server of the federation is not there
+    └── CallRefused       the run that a call belongs to has been ended
 """
 
 
@@ -57,6 +60,10 @@ class FederationError(Zk0Error):
     """An engine cannot be opened or does not answer."""
 
 
+class MessageLost(FederationError):
+    """A message's upload was given up before it was whole; its sender may be asked again."""
+
+
 class ReportError(Zk0Error):
     """A chart, a video or a page cannot be made."""
 
@@ -71,3 +78,11 @@ class TransientError(Zk0Error):
 
 class RoundIncomplete(TransientError):
     """Too few good updates arrived; those that did are kept for the next attempt."""
+
+
+class NoAnswer(TransientError):
+    """A server of the federation is not there, or is overloaded."""
+
+
+class CallRefused(TransientError):
+    """The run that a call belongs to has been ended; a new one may go on."""

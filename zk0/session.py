@@ -187,11 +187,18 @@ class SchedulerSettings(Record):
 class FederationSettings(Record):
     """Who carries the messages."""
 
-    engine: Literal["local", "ray"] = "local"
+    engine: Literal["local", "ray", "deployment"] = "local"
     workers: int = Field(default=2, ge=0, description="worker processes; 0 runs clients in this process (local only)")
     min_updates: int = Field(default=2, ge=1, description="good updates that a round needs")
     round_timeout_seconds: float = Field(default=3600.0, gt=0)
     round_retries: int = Field(default=1, ge=0)
+    server: str = Field(default="~/.zk0/server", description="folder of `zk0bot server init` (deployment only)")
+    nodes: tuple[Name, ...] = Field(
+        default=(), description="who takes part, as enrolled; empty: all that are connected (deployment only)"
+    )
+    absence_seconds: float = Field(
+        default=300.0, ge=0, description="how long a node may be out of reach before a round goes on without it"
+    )
 
 
 class EvaluationSettings(Record):
@@ -253,14 +260,18 @@ class Session(Record):
 
     @model_validator(mode="after")
     def _who_takes_part(self) -> Self:
-        if bool(self.clients) == (self.partition is not None):
+        deployed = self.federation.engine == "deployment"
+        if deployed and (self.clients or self.partition):
+            raise ValueError(
+                "nodes of the deployment engine bring their own data: leave [[clients]] and [partition] out"
+            )
+        if not deployed and bool(self.clients) == (self.partition is not None):
             raise ValueError("exactly one of [[clients]] and [partition] must be given")
         if not self.judges():
             raise ValueError("evaluation.datasets is empty, and no [partition] holds episodes out to judge on")
-        if self.federation.min_updates > len(self.members()):
-            raise ValueError(
-                f"federation.min_updates {self.federation.min_updates} with {len(self.members())} client(s)"
-            )
+        names = self.client_names()
+        if names and self.federation.min_updates > len(names):
+            raise ValueError(f"federation.min_updates {self.federation.min_updates} with {len(names)} client(s)")
         if self.federation.engine == "ray" and self.federation.workers == 0:
             raise ValueError("federation.workers must be at least 1 with the ray engine")
         return self
@@ -284,6 +295,9 @@ class Session(Record):
                 "partition": self.partition and moved(self.partition),
                 "policy": self.policy.model_copy(update={"path": str(folder)}) if is_folder else self.policy,
                 "evaluation": self.evaluation.model_copy(update={"datasets": judges}),
+                "federation": self.federation.model_copy(
+                    update={"server": str((base / Path(self.federation.server).expanduser()).resolve())}
+                ),
                 "output_dir": str((base / Path(self.output_dir).expanduser()).resolve()),
                 "cache_dir": str((base / Path(self.cache_dir).expanduser()).resolve()),
             }
@@ -312,7 +326,7 @@ class Session(Record):
         )
 
     def members(self) -> tuple[ClientSettings, ...]:
-        """The clients, however they were asked for."""
+        """The clients whose data this machine has, however they were asked for; none with the deployment engine."""
         if self.partition is None:
             return self.clients
         shared = self.partition
@@ -326,6 +340,10 @@ class Session(Record):
             )
             for index in range(shared.clients)
         )
+
+    def client_names(self) -> tuple[str, ...]:
+        """Who takes part; empty: whoever is connected."""
+        return self.federation.nodes or tuple(client.name for client in self.members())
 
 
 class Terms(Record):

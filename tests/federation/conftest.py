@@ -126,3 +126,83 @@ def my_workers() -> Iterator[Callable[[], list[int]]]:
 @pytest.fixture
 def workers() -> Callable[[], dict[int, int]]:
     return _workers
+
+
+def descendants(pid: int) -> set[int]:
+    """A process and all that it has started, as long as they run."""
+    children: dict[int, list[int]] = {}
+    alive = set()
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            state, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
+        except OSError:  # it ended meanwhile
+            continue
+        if state != "Z":
+            alive.add(int(entry.name))
+            children.setdefault(int(parent), []).append(int(entry.name))
+    found, todo = set(), [pid]
+    while todo:
+        one = todo.pop()
+        found |= {one} & alive
+        todo += children.get(one, [])
+    return found
+
+
+@dataclass
+class Deployment:
+    """A server and its nodes, all on this machine, as `zk0bot` starts them."""
+
+    folder: Path
+    server: Any
+    nodes: dict[str, Any]
+    make: Callable[..., Session]
+
+    def session(self, **changes: Any) -> Session:
+        """A session of these nodes."""
+        rules = {"engine": "deployment", "server": str(self.server.path), **changes.pop("federation", {})}
+        return self.make((), clients=[], federation=rules, **changes)
+
+    def processes(self) -> set[int]:
+        """All processes of server and nodes."""
+        states = [one.kept.state() for one in (self.server, *self.nodes.values())]
+        return set().union(*(descendants(state.keeper) for state in states if state is not None))
+
+    def pid(self, where: Any, name: str) -> int:
+        """Of one kept process."""
+        return int(where.kept.state().processes[name].pid)
+
+    def stop(self) -> None:
+        """End all; nothing may be left."""
+        running = self.processes()
+        for one in (*self.nodes.values(), self.server):
+            one.stop()
+        assert {pid for pid in running if descendants(pid)} == set()
+
+
+@pytest.fixture(scope="session")
+def deploy(session_of: Callable[..., Session], recordings: dict[str, Path], kept: Path) -> Callable[..., Deployment]:
+    """Starts a server and nodes in a folder; whoever calls it stops them."""
+    from zk0.federation.node import NodeFolder
+    from zk0.federation.processes import free_port
+    from zk0.federation.server import ServerFolder, ServerSettings
+    from zk0.session import ClientSettings
+
+    def start(folder: Path, names: Sequence[str] = ("a", "b"), **settings: Any) -> Deployment:
+        server = ServerFolder(folder / "server")
+        server.init(ServerSettings(hosts=("127.0.0.1",), port=free_port(), bind="127.0.0.1", **settings))
+        nodes = {name: NodeFolder(folder / f"node-{name}") for name in names}
+        for name, node in nodes.items():
+            node.take(server.enroll(name))
+        started = Deployment(folder, server, nodes, session_of)
+        try:
+            for name, node in nodes.items():
+                node.start(ClientSettings(name=name, dataset=f"local:{recordings[name]}"), kept)
+            server.start()
+        except BaseException:
+            started.stop()
+            raise
+        return started
+
+    return start

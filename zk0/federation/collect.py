@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
+from loguru import logger
 from pydantic import ValidationError
 
 from zk0.errors import FederationError
@@ -69,19 +70,26 @@ class Federation:
         clients: names of the clients that are expected.
         timeout_seconds: for one round, and for joining.
         nodes_file: on simulated engines, where a node finds its configuration.
+        least: how many must join where `clients` is empty, and whoever is connected takes part.
     """
 
     def __init__(
-        self, grid: Grid, clients: Sequence[str], timeout_seconds: float, nodes_file: Path | None = None
+        self,
+        grid: Grid,
+        clients: Sequence[str],
+        timeout_seconds: float,
+        nodes_file: Path | None = None,
+        least: int = 1,
     ) -> None:
         self._grid = grid
         self._clients = tuple(clients)
         self._timeout = timeout_seconds
         self._nodes_file = nodes_file
+        self._least = len(self._clients) or least
         self._node_of: dict[str, int] = {}
 
     def join(self, terms: Terms) -> tuple[Member, ...]:
-        """Every client's answer to the terms, in the order the session names them.
+        """Every client's answer to the terms, in the order the session names them, or else of their names.
 
         Raises:
             FederationError: a client did not answer, or may not take part; says why for each.
@@ -97,20 +105,24 @@ class Federation:
             member = _member_of(reply)
             if isinstance(member, str):
                 faults.append(member)
+            elif (enrolled := nodes[questions[reply.name][0]]) not in ("", member.client):
+                faults.append(f"{enrolled}: answers as {member.client}; a node is called as it was enrolled")
             elif member.client in members:
                 faults.append(f"{member.client}: two nodes answer by this name; expected one each")
             else:
                 members[member.client] = member
                 self._node_of[member.client] = questions[reply.name][0]
-        if faults:
+        if faults and (self._clients or len(members) < self._least):
             raise FederationError(
                 f"{len(faults)} of {len(nodes)} clients cannot take part: " + "; ".join(sorted(faults))
             )
+        for fault in faults:
+            logger.warning("does not take part: {}", fault)
         if missing := sorted(set(self._clients) - members.keys()):
             raise FederationError(
                 f"clients that did not join: {', '.join(missing)}; expected {', '.join(self._clients)}"
             )
-        return tuple(members[name] for name in self._clients)
+        return tuple(members[name] for name in self._clients or sorted(members))
 
     def train(
         self,
@@ -181,11 +193,12 @@ class Federation:
         refused = [Refusal(client=reply.name, reason=reply.fault) for reply in replies if reply.content is None]
         return tuple(sorted(refused, key=lambda refusal: refusal.client))
 
-    def _wait_for_nodes(self) -> list[int]:
+    def _wait_for_nodes(self) -> dict[int, str]:
+        """The nodes that are there, once they are enough, and the names they were enrolled under, if they were."""
         deadline = time.monotonic() + self._timeout
-        while len(nodes := [int(n.node_id) for n in self._grid.get_nodes()]) < len(self._clients):
+        while len(nodes := {int(n.node_id): getattr(n, "name", "") for n in self._grid.get_nodes()}) < self._least:
             if time.monotonic() > deadline:
-                raise FederationError(f"{len(nodes)} nodes after {self._timeout:g} s, expected {len(self._clients)}")
+                raise FederationError(f"{len(nodes)} nodes after {self._timeout:g} s, expected {self._least}")
             time.sleep(_POLL_SECONDS)
         return nodes
 

@@ -28,10 +28,11 @@ def open_federation(
     """
     if name in _open:
         raise FederationError(f"{name}: this federation is open already")
-    clients = [c.name for c in session.members()]
+    clients = session.client_names() or _joined(folder)
     nodes = [_node_config(session, c, folder) for c in session.members()]
     with _grid(session, nodes, folder, on_step) as (grid, nodes_file):
-        _open[name] = Federation(grid, clients, session.federation.round_timeout_seconds, nodes_file)
+        least = session.federation.min_updates
+        _open[name] = Federation(grid, clients, session.federation.round_timeout_seconds, nodes_file, least)
         try:
             yield _open[name]
         finally:
@@ -47,6 +48,14 @@ def federation(name: str) -> Federation:
     if name not in _open:
         raise FederationError(f"{name}: no federation of that name is open in this process")
     return _open[name]
+
+
+def _joined(folder: Path) -> tuple[str, ...]:
+    """Who took part in the session when it was interrupted: the same must be there to take it up."""
+    ground = folder / "ground.json"
+    if not ground.is_file():
+        return ()
+    return tuple(str(member["client"]) for member in json.loads(ground.read_text(encoding="utf-8"))["members"])
 
 
 def _node_config(session: Session, client: ClientSettings, folder: Path) -> dict[str, Any]:
@@ -70,6 +79,15 @@ def _grid(
 
         with LocalGrid(nodes, settings.workers, folder / "server", on_step) as grid:
             yield grid, None
+        return
+    if settings.engine == "deployment":
+        from zk0.federation.deployed import DeployedGrid
+        from zk0.federation.server import ServerFolder
+
+        endpoint = ServerFolder(Path(settings.server)).endpoint()
+        names = session.client_names() or _joined(folder)
+        with DeployedGrid(endpoint, folder / "server" / "inbox", names, settings.absence_seconds) as deployed:
+            yield deployed, None
         return
     from zk0.federation.ray import ray_grid
 

@@ -1,0 +1,245 @@
+"""Processes that are to run for weeks: `python -m zk0.federation.keeper FOLDER` starts those of `processes.json`.
+
+Each has its own process group and log, is started again when it ends, later and later while it keeps ending, and is
+killed by Linux should the keeper itself be killed. SIGTERM to the keeper ends them in order.
+"""
+
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import IO, Self
+
+from zk0.errors import SettingsError
+from zk0.federation.worker import die_with_parent
+from zk0.folder import write_whole
+from zk0.records import Record
+
+_FIRST_PAUSE_SECONDS = 1.0
+_LONGEST_PAUSE_SECONDS = 30.0
+_STEADY_SECONDS = 60.0
+"""Who has run for as long is started again at once when it ends."""
+_STOP_SECONDS = 10.0
+_LOOK_SECONDS = 0.2
+_LOG_BYTES = 50_000_000
+
+
+class Kept(Record):
+    """A process to keep: its name (and that of its log), its command, and what its environment has besides ours."""
+
+    name: str
+    command: tuple[str, ...]
+    environment: dict[str, str] = {}
+
+
+class Seen(Record):
+    """What the keeper knows of one process."""
+
+    pid: int | None
+    since: float
+    """Unix time of its last start, or end."""
+    starts: int
+    last_exit: int | None = None
+
+
+class State(Record):
+    """What the keeper knows of all its processes."""
+
+    keeper: int
+    processes: dict[str, Seen]
+
+
+class KeptFolder:
+    """The folder of a keeper, from outside: whether it runs, what it knows, and how to end it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def log(self, name: str) -> Path:
+        """The log of one process."""
+        return self.path / "logs" / f"{name}.log"
+
+    def state(self) -> State | None:
+        """What the keeper knows; None while none runs."""
+        try:
+            with self._lock.open("rb") as handle:
+                fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return None
+        except FileNotFoundError:
+            return None
+        except BlockingIOError:
+            with suppress(FileNotFoundError, ValueError):
+                return State.model_validate_json((self.path / "state.json").read_text(encoding="utf-8"))
+            return State(keeper=int(self._lock.read_text() or 0), processes={})
+
+    def write(self, processes: Sequence[Kept]) -> None:
+        """What the keeper is to start."""
+        (self.path / "logs").mkdir(parents=True, exist_ok=True)
+        write_whole(self.path / "processes.json", json.dumps([p.model_dump() for p in processes], indent=2))
+
+    def start(self) -> "subprocess.Popen[bytes]":
+        """Start a keeper that outlives this process."""
+        with self.log("keeper").open("ab") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", "zk0.federation.keeper", str(self.path)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def stop(self, patience_seconds: float) -> bool:
+        """End the keeper and all its processes; False where there was none.
+
+        Raises:
+            SettingsError: it does not end.
+        """
+        state = self.state()
+        if state is None:
+            return False
+        with suppress(ProcessLookupError):
+            os.kill(state.keeper, signal.SIGTERM)
+        deadline = time.monotonic() + patience_seconds
+        while self.state() is not None:
+            if time.monotonic() > deadline:
+                raise SettingsError(f"{self.path}: process {state.keeper} does not end; see {self.log('keeper')}")
+            time.sleep(_LOOK_SECONDS)
+        return True
+
+    @property
+    def _lock(self) -> Path:
+        return self.path / "keeper.lock"
+
+
+class Keeper:
+    """Keeps processes running until it is told to stop."""
+
+    def __init__(self, folder: Path, processes: Sequence[Kept]) -> None:
+        self._folder = KeptFolder(folder)
+        self._state = folder / "state.json"
+        self._lock_path = folder / "keeper.lock"
+        self._lock: IO[bytes] | None = None
+        self._children = [_Child(one, self._folder.log(one.name)) for one in processes]
+        self._told = ""
+        self.over = False
+
+    def __enter__(self) -> Self:
+        self._lock = self._lock_path.open("a+b")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as e:
+            raise SettingsError(f"{self._folder.path}: its processes are running already") from e
+        self._lock.truncate(0)
+        self._lock.write(str(os.getpid()).encode())
+        self._lock.flush()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, e: BaseException | None, trace: TracebackType | None) -> None:
+        for child in reversed(self._children):
+            child.stop()
+        self._state.unlink(missing_ok=True)
+        if self._lock is not None:
+            self._lock.close()
+
+    def run(self) -> None:
+        """Keep them until `over`."""
+        while not self.over:
+            for child in self._children:
+                child.look()
+            self._tell()
+            time.sleep(_LOOK_SECONDS)
+
+    def _tell(self) -> None:
+        state = State(keeper=os.getpid(), processes={c.kept.name: c.seen for c in self._children})
+        if (told := state.model_dump_json()) != self._told:
+            write_whole(self._state, told)
+            self._told = told
+
+
+class _Child:
+    """One process, and when it is due to be started again."""
+
+    def __init__(self, kept: Kept, log: Path) -> None:
+        self.kept = kept
+        self.seen = Seen(pid=None, since=time.time(), starts=0)
+        self._log = log
+        self._process: subprocess.Popen[bytes] | None = None
+        self._due = 0.0
+        self._pause = _FIRST_PAUSE_SECONDS
+
+    def look(self) -> None:
+        """Start it where it is due; note it where it has ended."""
+        if self._process is None:
+            if time.monotonic() >= self._due:
+                self._start()
+        elif (code := self._process.poll()) is not None:
+            self._ended(self._process.pid, code)
+
+    def stop(self) -> None:
+        """End it with all that it started."""
+        if self._process is None:
+            return
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(_STOP_SECONDS)
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+    def _start(self) -> None:
+        if self._log.is_file() and self._log.stat().st_size > _LOG_BYTES:
+            self._log.replace(self._log.with_suffix(".log.1"))
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "zk0.federation.keeper", "--child", str(os.getpid()), *self.kept.command],
+                env={**os.environ, **self.kept.environment},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        last, starts = self.seen.last_exit, self.seen.starts + 1
+        self.seen = Seen(pid=self._process.pid, since=time.time(), starts=starts, last_exit=last)
+
+    def _ended(self, pid: int, code: int) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(pid, signal.SIGKILL)  # what it may have left behind
+        ran = time.time() - self.seen.since
+        self._pause = _FIRST_PAUSE_SECONDS if ran > _STEADY_SECONDS else min(2 * self._pause, _LONGEST_PAUSE_SECONDS)
+        self._process, self._due = None, time.monotonic() + self._pause
+        self.seen = Seen(pid=None, since=time.time(), starts=self.seen.starts, last_exit=code)
+        sys.stderr.write(f"{self.kept.name} ended with {code} after {ran:.0f} s; again in {self._pause:g} s\n")
+        sys.stderr.flush()
+
+
+def keep(folder: Path) -> None:
+    """Keep the processes of a folder until SIGTERM or SIGINT."""
+    found = json.loads((folder / "processes.json").read_text(encoding="utf-8"))
+    with Keeper(folder, [Kept.model_validate(one) for one in found]) as keeper:
+
+        def stop(number: int, frame: FrameType | None) -> None:
+            keeper.over = True
+
+        signal.signal(signal.SIGTERM, stop)
+        signal.signal(signal.SIGINT, stop)
+        keeper.run()
+
+
+def _become(parent: int, command: Sequence[str]) -> None:
+    die_with_parent(parent)
+    os.execvp(command[0], list(command))
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "--child":
+        _become(int(sys.argv[2]), sys.argv[3:])
+    else:
+        keep(Path(sys.argv[1]))
