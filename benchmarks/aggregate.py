@@ -192,7 +192,7 @@ def status(field: str) -> int:
 def with_zk0(folder: Path, updates: list[Update], threads: int) -> Callable[[], Work]:
     """Ours, from files to a file."""
     target = folder / "zk0"
-    return lambda: (lambda: aggregate(updates, folder / "global.safetensors", target, threads), lambda: target)
+    return lambda: (lambda: aggregate(updates, folder / "global.safetensors", target, threads=threads), lambda: target)
 
 
 def with_zk0_verify(folder: Path, updates: list[Update], threads: int) -> Callable[[], Work]:

@@ -149,7 +149,7 @@ def federated_round(
         retried = rounds.train_clients.with_options(retries=session.federation.round_retries, retry_delay_seconds=2)
         trained = retried(session, folder, ground, before, decision)
     with rounds.timed(seconds, "aggregate"):
-        averaged = rounds.aggregate_updates(number, folder, before, trained.updates)
+        averaged = rounds.aggregate_updates(number, session, folder, untracked(history[-1]), trained.updates)
     judged, by_clients = judge(session, folder, ground, averaged.checkpoint, seconds)
     record = RoundRecord(
         round=number,
@@ -160,6 +160,7 @@ def federated_round(
         refusals=trained.refusals,
         contributions=averaged.contributions,
         param_update_norm=averaged.param_update_norm,
+        server_state=averaged.server_state,
         evaluation=judged,
         client_evaluation=by_clients,
         seconds=perf_counter() - started,

@@ -25,11 +25,12 @@ from zk0.records import (
     Record,
     Refusal,
     RoundRecord,
+    ServerState,
     Update,
 )
 from zk0.schedule import client_lr
 from zk0.session import RoundPlan, Session, terms_of
-from zk0.weights import load_weights
+from zk0.weights import check_weights
 
 if TYPE_CHECKING:
     from zk0.training.judge import Ground
@@ -49,6 +50,7 @@ class Averaged(Record):
     checkpoint: Checkpoint
     contributions: tuple[Contribution, ...]
     param_update_norm: float
+    server_state: tuple[ServerState, ...]
 
 
 @contextmanager
@@ -80,6 +82,7 @@ def start_policy(session: Session, folder: str, history: Sequence[RoundRecord]) 
 def train_clients(session: Session, folder: str, ground: "Ground", before: Checkpoint, decision: Decision) -> Trained:
     """Every client trains from the global weights; called again, only those without an answer are asked."""
     from zk0.federation.open import federation
+    from zk0.federation.quarantine import without_outliers
 
     here = SessionFolder(Path(folder))
     plans = [plan_for(client.client, session, here.name, ground, before, decision) for client in ground.members]
@@ -88,7 +91,9 @@ def train_clients(session: Session, folder: str, ground: "Ground", before: Check
         tell(Event(kind="client", client=client, round=decision.round))
 
     spool = here.updates(decision.round)
-    found = federation(here.name).train(plans, here.path / before.path, spool, on_update)
+    weights = here.path / before.path
+    found = federation(here.name).train(plans, weights, spool, on_update)
+    found = without_outliers(found, spool, weights, session.aggregation.quarantine_factor, threads())
     for refusal in found.refusals:
         say(f"round {decision.round}: {refusal.client} refused: {refusal.reason}")
     if len(found.updates) < session.federation.min_updates:
@@ -120,21 +125,30 @@ def plan_for(
 
 
 @task(task_run_name="aggregate round {number}", cache_policy=NO_CACHE)
-def aggregate_updates(number: int, folder: str, before: Checkpoint, updates: Sequence[Update]) -> Averaged:
-    """The mean of the updates, weighted by training frames."""
-    from zk0.aggregation.aggregate import aggregate
+def aggregate_updates(
+    number: int, session: Session, folder: str, last: RoundRecord, updates: Sequence[Update]
+) -> Averaged:
+    """New global weights of the updates, as the session's strategy makes them."""
+    from zk0.aggregation.aggregate import Terms, aggregate
 
     here = SessionFolder(Path(folder))
     absolute = [u.model_copy(update={"path": str(here.path / u.path)}) for u in updates]
-    target = here.weights(number)
-    mean = aggregate(absolute, here.path / before.path, target, threads=os.cpu_count() or 1)
-    moved = f"moved by {mean.param_update_norm:.4g}, digest {mean.digest[:12]}"
-    say(f"round {number}: {len(updates)} updates averaged, {moved}")
+    state = {one.slot: here.path / one.path for one in last.server_state}
+    terms, target = Terms(session.aggregation, number, state), here.weights(number)
+    made = aggregate(absolute, here.path / last.checkpoint.path, target, terms, threads())
+    moved = f"moved by {made.param_update_norm:.4g}, digest {made.digest[:12]}"
+    say(f"round {number}: {len(updates)} updates, {session.aggregation.strategy}, {moved}")
     return Averaged(
-        checkpoint=Checkpoint(round=number, path=here.relative(target), digest=mean.digest, bytes=mean.bytes),
-        contributions=mean.contributions,
-        param_update_norm=mean.param_update_norm,
+        checkpoint=Checkpoint(round=number, path=here.relative(target), digest=made.digest, bytes=made.bytes),
+        contributions=made.contributions,
+        param_update_norm=made.param_update_norm,
+        server_state=tuple(one.model_copy(update={"path": here.relative(Path(one.path))}) for one in made.server_state),
     )
+
+
+def threads() -> int:
+    """Threads that work for the server while no client does."""
+    return os.cpu_count() or 1
 
 
 @task(
@@ -163,14 +177,17 @@ def save_checkpoint(session: Session, folder: str, ground: "Ground", record: Rou
 
 @task(task_run_name="record round {record.round}", cache_policy=NO_CACHE)
 def finish_round(session: Session, folder: str, record: RoundRecord) -> tuple[RoundRecord, ...]:
-    """Append the round to the ledger, once; only then is it finished, and its updates may go."""
+    """Append the round to the ledger, once; only then is it finished, and what it was made of may go."""
     here = SessionFolder(Path(folder))
     ledger = Ledger(here.ledger)
     ledger.append(record)
+    finished = ledger.read()
     if not session.keep_updates:
         for file in here.updates(record.round).glob("*.safetensors"):
             file.unlink(missing_ok=True)
-    return ledger.read()
+    for state in (one for before in finished[:-1] for one in before.server_state):
+        (here.path / state.path).unlink(missing_ok=True)
+    return finished
 
 
 @task(task_run_name="give receipts", cache_policy=NO_CACHE)
@@ -185,7 +202,7 @@ def give_receipts(session: Session, folder: str, history: Sequence[RoundRecord])
 
 
 def take_up(folder: str) -> tuple[RoundRecord, ...]:
-    """The finished rounds of a session; the last one's weights must be those that the ledger names.
+    """The finished rounds of a session; the last one's weights and state must be those that the ledger names.
 
     Raises:
         CheckpointError: they are not.
@@ -194,9 +211,11 @@ def take_up(folder: str) -> tuple[RoundRecord, ...]:
     here = SessionFolder(Path(folder))
     history = Ledger(here.ledger).read()
     if history:
-        last = history[-1].checkpoint
+        last = history[-1]
+        files: list[Checkpoint | ServerState] = [last.checkpoint, *last.server_state]
         try:
-            load_weights(here.path / last.path, last.digest)
+            for file in files:
+                check_weights(here.path / file.path, file.digest)
         except CheckpointError as e:
             raise CheckpointError(
                 f"round {last.round} cannot be taken up: {e}; restore the file or start a new session"

@@ -181,15 +181,27 @@ class Contribution(Record):
 
     client: str
     weight: float
+    """0 where the strategy left it out."""
     update_norm: float
     cosine_to_mean: float | None
     """None when one of the two has no length."""
+    scale: float = 1.0
+    """What its step was multiplied by before the mean: below 1 where it was clipped."""
 
 
 class Checkpoint(Record):
     """The global weights after a round; round 0 is the start."""
 
     round: int = Field(ge=0)
+    path: str
+    digest: str
+    bytes: int
+
+
+class ServerState(Record):
+    """What the server's optimizer remembers after a round: one value for each weight."""
+
+    slot: str
     path: str
     digest: str
     bytes: int
@@ -287,6 +299,7 @@ class RoundRecord(Record):
     """Of the Merkle tree over `updates` (`zk0.merkle`): with its receipt, a client proves that it was averaged."""
     param_update_norm: float | None = None
     """||w_k - w_(k-1)||."""
+    server_state: tuple[ServerState, ...] = ()
     evaluation: Evaluation | None = None
     client_evaluation: ClientEvaluation | None = None
     seconds: float

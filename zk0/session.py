@@ -8,6 +8,7 @@ import hashlib
 import tomllib
 from collections.abc import Mapping
 from copy import deepcopy
+from math import ceil
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -201,6 +202,47 @@ class FederationSettings(Record):
     )
 
 
+class AggregationSettings(Record):
+    """How the server makes new global weights of the clients' updates."""
+
+    strategy: Literal["fedavg", "fedavgm", "fedadam", "fedyogi", "median", "trimmed_mean", "krum", "multi_krum"] = (
+        Field(default="fedavg", description="fedavg is FedProx too, whose term is the clients'")
+    )
+    server_lr: float | None = Field(
+        default=None, gt=0, description="of fedavgm, fedadam and fedyogi; unset: 1, 0.1 and 0.01"
+    )
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="of fedavgm")
+    beta_1: float = Field(default=0.9, ge=0, lt=1, description="of fedadam and fedyogi")
+    beta_2: float = Field(default=0.99, ge=0, lt=1, description="of fedadam and fedyogi")
+    tau: float = Field(default=1e-3, gt=0, description="of fedadam and fedyogi: the least that a step is divided by")
+    trim_fraction: float = Field(
+        default=0.2, gt=0, lt=0.5, description="of trimmed_mean: share of the updates that goes at either end"
+    )
+    malicious: int = Field(default=0, ge=0, description="of krum and multi_krum: updates that may be anything")
+    selected: int | None = Field(
+        default=None, ge=1, description="of multi_krum: updates that are averaged; unset: all but malicious + 2"
+    )
+    clip_norm: float | None = Field(default=None, gt=0, description="longest step of an update; longer ones are scaled")
+    quarantine_factor: float = Field(
+        default=100.0, ge=0, description="steps longer than so many times the median are refused; 0: none is"
+    )
+
+    def least_updates(self) -> int:
+        """Fewer updates than these and the strategy is not what it says."""
+        return {
+            "trimmed_mean": ceil(1 / self.trim_fraction),
+            "krum": 2 * self.malicious + 3,
+            "multi_krum": max(2 * self.malicious + 3, self.selected or 0),
+        }.get(self.strategy, 1)
+
+    @field_validator("quarantine_factor")
+    @classmethod
+    def _beyond_the_median(cls, factor: float) -> float:
+        if 0 < factor <= 1:
+            raise ValueError(f"quarantine_factor {factor:g} would refuse the median; expected 0 or more than 1")
+        return factor
+
+
 class EvaluationSettings(Record):
     """How the global model is judged."""
 
@@ -243,6 +285,7 @@ class Session(Record):
     training: TrainingSettings = TrainingSettings()
     scheduler: SchedulerSettings = SchedulerSettings()
     federation: FederationSettings = FederationSettings()
+    aggregation: AggregationSettings = AggregationSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     rollout: RolloutSettings = RolloutSettings()
     checkpoint_interval: int = Field(default=0, ge=0, description="rounds between saved policies; 0: only the last")
@@ -272,6 +315,11 @@ class Session(Record):
         names = self.client_names()
         if names and self.federation.min_updates > len(names):
             raise ValueError(f"federation.min_updates {self.federation.min_updates} with {len(names)} client(s)")
+        if self.federation.min_updates < (least := self.aggregation.least_updates()):
+            raise ValueError(
+                f"aggregation.strategy {self.aggregation.strategy} needs {least} updates in every round with these "
+                f"settings, federation.min_updates is {self.federation.min_updates}"
+            )
         if self.federation.engine == "ray" and self.federation.workers == 0:
             raise ValueError("federation.workers must be at least 1 with the ray engine")
         return self

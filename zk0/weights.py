@@ -140,11 +140,22 @@ def load_weights(path: Path, expected: str | None = None) -> dict[str, NDArray[A
     """
     with open_weights(path) as file:
         weights = dict(file)
-    if expected is not None and (found := digest(weights)) != expected:
+    if expected is not None:
+        _check_digest(path, weights, expected)
+    return weights
+
+
+def check_weights(path: Path, expected: str) -> None:
+    """Raises CheckpointError where a file's weights are not those of the digest; memory is a block."""
+    with open_weights(path) as file:
+        _check_digest(path, file, expected)
+
+
+def _check_digest(path: Path, weights: Weights, expected: str) -> None:
+    if (found := digest(weights)) != expected:
         raise CheckpointError(
             f"{path}: digest {found[:12]}, expected {expected[:12]}: not the weights that were recorded"
         )
-    return weights
 
 
 @contextmanager

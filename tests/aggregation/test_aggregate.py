@@ -165,7 +165,7 @@ def test_number_of_threads_changes_no_bit(tmp_path):
         given_update(tmp_path, f"c{i}", {n: w * np.float32(1 + 0.1 * i) for n, w in weights.items()}, 7 + i)
         for i in range(5)
     ]
-    one, three = (aggregate(updates, tmp_path / "global", tmp_path / "new", threads) for threads in (1, 3))
+    one, three = (aggregate(updates, tmp_path / "global", tmp_path / "new", threads=threads) for threads in (1, 3))
     assert one == three
     expected = np.average(
         [load_weights(Path(u.path))["w2"].astype(float) for u in updates], axis=0, weights=[7, 8, 9, 10, 11]

@@ -15,6 +15,7 @@ import pytest
 
 from zk0.ledger import Ledger
 from zk0.session import SO101_JOINTS
+from zk0.weights import check_weights
 
 ROUNDS = 3
 SESSION = """
@@ -31,6 +32,8 @@ batch_size = 8
 lr = 1e-3
 [federation]
 workers = 1
+[aggregation]
+strategy = "fedavgm"  # the server's optimizer has state of its own, which must be taken up too
 [[clients]]
 name = "a"
 dataset = "local:{data}/a"
@@ -219,6 +222,13 @@ def test_a_session_leaves_what_it_promises(undisturbed: Path) -> None:
     assert [name for name in expected if not (undisturbed / name).is_file()] == []
 
 
+def test_state_of_the_servers_optimizer_is_that_of_the_last_round(undisturbed: Path) -> None:
+    recorded = [record.server_state for record in Ledger(undisturbed / "ledger.jsonl").read()]
+    assert [len(state) for state in recorded] == [0, *[1] * ROUNDS]
+    assert sorted(undisturbed.glob("round-*/server_*")) == [undisturbed / recorded[-1][0].path]
+    check_weights(undisturbed / recorded[-1][0].path, recorded[-1][0].digest)
+
+
 def test_resuming_a_finished_session_changes_nothing(undisturbed: Path, place: Place) -> None:
     before = (undisturbed / "ledger.jsonl").read_bytes()
     done = place.run(place.command("--resume", str(undisturbed)))
@@ -235,8 +245,9 @@ def the_one_line(done: subprocess.CompletedProcess[str]) -> str:
     return told[0]
 
 
-def test_weights_that_were_touched_are_not_taken_up(undisturbed: Path, place: Place) -> None:
-    weights = undisturbed / "round-003" / "weights.safetensors"
+@pytest.mark.parametrize("name", ["weights", "server_momentum"])
+def test_weights_that_were_touched_are_not_taken_up(undisturbed: Path, place: Place, name: str) -> None:
+    weights = undisturbed / "round-003" / f"{name}.safetensors"
     whole = weights.read_bytes()
     try:
         weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))

@@ -1,17 +1,22 @@
-"""The mean of the clients' weights: exact, the same bits for any order of arrival, and small in memory."""
+"""New global weights of many updates: the same bits for any order of arrival, and small in memory."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from math import isfinite, sqrt
 from pathlib import Path
 
+import numpy as np
+
 from zk0.aggregation.blocks import blocks_of, in_order
-from zk0.aggregation.fold import Fold, Sums
-from zk0.aggregation.verify import fault_of_specs
-from zk0.errors import UpdateError
-from zk0.records import Contribution, Record, Update
-from zk0.weights import open_weights, writing
-from zk0.wire import open_update
+from zk0.aggregation.fold import Fold, Recipe, Sums
+from zk0.aggregation.opened import Opened, open_round
+from zk0.aggregation.reader import Reader
+from zk0.aggregation.strategy import recipe_of
+from zk0.errors import CheckpointError, UpdateError
+from zk0.records import Contribution, Record, ServerState, Update
+from zk0.session import AggregationSettings
+from zk0.weights import Source, open_weights, writing
 
 
 class Aggregate(Record):
@@ -24,59 +29,88 @@ class Aggregate(Record):
     """||w_k - w_(k-1)||, L2 over all tensors."""
     contributions: tuple[Contribution, ...]
     """In the order of client names."""
+    server_state: tuple[ServerState, ...] = ()
 
 
-def aggregate(updates: Sequence[Update], global_path: Path, target_path: Path, threads: int = 1) -> Aggregate:
-    """The clients' weights averaged by examples (FedAvg, arXiv 1602.05629, algorithm 1), written to `target_path`.
+@dataclass(frozen=True)
+class Terms:
+    """What besides the updates decides the new weights of a round."""
+
+    settings: AggregationSettings = field(default_factory=AggregationSettings)
+    round: int = 1
+    state: Mapping[str, Path] = field(default_factory=dict)
+    """The server optimizer's state after the round before, by slot; a slot that is not there is zero."""
+
+
+def aggregate(
+    updates: Sequence[Update], global_path: Path, target_path: Path, terms: Terms | None = None, threads: int = 1
+) -> Aggregate:
+    """The updates combined by the strategy of the terms (none given: FedAvg), written to `target_path`.
 
     Sums are float64 in the order of client names, so neither the order of arrival nor the number of threads changes a
-    bit; the mean is rounded once, to the dtype of the global weights. `n * w` is exact in float64 for float32 weights
-    and n < 2^29: where all clients agree on a value (or there is only one), the mean is that very value. Memory is a
+    bit; the result is rounded once, to the dtype of the global weights. `n * w` is exact in float64 for float32 weights
+    and n < 2^29: where all clients agree on a value (or there is only one), their mean is that very value. Memory is a
     few blocks a thread, whatever the number of clients or the size of the model. Updates must have passed
-    `verify_update`.
+    `verify_update`. State of the server's optimizer is written beside the target.
 
     Raises:
-        UpdateError: no update, a client twice, tensors that are not those of the global weights, or not finite.
+        UpdateError: no update, too few for the strategy, a client twice, tensors that are not those of the global
+            weights, or not finite.
         CheckpointError: a file that cannot be read. Nothing is left at `target_path` then.
     """
-    updates = sorted(updates, key=lambda update: update.client)
-    clients = [update.client for update in updates]
-    if not updates or len(set(clients)) < len(clients):
-        raise UpdateError(f"clients {clients} cannot be averaged: expected at least one, each once")
+    terms = terms or Terms()
     with ExitStack() as stack:
-        anchor = stack.enter_context(open_weights(global_path))
-        sources = [stack.enter_context(open_update(update, anchor)) for update in updates]
-        for update, source in zip(updates, sources, strict=True):
-            if fault := fault_of_specs(source.specs, anchor.specs):
-                raise UpdateError(f"{update.client}: {fault}")
-        writer = stack.enter_context(writing(target_path, anchor.specs))
-        fold, sums = Fold(anchor, sources, [update.examples for update in updates]), Sums.none(len(updates))
-        for new, part in in_order(fold, blocks_of(anchor.specs, writer.names, fold.length), threads):
-            writer.write(new)
-            sums.add(part)
-        contributions = _contributions(updates, sums)
+        opened = stack.enter_context(open_round(updates, global_path))
+        recipe = recipe_of(opened, terms.settings, terms.round, threads)
+        slots = recipe.step.slots if recipe.step else ()
+        state = [_slot(stack, terms.state.get(slot), opened.anchor) for slot in slots]
+        specs = opened.anchor.specs
+        paths = [target_path, *(target_path.with_name(f"server_{slot}.safetensors") for slot in slots)]
+        writers = [stack.enter_context(writing(path, specs)) for path in paths]
+        reader, sums = Reader(opened.anchor, opened.sources), Sums.none(len(opened.sources))
+        fold = Fold(reader, recipe, state)
+        for folded in in_order(fold, blocks_of(specs, writers[0].names, reader.length), threads):
+            for writer, values in zip(writers, (folded.new, *folded.state), strict=True):
+                writer.write(values)
+            sums.add(folded.sums)
+        contributions = _contributions(opened, recipe, sums)
     return Aggregate(
         path=str(target_path),
-        digest=writer.digest,
-        bytes=writer.bytes,
+        digest=writers[0].digest,
+        bytes=writers[0].bytes,
         param_update_norm=sqrt(sums.step),
         contributions=contributions,
+        server_state=tuple(
+            ServerState(slot=slot, path=str(path), digest=writer.digest, bytes=writer.bytes)
+            for slot, path, writer in zip(slots, paths[1:], writers[1:], strict=True)
+        ),
     )
 
 
-def _contributions(updates: Sequence[Update], sums: Sums) -> tuple[Contribution, ...]:
-    """How each client's step stands to the mean step."""
-    examples, found = sum(update.examples for update in updates), []
-    for update, square, product in zip(updates, sums.squares.tolist(), sums.products.tolist(), strict=True):
-        if not (isfinite(square) and isfinite(sums.step)):
+def _slot(stack: ExitStack, path: Path | None, anchor: Source) -> Source | None:
+    if path is None:
+        return None
+    file = stack.enter_context(open_weights(path))
+    if file.specs != anchor.specs:
+        raise CheckpointError(f"{path}: its tensors are not those of the global weights")
+    return file
+
+
+def _contributions(opened: Opened, recipe: Recipe, sums: Sums) -> tuple[Contribution, ...]:
+    """How each client's step stands to the step that was taken."""
+    found = []
+    shares, squares, products = recipe.weights / recipe.weights.sum(), sums.squares, sums.products
+    for i, update in enumerate(opened.updates):
+        if not (isfinite(squares[i]) and isfinite(sums.step)):
             raise UpdateError(f"{update.client}: the step has no finite length: it holds NaN or inf")
-        lengths = sqrt(square) * sqrt(sums.step)
+        lengths = sqrt(squares[i]) * sqrt(sums.step)
         found.append(
             Contribution(
                 client=update.client,
-                weight=update.examples / examples,
-                update_norm=sqrt(square),
-                cosine_to_mean=max(-1.0, min(1.0, product / lengths)) if lengths else None,
+                weight=float(shares[i]),
+                update_norm=sqrt(squares[i]),
+                cosine_to_mean=float(np.clip(products[i] / lengths, -1.0, 1.0)) if lengths else None,
+                scale=float(recipe.scales[i]),
             )
         )
     return tuple(found)

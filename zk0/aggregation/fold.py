@@ -1,24 +1,34 @@
 """One block of all updates folded into one block of the new weights, and what it says of each update."""
 
-import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import prod
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from zk0.aggregation.blocks import Block
+from zk0.aggregation.combine import Combine
+from zk0.aggregation.reader import Part, Reader, inner_products
+from zk0.aggregation.server_step import ServerStep
 from zk0.weights import Source
 
-_READ_VALUES = 1 << 20
-"""Values of all updates together that a thread reads at a time: 4 MiB of float32."""
-_WIDE_VALUES = 1 << 18
-"""Values of all updates together that it widens at a time: 2 MiB of float64, which stay in a core's caches."""
+Values = NDArray[np.float64]
 _FLOAT64 = np.dtype(np.float64)
-_DOT_VALUES = 8192
-"""Longer inner products would be given to BLAS's own threads, whose number decides the last bits."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How values become new values: clip each update's step, combine, add noise, take the server's own step."""
+
+    combine: Combine
+    weights: Values
+    """Of each update in a mean."""
+    scales: Values
+    """What each update's step is multiplied by first."""
+    noise: Callable[[Block], Values] | None = None
+    """What is added to the combined values of a block."""
+    step: ServerStep | None = None
 
 
 @dataclass
@@ -29,8 +39,8 @@ class Sums:
     """
 
     step: float
-    squares: NDArray[np.float64]
-    products: NDArray[np.float64]
+    squares: Values
+    products: Values
 
     @classmethod
     def none(cls, updates: int) -> "Sums":
@@ -44,66 +54,65 @@ class Sums:
         self.products += other.products
 
 
+@dataclass(frozen=True)
+class Folded:
+    """New values of a block in the dtype of the old ones, the new state in each slot, and the sums."""
+
+    new: NDArray[Any]
+    state: tuple[NDArray[Any], ...]
+    sums: Sums
+
+
 class Fold:
-    """Means of many updates, weighted by `examples`; may be called from several threads at once."""
+    """A recipe over the updates of a round; may be called from several threads at once.
 
-    def __init__(self, anchor: Source, sources: Sequence[Source], examples: Sequence[int]) -> None:
-        self._anchor, self._sources = anchor, sources
-        self._examples = np.array(examples, np.float64)
-        self._part = max(1024, min(2 * _DOT_VALUES, _WIDE_VALUES // len(sources) // 1024 * 1024))
-        parts = max(1, _READ_VALUES // len(sources) // self._part)
-        self.length = parts * self._part
-        """Values of each update that are read at a time: it depends on their number only, so that bits do too."""
-        self._scratch = Scratch()
+    `state` is read from one source for each slot of the recipe's step; None: it is zero.
+    """
 
-    def __call__(self, block: Block) -> tuple[NDArray[Any], Sums]:
-        """The new values of a block, in the dtype of the old ones, and its sums."""
-        dtype = np.dtype(self._anchor.specs[block.name].dtype)
-        old = self._scratch.array("old", dtype, block.length)
-        read = self._scratch.array("read", dtype, len(self._sources), block.length)
-        self._anchor.read(block.name, block.start, old)
-        for source, row in zip(self._sources, read, strict=True):
-            source.read(block.name, block.start, row)
-        new, sums = np.empty(block.length, dtype), Sums.none(len(self._sources))
+    def __init__(self, reader: Reader, recipe: Recipe, state: Sequence[Source | None] = ()) -> None:
+        self._reader, self._recipe, self._state = reader, recipe, state
+        self._clipped = np.flatnonzero(recipe.scales != 1.0)
+
+    def __call__(self, block: Block) -> Folded:
+        """The new values of a block."""
+        dtype = np.dtype(self._reader.anchor.specs[block.name].dtype)
+        new, sums = np.empty(block.length, dtype), Sums.none(len(self._reader.sources))
+        state = tuple(self._slot(source, block, dtype) for source in self._state)
+        noise = self._recipe.noise(block) if self._recipe.noise else None
         with np.errstate(invalid="ignore", over="ignore"):  # sums that are not finite tell of it
-            for start in range(0, block.length, self._part):
-                part = slice(start, start + self._part)
-                new[part] = self._mean(read[:, part])
-                sums.add(self._measure(read[:, part], old[part], new[part]))
-        return new, sums
+            for part in self._reader.parts(block):
+                combined = self._combined(part)
+                if noise is not None:
+                    combined += noise[part.where]
+                new[part.where] = self._stepped(combined, part, state)
+                sums.add(self._measured(part, new[part.where]))
+        return Folded(new, state, sums)
 
-    def _mean(self, values: NDArray[Any]) -> NDArray[np.float64]:
-        wide = self._scratch.array("wide", _FLOAT64, *values.shape)
-        np.copyto(wide, values)
-        mean = np.einsum("i,ij->j", self._examples, wide)
-        if np.count_nonzero(mean.view(np.int64)) < mean.size:  # sums begin with 0.0, and 0.0 + -0.0 loses the sign
-            zero = mean == 0
-            mean[zero] = np.where(np.signbit(wide[:, zero]).all(axis=0), -0.0, 0.0)
-        mean /= self._examples.sum()
-        return mean
+    def _combined(self, part: Part) -> Values:
+        wide = self._reader.scratch.array("wide", _FLOAT64, *part.values.shape)
+        np.copyto(wide, part.values)
+        for i in self._clipped:
+            wide[i] -= part.old
+            wide[i] *= self._recipe.scales[i]
+            wide[i] += part.old
+        return self._recipe.combine(wide, self._recipe.weights)
 
-    def _measure(self, values: NDArray[Any], old: NDArray[Any], new: NDArray[Any]) -> Sums:
-        """Steps are float32 (unless the weights are wider), which leaves their sums seven good digits."""
-        dtype = np.promote_types(old.dtype, np.float32)
-        step = np.subtract(new, old, dtype=dtype)
-        steps = self._scratch.array("steps", dtype, *values.shape)
-        np.subtract(values, old, out=steps)
+    def _stepped(self, combined: Values, part: Part, state: tuple[NDArray[Any], ...]) -> Values:
+        if self._recipe.step is None:
+            return combined
+        before = [slot[part.where].astype(np.float64) for slot in state]
+        new, after = self._recipe.step.take(combined, part.old.astype(np.float64), before)
+        for slot, values in zip(state, after, strict=True):
+            slot[part.where] = values
+        return new
+
+    def _measured(self, part: Part, new: NDArray[Any]) -> Sums:
+        steps = self._reader.steps(part)
+        step = np.subtract(new, part.old, dtype=steps.dtype)
         return Sums(float(inner_products(step, step)), inner_products(steps, steps), inner_products(steps, step))
 
-
-def inner_products(a: NDArray[Any], b: NDArray[Any]) -> Any:
-    """Of the last axis: summed in the arrays' dtype over 8192 values at a time, and in float64 over those sums."""
-    pieces = (slice(start, start + _DOT_VALUES) for start in range(0, a.shape[-1], _DOT_VALUES))
-    return sum(np.vecdot(a[..., piece], b[..., piece]).astype(np.float64) for piece in pieces)
-
-
-class Scratch(threading.local):
-    """Memory of each thread, used again and again."""
-
-    def array(self, name: str, dtype: np.dtype[Any], *shape: int) -> NDArray[Any]:
-        """An array with the values that were left in it."""
-        size, key = prod(shape), f"{name} {dtype}"
-        kept = vars(self).get(key)
-        if kept is None or kept.size < size:
-            kept = vars(self)[key] = np.empty(size, dtype)
-        return kept[:size].reshape(shape)
+    def _slot(self, source: Source | None, block: Block, dtype: np.dtype[Any]) -> NDArray[Any]:
+        values = np.zeros(block.length, dtype)
+        if source is not None:
+            source.read(block.name, block.start, values)
+        return values

@@ -55,11 +55,16 @@ class Spool:
         update = update.model_copy(update={"path": str(target)})
         reason = self._fault_of(update, plan, seen)
         if reason is not None:
-            target.replace(target.with_suffix(".refused"))
-            return self.refuse(plan.client, reason)
+            return self.put_aside(plan.client, reason)
         kept = _Kept(plan=plan.digest(), update=update)
         write_whole(self._record(plan.client), kept.model_dump_json())
         return update
+
+    def put_aside(self, client: str, reason: str) -> Refusal:
+        """A refusal of weights that lie here; they are kept for a look, and asked for again if the round is."""
+        self._record(client).unlink(missing_ok=True)
+        self._weights(client).replace(self._weights(client).with_suffix(".refused"))
+        return self.refuse(client, reason)
 
     def refuse(self, client: str, reason: str) -> Refusal:
         """A refusal, written down at once: the next attempt or a killed session does not lose it."""

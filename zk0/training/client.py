@@ -26,7 +26,7 @@ from zk0.training.examples import CachedExamples, DecodedExamples, Examples
 from zk0.training.features import FeatureCache, FramesListener, KindName
 from zk0.training.fit import fit, round_seed
 from zk0.training.recordings import find_dataset
-from zk0.weights import Weights, load_weights, save_weights
+from zk0.weights import Weights, check_weights, load_weights, save_weights
 
 StepListener = Callable[[int, int, float, float], None]
 
@@ -263,7 +263,7 @@ def _kept(target: Path) -> Update | None:
         return None
     update = Update.model_validate_json(record.read_text(encoding="utf-8"))
     try:
-        load_weights(target, update.digest)
+        check_weights(target, update.digest)
     except CheckpointError:
         return None
     return update.model_copy(update={"path": str(target)})  # the session's folder may have moved

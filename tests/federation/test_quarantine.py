@@ -1,0 +1,63 @@
+"""An update that is out of all proportion is refused, kept for a look, and asked for again."""
+
+from pathlib import Path
+
+import numpy as np
+
+from zk0.federation.collect import Collected
+from zk0.federation.quarantine import without_outliers
+from zk0.federation.spool import Spool
+from zk0.records import ClientMetrics, Update
+from zk0.weights import save_weights
+
+METRICS = ClientMetrics(
+    policy_loss=1, fedprox_loss=0, grad_norm=1, update_norm=1, local_steps=1, lr_first=1, lr_last=1, seconds=1
+)
+
+
+def collected(folder: Path, steps: dict[str, float]) -> Collected:
+    """Each client's weights in a spool, so many away from weights that are all one."""
+    save_weights(folder / "global.safetensors", {"w": np.ones(4, np.float32)})
+    updates = []
+    for client, step in steps.items():
+        path = folder / "updates" / f"{client}.safetensors"
+        digest, size = save_weights(path, {"w": np.array([1, 1, 1, 1 + step], np.float32)})
+        path.with_suffix(".json").write_text("{}")
+        updates.append(
+            Update(
+                client=client,
+                round=1,
+                global_digest="g" * 64,
+                path=str(path),
+                digest=digest,
+                bytes=size,
+                examples=1,
+                dataset="d",
+                metrics=METRICS,
+            )
+        )
+    return Collected(updates=tuple(updates), refusals=(), all_refusals=())
+
+
+def test_outlier_is_refused_kept_and_no_longer_taken(tmp_path):
+    found = collected(tmp_path, {"a": 1.0, "b": -2.0, "c": 3.0, "wild": 500.0})
+    spool = tmp_path / "updates"
+    left = without_outliers(found, spool, tmp_path / "global.safetensors", 100.0, threads=2)
+    assert [u.client for u in left.updates] == ["a", "b", "c"]
+    (refusal,) = left.refusals
+    assert left.all_refusals == left.refusals == Spool(spool, tmp_path / "global.safetensors").refusals()
+    assert refusal.client == "wild"
+    assert "500 long, 200 times the median 2.5 of this round; expected at most 100 times" in refusal.reason
+    assert (spool / "wild.refused").is_file()
+    assert sorted(p.name for p in spool.glob("wild*")) == ["wild.refused"]
+
+
+def test_nobody_is_refused_within_the_factor_or_without_one(tmp_path):
+    found = collected(tmp_path, {"a": 1.0, "b": -2.0, "c": 3.0, "wild": 500.0})
+    for factor in (200.0, 0.0):
+        assert without_outliers(found, tmp_path / "updates", tmp_path / "global.safetensors", factor) == found
+
+
+def test_two_updates_cannot_be_told_apart(tmp_path):
+    found = collected(tmp_path, {"a": 1.0, "wild": 500.0})
+    assert without_outliers(found, tmp_path / "updates", tmp_path / "global.safetensors", 1.5) == found
