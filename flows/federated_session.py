@@ -67,6 +67,8 @@ def federated_session(
             while history[-1].round < session.rounds:
                 history = federated_round(history[-1].round + 1, session, folder, ground, history, progress)
             rounds.give_receipts(session, folder, untracked(history))
+            if session.evaluation.joining_report:
+                judging.report_joining(session, folder, ground, untracked(history))
         last = history[-1].checkpoint
         found = [r for name in session.rollout.tasks for r in judging.roll_out(session, folder, ground, last, name)]
         page = reporting.write_report(session, folder, ground, history, found)

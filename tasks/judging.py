@@ -1,5 +1,6 @@
 """How good the global model is: on data nobody trained on, on what clients hold out, in closed loop."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -9,9 +10,10 @@ from prefect.artifacts import create_link_artifact
 from prefect.cache_policies import NO_CACHE
 
 from tasks.events import Event, say, tell
-from zk0.folder import SessionFolder
-from zk0.records import Checkpoint, ClientEvaluation, Evaluation, Rollout
-from zk0.session import EvaluationPlan, Session, terms_of
+from zk0.folder import SessionFolder, write_whole
+from zk0.records import Checkpoint, ClientEvaluation, Evaluation, Rollout, RoundRecord
+from zk0.schedule import client_lr
+from zk0.session import EvaluationPlan, JoiningPlan, Session, terms_of
 
 if TYPE_CHECKING:
     from zk0.training.judge import Ground
@@ -59,6 +61,40 @@ def evaluate_on_clients(session: Session, folder: str, ground: "Ground", checkpo
         times=session.evaluation.times,
         seconds=perf_counter() - started,
     )
+
+
+@task(task_run_name="what joining brought", cache_policy=NO_CACHE)
+def report_joining(session: Session, folder: str, ground: "Ground", history: Sequence[RoundRecord]) -> None:
+    """Each client finds out on its own episodes whether joining has helped it; what it shares lies in its folder."""
+    from zk0.federation.open import federation
+
+    here = SessionFolder(Path(folder))
+    tell(Event(kind="stage", text="clients find out what joining has brought them", round=history[-1].round))
+    first, last = history[0].checkpoint, history[-1].checkpoint
+    names = [member.client for member in ground.members]
+    alone, joined = (
+        [_joining_plan(name, (session, here.name), ground, history, weights) for name in names]
+        for weights in (first, last)
+    )
+    base, final = here.path / first.path, here.path / last.path
+    found, refusals = federation(here.name).report_joining((alone, joined), base, final)
+    for refusal in refusals:
+        say(f"{refusal.client} has no report on joining: {refusal.reason}")
+    for client, report in found.items():
+        say(f"{client}: {'shares its' if report else 'keeps its'} report on joining")
+        if report:
+            target = here.path / "joining" / f"{client}.json"
+            target.parent.mkdir(exist_ok=True)
+            write_whole(target, report)
+
+
+def _joining_plan(
+    client: str, asked: tuple[Session, str], ground: "Ground", history: Sequence[RoundRecord], weights: Checkpoint
+) -> JoiningPlan:
+    session, name = asked
+    plan = evaluation_plan_for(client, session, name, ground, weights)
+    lrs = tuple(client_lr(record.decision, client) for record in history if record.decision is not None)
+    return JoiningPlan(**dict(plan), lrs=lrs, scheduler=session.scheduler)
 
 
 def evaluation_plan_for(

@@ -196,7 +196,8 @@ def give_receipts(session: Session, folder: str, history: Sequence[RoundRecord])
     from zk0.federation.open import federation
 
     here = SessionFolder(Path(folder))
-    of_clients = {client.name: merkle.receipts(history, client.name) for client in session.members()}
+    averaged = sorted({update.client for record in history for update in record.updates})
+    of_clients = {client: merkle.receipts(history, client) for client in averaged}
     for refusal in federation(here.name).give_receipts(terms_of(session, here.name), of_clients):
         say(f"{refusal.client} has no receipts: {refusal.reason}")
 

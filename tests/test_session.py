@@ -243,3 +243,11 @@ def test_every_setting_has_a_reader() -> None:
     assert len(settings) > 60
     unread = sorted(dotted for dotted, name in settings.items() if name not in read)
     assert unread == []
+
+
+def test_a_report_on_joining_needs_held_out_episodes() -> None:
+    judged = {"datasets": [{"dataset": "local:y"}], "joining_report": True}
+    values = {"partition": {"dataset": "local:x", "clients": 2}, "evaluation": judged}
+    assert parse_session(values, "x").evaluation.joining_report
+    with pytest.raises(SettingsError, match=r"joining_report needs data\.holdout_episodes of 1 or more"):
+        parse_session(values | {"data": {"holdout_episodes": 0}}, "x")

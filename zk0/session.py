@@ -39,6 +39,9 @@ class ClientSettings(Record):
     rename_map: dict[str, str] = Field(default={}, description="feature key in the data set -> key in the contract")
     partition_index: int = Field(default=0, ge=0)
     partition_count: int = Field(default=1, ge=1, description="takes the episodes with episode_index % count == index")
+    share_joining_report: bool = Field(
+        default=False, description="let the server see what evaluation.joining_report finds; else it stays here"
+    )
 
     @model_validator(mode="after")
     def _index_below_count(self) -> Self:
@@ -255,6 +258,11 @@ class EvaluationSettings(Record):
         ge=0,
         description="clients judge on their own held-out episodes every N rounds, and after the last; 0: never",
     )
+    joining_report: bool = Field(
+        default=False,
+        description="after the last round each client trains alone as long as the session did, and is told on its own "
+        "held-out episodes what joining has brought it",
+    )
     times: int = Field(default=8, ge=1, description="stratified flow-matching times per frame")
     batch_size: int = Field(default=32, ge=1)
     max_frames: int | None = Field(default=None, ge=1, description="evenly spaced frames per set; unset: all")
@@ -320,6 +328,8 @@ class Session(Record):
                 f"aggregation.strategy {self.aggregation.strategy} needs {least} updates in every round with these "
                 f"settings, federation.min_updates is {self.federation.min_updates}"
             )
+        if self.evaluation.joining_report and self.data.holdout_episodes == 0:
+            raise ValueError("evaluation.joining_report needs data.holdout_episodes of 1 or more")
         if self.federation.engine == "ray" and self.federation.workers == 0:
             raise ValueError("federation.workers must be at least 1 with the ray engine")
         return self
@@ -423,6 +433,14 @@ class EvaluationPlan(Plan):
     times: int
     batch_size: int
     max_frames: int | None
+
+
+class JoiningPlan(EvaluationPlan):
+    """All that one client is told to find out what joining has brought it."""
+
+    lrs: tuple[float, ...] = Field(min_length=1)
+    """Learning rates that the session's rounds gave it, in order."""
+    scheduler: SchedulerSettings
 
 
 class RoundPlan(Plan):

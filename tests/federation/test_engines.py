@@ -181,6 +181,37 @@ def test_an_answer_that_cannot_be_noted_does_not_leave(
     assert "expected 000000000000" in last.text
 
 
+def test_reports_on_joining_leave_only_from_those_who_share(
+    session_of: Callable[..., Session], drive: type, tmp_path: Path, recordings: dict[str, Path]
+) -> None:
+    from zk0.federation.open import open_federation
+    from zk0.journal import Journal
+    from zk0.session import JoiningPlan
+
+    clients = [
+        {"name": n, "dataset": f"local:{recordings[n]}", "share_joining_report": n == "a"} for n in ("a", "b", "c")
+    ]
+    driven = drive(session_of(clients=clients, training={"local_steps": 1}), tmp_path)
+    with open_federation(driven.session, "mini", tmp_path) as federation:
+        driven.begin(federation)
+        asked = {"times": 1, "batch_size": 32, "max_frames": 2, "lrs": (1e-3,), "scheduler": driven.session.scheduler}
+        plans = [
+            JoiningPlan(**{k: v for k, v in dict(plan).items() if k not in ("lr", "mu")} | asked)
+            for plan in driven.plans()
+        ]
+        wrong = plans[2].model_copy(update={"global_digest": "0" * 64})
+        start = Path(driven.history[0].path)
+        found, refused = federation.report_joining(([*plans[:2], wrong], plans), start, start)
+    assert [r.client for r in refused] == ["c"]
+    assert found.keys() == {"a", "b"}
+    assert json.loads(found["a"])["client"] == "a"
+    assert found["b"] == ""
+    assert (tmp_path / "clients/b/joining.md").is_file()
+    sent = Journal(tmp_path / "clients/b/sent.jsonl").read()
+    assert [s.kind for s in sent] == ["join", "alone", "joined"]
+    assert "policy_loss" not in sent[-1].text
+
+
 def test_frames_whose_features_are_computed_are_told(
     session_of: Callable[..., Session], drive: type, tmp_path: Path
 ) -> None:

@@ -15,7 +15,7 @@ from zk0.federation.sent import WEIGHTS_PATH, note_sent
 from zk0.folder import write_whole
 from zk0.merkle import Receipt
 from zk0.records import Update
-from zk0.session import ClientSettings, EvaluationPlan, Plan, RoundPlan, Terms
+from zk0.session import ClientSettings, EvaluationPlan, JoiningPlan, Plan, RoundPlan, Terms
 
 StepListener = Callable[[str, int, int, int, str], None]
 _listener: list[StepListener] = []
@@ -46,6 +46,18 @@ def train(message: Message, context: Context) -> Message:
 def evaluate(message: Message, context: Context) -> Message:
     """Judge the global model on what this client holds out and answer numbers."""
     return _answer(message, context, _evaluate)
+
+
+@app.evaluate("alone")
+def train_alone(message: Message, context: Context) -> Message:
+    """Train alone as long as the session did, from the policy that it began with."""
+    return _answer(message, context, _train_alone)
+
+
+@app.evaluate("joined")
+def judge_joined(message: Message, context: Context) -> Message:
+    """Judge what joining has brought; the numbers leave only if the client says so."""
+    return _answer(message, context, _judge_joined)
 
 
 @app.query("receipts")
@@ -101,6 +113,27 @@ def _evaluate(message: Message, config: dict[str, Any]) -> RecordDict:
     logger.info("{}: round {} judged on {} held-out frames: loss {:.4f}", client.name, plan.round, frames, loss)
     write_whole(client.scratch / f"evaluation_{plan.round}.json", found.model_dump_json(indent=2))
     return RecordDict({"answer": ConfigRecord({"score": found.model_dump_json()})})
+
+
+def _train_alone(message: Message, config: dict[str, Any]) -> RecordDict:
+    from zk0.training.joining import train_alone  # takes seconds
+
+    plan = JoiningPlan.model_validate_json(str(message.content["config"]["plan"]))
+    client = _client_of(plan, config)
+    logger.info("{}: trains alone for {} rounds, to compare", client.name, len(plan.lrs))
+    train_alone(client, plan, Path(str(message.content["config"][WEIGHTS_PATH])))
+    return RecordDict({"answer": ConfigRecord({"done": True})})
+
+
+def _judge_joined(message: Message, config: dict[str, Any]) -> RecordDict:
+    from zk0.training.joining import judge_joined  # takes seconds
+
+    plan = JoiningPlan.model_validate_json(str(message.content["config"]["plan"]))
+    client = _client_of(plan, config)
+    report = judge_joined(client, plan, Path(str(message.content["config"][WEIGHTS_PATH])))
+    logger.info("{}: what joining has brought is in {}", client.name, client.scratch / "joining.md")
+    shared = report.model_dump_json() if client.settings.share_joining_report else ""
+    return RecordDict({"answer": ConfigRecord({"joining": shared})})
 
 
 def _receipts(message: Message, config: dict[str, Any]) -> RecordDict:

@@ -20,7 +20,7 @@ from zk0.federation.sent import WEIGHTS_PATH
 from zk0.federation.spool import Spool, first_line
 from zk0.merkle import Receipt
 from zk0.records import ClientScore, Member, Record, Refusal, Update
-from zk0.session import EvaluationPlan, Plan, RoundPlan, Terms
+from zk0.session import EvaluationPlan, JoiningPlan, Plan, RoundPlan, Terms
 
 _POLL_SECONDS = 0.02
 
@@ -180,6 +180,25 @@ class Federation:
         return Judged(
             scores=tuple(scores[n] for n in sorted(scores)), refusals=tuple(sorted(refusals, key=lambda r: r.client))
         )
+
+    def report_joining(
+        self, plans: tuple[Sequence[JoiningPlan], Sequence[JoiningPlan]], base: Path, final: Path
+    ) -> tuple[dict[str, str], tuple[Refusal, ...]]:
+        """Let clients find out what joining has brought them, with plans for the base and for the final weights.
+
+        The reports (JSON) of those who share theirs, empty for those who do not, and who could not make one.
+        """
+        refused: dict[str, Refusal] = {}
+        found: dict[str, str] = {}
+        for part, weights, action in ((plans[0], base, "alone"), (plans[1], final, "joined")):
+            asked = [plan for plan in part if plan.client not in refused]
+            questions = {plan.client: (self._node(plan.client), self._content(plan, weights)) for plan in asked}
+            for reply in self._ask(questions, f"{MessageType.EVALUATE}.{action}", action):
+                if reply.content is None:
+                    refused[reply.name] = Refusal(client=reply.name, reason=reply.fault)
+                elif action == "joined" and not reply.extra:
+                    found[reply.name] = str(reply.content["answer"]["joining"])
+        return found, tuple(refused[name] for name in sorted(refused))
 
     def give_receipts(self, terms: Terms, receipts: Mapping[str, Sequence[Receipt]]) -> tuple[Refusal, ...]:
         """Tell clients how to prove that they were averaged; who did not take the receipts, and why."""
