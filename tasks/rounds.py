@@ -161,14 +161,16 @@ def threads() -> int:
 def save_checkpoint(session: Session, folder: str, ground: "Ground", record: RoundRecord) -> str:
     """A complete LeRobot policy folder with its card."""
     from zk0.report.card import model_card
+    from zk0.report.public import public_metrics
     from zk0.training.judge import save_checkpoint as save
 
     here = SessionFolder(Path(folder))
     target = here.checkpoint(record.round)
-    history = [*Ledger(here.ledger).read(), record]
+    ledger = Ledger(here.ledger)
+    history = [*ledger.read(), record]
     extra = {
-        "README.md": model_card(session, ground.members, history),
-        "metrics.json": record.model_dump_json(indent=2),
+        "README.md": model_card(session, ground.members, history, ledger.root_with(record)),
+        "metrics.json": public_metrics(record),
     }
     weights = (here.path / record.checkpoint.path, record.checkpoint.digest)
     save(session, ground.recipe, ground.statistics, weights, target, extra)

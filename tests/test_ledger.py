@@ -199,3 +199,13 @@ for number in range(40):
     writers = [subprocess.Popen(command) for _ in range(2)]
     assert [writer.wait() for writer in writers] == [0, 0]
     assert [record.round for record in Ledger(path).read()] == list(range(40))
+
+
+def test_the_root_with_a_round_is_known_before_it_is_in(tmp_path):
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    for number in range(3):
+        expected = ledger.root_with(finished(number))
+        ledger.append(finished(number))
+        assert ledger.root() == expected
+    assert ledger.root_with(finished(2)) == ledger.root(), "a round that is there already changes nothing"
+    assert ledger.root_with(finished(2, seconds=9.0)) != ledger.root()

@@ -12,6 +12,7 @@ Zk0Error
 ├── FederationError   an engine cannot be opened or does not answer
 │   └── MessageLost       a message's upload was given up before it was whole
 ├── ReportError       a chart, video or page cannot be made
+├── PublishError      a model or its numbers cannot leave the house
 ├── StackError        the Prefect server or worker on this machine does not start, or has ended
 └── TransientError    the same call may work later: the one thing that is retried
     ├── RoundIncomplete   too few good updates arrived; finished ones are kept
@@ -66,6 +67,10 @@ class MessageLost(FederationError):
 
 class ReportError(Zk0Error):
     """A chart, a video or a page cannot be made."""
+
+
+class PublishError(Zk0Error):
+    """A model or its numbers cannot leave the house."""
 
 
 class StackError(Zk0Error):

@@ -46,6 +46,11 @@ class SessionFolder:
         """The page that shows it all; written last."""
         return self.path / "report.html"
 
+    @property
+    def release(self) -> Path:
+        """Whether the last checkpoint left the house, and why."""
+        return self.path / "release.json"
+
     def round(self, number: int) -> Path:
         """Weights and updates of one round."""
         return self.path / f"round-{number:03d}"

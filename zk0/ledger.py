@@ -39,6 +39,12 @@ class Ledger:
         self._checked(lines)
         return last_digest(lines)
 
+    def root_with(self, record: RoundRecord) -> str:
+        """What the root is once this record, which comes next or is there, is the last one."""
+        lines = whole_lines(self.path)
+        self._checked(lines)
+        return line_digest(_line(record, last_digest(lines[: record.round])))
+
     def append(self, record: RoundRecord) -> None:
         """Put a finished round on the disk, exactly once: the same record again changes nothing.
 
@@ -57,9 +63,7 @@ class Ledger:
                 return
             if record.round > len(finished):
                 raise LedgerError(f"{self.path}: round {record.round} comes next, expected round {len(finished)}")
-            line = {"previous": last_digest(lines), "record": record.model_dump(mode="json")}
-            text = json.dumps(line, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-            append_line(handle, lines, text.encode())
+            append_line(handle, lines, _line(record, last_digest(lines)))
 
     def _checked(self, lines: list[bytes]) -> tuple[RoundRecord, ...]:
         records: list[RoundRecord] = []
@@ -82,3 +86,8 @@ class Ledger:
             records.append(line.record)
             previous = line_digest(text)
         return tuple(records)
+
+
+def _line(record: RoundRecord, previous: str) -> bytes:
+    line = {"previous": previous, "record": record.model_dump(mode="json")}
+    return json.dumps(line, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()

@@ -31,6 +31,9 @@ DatasetUri = Annotated[str, Field(min_length=1, description="hf:user/name, user/
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=64)]
 
 
+HubName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,95}/[A-Za-z0-9][A-Za-z0-9_.-]{0,95}$")]
+
+
 class ClientSettings(Record):
     """One client and the data set that it brings."""
 
@@ -277,6 +280,14 @@ class RolloutSettings(Record):
     replan_steps: int = Field(default=5, ge=1, description="actions of a chunk that are carried out before the next")
 
 
+class PublishSettings(Record):
+    """Whether and where the last checkpoint is pushed."""
+
+    repo_id: HubName | None = Field(default=None, description="user/name of a model on the Hub; unset: nothing leaves")
+    private: bool = Field(default=True, description="of a repository that does not exist yet")
+    min_rounds: int = Field(default=20, ge=1, description="rounds that must have run")
+
+
 class Session(Record):
     """One federated training session."""
 
@@ -296,6 +307,7 @@ class Session(Record):
     aggregation: AggregationSettings = AggregationSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     rollout: RolloutSettings = RolloutSettings()
+    publish: PublishSettings = PublishSettings()
     checkpoint_interval: int = Field(default=0, ge=0, description="rounds between saved policies; 0: only the last")
     keep_updates: bool = Field(default=False, description="keep clients' updates after their round is recorded")
     output_dir: str = "outputs"

@@ -117,3 +117,9 @@ def test_hostile_names_stay_text(session: Session, members: list[Member], histor
 def test_no_finished_round_is_refused(session: Session, members: list[Member]) -> None:
     with pytest.raises(ReportError, match="needs a finished round"):
         model_card(session, members, [])
+
+
+def test_the_ledger_s_root_is_named(session: Session, members: list[Member], history: list[RoundRecord]) -> None:
+    _, body = _parts(model_card(session, members, history, "ab" * 32))
+    assert f"Root of the session's ledger with round 3 as its last: `{'ab' * 32}`" in body
+    assert "ledger" not in _parts(model_card(session, members, history))[1]

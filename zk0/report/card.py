@@ -17,10 +17,13 @@ TINY = "tiny"
 _HUB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}/[A-Za-z0-9][A-Za-z0-9_.-]{0,95}")
 
 
-def model_card(session: Session, members: Sequence[Member], history: Sequence[RoundRecord]) -> str:
+def model_card(
+    session: Session, members: Sequence[Member], history: Sequence[RoundRecord], ledger_root: str | None = None
+) -> str:
     """README.md of the checkpoint of the history's last round, with the Hub's front matter.
 
-    It names no path of this machine: a data set in a folder is shown by the folder's name.
+    `ledger_root` is that of the ledger once this round is in it. The card names no path of this machine: a data set in
+    a folder is shown by the folder's name.
 
     Raises:
         ReportError: no round is finished.
@@ -38,7 +41,7 @@ def model_card(session: Session, members: Sequence[Member], history: Sequence[Ro
         "## Data\n\n" + _data(session, members),
         "## How it was trained\n\n" + _settings(session, last),
         "## How to load it\n\n" + _loading(session),
-        "## Which weights these are\n\n" + _digests(rows[0], last),
+        "## Which weights these are\n\n" + _digests(rows[0], last, ledger_root),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -210,9 +213,11 @@ preprocess, postprocess = make_pre_post_processors(
 ```"""
 
 
-def _digests(first: RoundRecord, last: RoundRecord) -> str:
+def _digests(first: RoundRecord, last: RoundRecord, ledger_root: str | None) -> str:
     rows = [
         (f"round {first.round} (start)", first.checkpoint.digest),
         (f"round {last.round} (these)", last.checkpoint.digest),
     ]
-    return "SHA-256 of the trained weights:\n\n" + table(("weights", "digest"), rows)
+    text = "SHA-256 of the trained weights:\n\n" + table(("weights", "digest"), rows)
+    chained = f"Root of the session's ledger with round {last.round} as its last: `{ledger_root}`"
+    return text if ledger_root is None else f"{text}\n\n{chained}"

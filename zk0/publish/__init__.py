@@ -1,0 +1,1 @@
+"""What leaves the house: models to the Hub, numbers to Weights & Biases."""
