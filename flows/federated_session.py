@@ -163,6 +163,7 @@ def federated_round(
         contributions=averaged.contributions,
         param_update_norm=averaged.param_update_norm,
         server_state=averaged.server_state,
+        privacy=averaged.privacy,
         evaluation=judged,
         client_evaluation=by_clients,
         seconds=perf_counter() - started,

@@ -22,6 +22,7 @@ from zk0.records import (
     Contribution,
     Decision,
     PolicyRecipe,
+    PrivacySpent,
     Record,
     Refusal,
     RoundRecord,
@@ -51,6 +52,7 @@ class Averaged(Record):
     contributions: tuple[Contribution, ...]
     param_update_norm: float
     server_state: tuple[ServerState, ...]
+    privacy: PrivacySpent | None
 
 
 @contextmanager
@@ -129,19 +131,25 @@ def aggregate_updates(
     number: int, session: Session, folder: str, last: RoundRecord, updates: Sequence[Update]
 ) -> Averaged:
     """New global weights of the updates, as the session's strategy makes them."""
-    from zk0.aggregation.aggregate import Terms, aggregate
+    from zk0.aggregation.aggregate import aggregate
+    from zk0.aggregation.privacy import session_secret, spent
+    from zk0.aggregation.strategy import Terms
 
     here = SessionFolder(Path(folder))
     absolute = [u.model_copy(update={"path": str(here.path / u.path)}) for u in updates]
-    state = {one.slot: here.path / one.path for one in last.server_state}
-    terms, target = Terms(session.aggregation, number, state), here.weights(number)
+    settings, state = session.aggregation, {one.slot: here.path / one.path for one in last.server_state}
+    terms = Terms(settings, number, state, session_secret(here.privacy_key, settings))
+    target = here.weights(number)
     made = aggregate(absolute, here.path / last.checkpoint.path, target, terms, threads())
     moved = f"moved by {made.param_update_norm:.4g}, digest {made.digest[:12]}"
-    say(f"round {number}: {len(updates)} updates, {session.aggregation.strategy}, {moved}")
+    privacy = spent(settings, len(updates), last.privacy)
+    told = f"; epsilon {privacy.epsilon:.3g} at delta {privacy.delta:g}" if privacy else ""
+    say(f"round {number}: {len(updates)} updates, {settings.strategy}, {moved}{told}")
     return Averaged(
         checkpoint=Checkpoint(round=number, path=here.relative(target), digest=made.digest, bytes=made.bytes),
         contributions=made.contributions,
         param_update_norm=made.param_update_norm,
+        privacy=privacy,
         server_state=tuple(one.model_copy(update={"path": here.relative(Path(one.path))}) for one in made.server_state),
     )
 

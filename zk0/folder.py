@@ -51,6 +51,11 @@ class SessionFolder:
         """Whether the last checkpoint left the house, and why."""
         return self.path / "release.json"
 
+    @property
+    def privacy_key(self) -> Path:
+        """What the noise of a private session is drawn from: whoever reads it can take the noise away."""
+        return self.path / "privacy.key"
+
     def round(self, number: int) -> Path:
         """Weights and updates of one round."""
         return self.path / f"round-{number:03d}"

@@ -207,6 +207,21 @@ class ServerState(Record):
     bytes: int
 
 
+class PrivacySpent(Record):
+    """What an observer of the global weights may at most learn of whether a client took part, up to this round."""
+
+    rounds: int = Field(ge=1)
+    """With noise, this one included."""
+    clients: int = Field(ge=1)
+    """Averaged in this round."""
+    clip_norm: float
+    noise_multiplier: float
+    noise_std: float
+    """Of each coordinate of this round's mean."""
+    epsilon: float
+    delta: float
+
+
 class EpisodeScore(Record):
     """One episode of an evaluation set under one model: what two models are paired by."""
 
@@ -300,6 +315,8 @@ class RoundRecord(Record):
     param_update_norm: float | None = None
     """||w_k - w_(k-1)||."""
     server_state: tuple[ServerState, ...] = ()
+    privacy: PrivacySpent | None = None
+    """None without noise: nothing is promised then."""
     evaluation: Evaluation | None = None
     client_evaluation: ClientEvaluation | None = None
     seconds: float

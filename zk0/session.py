@@ -229,6 +229,10 @@ class AggregationSettings(Record):
         default=None, ge=1, description="of multi_krum: updates that are averaged; unset: all but malicious + 2"
     )
     clip_norm: float | None = Field(default=None, gt=0, description="longest step of an update; longer ones are scaled")
+    noise_multiplier: float = Field(
+        default=0.0, ge=0, description="Gaussian noise on the mean, in steps of clip_norm; every client counts the same"
+    )
+    privacy_delta: float = Field(default=1e-5, gt=0, lt=1, description="delta that epsilon is told for")
     quarantine_factor: float = Field(
         default=100.0, ge=0, description="steps longer than so many times the median are refused; 0: none is"
     )
@@ -247,6 +251,18 @@ class AggregationSettings(Record):
         if 0 < factor <= 1:
             raise ValueError(f"quarantine_factor {factor:g} would refuse the median; expected 0 or more than 1")
         return factor
+
+    @model_validator(mode="after")
+    def _noise_covers_every_client(self) -> Self:
+        if self.noise_multiplier == 0:
+            return self
+        if self.clip_norm is None:
+            raise ValueError("noise_multiplier needs clip_norm: without it no noise is enough")
+        if self.strategy not in ("fedavg", "fedavgm", "fedadam", "fedyogi"):
+            raise ValueError(f"noise_multiplier needs a mean of all updates, strategy {self.strategy} is none")
+        if self.quarantine_factor:
+            raise ValueError("noise_multiplier needs quarantine_factor = 0: who is refused would tell of the others")
+        return self
 
 
 class EvaluationSettings(Record):

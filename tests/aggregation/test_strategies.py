@@ -10,8 +10,9 @@ from flwr.app import Array, ArrayRecord, Message, Metadata, MetricRecord, Record
 from flwr.serverapp import strategy as theirs
 from pydantic import ValidationError
 
-from zk0.aggregation.aggregate import Aggregate, Terms, aggregate
+from zk0.aggregation.aggregate import Aggregate, aggregate
 from zk0.aggregation.server_step import USUAL_RATES
+from zk0.aggregation.strategy import Terms
 from zk0.errors import UpdateError
 from zk0.records import Update
 from zk0.session import AggregationSettings, parse_session

@@ -1,8 +1,7 @@
 """New global weights of many updates: the same bits for any order of arrival, and small in memory."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from math import isfinite, sqrt
 from pathlib import Path
 
@@ -12,10 +11,9 @@ from zk0.aggregation.blocks import blocks_of, in_order
 from zk0.aggregation.fold import Fold, Recipe, Sums
 from zk0.aggregation.opened import Opened, open_round
 from zk0.aggregation.reader import Reader
-from zk0.aggregation.strategy import recipe_of
+from zk0.aggregation.strategy import Terms, recipe_of
 from zk0.errors import CheckpointError, UpdateError
 from zk0.records import Contribution, Record, ServerState, Update
-from zk0.session import AggregationSettings
 from zk0.weights import Source, open_weights, writing
 
 
@@ -30,16 +28,6 @@ class Aggregate(Record):
     contributions: tuple[Contribution, ...]
     """In the order of client names."""
     server_state: tuple[ServerState, ...] = ()
-
-
-@dataclass(frozen=True)
-class Terms:
-    """What besides the updates decides the new weights of a round."""
-
-    settings: AggregationSettings = field(default_factory=AggregationSettings)
-    round: int = 1
-    state: Mapping[str, Path] = field(default_factory=dict)
-    """The server optimizer's state after the round before, by slot; a slot that is not there is zero."""
 
 
 def aggregate(
@@ -61,7 +49,7 @@ def aggregate(
     terms = terms or Terms()
     with ExitStack() as stack:
         opened = stack.enter_context(open_round(updates, global_path))
-        recipe = recipe_of(opened, terms.settings, terms.round, threads)
+        recipe = recipe_of(opened, terms, threads)
         slots = recipe.step.slots if recipe.step else ()
         state = [_slot(stack, terms.state.get(slot), opened.anchor) for slot in slots]
         specs = opened.anchor.specs

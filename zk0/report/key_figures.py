@@ -57,12 +57,22 @@ def key_figures(
             value=megabytes(rows[-1].checkpoint.bytes if rows else None),
             note=f"{megabytes(sent)} of updates in all",
         ),
+        *_privacy(rows),
         KeyFigure(
             title="Time",
             value=duration(fsum(r.seconds for r in rows) if rows else None),
             note="of all finished rounds, preparation included",
         ),
     ]
+
+
+def _privacy(rows: Sequence[RoundRecord]) -> list[KeyFigure]:
+    spent = rows[-1].privacy if rows else None
+    if spent is None:
+        return []
+    noise = f"noise {spent.noise_multiplier:g} × clip {spent.clip_norm:g} over {count(spent.clients)} clients"
+    note = f"delta {spent.delta:g}, {count(spent.rounds)} rounds of {noise}; of the global weights only"
+    return [KeyFigure(title="Privacy of a client", value=fixed(spent.epsilon, 2), unit="epsilon", note=note)]
 
 
 def subtitle(session: Session, history: Sequence[RoundRecord]) -> str:
