@@ -10,6 +10,7 @@ from flows.announcement import forget_stale
 from flows.cli_bench import bench
 from flows.cli_data import data_app
 from flows.cli_push import push
+from flows.cli_rollout import rollout
 from flows.cli_ui import ui
 from flows.failure import one_clear_line
 from zk0.errors import SettingsError
@@ -26,6 +27,7 @@ app = typer.Typer(
 app.add_typer(data_app)
 app.command()(ui)
 app.command()(push)
+app.command()(rollout)
 app.command(
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False}
 )(bench)

@@ -18,7 +18,7 @@ from tasks.logs import session_logs
 from zk0 import merkle
 from zk0.errors import SettingsError
 from zk0.folder import SessionFolder
-from zk0.records import Checkpoint, ClientEvaluation, Evaluation, RoundRecord
+from zk0.records import Checkpoint, ClientEvaluation, Evaluation, Rollout, RoundRecord
 from zk0.schedule import decide
 from zk0.session import Session, load_session
 
@@ -66,11 +66,12 @@ def federated_session(
             progress = reporting.start_progress(session, history[-1].round)
             while history[-1].round < session.rounds:
                 history = federated_round(history[-1].round + 1, session, folder, ground, history, progress)
+                if history[-1].round < session.rounds:
+                    roll_out(session, folder, ground, history[-1])
             rounds.give_receipts(session, folder, untracked(history))
             if session.evaluation.joining_report:
                 judging.report_joining(session, folder, ground, untracked(history))
-        last = history[-1].checkpoint
-        found = [r for name in session.rollout.tasks for r in judging.roll_out(session, folder, ground, last, name)]
+        found = [r for record in history for r in roll_out(session, folder, ground, record)]
         page = reporting.write_report(session, folder, ground, history, found)
         say(f"done: {page}")
     return folder
@@ -137,6 +138,13 @@ def judge(
         with rounds.timed(seconds, "clients evaluate"):
             by_clients = judging.evaluate_on_clients(session, folder, ground, checkpoint)
     return judged, by_clients
+
+
+def roll_out(session: Session, folder: str, ground: "Ground", record: RoundRecord) -> list[Rollout]:
+    """The model of a round in closed loop, if its turn has come; attempts that lie there already are only read."""
+    if not session.rolled_out_after(record.round):
+        return []
+    return [r for name in session.rollout.tasks for r in judging.roll_out(session, folder, ground, record, name)]
 
 
 @task(task_run_name="round {number}", cache_policy=NO_CACHE)

@@ -1,6 +1,7 @@
 """How good the global model is: on data nobody trained on, on what clients hold out, in closed loop."""
 
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -115,19 +116,21 @@ def evaluation_plan_for(
     )
 
 
-@task(task_run_name="roll out {name}", cache_policy=NO_CACHE)
-def roll_out(session: Session, folder: str, ground: "Ground", checkpoint: Checkpoint, name: str) -> tuple[Rollout, ...]:
-    """The policy moves the simulated arm, once a seed; each attempt is filmed."""
+@task(task_run_name="roll out {name} round {record.round}", cache_policy=NO_CACHE)
+def roll_out(session: Session, folder: str, ground: "Ground", record: RoundRecord, name: str) -> tuple[Rollout, ...]:
+    """The policy moves simulated arms, once a seed; what was done before is not done again."""
     from zk0.training.closed_loop import roll_out_task
 
-    tell(Event(kind="stage", text=f"rolling out {name} in the simulator", round=checkpoint.round))
+    tell(Event(kind="stage", text=f"round {record.round} rolls out {name} in the simulator", round=record.round))
     here = SessionFolder(Path(folder))
-    rollouts = roll_out_task(session, ground, here.path, checkpoint, name)
+    rollouts = roll_out_task(session, ground, here, record, name, datetime.now().astimezone())
+    successes = sum(r.success for r in rollouts)
+    say(f"round {record.round}: {name} in closed loop: {successes} of {len(rollouts)} attempts succeeded")
     for rollout in rollouts:
-        result = "success" if rollout.success else "no success"
-        after = f"{result} after {rollout.duration_seconds:.1f} s"
-        say(f"{name}, seed {rollout.seed}: {after}; {rollout.video or 'no video'}")
+        if rollout.video_fault:
+            say(f"{name}, seed {rollout.seed}: no film: {rollout.video_fault}")
         if rollout.video:
+            result = "success" if rollout.success else "no success"
             link = (here.path / rollout.video).resolve().as_uri()
             create_link_artifact(
                 link=link, link_text=f"{name}: {result}", key="rollout-video", description=rollout.video

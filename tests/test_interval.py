@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from zk0.interval import Estimate, mean_of, measured_alike, paired_fall, set_fall, weighted_mean, wilson
+from zk0.interval import (
+    Estimate,
+    mean_of,
+    measured_alike,
+    paired_fall,
+    rate_difference,
+    set_fall,
+    weighted_mean,
+    wilson,
+)
 from zk0.records import EpisodeScore, Evaluation, SetScore
 
 
@@ -102,3 +111,31 @@ def test_wilson_solves_its_equation(attempts: int) -> None:
 def test_wilson_refuses_what_is_no_rate(successes: int, attempts: int) -> None:
     with pytest.raises(ValueError, match="no rate"):
         wilson(successes, attempts)
+
+
+def test_the_paired_difference_of_rates_covers_what_it_says() -> None:
+    """All outcomes of 12 pairs, weighted by their probability: the interval holds the true difference often enough."""
+    n, cells = 12, (0.3, 0.1, 0.35, 0.25)  # both, before only, after only, neither
+    truth, covered, total = cells[2] - cells[1], 0.0, 0.0
+    for both in range(n + 1):
+        for before in range(n + 1 - both):
+            for after in range(n + 1 - both - before):
+                counts = (both, before, after, n - both - before - after)
+                chance = stats.multinomial(n, cells).pmf(counts)
+                pairs = [p for p, k in zip(((1, 1), (1, 0), (0, 1), (0, 0)), counts, strict=True) for _ in range(k)]
+                value, (low, high) = rate_difference([bool(b) for b, _ in pairs], [bool(a) for _, a in pairs])
+                assert low <= value <= high
+                covered += chance * (low <= truth <= high)
+                total += chance
+    assert total == pytest.approx(1)
+    assert 0.93 < covered < 0.99
+
+
+def test_the_same_successes_are_surer_than_other_ones() -> None:
+    half = [True] * 10 + [False] * 10
+    alike = rate_difference(half, half)
+    crossed = rate_difference(half, half[::-1])
+    assert alike[0] == crossed[0] == 0
+    assert alike[1][1] - alike[1][0] < (crossed[1][1] - crossed[1][0]) / 2
+    with pytest.raises(ValueError, match="no rate"):
+        rate_difference([], [])

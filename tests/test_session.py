@@ -210,6 +210,19 @@ def test_rounds_that_are_judged() -> None:
     assert not parse(rounds=2, data={"holdout_episodes": 0}).clients_judge_after(2)
 
 
+def test_rounds_that_are_rolled_out() -> None:
+    def after(**rollout: Any) -> list[int]:
+        session = parse(rounds=5, rollout={"tasks": ["lift-red"]} | rollout)
+        return [n for n in range(6) if session.rolled_out_after(n)]
+
+    assert after() == [0, 5]
+    assert after(base=False) == [5]
+    assert after(frequency=2) == [0, 2, 4, 5]
+    assert after(tasks=[]) == []
+    with pytest.raises(SettingsError, match=r"rollout.seeds: 3 seeds, 2 of them different"):
+        parse(rollout={"seeds": [1, 2, 1]})
+
+
 def leaves(model: type[Record], path: str = "") -> dict[str, str]:
     """Dotted name -> field name of every setting that is no table."""
     found = {}
@@ -225,7 +238,15 @@ def readers(file: Path) -> list[ast.AST]:
     tree = ast.parse(file.read_text(encoding="utf-8"))
     if file != ROOT / "zk0/session.py":
         return list(ast.walk(tree))
-    telling = ("members", "judges", "terms_of", "judged_after", "clients_judge_after")
+    telling = (
+        "members",
+        "judges",
+        "terms_of",
+        "judged_after",
+        "clients_judge_after",
+        "rolled_out_after",
+        "filmed_after",
+    )
     used = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef) and n.name in telling]
     assert len(used) == len(telling)
     return [node for function in used for node in ast.walk(function)]

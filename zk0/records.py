@@ -285,19 +285,36 @@ class ClientEvaluation(Record):
     seconds: float
 
 
-class Rollout(Record):
+class RolloutSubject(Record):
+    """Which model is tried at which task."""
+
+    round: int | None
+    """None for a policy that no session trained."""
+    checkpoint: str
+    """SHA-256 of the weights that move the arm."""
+    task: str
+    client: str | None = None
+    """The one that brought recordings of this task; None where nobody trained on it."""
+    policy_loss: float | None = None
+    """Of this model on the judging episodes of this task, open loop; None where there are none."""
+
+
+class Rollout(RolloutSubject):
     """One closed-loop attempt in the simulator."""
 
-    round: int
-    task: str
+    kind: Literal["closed-loop"] = "closed-loop"
     seed: int
     success: bool
     steps: int
     duration_seconds: float
     """Simulated time until success or the limit."""
     fps: float
+    smoothness: float | None
+    """Spectral arc length of the joints' path: nearer to 0 is smoother; None where the arm did not move."""
     video: str | None = None
     """Path relative to the session folder."""
+    video_fault: str | None = None
+    """Why an attempt that was to be filmed has no video."""
 
 
 class RoundRecord(Record):

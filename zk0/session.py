@@ -288,12 +288,33 @@ class EvaluationSettings(Record):
 
 
 class RolloutSettings(Record):
-    """Closed-loop attempts of the last checkpoint."""
+    """Closed-loop attempts in the simulator: the same seeds for every model."""
 
     tasks: tuple[str, ...] = Field(default=(), description="tasks of the simulator; empty: no rollout")
-    seeds: tuple[int, ...] = (9000,)
+    seeds: tuple[int, ...] = Field(default=(9000,), min_length=1, description="one attempt each, in every round alike")
     max_steps: int = Field(default=60, ge=1)
     replan_steps: int = Field(default=5, ge=1, description="actions of a chunk that are carried out before the next")
+    environments: int = Field(
+        default=4, ge=1, description="attempts side by side, one policy call for all; 200 MB of memory each"
+    )
+    base: bool = Field(default=True, description="the model of round 0 as well, to compare with")
+    frequency: int = Field(default=0, ge=0, description="rounds between attempts; 0: only the last round")
+    keep_dataset: bool = Field(default=False, description="keep the attempts as a LeRobot data set beside their films")
+
+    @field_validator("seeds")
+    @classmethod
+    def _seeds_differ(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(seeds)) < len(seeds):
+            raise ValueError(f"{len(seeds)} seeds, {len(set(seeds))} of them different; expected each once")
+        return seeds
+
+
+class VideoSettings(Record):
+    """Films of what the policy sees and does."""
+
+    frequency: int = Field(default=0, ge=0, description="rounds between films, of rounds that are tried; 0: the last")
+    rollouts: int = Field(default=1, ge=0, description="attempts of each task that are filmed, the first seeds")
+    camera_height: int = Field(default=240, ge=64, description="pixels of a camera's picture in a film")
 
 
 class PublishSettings(Record):
@@ -323,6 +344,7 @@ class Session(Record):
     aggregation: AggregationSettings = AggregationSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     rollout: RolloutSettings = RolloutSettings()
+    video: VideoSettings = VideoSettings()
     publish: PublishSettings = PublishSettings()
     checkpoint_interval: int = Field(default=0, ge=0, description="rounds between saved policies; 0: only the last")
     keep_updates: bool = Field(default=False, description="keep clients' updates after their round is recorded")
@@ -399,6 +421,20 @@ class Session(Record):
         if frequency == 0 or self.data.holdout_episodes == 0:
             return False
         return round_number % frequency == 0 or round_number == self.rounds
+
+    def rolled_out_after(self, round_number: int) -> bool:
+        """Whether the model of this round moves the simulated arm."""
+        if not self.rollout.tasks:
+            return False
+        if round_number == 0:
+            return self.rollout.base
+        often = self.rollout.frequency
+        return round_number == self.rounds or (often > 0 and round_number % often == 0)
+
+    def filmed_after(self, round_number: int) -> bool:
+        """Whether what the model of this round does is filmed."""
+        often = self.video.frequency
+        return round_number == self.rounds or (often > 0 and round_number % often == 0)
 
     def judges(self) -> tuple[EvaluationSetSettings, ...]:
         """The sets that judge: those asked for, or what a shared data set holds out."""

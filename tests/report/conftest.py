@@ -207,11 +207,17 @@ def members() -> list[Member]:
 
 @pytest.fixture(scope="session")
 def rollouts() -> list[Rollout]:
-    common = {"round": 3, "task": "place", "steps": 60, "duration_seconds": 2.0, "fps": 30.0}
+    common = {"task": "place", "client": "place", "steps": 60, "duration_seconds": 2.0, "fps": 30.0}
+    base = [
+        Rollout(round=0, checkpoint="0c" * 32, seed=s, success=False, smoothness=-4.0, **common)
+        for s in range(9000, 9003)
+    ]
+    common |= {"round": 3, "checkpoint": "3c" * 32, "smoothness": -2.5}
     return [
+        *base,
         Rollout(seed=9000, success=True, video="evaluate/round_3/rollout_a.mp4", **common),
         Rollout(seed=9001, success=False, video="evaluate/round_3/rollout_b.mp4", **common),
-        Rollout(seed=9002, success=False, **common),
+        Rollout(seed=9002, success=False, video_fault="the encoder failed: no room", **common),
     ]
 
 

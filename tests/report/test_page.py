@@ -225,13 +225,20 @@ def test_success_by_task(page: Page) -> None:
     assert page.rows("Closed-loop success by task") == [
         {
             "task": "place",
+            "trained on by": "place",
             "attempts": "3",
-            "successes": "1",
-            "success rate": "33 %",
-            "95 % interval Wilson": "6 % to 79 %",
-            "median time to success s, simulated": "2.0",
+            "success round 0, 95 % Wilson": "0 (0 % to 56 %)",
+            "success round 3, 95 % Wilson": "1 (6 % to 79 %)",
+            "gain 95 % paired": "33 (−29 to 79 %)",
+            "median time to success round 0, s, simulated": "–",
+            "median time to success round 3, s, simulated": "2.0",
+            "smoothness round 0, SPARC": "−4.00",
+            "smoothness round 3, SPARC": "−2.50",
         }
     ]
+    attempts = page.rows("Every closed-loop attempt")
+    assert [(a["round"], a["seed"]) for a in attempts] == [(r, str(s)) for r in "03" for s in range(9000, 9003)]
+    assert attempts[-1]["film"] == "the encoder failed: no room"
 
 
 def test_settings_are_complete(page: Page, session: Session) -> None:
@@ -244,7 +251,8 @@ def test_videos_travel_with_the_page(page: Page) -> None:
     assert len(videos) == 1  # the second file is missing, the third was never made
     assert videos[0] is not None
     assert b64decode(videos[0].removeprefix("data:video/mp4;base64,")) == VIDEO
-    assert page.text.count("no video") == 2
+    assert page.text.count("no film") == 2
+    assert "no film: the encoder failed: no room" in page.text
 
 
 def test_nothing_is_requested_from_elsewhere(page: Page) -> None:

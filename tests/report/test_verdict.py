@@ -41,7 +41,7 @@ def test_a_clear_fall_is_said_with_numbers(history: list[RoundRecord], rollouts:
     assert found.sentences == (
         "Policy loss on unseen data: 1.214 in round 0, 0.655 in round 3; down by 0.559 "
         "(95 % interval 0.539 to 0.579, paired over episodes).",
-        "In closed loop, 1 of 3 attempts succeeded (33 %; 95 % Wilson interval 6 % to 79 %).",
+        "In closed loop, 1 of 3 attempts succeeded (33 %; 95 % Wilson interval 6 % to 79 %), 0 of 3 in round 0.",
     )
 
 

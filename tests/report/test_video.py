@@ -33,7 +33,7 @@ def attempt(moments: int = 12, success: bool = True, task: str = "Würfel heben"
 @pytest.mark.parametrize("fps", [10.0, 30.0, 50 / 3])
 def test_frames_and_rate_read_back(tmp_path: Path, fps: float) -> None:
     path = tmp_path / "rollout.mp4"
-    assert write_video(path, rollout_frames(attempt()), fps) == 12
+    assert write_video(path, rollout_frames(attempt(), 240), fps) == 12
     with imageio.get_reader(path) as reader:
         assert reader.count_frames() == 12
         assert reader.get_meta_data()["fps"] == pytest.approx(fps, rel=1e-3)
@@ -42,19 +42,19 @@ def test_frames_and_rate_read_back(tmp_path: Path, fps: float) -> None:
 
 def test_the_cameras_are_in_the_picture(tmp_path: Path) -> None:
     path = tmp_path / "rollout.mp4"
-    frames = list(rollout_frames(attempt()))
+    frames = list(rollout_frames(attempt(), 240))
     write_video(path, frames, 10)
     with imageio.get_reader(path) as reader:
         found = reader.get_data(11).astype(int)
     assert found.shape == frames[11].shape
-    middle = found[220:300, 100:260]
+    middle = found[180:260, 160:300]
     assert abs(middle.mean() - 220) < 6
     assert np.abs(found - frames[11].astype(int)).mean() < 6
 
 
 def test_traces_grow_with_time() -> None:
-    frames = list(rollout_frames(attempt()))
-    changed = [np.abs(b.astype(int) - a.astype(int))[460:].sum() for a, b in pairwise(frames)]
+    frames = list(rollout_frames(attempt(), 240))
+    changed = [np.abs(b.astype(int) - a.astype(int))[340:].sum() for a, b in pairwise(frames)]
     assert min(changed) > 0
 
 
@@ -77,5 +77,9 @@ def test_arrays_that_do_not_fit_are_refused() -> None:
     broken = attempt()
     with pytest.raises(ReportError, match="frames"):
         next(
-            iter(rollout_frames(Attempt(**{**broken.__dict__, "images": {"overhead": broken.images["overhead"][:3]}})))
+            iter(
+                rollout_frames(
+                    Attempt(**{**broken.__dict__, "images": {"overhead": broken.images["overhead"][:3]}}), 240
+                )
+            )
         )

@@ -1,3 +1,6 @@
+from collections.abc import Sequence
+from contextlib import ExitStack
+
 import numpy as np
 import pytest
 
@@ -5,47 +8,99 @@ from zk0.errors import SimulatorError
 from zk0.session import SimulatorSettings
 from zk0.simulator.environment import Observation, SimulatedArm
 from zk0.simulator.expert import plan
-from zk0.simulator.rollout import rollout
+from zk0.simulator.rollout import Trajectory, rollouts
+
+
+class Expert:
+    """Carries planned actions out in chunks of five, whatever it sees; remembers who asked, and when."""
+
+    def __init__(self, planned: dict[int, np.ndarray]) -> None:
+        self.left = {seed: iter(np.array_split(p, range(5, len(p), 5))) for seed, p in planned.items()}
+        self.asked: list[tuple[int, ...]] = []
+        self.seen: dict[int, list[Observation]] = {seed: [] for seed in planned}
+
+    def __call__(self, seeds: Sequence[int], observations: Sequence[Observation]) -> list[np.ndarray]:
+        self.asked.append(tuple(seeds))
+        for seed, seen in zip(seeds, observations, strict=True):
+            self.seen[seed].append(seen)
+        return [next(self.left[seed]) for seed in seeds]
+
+
+def still(seeds: Sequence[int], observations: Sequence[Observation]) -> list[np.ndarray]:
+    return [np.repeat(seen.state[None], 4, axis=0) for seen in observations]
+
+
+def planned(arm: SimulatedArm, seeds: Sequence[int]) -> dict[int, np.ndarray]:
+    found = {}
+    for seed in seeds:
+        arm.reset(seed)
+        found[seed] = plan(arm)
+    return found
 
 
 @pytest.mark.parametrize("task", ["lift-red", "place-yellow-green", "stack-red-blue"])
 def test_the_experts_actions_in_chunks_succeed(task: str, settings: SimulatorSettings) -> None:
     with SimulatedArm(task, settings, render=False) as arm:
-        arm.reset(2)
-        planned = plan(arm)
-        chunks = iter(np.array_split(planned, range(5, len(planned), 5)))
-        asked: list[Observation] = []
-
-        def act(observation: Observation) -> np.ndarray:
-            asked.append(observation)
-            return next(chunks)
-
-        found = rollout(arm, 2, act, max_steps=60)
+        expert = Expert(actions := planned(arm, [2]))
+        (found,) = rollouts([arm], [2], expert, max_steps=60)
     assert found.success
     assert (found.task, found.seed, found.fps) == (task, 2, 10)
-    np.testing.assert_array_equal(found.actions, planned[: found.steps])
+    np.testing.assert_array_equal(found.actions, actions[2][: found.steps])
     assert len(found.observations) == found.steps + 1
     assert [step for step, _ in found.chunks] == list(range(0, found.steps, 5))
-    assert all(found.observations[step] is seen for (step, _), seen in zip(found.chunks, asked, strict=True))
+    assert all(found.observations[at] is seen for (at, _), seen in zip(found.chunks, expert.seen[2], strict=True))
     assert found.duration_seconds == pytest.approx(found.steps / 10)
+
+
+def same(one: Trajectory, other: Trajectory) -> bool:
+    states = [np.stack([o.state for o in t.observations]) for t in (one, other)]
+    return one.success == other.success and np.array_equal(*states) and np.array_equal(one.actions, other.actions)
+
+
+def test_side_by_side_is_one_after_the_other(settings: SimulatorSettings) -> None:
+    """Three arms share seven attempts; every attempt is what it would have been alone."""
+    seeds = list(range(7))
+    with ExitStack() as stack:
+        arms = [stack.enter_context(SimulatedArm("lift-red", settings, render=False)) for _ in range(3)]
+        actions = planned(arms[0], seeds)
+        actions[5][:, 0] += 40  # one misses the cube, and is over last
+        together = Expert(actions)
+        found = rollouts(arms, seeds, together, max_steps=26)
+        alone = [
+            rollouts([arms[1]], [seed], Expert({seed: actions[seed]}), max_steps=26)[0] for seed in seeds if seed != 5
+        ]
+    assert [t.seed for t in found] == seeds
+    assert [t.success for t in found] == [seed != 5 for seed in seeds]
+    assert together.asked[0] == (0, 1, 2)
+    assert max(map(len, together.asked)) == 3
+    assert all(same(a, b) for a, b in zip([t for t in found if t.seed != 5], alone, strict=True))
 
 
 @pytest.mark.parametrize("task", ["lift-red", "place-red-blue", "stack-red-blue"])
 def test_doing_nothing_fails_at_the_limit(task: str, settings: SimulatorSettings) -> None:
     with SimulatedArm(task, settings, render=False) as arm:
-        found = rollout(arm, 0, lambda seen: np.repeat(seen.state[None], 4, axis=0), max_steps=10)
+        (found,) = rollouts([arm], [0], still, max_steps=10)
     assert not found.success
     assert found.steps == 10
     assert [(step, len(chunk)) for step, chunk in found.chunks] == [(0, 4), (4, 4), (8, 4)]
 
 
 @pytest.mark.usefixtures("images")
-def test_a_trajectory_keeps_the_images(settings: SimulatorSettings) -> None:
+def test_only_a_filmed_attempt_looks_in_every_step_and_nothing_else_differs(settings: SimulatorSettings) -> None:
+    def turn(seeds: Sequence[int], observations: Sequence[Observation]) -> list[np.ndarray]:
+        assert all(sorted(seen.images) == ["overhead", "wrist"] for seen in observations)
+        return [np.repeat(seen.state[None] + np.float32(3), 2, axis=0) for seen in observations]
+
     with SimulatedArm("lift-red", settings, render=True) as arm:
-        found = rollout(arm, 0, lambda seen: seen.state[None] + np.float32(3), max_steps=3)
-    assert [sorted(seen.images) for seen in found.observations] == [["overhead", "wrist"]] * 4
+        (filmed,) = rollouts([arm], [0], turn, max_steps=6, filmed=[0])
+        (quick,) = rollouts([arm], [0], turn, max_steps=6)
+    assert same(filmed, quick)
+    assert all(sorted(seen.images) == ["overhead", "wrist"] for seen in filmed.observations)
+    assert [bool(seen.images) for seen in quick.observations] == [True, False, True, False, True, False, True]
+    for one, other in zip(filmed.observations[::2], quick.observations[::2], strict=True):
+        np.testing.assert_array_equal(one.images["wrist"], other.images["wrist"])
     # Every observation owns its picture: the arm moved, so no two are the same.
-    assert (found.observations[0].images["wrist"] != found.observations[-1].images["wrist"]).any()
+    assert (filmed.observations[0].images["wrist"] != filmed.observations[-1].images["wrist"]).any()
 
 
 def test_bad_actions_are_refused_with_their_place(settings: SimulatorSettings) -> None:
@@ -53,10 +108,12 @@ def test_bad_actions_are_refused_with_their_place(settings: SimulatorSettings) -
         with pytest.raises(
             SimulatorError, match=r"lift-red, seed 4, chunk before step 0: row 0, gripper.pos: found inf"
         ):
-            rollout(arm, 4, lambda _: np.array([[0, 0, 0, 0, 0, np.inf]]), max_steps=5)
+            rollouts([arm], [4], lambda *_: [np.array([[0, 0, 0, 0, 0, np.inf]])], max_steps=5)
         with pytest.raises(SimulatorError, match=r"found shape \(6,\), expected \(n, 6\)"):
-            rollout(arm, 4, lambda seen: seen.state, max_steps=5)
-        with pytest.raises(SimulatorError, match="max_steps is 0"):
-            rollout(arm, 4, lambda seen: seen.state[None], max_steps=0)
+            rollouts([arm], [4], lambda _, seen: [seen[0].state], max_steps=5)
+        with pytest.raises(SimulatorError, match="max_steps 0 with 1 arms"):
+            rollouts([arm], [4], still, max_steps=0)
+        with pytest.raises(SimulatorError, match="max_steps 5 with 0 arms"):
+            rollouts([], [4], still, max_steps=5)
         with pytest.raises(SimulatorError, match="an action: found shape"):
             arm.step(np.zeros(5))

@@ -42,7 +42,7 @@ class Attempt:
     success: bool
 
 
-def rollout_frames(attempt: Attempt, camera_height: int = 360) -> Iterator[Frame]:
+def rollout_frames(attempt: Attempt, camera_height: int) -> Iterator[Frame]:
     """One frame (height, width, 3) uint8 RGB for each of the T observations; all have the same, even size.
 
     Raises:

@@ -7,6 +7,7 @@ from zk0.interval import wilson
 from zk0.records import Member, Record, Rollout, RoundRecord
 from zk0.report.figures import DASH, count, duration, fixed, megabytes, moment, percent
 from zk0.report.metrics import ordered
+from zk0.report.rollout_tables import of_round, shown_rounds
 from zk0.report.tables import half_width
 from zk0.session import Session
 
@@ -137,7 +138,8 @@ def _unseen(session: Session, rows: Sequence[RoundRecord]) -> tuple[KeyFigure, K
 def _success(rollouts: Sequence[Rollout]) -> KeyFigure:
     if not rollouts:
         return KeyFigure(title="Closed-loop success", value=DASH, note="no attempt was made")
-    successes, attempts = sum(r.success for r in rollouts), len(rollouts)
+    last = of_round(rollouts, shown_rounds(rollouts)[-1])
+    successes, attempts = sum(r.success for r in last), len(last)
     low, high = wilson(successes, attempts)
     note = f"95 % interval {percent(low)} to {percent(high)}"
     return KeyFigure(title="Closed-loop success", value=count(successes), unit=f"of {attempts}", note=note)

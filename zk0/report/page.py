@@ -14,7 +14,7 @@ from zk0.errors import ReportError
 from zk0.folder import SessionFolder
 from zk0.ledger import Ledger
 from zk0.records import Member, Record, Rollout, RoundRecord, Statistics
-from zk0.report import client_tables, round_tables, score_tables
+from zk0.report import client_tables, rollout_tables, round_tables, score_tables
 from zk0.report.chart import federated_metrics_figure, measured_under, policy_loss_figure
 from zk0.report.error_chart import action_error_figure
 from zk0.report.fall_table import fall_table
@@ -94,12 +94,13 @@ def write_report(
             "unjudged": round_tables.unjudged_table(rows),
             "falls": fall_table(session, rows),
             "sets": score_tables.set_table(session, rows),
-            "tasks": score_tables.task_table(rollouts),
+            "tasks": rollout_tables.task_table(rollouts),
+            "attempts": rollout_tables.attempt_table(rollouts),
             "joints": score_tables.joint_table(session, rows),
             "statistics": client_tables.statistics_table(session, statistics),
             "digests": round_tables.digest_table(rows),
         },
-        films=[Film(rollout=r, video=_video(folder, r)) for r in rollouts],
+        films=[Film(rollout=r, video=_video(folder, r)) for r in rollouts if r.video or r.video_fault],
         closed_loop=success_sentence(rollouts),
         resume=f"zk0 run --resume {shlex.quote(str(folder))}",
         ledger_root=Ledger(here.ledger).root() if here.ledger.is_file() else None,

@@ -1,11 +1,9 @@
-"""Tables of a report about how good the policy is: evaluation sets, joints, tasks of the simulator."""
+"""Tables of a report about how good the policy is: evaluation sets, joints."""
 
 from collections.abc import Sequence
-from statistics import median
 
-from zk0.interval import wilson
-from zk0.records import Rollout, RoundRecord, SetScore
-from zk0.report.figures import percent, public_name
+from zk0.records import RoundRecord, SetScore
+from zk0.report.figures import public_name
 from zk0.report.metrics import ordered
 from zk0.report.tables import Cell, Column, Table, bounded, decimal, whole, words
 from zk0.session import Session
@@ -60,32 +58,3 @@ def joint_table(session: Session, history: Sequence[RoundRecord]) -> Table:
         if len(s.joint_error_degrees) == len(names)
     )
     return Table(caption="Action error by joint, last judged round", columns=columns, rows=rows)
-
-
-def task_table(rollouts: Sequence[Rollout]) -> Table:
-    """How often each task was done, with its 95 % Wilson interval."""
-    columns = (
-        Column(title="task", kind="text"),
-        Column(title="attempts"),
-        Column(title="successes"),
-        Column(title="success rate"),
-        Column(title="95 % interval", unit="Wilson"),
-        Column(title="median time to success", unit="s, simulated"),
-    )
-    names = dict.fromkeys(r.task for r in rollouts)
-    rows = tuple(_task_row(name, [r for r in rollouts if r.task == name]) for name in names)
-    return Table(caption="Closed-loop success by task", columns=columns, rows=rows)
-
-
-def _task_row(task: str, attempts: Sequence[Rollout]) -> tuple[Cell, ...]:
-    done = [r.duration_seconds for r in attempts if r.success]
-    share = len(done) / len(attempts)
-    low, high = wilson(len(done), len(attempts))
-    return (
-        words(task),
-        whole(len(attempts)),
-        whole(len(done)),
-        Cell(text=percent(share), key=share),
-        Cell(text=f"{percent(low)} to {percent(high)}", key=low),
-        decimal(median(done) if done else None, 1),
-    )

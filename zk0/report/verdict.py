@@ -7,6 +7,7 @@ from zk0.interval import measured_alike, paired_fall, wilson
 from zk0.records import Record, Rollout, RoundRecord
 from zk0.report.figures import fixed, percent
 from zk0.report.metrics import ordered
+from zk0.report.rollout_tables import of_round, shown_rounds
 
 
 class Change(Record):
@@ -76,18 +77,22 @@ def _outcome(change: Change | None) -> tuple[Literal["good", "bad", "open"], str
 
 
 def success_sentence(rollouts: Sequence[Rollout]) -> str:
-    """How often the arm did its tasks, with the interval.
+    """How often the last model did its tasks, with the interval, and how often the first one did.
 
-    >>> attempt = Rollout(round=3, task="lift", seed=1, success=True, steps=9, duration_seconds=0.9, fps=10)
+    >>> attempt = Rollout(round=3, checkpoint="", task="lift", seed=1, success=True, steps=9, duration_seconds=0.9,
+    ...     fps=10, smoothness=None)
     >>> success_sentence([attempt])
     'In closed loop, 1 of 1 attempts succeeded (100 %; 95 % Wilson interval 21 % to 100 %).'
     """
-    successes, attempts = sum(r.success for r in rollouts), len(rollouts)
-    if attempts == 0:
+    if not rollouts:
         return "No closed-loop attempt was made."
+    shown = shown_rounds(rollouts)
+    last, first = of_round(rollouts, shown[-1]), of_round(rollouts, shown[0])
+    successes, attempts = sum(r.success for r in last), len(last)
     ends = wilson(successes, attempts)
     share = f"{percent(successes / attempts)}; 95 % Wilson interval {percent(ends[0])} to {percent(ends[1])}"
-    return f"In closed loop, {successes} of {attempts} attempts succeeded ({share})."
+    before = f", {sum(r.success for r in first)} of {len(first)} in round {shown[0]}" if len(shown) > 1 else ""
+    return f"In closed loop, {successes} of {attempts} attempts succeeded ({share}){before}."
 
 
 def _loss_sentence(change: Change | None, history: Sequence[RoundRecord]) -> str:

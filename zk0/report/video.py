@@ -14,7 +14,7 @@ from zk0.errors import ReportError
 from zk0.report.frames import Frame
 from zk0.report.write import aside
 
-ENCODING = ["-crf", "21", "-preset", "medium", "-threads", "1", "-movflags", "+faststart"]
+ENCODING = ["-crf", "23", "-preset", "veryfast", "-threads", "1", "-movflags", "+faststart"]
 
 
 def write_video(path: Path, frames: Iterable[Frame], fps: float) -> int:

@@ -22,6 +22,7 @@ from zk0.session import TINY
 
 PEFT_NAME = ".default."
 """What peft puts into the names of an adapter's parameters, and leaves out of its files."""
+WEIGHTS = "model.safetensors"
 VLM_FOLDER = "vlm"
 """Where a saved tiny policy keeps its tokenizer and configuration, relative to its own folder."""
 
@@ -74,45 +75,75 @@ def _tiny(recipe: PolicyRecipe, cache: Path) -> Any:
 
 
 def _pretrained(recipe: PolicyRecipe) -> Any:
+    config = read_config(recipe.path, recipe.revision)
+    image = next((f.shape[-2:] for f in config.image_features.values()), (480, 640))
+    config.input_features, config.output_features = _features(recipe, image)
+    return read_policy(recipe.path, config, recipe.revision)
+
+
+def read_config(path: str, revision: str | None = None) -> Any:
+    """The configuration of a saved SmolVLA policy, for the CPU; a tokenizer that lies in its folder is found there.
+
+    Raises:
+        PolicyError: it cannot be loaded, or is of another type.
+    """
     from draccus.utils import DraccusException
     from lerobot.configs import PreTrainedConfig
     from lerobot.policies.smolvla.configuration_smolvla import SmolVLAConfig
+
+    try:
+        config = PreTrainedConfig.from_pretrained(path, revision=revision)
+    except (OSError, ValueError, RuntimeError, DraccusException) as e:
+        raise _unloadable(path, e) from e
+    if not isinstance(config, SmolVLAConfig):
+        raise PolicyError(f"{path}: a policy of type {config.type}, expected smolvla")
+    own_vlm = Path(path) / VLM_FOLDER
+    if own_vlm.is_dir() and config.vlm_model_name == VLM_FOLDER:
+        config.vlm_model_name = str(own_vlm)
+    config.device = "cpu"
+    return config
+
+
+def read_policy(path: str, config: Any, revision: str | None = None) -> Any:
+    """The saved policy, whole, with this configuration.
+
+    Raises:
+        PolicyError: it cannot be loaded, or tensors are missing.
+    """
     from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy
 
-    folder = Path(recipe.path)
     try:
-        config = PreTrainedConfig.from_pretrained(recipe.path, revision=recipe.revision)
-        if not isinstance(config, SmolVLAConfig):
-            raise PolicyError(f"{recipe.path}: a policy of type {config.type}, expected smolvla")
-        if (folder / VLM_FOLDER).is_dir() and config.vlm_model_name == VLM_FOLDER:
-            config.vlm_model_name = str(folder / VLM_FOLDER)
-        image = next((f.shape[-2:] for f in config.image_features.values()), (480, 640))
-        config.input_features, config.output_features = _features(recipe, image)
-        config.device = "cpu"
-        policy = SmolVLAPolicy.from_pretrained(recipe.path, config=config, revision=recipe.revision)
-    except (OSError, ValueError, RuntimeError, SafetensorError, DraccusException) as e:
-        raise PolicyError(
-            f"{recipe.path}: cannot be loaded ({type(e).__name__}: {_first_line(e)}); "
-            "expected `tiny`, a folder saved by lerobot, or a name on the Hub that can be reached"
-        ) from e
-    _check_whole(policy, recipe)
+        policy = SmolVLAPolicy.from_pretrained(path, config=config, revision=revision)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as e:
+        raise _unloadable(path, e) from e
+    _check_whole(policy, path, revision)
     return policy
 
 
-def _check_whole(policy: Any, recipe: PolicyRecipe) -> None:
-    """lerobot leaves a tensor that the file lacks at random values, and only logs it."""
+def _unloadable(path: str, error: Exception) -> PolicyError:
+    return PolicyError(
+        f"{path}: cannot be loaded ({type(error).__name__}: {_first_line(error)}); "
+        "expected `tiny`, a folder saved by lerobot, or a name on the Hub that can be reached"
+    )
+
+
+def weights_file(path: str, revision: str | None = None) -> Path:
+    """The weights of a saved policy: in its folder, or in the Hub's cache."""
     from huggingface_hub import hf_hub_download
 
-    name = "model.safetensors"
-    local = Path(recipe.path) / name
-    file = local if local.is_file() else hf_hub_download(recipe.path, name, revision=recipe.revision)
-    with safe_open(str(file), framework="pt") as stored:
+    local = Path(path) / WEIGHTS
+    return local if local.is_file() else Path(hf_hub_download(path, WEIGHTS, revision=revision))
+
+
+def _check_whole(policy: Any, path: str, revision: str | None) -> None:
+    """lerobot leaves a tensor that the file lacks at random values, and only logs it."""
+    with safe_open(str(weights_file(path, revision)), framework="pt") as stored:
         present = set(stored.keys())
     state = policy.state_dict()
     loaded = {state[n].data_ptr() for n in present & state.keys()}  # tied tensors are stored once
     if missing := sorted(n for n, t in state.items() if n not in present and t.data_ptr() not in loaded):
         raise PolicyError(
-            f"{recipe.path}: {name} lacks {len(missing)} of {len(state)} tensors (first: {missing[0]}), "
+            f"{path}: {WEIGHTS} lacks {len(missing)} of {len(state)} tensors (first: {missing[0]}), "
             "which would stay random; expected the whole policy that config.json describes"
         )
 

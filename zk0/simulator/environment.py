@@ -1,6 +1,7 @@
 """A simulated SO-101 arm that speaks LeRobot's units."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from ctypes import ArgumentError
 from dataclasses import dataclass
 from types import TracebackType
@@ -30,7 +31,7 @@ class Observation:
     state: NDArray[np.float32]
     """(6,) in the order of SO101_JOINTS: degrees, the gripper 0 (closed) to 100 (open)."""
     images: Mapping[str, NDArray[np.uint8]]
-    """Camera -> (height, width, 3) RGB; empty without rendering."""
+    """Camera -> (height, width, 3) RGB; empty without rendering, or where nobody looked."""
     task: str
 
 
@@ -73,7 +74,7 @@ class SimulatedArm:
         env = self._opened()
         return env.model, env.data
 
-    def reset(self, seed: int) -> Observation:
+    def reset(self, seed: int, *, look: bool = True) -> Observation:
         """The first moment of the episode that this seed stands for: always the same one.
 
         so101-nexus places cubes too close when its own tries run out (a cube that starts on its disc would be
@@ -82,12 +83,15 @@ class SimulatedArm:
         Raises:
             SimulatorError: the spawn area has no room for the cube and what it is moved onto.
         """
-        env = self._opened()
-        raw, _ = env.reset(seed=self._roomy_seed(seed))
+        env, roomy = self._opened(), self._roomy_seed(seed)
+        with self._eyes(open=look):
+            raw, _ = env.reset(seed=roomy)
         return self._observation(raw)
 
-    def step(self, action: NDArray[Any]) -> Step:
+    def step(self, action: NDArray[Any], *, look: bool = True) -> Step:
         """Hold a joint target, (6,) in the units of `Observation.state`, for 1/FPS second.
+
+        Without a look the cameras are not rendered, which is nearly all of what a step costs on a CPU.
 
         Raises:
             SimulatorError: the action has another shape or is not finite.
@@ -95,8 +99,21 @@ class SimulatedArm:
         from so101_nexus import dataset_row_to_sim_qpos
 
         row = check_actions(np.asarray(action)[None], "an action")[0]
-        raw, _, _, _, info = self._opened().step(dataset_row_to_sim_qpos(row.astype(np.float64)))
+        with self._eyes(open=look):
+            raw, _, _, _, info = self._opened().step(dataset_row_to_sim_qpos(row.astype(np.float64)))
         return Step(observation=self._observation(raw), success=bool(info["success"]))
+
+    @contextmanager
+    def _eyes(self, open: bool) -> Iterator[None]:
+        """so101-nexus renders in every step whatever its cameras' modalities ask for: nothing, with closed eyes."""
+        cameras = [part for part in self._opened().config.observations if hasattr(part, "modalities")]
+        for camera in cameras:
+            camera.modalities = ("rgb",) if open else ()
+        try:
+            yield
+        finally:
+            for camera in cameras:
+                camera.modalities = ("rgb",)
 
     def _opened(self) -> Any:
         if self._env is None:
@@ -110,12 +127,13 @@ class SimulatedArm:
         env = self._opened()
         env.config.reset_settle_frames = 0  # as drawn, before physics drives overlapping cubes apart
         try:
-            for layout in range(LAYOUTS):
-                drawn = seed if layout == 0 else int(np.random.SeedSequence((seed, layout)).generate_state(1)[0])
-                env.reset(seed=drawn)
-                apart = env.data.body(self.task.cube_body).xpos - env.data.body(goal).xpos
-                if np.linalg.norm(apart[:2]) >= CLEARANCE_M:
-                    return drawn
+            with self._eyes(open=False):
+                for layout in range(LAYOUTS):
+                    drawn = seed if layout == 0 else int(np.random.SeedSequence((seed, layout)).generate_state(1)[0])
+                    env.reset(seed=drawn)
+                    apart = env.data.body(self.task.cube_body).xpos - env.data.body(goal).xpos
+                    if np.linalg.norm(apart[:2]) >= CLEARANCE_M:
+                        return drawn
         finally:
             env.config.reset_settle_frames = SETTLE_STEPS
         raise SimulatorError(
@@ -128,7 +146,8 @@ class SimulatedArm:
 
         radians = raw["state"] if self.render else raw
         state = sim_qpos_to_dataset_row(radians.astype(np.float64)).astype(np.float32)
-        images = {camera: raw[f"{camera}_camera"] for camera in CAMERAS} if self.render else {}
+        seen = raw if self.render else {}
+        images = {camera: seen[f"{camera}_camera"] for camera in CAMERAS if f"{camera}_camera" in seen}
         return Observation(state=state, images=images, task=self.task.text)
 
 
