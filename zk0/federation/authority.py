@@ -12,6 +12,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -103,8 +104,10 @@ def wire_key(public_line: bytes) -> bytes:
     """
     try:
         key = serialization.load_ssh_public_key(public_line)
-    except (ValueError, TypeError) as e:
+    except (ValueError, TypeError, UnsupportedAlgorithm) as e:
         raise SettingsError(f"a node's public key that cannot be read ({e})") from e
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        raise SettingsError("a node's public key that cannot be read (expected ecdsa, as `zk0bot enroll` makes them)")
     return key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
 
 

@@ -19,7 +19,7 @@ from zk0.session import ClientSettings, EvaluationPlan, JoiningPlan, Plan, Round
 
 StepListener = Callable[[str, int, int, int, str], None]
 _listener: list[StepListener] = []
-_clients: dict[str, Any] = {}
+_clients: dict[str, tuple[str, Any]] = {}
 
 app = ClientApp()
 
@@ -193,22 +193,18 @@ def _client_of(plan: Plan, config: dict[str, Any]) -> Any:
 
 
 def _client(terms: Terms, config: dict[str, Any]) -> Any:
-    key = json.dumps([terms.model_dump(), config], sort_keys=True)
-    if key not in _clients:
-        settings = ClientSettings.model_validate_json(config["client"])
-        scratch = Path(config["scratch"])
-        scratch.mkdir(parents=True, exist_ok=True)
-        logger.add(
-            scratch / "client.log",
-            filter=_speaks_of(config["scratch"]),
-            rotation="500 MB",
-            retention="10 days",
-            compression="zip",
-        )
+    """The client of a scratch folder under these terms; under other ones it is made anew, as by another session."""
+    key, folder = json.dumps([terms.model_dump(), config], sort_keys=True), config["scratch"]
+    if folder not in _clients:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        speaks, log = _speaks_of(folder), Path(folder) / "client.log"
+        logger.add(log, filter=speaks, rotation="500 MB", retention="10 days", compression="zip")
+    if folder not in _clients or _clients[folder][0] != key:
         from zk0.training.client import Client  # takes seconds
 
-        _clients[key] = Client(settings, terms, scratch, Path(config["cache"]))
-    return _clients[key]
+        settings = ClientSettings.model_validate_json(config["client"])
+        _clients[folder] = key, Client(settings, terms, Path(folder), Path(config["cache"]))
+    return _clients[folder][1]
 
 
 def _speaks_of(scratch: str) -> Callable[[Any], bool]:

@@ -163,6 +163,8 @@ class Gateway:
             raise _Refused(404, f"no such door: {request.target[:80]!r}")
         if request.method != b"POST" or request.http_version != b"1.1":
             raise _Refused(405, f"{request.method[:20]!r} {request.http_version!r}")
+        if sum(len(name) + len(value) for name, value in request.headers) > _HEAD_BYTES:
+            raise _Refused(431, "too many headers")
         headers: dict[bytes, list[bytes]] = {}
         for name, value in request.headers:
             headers.setdefault(name, []).append(value)

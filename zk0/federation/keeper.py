@@ -26,7 +26,7 @@ _FIRST_PAUSE_SECONDS = 1.0
 _LONGEST_PAUSE_SECONDS = 30.0
 _STEADY_SECONDS = 60.0
 """Who has run for as long is started again at once when it ends."""
-_STOP_SECONDS = 10.0
+_STOP_SECONDS = 5.0
 _LOOK_SECONDS = 0.2
 _LOG_BYTES = 50_000_000
 

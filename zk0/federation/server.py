@@ -98,6 +98,10 @@ class ServerFolder:
         write_private(public, line + b"\n")
         return kit
 
+    def fingerprint(self, name: str) -> str:
+        """What `ssh-keygen -lf` says of a node's key."""
+        return fingerprint(self._public(name).read_bytes())
+
     def revoke(self, name: str) -> None:
         """Take a node off the list; the gateway sees it within a second.
 
@@ -180,7 +184,7 @@ class ServerFolder:
             seen = {n.name: n for n in found if n.status != "unregistered"}
         nodes = []
         for name in self._enrolled():
-            mark, known = fingerprint(self._public(name).read_bytes()), seen.get(name)
+            mark, known = self.fingerprint(name), seen.get(name)
             status, since = (known.status, known.last_activated_at) if known else ("unknown", "")
             nodes.append(Node(name=name, fingerprint=mark, status=status, since=since))
         return tuple(nodes)

@@ -1,0 +1,47 @@
+"""Processes that are kept running, in the terminal: what they do, and what they said."""
+
+import time
+from collections import deque
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import typer
+
+from zk0.errors import SettingsError
+
+if TYPE_CHECKING:
+    from zk0.federation.keeper import KeptFolder
+
+_LOOK_SECONDS = 0.3
+
+
+def show_state(kept: "KeptFolder") -> None:
+    """One line a process."""
+    state = kept.state()
+    for name, seen in (state.processes if state else {}).items():
+        since = datetime.fromtimestamp(seen.since).strftime("%Y-%m-%d %H:%M:%S")
+        if seen.pid is None:
+            typer.secho(f"  {name:<10} ended with {seen.last_exit} at {since}, is started again soon", fg="yellow")
+        else:
+            again = f", started {seen.starts} times (ended with {seen.last_exit})" if seen.starts > 1 else ""
+            typer.echo(f"  {name:<10} process {seen.pid} since {since}{again}")
+
+
+def show_log(kept: "KeptFolder", name: str, lines: int, follow: bool) -> None:
+    """The end of a log, and with `follow` what comes, until Ctrl-C.
+
+    Raises:
+        SettingsError: there is no such log.
+    """
+    file = kept.log(name)
+    if not file.is_file():
+        known = ", ".join(sorted(p.stem for p in file.parent.glob("*.log"))) or "none yet"
+        raise SettingsError(f"{file}: no such log; there are: {known}")
+    with file.open(encoding="utf-8", errors="replace") as log:
+        for line in deque(log, lines):
+            typer.echo(line, nl=False)
+        while follow:
+            if line := log.readline():
+                typer.echo(line, nl=False)
+            else:
+                time.sleep(_LOOK_SECONDS)

@@ -1,0 +1,116 @@
+"""Processes that are kept running: started again, ended with all they started, never left behind."""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from zk0.errors import SettingsError
+from zk0.federation.keeper import Keeper, Kept, KeptFolder
+
+SLEEP = "import time; time.sleep(600)"
+WITH_CHILD = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)']); "
+DEAF = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(600)"
+
+
+def python(name: str, code: str, **environment: str) -> Kept:
+    return Kept(name=name, command=(sys.executable, "-c", code), environment=environment)
+
+
+def until(holds: Callable[[], bool], seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def alive(pid: int) -> bool:
+    try:
+        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+
+
+def group(pid: int) -> list[int]:
+    """Processes of the group that a kept process leads."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and os.getpgid(int(entry.name)) == pid and alive(int(entry.name)):
+                found.append(int(entry.name))
+        except ProcessLookupError:
+            continue
+    return found
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[KeptFolder]:
+    found = KeptFolder(tmp_path)
+    yield found
+    found.stop(30)
+    assert found.state() is None
+
+
+def pid_of(folder: KeptFolder, name: str) -> int:
+    state = folder.state()
+    return (state.processes[name].pid or 0) if state and name in state.processes else 0
+
+
+def start(folder: KeptFolder, *processes: Kept) -> int:
+    folder.write(processes)
+    keeper = folder.start()
+    until(lambda: all(pid_of(folder, p.name) for p in processes))
+    return keeper.pid
+
+
+def test_who_ends_is_started_again_later_and_later(folder: KeptFolder) -> None:
+    start(folder, python("short", "print('here'); raise SystemExit(7)"), python("long", SLEEP))
+    until(lambda: (state := folder.state()) is not None and state.processes["short"].starts == 3)
+    state = folder.state()
+    assert state is not None
+    assert (state.processes["short"].last_exit, state.processes["long"].starts) == (7, 1)
+    said = folder.log("keeper").read_text().splitlines()
+    assert [line.split("; ")[1] for line in said[:2]] == ["again in 2 s", "again in 4 s"]
+    until(lambda: folder.log("short").read_text().count("here") == 3)
+
+
+def test_its_environment_is_its_own(folder: KeptFolder) -> None:
+    start(folder, python("one", f"import os; print(os.environ['COLOUR'], flush=True); {SLEEP}", COLOUR="red"))
+    until(lambda: folder.log("one").read_text() == "red\n")
+
+
+def test_it_ends_with_all_that_it_started_even_who_does_not_listen(folder: KeptFolder) -> None:
+    start(folder, python("parent", WITH_CHILD + "time.sleep(600)"), python("deaf", DEAF))
+    parent = pid_of(folder, "parent")
+    until(lambda: len(group(parent)) == 2 and "deaf" in folder.log("deaf").read_text())
+    everyone = group(parent) + group(pid_of(folder, "deaf"))
+    assert len(everyone) == 3
+    assert folder.stop(30)
+    assert not any(alive(pid) for pid in everyone)
+    assert not folder.stop(30)
+
+
+def test_what_one_leaves_behind_ends_with_it(folder: KeptFolder) -> None:
+    start(folder, python("parent", WITH_CHILD + "time.sleep(2)"))
+    parent = pid_of(folder, "parent")
+    until(lambda: len(group(parent)) == 2)
+    until(lambda: group(parent) == [])
+
+
+def test_a_keeper_that_is_killed_leaves_nobody(folder: KeptFolder) -> None:
+    keeper = start(folder, python("one", SLEEP), python("two", SLEEP))
+    pids = [pid_of(folder, name) for name in ("one", "two")]
+    os.kill(keeper, signal.SIGKILL)
+    until(lambda: not any(alive(pid) for pid in pids))
+    assert folder.state() is None
+
+
+def test_a_folder_has_one_keeper(folder: KeptFolder) -> None:
+    start(folder, python("one", SLEEP))
+    with pytest.raises(SettingsError, match="its processes are running already"), Keeper(folder.path, []):
+        pass
+    assert alive(pid_of(folder, "one"))
