@@ -21,7 +21,7 @@ def python(name: str, code: str, **environment: str) -> Kept:
     return Kept(name=name, command=(sys.executable, "-c", code), environment=environment)
 
 
-def until(holds: Callable[[], bool], seconds: float = 30) -> None:
+def until(holds: Callable[[], bool], seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < deadline
@@ -95,9 +95,11 @@ def test_it_ends_with_all_that_it_started_even_who_does_not_listen(folder: KeptF
 
 
 def test_what_one_leaves_behind_ends_with_it(folder: KeptFolder) -> None:
-    start(folder, python("parent", WITH_CHILD + "time.sleep(2)"))
+    go = folder.path / "go"
+    start(folder, python("parent", WITH_CHILD + f"import os\nwhile not os.path.exists({str(go)!r}): time.sleep(0.05)"))
     parent = pid_of(folder, "parent")
     until(lambda: len(group(parent)) == 2)
+    go.touch()
     until(lambda: group(parent) == [])
 
 
