@@ -172,7 +172,7 @@ def test_an_answer_that_cannot_be_noted_does_not_leave(
         (tmp_path / "clients/a/sent.key").write_bytes(b"short")
         found = driven.train(federation)
         assert [u.client for u in found.updates] == ["b"]
-        assert "could not be written down" in found.refusals[0].reason
+        assert "its answer did not leave; its journal could not be written" in found.refusals[0].reason
         refused = driven.plans()[1].model_copy(update={"global_digest": "0" * 64, "round": 2})
         found = federation.train([refused], Path(driven.history[-1].path), tmp_path / "round-002" / "updates")
         assert "expected 000000000000" in found.refusals[0].reason

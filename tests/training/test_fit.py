@@ -105,7 +105,7 @@ class TestOneClientIsPlainTraining:
         before = load_weights(start[0])
         moved = sum(float(((wanted[n].astype(float) - before[n]) ** 2).sum()) for n in wanted) ** 0.5
         assert moved > 0.05
-        assert mean.param_update_norm == pytest.approx(moved, rel=1e-9)
+        assert mean.param_update_norm == pytest.approx(moved, rel=1e-6)
         assert update.metrics.update_norm == pytest.approx(moved, rel=1e-6)
 
     def test_with_the_proximal_term(

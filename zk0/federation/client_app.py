@@ -169,7 +169,8 @@ def _answer(message: Message, context: Context, work: Callable[[Message, dict[st
             note_sent(message, content, Path(config["scratch"]))
         except (Zk0Error, OSError, ValueError) as e:
             logger.error("{}", e)
-            content = _refusal(f"its answer could not be written down, so it did not leave: {e}")
+            said = content["answer"].get("refusal", "its answer did not leave")
+            content = _refusal(f"{said}; its journal could not be written: {type(e).__name__}: {e}")
     return Message(content, reply_to=message)
 
 
