@@ -86,6 +86,27 @@ def log(
         show_log(folder_of(home).kept, name, lines, follow)
 
 
+@client_app.command()
+def audit(
+    folder: Annotated[
+        Path | None, typer.Option(help="A client's folder in a session on this machine; unset: this machine's node.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON line a message, with all that it said.")] = False,
+    home: Home = HOME,
+) -> None:
+    """Everything that left this machine: chain, signatures and receipts checked."""
+    with one_clear_line():
+        from flows.audit_view import show_audit
+        from zk0.federation.receipts import audit as audited
+
+        found = audited(folder or folder_of(home).scratch)
+        if as_json:
+            for one in found:
+                typer.echo(one.model_dump_json())
+            return
+        show_audit(found)
+
+
 def show_client(node: "NodeFolder") -> None:
     """Its processes."""
     kit, runs = node.kit(), node.kept.state() is not None

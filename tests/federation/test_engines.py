@@ -60,7 +60,7 @@ def receipts_prove_what_was_sent(driven: Any, federation: Any, updates: Any) -> 
     told = {name: receipts([record], name) for name in "abc"}
     assert [len(those) for those in told.values()] == [1, 1, 1]
     assert federation.give_receipts(terms, told) == ()
-    client = driven.folder / "clients" / "b" / "receipt_3.json"
+    client = driven.folder / "clients" / "b" / "receipts" / "mini" / "round_3.json"
     assert told["b"][0].root in client.read_text()
     client.unlink()
     (refusal,) = federation.give_receipts(terms, {"b": receipts([record], "c")})
@@ -210,6 +210,44 @@ def test_reports_on_joining_leave_only_from_those_who_share(
     sent = Journal(tmp_path / "clients/b/sent.jsonl").read()
     assert [s.kind for s in sent] == ["join", "alone", "joined"]
     assert "policy_loss" not in sent[-1].text
+
+
+def test_an_audit_finds_receipts_and_tampering(session_of: Callable[..., Session], drive: type, tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from flows.bot import app
+    from zk0.federation.open import open_federation
+    from zk0.federation.receipts import audit
+    from zk0.merkle import receipts
+    from zk0.records import RoundRecord
+
+    driven = drive(session_of(("a", "b"), training={"local_steps": 1}), tmp_path)
+    scratch = tmp_path / "clients" / "a"
+    with open_federation(driven.session, "mini", tmp_path) as federation:
+        driven.begin(federation)
+        updates = driven.train(federation).updates
+        assert [one.receipt for one in audit(scratch)] == [None, None]
+        record = RoundRecord(round=1, checkpoint=driven.history[0], updates=updates, seconds=1, finished_at="")
+        terms = driven.plans()[0].terms
+        assert federation.give_receipts(terms, {"a": receipts([record], "a")}) == ()
+        outside = terms.model_copy(update={"session": "../mini"})
+        (refusal,) = federation.give_receipts(outside, {"a": receipts([record], "a")})
+        assert "is no name of a session" in refusal.reason
+    found = audit(scratch)
+    assert [one.sent.kind for one in found] == ["join", "train", "receipts", "receipts"]
+    assert found[1].receipt == receipts([record], "a")[0]
+    assert found[1].update == updates[0].model_copy(update={"path": found[1].update.path})
+    told = CliRunner().invoke(app, ["client", "audit", "--folder", str(scratch)], env={"COLUMNS": "200"})
+    assert told.exit_code == 0, told.output
+    assert "1 of 1 updates are proved to be in their average" in told.output
+    assert updates[0].digest[:12] in told.output
+    lines = CliRunner().invoke(app, ["client", "audit", "--folder", str(scratch), "--json"]).output.splitlines()
+    assert [json.loads(line)["sent"]["kind"] for line in lines] == [one.sent.kind for one in found]
+    journal = scratch / "sent.jsonl"
+    journal.write_text(journal.read_text().replace('"round":1', '"round":2'))
+    told = CliRunner().invoke(app, ["client", "audit", "--folder", str(scratch)])
+    assert told.exit_code == 1
+    assert "line 2: not signed" in told.output
 
 
 def test_frames_whose_features_are_computed_are_told(

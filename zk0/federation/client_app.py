@@ -139,7 +139,9 @@ def _judge_joined(message: Message, config: dict[str, Any]) -> RecordDict:
 def _receipts(message: Message, config: dict[str, Any]) -> RecordDict:
     told = json.loads(str(message.content["config"]["receipts"]))
     name = ClientSettings.model_validate_json(config["client"]).name
-    checked = keep_receipts(name, Path(config["scratch"]), [Receipt.model_validate(one) for one in told])
+    session = Terms.model_validate_json(str(message.content["config"]["terms"])).session
+    receipts = [Receipt.model_validate(one) for one in told]
+    checked = keep_receipts(name, Path(config["scratch"]), session, receipts)
     logger.info("{}: {} updates are proved to be in their rounds' averages", name, checked)
     return RecordDict({"answer": ConfigRecord({"checked": checked})})
 

@@ -24,6 +24,11 @@ class NodeFolder:
         self.path = path
         self.kept = KeptFolder(path)
 
+    @property
+    def scratch(self) -> Path:
+        """Its log, its finished updates, and the journal of what left."""
+        return self.path / "scratch"
+
     def take(self, kit: Kit) -> None:
         """Keep a kit here; whoever runs from this folder is then this node.
 
@@ -66,7 +71,7 @@ class NodeFolder:
         secret, port = self.path / "secret", free_port()
         write_private(secret, token_bytes(32))
         endpoint = Endpoint(address=f"{LOOPBACK}:{port}", secret=secret)
-        settings = AgentSettings(client=client, scratch=self.path / "scratch", cache=cache, supernode=endpoint)
+        settings = AgentSettings(client=client, scratch=self.scratch, cache=cache, supernode=endpoint)
         write_whole(self.path / "agent.json", settings.model_dump_json(indent=2))
         ca, key = self.path / "ca.crt", self.path / "node.key"
         link = supernode(self.path / "flower", self.kit().server, port, ca, key, secret)

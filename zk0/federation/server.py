@@ -33,7 +33,7 @@ class ServerSettings(Record):
 
     hosts: tuple[str, ...] = Field(min_length=1, description="names and addresses of this machine; kits name the first")
     port: int = Field(default=9092, ge=1, le=65535, description="the one port that is open to the network")
-    bind: str = Field(default="0.0.0.0", description="address that the port listens on")
+    bind: str = Field(default=LOOPBACK, description="address that the port listens on")
     in_memory: bool = Field(default=False, description="keep no runs and messages on disk: a restart forgets them")
 
 
