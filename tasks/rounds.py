@@ -28,6 +28,7 @@ from zk0.records import (
     RoundRecord,
     ServerState,
     Update,
+    Wire,
 )
 from zk0.schedule import client_lr
 from zk0.session import RoundPlan, Session, terms_of
@@ -123,6 +124,7 @@ def plan_for(
         mu=decision.mu,
         training=session.training,
         scheduler=session.scheduler,
+        wire=Wire(up=session.federation.wire, packed=session.federation.compress),
     )
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from zk0.errors import SettingsError
 from zk0.folder import toml_values
-from zk0.records import Record
+from zk0.records import Record, Wire
 from zk0.session import RoundPlan, Session, apply_overrides, load_session, parse_session, terms_of
 
 ROOT = Path(__file__).parents[1]
@@ -53,6 +53,7 @@ class TestFaults:
             ({"federation": {"min_updates": 3}}, "federation.min_updates 3 with 2 client"),
             ({"federation": {"engine": "ray", "workers": 0}}, "federation.workers must be at least 1 with the ray"),
             ({"contract": {"cameras": []}}, "contract.cameras: .*at least 1 item"),
+            ({"federation": {"wire": "int8"}, "training": {"adapter": "lora"}}, "federation.wire int8 with adapters"),
         ],
         ids=lambda value: str(value)[:50],
     )
@@ -196,7 +197,8 @@ class TestPlan:
             {"terms": terms_of(session, "t")}, {"round": 2}, {"client": "b"}, {"global_digest": "1"}, {"lr": 2.0},
             {"mu": 0.1}, {"recipe": plan.recipe.model_copy(update={"seed": 2})},
             {"training": session.training.model_copy(update={"eps": 1e-7})},
-            {"scheduler": session.scheduler.model_copy(update={"eta_min": 1e-7})},
+            {"scheduler": session.scheduler.model_copy(update={"eta_min": 1e-7})}, {"wire": Wire(up="bf16")},
+            {"wire": Wire(packed=True)},
         ]  # fmt: skip
         assert len({plan.model_copy(update=c).digest() for c in changed} | {plan.digest()}) == len(changed) + 1
 

@@ -152,6 +152,18 @@ class Adapters(Record):
     alpha: int = Field(ge=1)
 
 
+WireFormat = Literal["fp32", "bf16", "int8"]
+
+
+class Wire(Record):
+    """How weights travel between server and clients."""
+
+    up: WireFormat = "fp32"
+    """fp32: a client sends its weights; else its step from the global ones, in fewer bits."""
+    packed: bool = False
+    """What a client sends is compressed without loss."""
+
+
 class Update(Record):
     """One client's trained weights: where they lie and what they are."""
 
@@ -160,13 +172,16 @@ class Update(Record):
     global_digest: str
     path: str
     digest: str
+    """Of the tensors in the file, whatever they stand for."""
     bytes: int
+    """That travelled."""
     examples: int = Field(ge=1)
     """Training frames of the client: its weight in the average."""
     dataset: str
     metrics: ClientMetrics
     adapters: Adapters | None = None
     """The file holds the factors of these instead of whole matrices."""
+    wire: Wire = Wire()
 
 
 class Refusal(Record):

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from zk0.errors import SettingsError
-from zk0.records import Adapters, PolicyRecipe, Record, Statistics
+from zk0.records import Adapters, PolicyRecipe, Record, Statistics, Wire, WireFormat
 
 SO101_JOINTS = (
     "shoulder_pan.pos",
@@ -199,6 +199,11 @@ class FederationSettings(Record):
     min_updates: int = Field(default=2, ge=1, description="good updates that a round needs")
     round_timeout_seconds: float = Field(default=3600.0, gt=0)
     round_retries: int = Field(default=1, ge=0)
+    wire: WireFormat = Field(
+        default="fp32",
+        description="what clients send: fp32: weights; bf16, int8: steps in half or a quarter of the bytes",
+    )
+    compress: bool = Field(default=False, description="clients compress what they send, without loss: for slow lines")
     server: str = Field(default="~/.zk0/server", description="folder of `zk0bot server init` (deployment only)")
     nodes: tuple[Name, ...] = Field(
         default=(), description="who takes part, as enrolled; empty: all that are connected (deployment only)"
@@ -380,6 +385,8 @@ class Session(Record):
             )
         if self.evaluation.joining_report and self.data.holdout_episodes == 0:
             raise ValueError("evaluation.joining_report needs data.holdout_episodes of 1 or more")
+        if self.training.adapter != "none" and self.federation.wire != "fp32":
+            raise ValueError(f"federation.wire {self.federation.wire} with adapters: their factors travel as fp32")
         if self.federation.engine == "ray" and self.federation.workers == 0:
             raise ValueError("federation.workers must be at least 1 with the ray engine")
         return self
@@ -489,6 +496,7 @@ class Plan(Record):
     statistics: Statistics | None
     """Pooled statistics; None: the client normalises with its own."""
     training: TrainingSettings
+    wire: Wire = Wire()
 
 
 class EvaluationPlan(Plan):

@@ -51,6 +51,11 @@ def title(name: str, spec: TensorSpec) -> bytes:
     return json.dumps([name, spec.dtype, list(spec.shape)], ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
 
 
+def file_order(specs: Mapping[str, TensorSpec]) -> tuple[str, ...]:
+    """Names in the order in which safetensors writes them: wide dtypes first, so that every value is aligned."""
+    return tuple(sorted(specs, key=lambda name: (-np.dtype(specs[name].dtype).itemsize, name)))
+
+
 def write_head(names: Sequence[str], specs: Mapping[str, TensorSpec]) -> bytes:
     """The head of a safetensors file whose tensors lie in the order of `names`.
 

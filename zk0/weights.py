@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from zk0.errors import CheckpointError
-from zk0.tensor_spec import CODES, TensorSpec, read_head, title, write_head
+from zk0.tensor_spec import CODES, TensorSpec, file_order, read_head, title, write_head
 
 Weights = Mapping[str, NDArray[Any]]
 
@@ -63,10 +63,10 @@ class WeightsFile(Weights):
         self.read(name, 0, flat)
         return flat.reshape(spec.shape)
 
-    def blocks(self, name: str) -> Iterator[NDArray[Any]]:
+    def blocks(self, name: str, block_bytes: int = _BLOCK_BYTES) -> Iterator[NDArray[Any]]:
         """The values of a flat tensor, a block after the other, each in the memory of the one before."""
         spec = self.specs[name]
-        buffer = np.empty(min(spec.size, _BLOCK_BYTES // np.dtype(spec.dtype).itemsize), spec.dtype)
+        buffer = np.empty(min(spec.size, block_bytes // np.dtype(spec.dtype).itemsize), spec.dtype)
         for start in range(0, spec.size, max(1, buffer.size)):
             block = buffer[: spec.size - start]
             self.read(name, start, block)
@@ -220,7 +220,7 @@ def writing(path: Path, specs: Mapping[str, TensorSpec]) -> Iterator[WeightsWrit
     Raises:
         CheckpointError: fewer or more values were written than `specs` says, or a file cannot hold them.
     """
-    names = tuple(sorted(specs, key=lambda name: (-np.dtype(specs[name].dtype).itemsize, name)))
+    names = file_order(specs)
     head = write_head(names, specs)
     path.parent.mkdir(parents=True, exist_ok=True)
     half = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")  # two writers never share one

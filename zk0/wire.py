@@ -1,12 +1,21 @@
 """What the file of an update holds: whatever travelled, the server's arithmetic reads dense weights."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from zk0.adapter import MergedWeights
+from zk0.adapter import MergedWeights, factor_specs
+from zk0.deltas import DeltaWeights, delta_specs
 from zk0.records import Update
+from zk0.tensor_spec import TensorSpec
 from zk0.weights import Source, open_weights
+
+
+def file_specs(update: Update, specs: Mapping[str, TensorSpec]) -> Mapping[str, TensorSpec]:
+    """The tensors that the file of an update holds, when `specs` are those of the global weights."""
+    if update.adapters is not None:
+        return factor_specs(specs, update.adapters.rank)
+    return specs if update.wire.up == "fp32" else delta_specs(specs, update.wire.up)
 
 
 @contextmanager
@@ -17,7 +26,12 @@ def open_update(update: Update, anchor: Source) -> Iterator[Source]:
 
     Raises:
         CheckpointError: no file, or not a whole safetensors file.
-        UpdateError: it does not hold the factors of the adapters that the update names.
+        UpdateError: it does not hold what the update says: factors of adapters, or steps in few bits.
     """
     with open_weights(Path(update.path)) as file:
-        yield file if update.adapters is None else MergedWeights(anchor, file, update.adapters)
+        if update.adapters is not None:
+            yield MergedWeights(anchor, file, update.adapters)
+        elif update.wire.up != "fp32":
+            yield DeltaWeights(anchor, file, update.wire.up)
+        else:
+            yield file

@@ -97,6 +97,11 @@ def drive() -> type[Drive]:
     return Drive
 
 
+@pytest.fixture(scope="session")
+def drive_of() -> type[Drive]:
+    return Drive
+
+
 def _workers() -> dict[int, int]:
     """Process id -> parent of every worker process alive on this machine."""
     found = {}

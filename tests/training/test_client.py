@@ -115,7 +115,7 @@ class TestTrain:
             client.train(plan({"local_steps": 1}, round=number), start[0])
         folder = tmp_path / "scratch" / "updates"
         (folder / ".round-001-half.safetensors.0a1b2c3d.tmp").touch()
-        client.forget_before(3)
+        client.outbox.forget_before(3)
         assert {f.name[:9] for f in folder.iterdir()} == {"round-003"}
         assert len(list(folder.iterdir())) == 2
 

@@ -16,6 +16,7 @@ from zk0.folder import write_whole
 from zk0.merkle import Receipt
 from zk0.records import Update
 from zk0.session import ClientSettings, EvaluationPlan, JoiningPlan, Plan, RoundPlan, Terms
+from zk0.training.outbox import forget_lost
 
 StepListener = Callable[[str, int, int, int, str], None]
 _listener: list[StepListener] = []
@@ -78,7 +79,7 @@ def _join(message: Message, config: dict[str, Any]) -> RecordDict:
 def _train(message: Message, config: dict[str, Any]) -> RecordDict:
     plan = RoundPlan.model_validate_json(str(message.content["config"]["plan"]))
     client = _client_of(plan, config)
-    client.forget_before(plan.round)
+    client.outbox.forget_before(plan.round)
     weights = Path(str(message.content["config"][WEIGHTS_PATH]))
     log = plan.training.log_every_steps
 
@@ -143,6 +144,8 @@ def _receipts(message: Message, config: dict[str, Any]) -> RecordDict:
     receipts = [Receipt.model_validate(one) for one in told]
     checked = keep_receipts(name, Path(config["scratch"]), session, receipts)
     logger.info("{}: {} updates are proved to be in their rounds' averages", name, checked)
+    terms = Terms.model_validate_json(str(message.content["config"]["terms"]))
+    forget_lost(Path(config["scratch"]), terms.session)  # all rounds are over
     return RecordDict({"answer": ConfigRecord({"checked": checked})})
 
 

@@ -41,6 +41,6 @@ def note_sent(message: Message, content: RecordDict, scratch: Path) -> None:
 
 def _weights(path: Path, update: str) -> SentWeights:
     said = Update.model_validate_json(update)
-    with open_weights(path) as file:
+    with open_weights(path.with_suffix(".safetensors")) as file:  # what is packed lies beside it as it was
         values = sum(spec.size for spec in file.specs.values())
         return SentWeights(tensors=len(file), values=values, bytes=said.bytes, digest=said.digest)

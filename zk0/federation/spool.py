@@ -9,10 +9,14 @@ from flwr.app import RecordDict
 from pydantic import ValidationError
 
 from zk0.aggregation.verify import verify_update
+from zk0.errors import CheckpointError, UpdateError
 from zk0.federation.sent import WEIGHTS_PATH
 from zk0.folder import write_whole
+from zk0.packing import unpack
 from zk0.records import Record, Refusal, Update
 from zk0.session import RoundPlan
+from zk0.weights import open_weights
+from zk0.wire import file_specs
 
 
 class Spool:
@@ -47,11 +51,13 @@ class Spool:
         target = self._weights(plan.client)
         try:
             update = Update.model_validate_json(str(answer["answer"]["update"]))
-            _link(Path(str(answer["answer"][WEIGHTS_PATH])), target)
+            self._bring(update, Path(str(answer["answer"][WEIGHTS_PATH])), target)
         except (KeyError, ValidationError) as e:
             return self.refuse(plan.client, f"an answer that is no update ({first_line(e)})")
         except FileNotFoundError as e:
             return self.refuse(plan.client, f"the weights it names are not there: {e.filename}")
+        except (CheckpointError, UpdateError) as e:
+            return self.refuse(plan.client, str(e))
         update = update.model_copy(update={"path": str(target)})
         reason = self._fault_of(update, plan, seen)
         if reason is not None:
@@ -80,6 +86,13 @@ class Spool:
         whole = self._refusals.read_text(encoding="utf-8").split("\n")[:-1]  # a killed writer may leave half a line
         return tuple(sorted((Refusal.model_validate_json(line) for line in whole), key=lambda r: r.client))
 
+    def _bring(self, update: Update, source: Path, target: Path) -> None:
+        if not update.wire.packed:
+            _link(source, target)
+            return
+        with open_weights(self._global) as file:
+            unpack(source, target, file_specs(update, file.specs))
+
     @property
     def _refusals(self) -> Path:
         return self._folder / "refusals.jsonl"
@@ -95,6 +108,8 @@ class Spool:
             return f"answers as {update.client}"
         if update.adapters != plan.training.adapters():
             return f"trained adapters {update.adapters}, expected {plan.training.adapters()}"
+        if update.wire != plan.wire:
+            return f"was sent as {update.wire}, expected {plan.wire}"
         refusal = verify_update(
             update, round=plan.round, global_digest=plan.global_digest, global_path=self._global, seen=seen
         )

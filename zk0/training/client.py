@@ -10,9 +10,8 @@ from typing import Any
 
 import torch
 
-from zk0.errors import CheckpointError, DatasetError, EvaluationError, PolicyError
-from zk0.folder import write_whole
-from zk0.records import ClientMetrics, ClientScore, DatasetReport, Member, PolicyRecipe, Split, Statistics, Update
+from zk0.errors import DatasetError, EvaluationError, PolicyError
+from zk0.records import ClientScore, DatasetReport, Member, PolicyRecipe, Split, Statistics, Update
 from zk0.robot.check import check_contract, check_dataset
 from zk0.robot.dataset import EpisodeReader
 from zk0.robot.digest import episode_digests
@@ -25,8 +24,9 @@ from zk0.training.evaluate import score
 from zk0.training.examples import CachedExamples, DecodedExamples, Examples
 from zk0.training.features import FeatureCache, FramesListener, KindName
 from zk0.training.fit import fit, round_seed
+from zk0.training.outbox import Outbox
 from zk0.training.recordings import find_dataset
-from zk0.weights import Weights, check_weights, load_weights, save_weights
+from zk0.weights import load_weights
 
 StepListener = Callable[[int, int, float, float], None]
 
@@ -61,6 +61,11 @@ class Client:
     def name(self) -> str:
         """What the federation calls it."""
         return self.settings.name
+
+    @property
+    def outbox(self) -> Outbox:
+        """Its finished updates."""
+        return Outbox(self.scratch, self.settings.dataset)
 
     @cached_property
     def root(self) -> Path:
@@ -126,8 +131,7 @@ class Client:
             CheckpointError: the weights are not those that the plan names.
             UpdateError: training does not give finite numbers.
         """
-        target = self.scratch / "updates" / f"round-{plan.round:03d}-{plan.digest()[:16]}.safetensors"
-        kept = _kept(target)
+        kept = self.outbox.kept(plan)
         if kept is not None:
             return kept
         torch.set_num_threads(plan.training.torch_threads)
@@ -136,24 +140,7 @@ class Client:
         examples = self._examples(plan, policy, on_frames)
         with adapted(policy, plan):
             metrics = fit(policy, examples, plan, on_step)
-            return self._keep(plan, trained_weights(policy), examples.frames, metrics, target)
-
-    def _keep(self, plan: RoundPlan, weights: Weights, frames: int, metrics: ClientMetrics, target: Path) -> Update:
-        digest, size = save_weights(target, weights)
-        update = Update(
-            client=self.name,
-            round=plan.round,
-            global_digest=plan.global_digest,
-            path=str(target),
-            digest=digest,
-            bytes=size,
-            examples=frames,
-            dataset=self.settings.dataset,
-            metrics=metrics,
-            adapters=plan.training.adapters(),
-        )
-        write_whole(target.with_suffix(".json"), update.model_dump_json())
-        return update
+            return self.outbox.keep(plan, trained_weights(policy), weights, examples.frames, metrics)
 
     def evaluate(self, plan: EvaluationPlan, weights: Path, on_frames: FramesListener | None = None) -> ClientScore:
         """The global weights in a file, judged on this client's held-out episodes.
@@ -185,12 +172,6 @@ class Client:
             max_frames=plan.max_frames,
         )
         return ClientScore(client=self.name, score=found)
-
-    def forget_before(self, round_number: int) -> None:
-        """Remove finished updates of earlier rounds: the server has gone on, so nobody asks for them again."""
-        for file in (self.scratch / "updates").glob("*round-*"):  # also what a killed process left half-written
-            if int(file.name.split("-")[1]) < round_number:
-                file.unlink(missing_ok=True)
 
     def _policy(self, plan: Plan) -> Any:
         device = pick_device(plan.training.device)
@@ -254,16 +235,3 @@ def pick_device(wanted: str) -> str:
     if wanted != "auto":
         return wanted
     return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def _kept(target: Path) -> Update | None:
-    """A finished update of this very plan, if it is still whole."""
-    record = target.with_suffix(".json")
-    if not record.is_file():
-        return None
-    update = Update.model_validate_json(record.read_text(encoding="utf-8"))
-    try:
-        check_weights(target, update.digest)
-    except CheckpointError:
-        return None
-    return update.model_copy(update={"path": str(target)})  # the session's folder may have moved

@@ -1,0 +1,83 @@
+"""Rounds whose updates travel in fewer bits, through real clients, the spool and the average."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from zk0.federation.open import open_federation
+from zk0.journal import Journal
+from zk0.records import Wire
+from zk0.session import Session
+from zk0.weights import load_weights
+
+
+@pytest.fixture(scope="module")
+def rounds_with(
+    session_of: Callable[..., Session], drive_of: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., tuple[Any, list[Any]]]:
+    """Two rounds of two clients with a wire format; what was driven, and the updates of each round."""
+
+    def run(**wire: Any) -> tuple[Any, list[Any]]:
+        folder = tmp_path_factory.mktemp("wire")
+        session = session_of(("a", "b"))
+        with open_federation(session, folder.name, folder) as federation:
+            driven, updates = drive_of(session, folder, folder.name), []
+            driven.begin(federation)
+            for _ in (1, 2):
+                found = driven.train(federation, wire=Wire(**wire))
+                assert found.refusals == ()
+                updates.append(found.updates)
+                driven.average(found.updates)
+        return driven, updates
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def dense(rounds_with: Callable[..., tuple[Any, list[Any]]]) -> tuple[Any, list[Any]]:
+    return rounds_with()
+
+
+def flat(path: str) -> np.ndarray:
+    weights = load_weights(Path(path))
+    return np.concatenate([weights[n].ravel().astype(float) for n in sorted(weights)])
+
+
+@pytest.mark.parametrize(
+    ("wire", "share", "error"), [({"up": "bf16"}, 0.51, 0.005), ({"up": "int8", "packed": True}, 0.27, 0.03)]
+)
+def test_fewer_bytes_and_nearly_the_same_weights(rounds_with, dense, wire, share, error):
+    driven, updates = rounds_with(**wire)
+    for ours, theirs in zip(updates, dense[1], strict=True):
+        assert all(one.bytes < share * other.bytes for one, other in zip(ours, theirs, strict=True))
+    (start, first, second), (_, wanted, later) = ([flat(c.path) for c in d.history] for d in (driven, dense[0]))
+    assert np.linalg.norm(first - wanted) < error * np.linalg.norm(wanted - start)
+    assert np.linalg.norm(second - later) < 0.1 * np.linalg.norm(later - start)  # small differences grow by training
+    (sent,) = [s for s in Journal(driven.folder / "clients" / "a" / "sent.jsonl").read() if s.round == 2]
+    assert sent.weights.bytes == updates[1][0].bytes
+    assert sent.weights.digest == updates[1][0].digest
+
+
+def test_lossless_compression_changes_no_bit(rounds_with, dense):
+    driven, updates = rounds_with(packed=True)
+    assert [c.digest for c in driven.history] == [c.digest for c in dense[0].history]
+    assert all(one.bytes < 0.97 * other.bytes for one, other in zip(updates[0], dense[1][0], strict=True))
+
+
+def test_another_format_than_was_asked_for_is_refused(session_of, drive_of, tmp_path):
+    session = session_of(("a", "b"))
+    with open_federation(session, "asked", tmp_path) as federation:
+        driven = drive_of(session, tmp_path, "asked")
+        driven.begin(federation)
+        plans = driven.plans()
+        kept = tmp_path / "clients" / "a" / "updates" / f"round-001-{plans[0].digest()[:16]}.json"
+        driven.train(federation)
+        kept.write_text(kept.read_text().replace('"up":"fp32"', '"up":"bf16"'))
+        (tmp_path / "round-001" / "updates" / "a.json").unlink()
+        found = driven.train(federation)
+        (refusal,) = found.refusals
+        assert refusal.client == "a"
+        assert "was sent as up='bf16'" in refusal.reason

@@ -1,0 +1,150 @@
+"""Steps in few bits: rounded to the nearest, added to the right weights, and nothing lost over the rounds."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from zk0.deltas import DeltaWeights, delta_specs, from_bf16, save_deltas, to_bf16, to_int8
+from zk0.errors import CheckpointError, UpdateError
+from zk0.tensor_spec import TensorSpec
+from zk0.weights import load_weights, open_weights, save_weights
+
+SHAPES = {"a.weight": (30, 41), "b.bias": (7,), "c": (3, 4, 5), "empty": (0, 4), "none": (0,), "scalar": ()}
+Weights = dict[str, np.ndarray]
+
+
+def random_weights(seed: int, scale: float = 1.0) -> Weights:
+    rng = np.random.default_rng(seed)
+    return {name: np.asarray(rng.normal(0, scale, shape), np.float32) for name, shape in SHAPES.items()}
+
+
+def moved(weights: Weights, seed: int, scale: float) -> Weights:
+    return {n: np.asarray(w + random_weights(seed, scale)[n], np.float32) for n, w in weights.items()}
+
+
+def read_back(anchor: Path, path: Path, wire: str, block: int = 13) -> Weights:
+    """What a server reads, in odd blocks."""
+    with open_weights(anchor) as start, open_weights(path) as file:
+        source = DeltaWeights(start, file, wire)
+        assert source.specs == start.specs
+        found = {}
+        for name, spec in source.specs.items():
+            flat = np.empty(spec.size, np.float32)
+            for at in range(0, spec.size, block):
+                source.read(name, at, flat[at : at + block])
+            found[name] = flat.reshape(spec.shape)
+    return found
+
+
+@settings(max_examples=200, deadline=None)
+@given(hnp.arrays(np.float32, st.integers(0, 50), elements=st.floats(width=32, allow_nan=False)))
+def test_bf16_is_that_of_torch(values):
+    expected = torch.from_numpy(values).to(torch.bfloat16)
+    np.testing.assert_array_equal(to_bf16(values), expected.view(torch.uint16).numpy())
+    np.testing.assert_array_equal(from_bf16(to_bf16(values)), expected.float().numpy())
+
+
+@settings(max_examples=100, deadline=None)
+@given(hnp.arrays(np.float32, st.tuples(st.integers(1, 4), st.integers(1, 9)), elements=st.floats(-1e6, 1e6, width=32)))
+def test_int8_is_within_half_a_level(rows):
+    levels, scales = to_int8(rows)
+    assert (np.abs(levels.astype(int)).max(axis=1)[scales > 0] == 127).all()
+    back = levels.astype(np.float64) * scales[:, None]
+    assert (np.abs(back - rows) <= 0.5000001 * scales[:, None] + 1e-44).all()
+
+
+@pytest.mark.parametrize(("wire", "bytes_a_value", "error"), [("bf16", 2, 2**-8), ("int8", 1, 0.5 / 127)])
+def test_server_reads_what_the_client_meant(tmp_path, wire, bytes_a_value, error):
+    old = random_weights(0)
+    new = moved(old, 1, 1e-2)
+    save_weights(tmp_path / "global", old)
+    with open_weights(tmp_path / "global") as anchor:
+        digest, size = save_deltas(tmp_path / "update", new, anchor, wire)
+    load_weights(tmp_path / "update", digest)
+    values = sum(w.size for w in old.values())
+    assert size == (tmp_path / "update").stat().st_size < bytes_a_value * values + 1500
+    found = read_back(tmp_path / "global", tmp_path / "update", wire)
+    for name, weights in new.items():
+        step = np.abs(weights - old[name])
+        bound = error * step if wire == "bf16" else error * step.max(axis=-1, keepdims=True, initial=0)
+        if wire == "int8" and weights.ndim != 2:
+            bound = np.full(weights.shape, error * step.max(initial=0))
+        assert (np.abs(found[name].astype(float) - weights) <= bound + 1e-7 * np.abs(weights)).all()
+    with open_weights(tmp_path / "update") as file:
+        assert dict(file.specs) == delta_specs({n: TensorSpec.of(w) for n, w in old.items()}, wire)
+
+
+def test_scales_are_those_of_rows(tmp_path):
+    old = {"w": np.zeros((2, 3), np.float32)}
+    new = {"w": np.array([[127, 1, -2], [1e-3, 0, 0]], np.float32)}
+    save_weights(tmp_path / "global", old)
+    with open_weights(tmp_path / "global") as anchor:
+        save_deltas(tmp_path / "update", new, anchor, "int8")
+    found = load_weights(tmp_path / "update")
+    np.testing.assert_array_equal(found["w"], [[127, 1, -2], [127, 0, 0]])
+    np.testing.assert_array_equal(found["w:scale"], np.array([1, 1e-3 / 127], np.float32))
+
+
+def test_what_rounding_loses_comes_with_the_next_step(tmp_path):
+    """Twenty rounds of int8 steps: what was read in all differs from what was meant by the last loss alone."""
+    old = random_weights(0, 0.0)
+    save_weights(tmp_path / "global", old)
+    meant, read, plain = (np.zeros(SHAPES["a.weight"]) for _ in range(3))
+    lost: Path | None = None
+    for number in range(20):
+        step = moved(old, 100 + number, 1e-2)
+        step["a.weight"][:, 0] = 1.0  # the rest of a row is rounded coarsely beside it
+        with open_weights(tmp_path / "global") as anchor:
+            save_deltas(tmp_path / "update", step, anchor, "int8", (lost, tmp_path / f"lost-{number}"))
+            save_deltas(tmp_path / "plain", step, anchor, "int8")
+        lost = tmp_path / f"lost-{number}"
+        meant += step["a.weight"]
+        read += read_back(tmp_path / "global", tmp_path / "update", "int8")["a.weight"]
+        plain += read_back(tmp_path / "global", tmp_path / "plain", "int8")["a.weight"]
+    assert lost is not None
+    np.testing.assert_allclose(read + load_weights(lost)["a.weight"], meant, atol=1e-5)
+    assert np.abs(read - meant).max() < 0.5 / 127 * 1.02
+    assert np.abs(plain - meant).max() > 2 * np.abs(read - meant).max()
+
+
+def test_same_step_and_same_loss_give_the_same_bytes(tmp_path):
+    old = random_weights(0)
+    save_weights(tmp_path / "global", old)
+    save_weights(tmp_path / "lost", random_weights(5, 1e-4))
+    with open_weights(tmp_path / "global") as anchor:
+        found = [
+            save_deltas(tmp_path / name, moved(old, 1, 1e-2), anchor, "int8", (tmp_path / "lost", tmp_path / "next"))
+            for name in ("first", "second")
+        ]
+    assert found[0] == found[1]
+    assert (tmp_path / "first").read_bytes() == (tmp_path / "second").read_bytes()
+
+
+def test_what_cannot_be_sent_so_is_told(tmp_path):
+    save_weights(tmp_path / "global", {"w": np.zeros(3, np.float32)})
+    save_weights(tmp_path / "half", {"w": np.zeros(3, np.float16)})
+    save_weights(tmp_path / "other", {"v": np.zeros(3, np.float32)})
+    with open_weights(tmp_path / "global") as anchor:
+        with pytest.raises(UpdateError, match="not finite"):
+            save_deltas(tmp_path / "new", {"w": np.array([0, np.nan, 0], np.float32)}, anchor, "bf16")
+        with pytest.raises(UpdateError, match="w is float64, expected float32"):
+            save_deltas(tmp_path / "new", {"w": np.zeros(3)}, anchor, "bf16")
+        lost = tmp_path / "other", tmp_path / "next"
+        with pytest.raises(CheckpointError, match="other tensors than are sent"):
+            save_deltas(tmp_path / "new", {"w": np.zeros(3, np.float32)}, anchor, "int8", lost)
+        assert not (tmp_path / "new").exists()
+        assert not (tmp_path / "next").exists()
+        save_deltas(tmp_path / "new", {"w": np.ones(3, np.float32)}, anchor, "int8")
+        with open_weights(tmp_path / "new") as file, pytest.raises(UpdateError, match="not those of bf16 steps"):
+            DeltaWeights(anchor, file, "bf16")
+    with (
+        open_weights(tmp_path / "half") as anchor,
+        open_weights(tmp_path / "new") as file,
+        pytest.raises(UpdateError, match="only float32 is sent in few bits"),
+    ):
+        DeltaWeights(anchor, file, "int8")

@@ -1,0 +1,178 @@
+"""Steps away from known weights in fewer bits: bf16, or int8 with one scale a row (Dettmers, arXiv 1511.04561).
+
+What a client sends is `update - global`, rounded to the nearest. A step is a hundred times smaller than a weight, and
+so is what rounding loses of it. int8 loses a percent, so what it lost is added to the client's next step before that
+is rounded (error feedback, arXiv 1901.09847): over the rounds nothing is lost.
+"""
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zk0.errors import CheckpointError, UpdateError
+from zk0.records import WireFormat
+from zk0.tensor_spec import TensorSpec
+from zk0.weights import Source, Weights, WeightsFile, open_weights, writing
+
+_SCALE = ":scale"
+_LEVELS = 127
+Array = NDArray[Any]
+
+
+def to_bf16(values: NDArray[np.float32]) -> NDArray[np.uint16]:
+    """The upper halves of float32 values, rounded to the nearest, ties to even.
+
+    >>> [hex(half) for half in to_bf16(np.array([1.0, 1.00390625, 1.01171875, -2.0], np.float32))]
+    ['0x3f80', '0x3f80', '0x3f82', '0xc000']
+    """
+    bits = values.view(np.uint32)
+    return ((bits + (0x7FFF + ((bits >> 16) & 1))) >> 16).astype(np.uint16)
+
+
+def from_bf16(halves: NDArray[np.uint16]) -> NDArray[np.float32]:
+    """float32 values of their upper halves.
+
+    >>> from_bf16(np.array([0x3F82], np.uint16))
+    array([1.015625], dtype=float32)
+    """
+    return (halves.astype(np.uint32) << 16).view(np.float32)
+
+
+def to_int8(rows: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Levels -127..127 (rows, n) and the scale of each row: the largest magnitude is 127 of it.
+
+    >>> levels, scales = to_int8(np.array([[1.27, -0.634], [0.0, 0.0]], np.float32))
+    >>> levels.tolist(), scales.round(4).tolist()
+    ([[127, -63], [0, 0]], [0.009999999776482582, 0.0])
+    """
+    scales = (np.abs(rows).max(axis=1, initial=0.0) / _LEVELS).astype(np.float32)
+    safe = np.where(scales > 0, scales, 1).astype(np.float32)
+    levels = np.clip(np.rint(rows / safe[:, None]), -_LEVELS, _LEVELS).astype(np.int8)
+    return levels, scales
+
+
+def delta_specs(specs: Mapping[str, TensorSpec], wire: WireFormat) -> dict[str, TensorSpec]:
+    """The tensors of a file that holds steps away from weights like these."""
+    if wire == "bf16":
+        return {name: TensorSpec("uint16", spec.shape) for name, spec in specs.items()}
+    levels = {name: TensorSpec("int8", spec.shape) for name, spec in specs.items()}
+    return levels | {name + _SCALE: TensorSpec("float32", (_rows(spec),)) for name, spec in specs.items()}
+
+
+def save_deltas(
+    path: Path, weights: Weights, anchor: Weights, wire: WireFormat, lost: tuple[Path | None, Path] | None = None
+) -> tuple[str, int]:
+    """Write `weights - anchor` in few bits, a tensor at a time; digest and bytes of the file.
+
+    `lost`: the file of what earlier rounding has lost (None: nothing yet), and where to write what is lost now.
+
+    Raises:
+        UpdateError: the weights are not float32, or not finite.
+        CheckpointError: the file of what was lost does not fit.
+    """
+    specs = {name: TensorSpec.of(weights[name]) for name in weights}
+    with ExitStack() as stack:
+        writer = stack.enter_context(writing(path, delta_specs(specs, wire)))
+        earlier = stack.enter_context(open_weights(lost[0])) if lost and lost[0] else None
+        if earlier is not None and earlier.specs != specs:
+            raise CheckpointError(f"{earlier.path}: holds other tensors than are sent; delete it to begin anew")
+        later = stack.enter_context(writing(lost[1], specs)) if lost else None
+        steps = _Steps(weights, anchor, earlier)
+        for name in writer.names:
+            if wire == "bf16":
+                writer.write(to_bf16(steps.of(name)))
+            elif name.endswith(_SCALE):
+                writer.write(to_int8(steps.rows(name.removesuffix(_SCALE)))[1])
+            else:
+                writer.write(to_int8(steps.rows(name))[0])
+        for name in later.names if later else ():
+            assert later is not None
+            later.write(steps.of(name) - _rounded(steps, name, wire))
+    return writer.digest, writer.bytes
+
+
+class DeltaWeights:
+    """The dense weights that steps in few bits lead to, read a block at a time; `specs` are those of `anchor`.
+
+    Raises:
+        UpdateError: the file does not hold steps away from such weights.
+    """
+
+    def __init__(self, anchor: Source, file: WeightsFile, wire: WireFormat) -> None:
+        expected = delta_specs(anchor.specs, wire)
+        if file.specs != expected:
+            names = sorted(n for n in file.specs.keys() | expected.keys() if file.specs.get(n) != expected.get(n))
+            name = names[0]
+            raise UpdateError(
+                f"{len(names)} tensors are not those of {wire} steps; first {name}: found "
+                f"{file.specs.get(name, 'nothing')}, expected {expected.get(name, 'nothing')}"
+            )
+        if wide := sorted(name for name, spec in anchor.specs.items() if spec.dtype != "float32"):
+            raise UpdateError(f"tensor {wide[0]} is {anchor.specs[wide[0]].dtype}; only float32 is sent in few bits")
+        self.specs = anchor.specs
+        self._anchor, self._file, self._wire = anchor, file, wire
+        self._scales = {n: file[n + _SCALE] for n in anchor.specs} if wire == "int8" else {}
+
+    def read(self, name: str, start: int, out: Array) -> None:
+        """Fill `out` (one dimension) with values `start`, `start + 1`, ... of anchor + step, summed in float32."""
+        self._anchor.read(name, start, out)
+        if self._wire == "bf16":
+            halves = np.empty(out.size, np.uint16)
+            self._file.read(name, start, halves)
+            out += from_bf16(halves)
+            return
+        levels = np.empty(out.size, np.int8)
+        self._file.read(name, start, levels)
+        out += levels * self._scale(name, start, out.size)
+
+    def _scale(self, name: str, start: int, count: int) -> NDArray[np.float32]:
+        """Of each value: that of its row."""
+        scales = self._scales[name]
+        columns = max(1, self.specs[name].size // scales.size)
+        first, last = start // columns, -(-(start + count) // columns)
+        skipped = start - first * columns
+        return np.repeat(scales[first:last], columns)[skipped : skipped + count]
+
+
+class _Steps:
+    """What a client has to say of each tensor, that which rounding has lost before included."""
+
+    def __init__(self, weights: Weights, anchor: Weights, earlier: Weights | None) -> None:
+        self._weights, self._anchor, self._earlier = weights, anchor, earlier
+        self._last: tuple[str, NDArray[np.float32]] = ("", np.empty(0, np.float32))
+
+    def of(self, name: str) -> NDArray[np.float32]:
+        if self._last[0] != name:
+            weights = self._weights[name]
+            if weights.dtype != np.float32:
+                raise UpdateError(f"tensor {name} is {weights.dtype}, expected float32: only that is sent in few bits")
+            step = np.asarray(weights - self._anchor[name])
+            if self._earlier is not None:
+                step = step + self._earlier[name]
+            if not np.isfinite(step).all():
+                raise UpdateError(f"tensor {name} holds numbers that are not finite")
+            self._last = name, step
+        return self._last[1]
+
+    def rows(self, name: str) -> NDArray[np.float32]:
+        step = self.of(name)
+        rows = _rows(TensorSpec.of(step))
+        return step.reshape(rows, step.size // max(1, rows))
+
+
+def _rounded(steps: _Steps, name: str, wire: WireFormat) -> NDArray[np.float32]:
+    """The step of a tensor as the server reads it."""
+    step = steps.of(name)
+    if wire == "bf16":
+        return from_bf16(to_bf16(step))
+    levels, scales = to_int8(steps.rows(name))
+    return (levels * scales[:, None]).reshape(step.shape)
+
+
+def _rows(spec: TensorSpec) -> int:
+    """Rows that have a scale each: output channels of a matrix, one of anything else."""
+    return spec.shape[0] if len(spec.shape) > 1 else 1
