@@ -26,7 +26,9 @@ SO101_JOINTS = (
     "gripper.pos",
 )
 TINY = "tiny"
-"""The policy that is built with no download."""
+"""The policy that is built with no download, from random weights."""
+BASE = "base"
+"""The small policy that ships with zk0: trained on simulated tasks, its encoder too."""
 DatasetUri = Annotated[str, Field(min_length=1, description="hf:user/name, user/name, local:/path or sim:task")]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=64)]
 
@@ -107,7 +109,8 @@ class PolicySettings(Record):
 
     path: str = Field(
         default="lerobot/smolvla_base",
-        description="Hub name or folder of a LeRobot SmolVLA policy; `tiny` builds a small one with no download",
+        description="Hub name or folder of a LeRobot SmolVLA policy; with no download: `tiny`, small and random, "
+        "or `base`, small and trained on a task of the simulator",
     )
     revision: str | None = None
 
@@ -403,7 +406,7 @@ class Session(Record):
 
         judges = tuple(moved(one) for one in self.evaluation.datasets)
         folder = (base / Path(self.policy.path).expanduser()).resolve()
-        is_folder = self.policy.path != TINY and folder.is_dir()
+        is_folder = self.policy.path not in (TINY, BASE) and folder.is_dir()
         return self.model_copy(
             update={
                 "clients": tuple(moved(one) for one in self.clients),

@@ -11,9 +11,8 @@ from zk0.report.figures import DASH, count, fixed, last_component, number, plus_
 from zk0.report.markdown import escaped, table
 from zk0.report.metrics import ordered
 from zk0.report.verdict import verdict
-from zk0.session import Session
+from zk0.session import BASE, TINY, Session
 
-TINY = "tiny"
 _HUB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}/[A-Za-z0-9][A-Za-z0-9_.-]{0,95}")
 
 
@@ -75,6 +74,8 @@ def _what(session: Session, members: Sequence[Member], last: RoundRecord) -> str
     frames = sum(m.train_frames for m in members)
     if session.policy.path == TINY:
         start = "a small, randomly initialised SmolVLA (`tiny`, for trying things out)"
+    elif session.policy.path == BASE:
+        start = "a small SmolVLA, starting from the one that ships with zk0 (`base`)"
     else:
         start = f"SmolVLA, starting from {_policy_name(session)}"
     return (
@@ -178,7 +179,7 @@ def _trained(session: Session) -> str:
 
 
 def _loading(session: Session) -> str:
-    if session.policy.path != TINY:
+    if session.policy.path not in (TINY, BASE):
         return """```python
 from lerobot.policies.factory import make_pre_post_processors
 from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy

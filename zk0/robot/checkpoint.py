@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from zk0.errors import PolicyError
-from zk0.robot.policy import VLM_FOLDER, read_config, read_policy, weights_file
+from zk0.robot.policy import VLM_FOLDER, read_config, read_policy, resolved, weights_file
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,12 @@ class SavedPolicy:
 
 
 def load_saved(path: str, device: str = "cpu") -> SavedPolicy:
-    """A SmolVLA policy folder of lerobot, or a name on the Hub.
+    """A SmolVLA policy folder of lerobot, a name on the Hub, or `base`.
 
     Raises:
         PolicyError: it or its processors cannot be loaded, it is not for six joints, or it would not unnormalise.
     """
+    path = resolved(path)
     with redirect_stdout(io.StringIO()):  # lerobot prints its progress
         config = read_config(path)
         policy = read_policy(path, config)

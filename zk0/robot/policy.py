@@ -18,11 +18,13 @@ from safetensors import SafetensorError, safe_open
 from zk0.errors import CheckpointError, PolicyError
 from zk0.records import ACTION, CAMERA_PREFIX, STATE, Moments, PolicyRecipe, Statistics
 from zk0.robot.tiny import tiny_config, write_tiny_vlm
-from zk0.session import TINY
+from zk0.session import BASE, TINY
 
 PEFT_NAME = ".default."
 """What peft puts into the names of an adapter's parameters, and leaves out of its files."""
 WEIGHTS = "model.safetensors"
+SHIPPED = Path(__file__).parent / "base_policy"
+"""The folder of the policy `base`."""
 VLM_FOLDER = "vlm"
 """Where a saved tiny policy keeps its tokenizer and configuration, relative to its own folder."""
 
@@ -30,7 +32,7 @@ VLM_FOLDER = "vlm"
 def build_policy(recipe: PolicyRecipe, cache: Path, device: str = "cpu") -> Any:
     """A SmolVLAPolicy in which only the action expert and the projections are trained, in fp32.
 
-    `path` is a Hub name, a folder (of lerobot, or saved here) or `tiny`. Building does not disturb the
+    `path` is a Hub name, a folder (of lerobot, or saved here), `tiny` or `base`. Building does not disturb the
     global random state.
 
     Raises:
@@ -75,10 +77,16 @@ def _tiny(recipe: PolicyRecipe, cache: Path) -> Any:
 
 
 def _pretrained(recipe: PolicyRecipe) -> Any:
-    config = read_config(recipe.path, recipe.revision)
+    path = resolved(recipe.path)
+    config = read_config(path, recipe.revision)
     image = next((f.shape[-2:] for f in config.image_features.values()), (480, 640))
     config.input_features, config.output_features = _features(recipe, image)
-    return read_policy(recipe.path, config, recipe.revision)
+    return read_policy(path, config, recipe.revision)
+
+
+def resolved(path: str) -> str:
+    """The folder of `base`; any other name or folder as it is."""
+    return str(SHIPPED) if path == BASE else path
 
 
 def read_config(path: str, revision: str | None = None) -> Any:
@@ -123,7 +131,7 @@ def read_policy(path: str, config: Any, revision: str | None = None) -> Any:
 def _unloadable(path: str, error: Exception) -> PolicyError:
     return PolicyError(
         f"{path}: cannot be loaded ({type(error).__name__}: {_first_line(error)}); "
-        "expected `tiny`, a folder saved by lerobot, or a name on the Hub that can be reached"
+        "expected `tiny`, `base`, a folder saved by lerobot, or a name on the Hub that can be reached"
     )
 
 

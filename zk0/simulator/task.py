@@ -72,6 +72,10 @@ _TASKS = (
     _lift("red"),
     _lift("green"),
     _stack("red", "blue"),
+    _lift("yellow"),
+    _lift("white"),
+    _lift("blue"),
+    _lift("purple"),
 )
 TASKS: Mapping[str, SimulatedTask] = MappingProxyType({task.name: task for task in _TASKS})
 
