@@ -18,6 +18,7 @@ from tasks.logs import session_logs
 from zk0 import merkle
 from zk0.errors import SettingsError
 from zk0.folder import SessionFolder
+from zk0.participation import with_participants
 from zk0.records import Checkpoint, ClientEvaluation, Evaluation, Rollout, RoundRecord
 from zk0.schedule import decide
 from zk0.session import Session, load_session
@@ -152,8 +153,9 @@ def federated_round(
     number: int, session: Session, folder: str, ground: "Ground", history: tuple[RoundRecord, ...], progress: UUID
 ) -> tuple[RoundRecord, ...]:
     """Decide, train, average, judge, keep, record: after the last step the round is finished, before it nothing is."""
-    started, seconds, ground = perf_counter(), dict[str, float](), untracked(ground)
-    before, decision = history[-1].checkpoint, decide(session, history)
+    started, seconds, before = perf_counter(), dict[str, float](), history[-1].checkpoint
+    decision = with_participants(decide(session, history), session, [member.client for member in ground.members])
+    ground = untracked(ground)
     say(f"round {number} of {session.rounds}: {decision.reason}")
     with rounds.timed(seconds, "train"):
         retried = rounds.train_clients.with_options(retries=session.federation.round_retries, retry_delay_seconds=2)

@@ -83,12 +83,13 @@ def start_policy(session: Session, folder: str, history: Sequence[RoundRecord]) 
 
 @task(task_run_name="train round {decision.round}", cache_policy=NO_CACHE, retry_condition_fn=is_transient)
 def train_clients(session: Session, folder: str, ground: "Ground", before: Checkpoint, decision: Decision) -> Trained:
-    """Every client trains from the global weights; called again, only those without an answer are asked."""
+    """Who takes part trains from the global weights; called again, only those without an answer are asked."""
     from zk0.federation.open import federation
     from zk0.federation.quarantine import without_outliers
 
     here = SessionFolder(Path(folder))
-    plans = [plan_for(client.client, session, here.name, ground, before, decision) for client in ground.members]
+    names = [member.client for member in ground.members] if decision.clients is None else decision.clients
+    plans = [plan_for(name, session, here.name, ground, before, decision) for name in names]
 
     def on_update(client: str) -> None:
         tell(Event(kind="client", client=client, round=decision.round))

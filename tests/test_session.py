@@ -169,7 +169,7 @@ class TestFiles:
     def test_every_session_file_is_one(self, file: Path) -> None:
         session = load_session(file)
         assert session.name == file.stem
-        assert len(session.members()) >= session.federation.min_updates
+        assert len(session.members()) >= session.federation.min_updates or session.federation.engine == "deployment"
         assert session.judges()
 
     @pytest.mark.parametrize("file", sorted((ROOT / "deployments/sessions").glob("*.toml")), ids=lambda f: f.stem)

@@ -125,6 +125,8 @@ class Decision(Record):
     """Product of the global adjustments so far; `lr` already contains it."""
     client_lr_factors: dict[str, float] = {}
     """Only clients whose factor is not 1."""
+    clients: tuple[str, ...] | None = None
+    """Who takes part; None: everybody."""
     reason: str
 
 

@@ -200,6 +200,12 @@ class FederationSettings(Record):
     engine: Literal["local", "ray", "deployment"] = "local"
     workers: int = Field(default=2, ge=0, description="worker processes; 0 runs clients in this process (local only)")
     min_updates: int = Field(default=2, ge=1, description="good updates that a round needs")
+    fraction_fit: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="share of the clients that train in a round, drawn anew for each; never fewer than min_updates",
+    )
     round_timeout_seconds: float = Field(default=3600.0, gt=0)
     round_retries: int = Field(default=1, ge=0)
     wire: WireFormat = Field(
