@@ -1,10 +1,15 @@
 import os
+import signal
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
+from flwr.app import ConfigRecord, RecordDict
 
 from zk0.records import Checkpoint, Decision, Member, PolicyRecipe, Statistics, Update
 from zk0.session import EvaluationPlan, RoundPlan, Session, parse_session, terms_of
@@ -30,6 +35,20 @@ def session_of(recordings: dict[str, Path], kept: Path) -> Callable[..., Session
         for table, settings in changes.items():
             values = values | {table: {**values.get(table, {}), **settings} if isinstance(settings, dict) else settings}
         return parse_session(values, "test")
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def nodes_of() -> Callable[[Session, Path], list[dict[str, Any]]]:
+    """Node configurations of a session's clients, with their scratch in a folder."""
+
+    def make(session: Session, folder: Path) -> list[dict[str, Any]]:
+        cache = session.cache_dir
+        return [
+            {"client": c.model_dump_json(), "scratch": str(folder / "clients" / c.name), "cache": cache}
+            for c in session.members()
+        ]
 
     return make
 
@@ -92,22 +111,17 @@ class Drive:
         return Decision(round=self.history[-1].round + 1, lr=self.session.training.lr, mu=0.01, reason="by hand")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def drive() -> type[Drive]:
     return Drive
 
 
-@pytest.fixture(scope="session")
-def drive_of() -> type[Drive]:
-    return Drive
-
-
-def _workers() -> dict[int, int]:
-    """Process id -> parent of every worker process alive on this machine."""
+def _alive(mark: bytes) -> dict[int, int]:
+    """Process id -> parent of every process alive on this machine whose command line holds `mark`."""
     found = {}
     for entry in Path("/proc").iterdir():
         try:
-            if not entry.name.isdigit() or b"zk0.federation.worker" not in (entry / "cmdline").read_bytes():
+            if not entry.name.isdigit() or mark not in (entry / "cmdline").read_bytes():
                 continue
             state, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
         except OSError:  # it ended meanwhile
@@ -117,12 +131,32 @@ def _workers() -> dict[int, int]:
     return found
 
 
+def _parent(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0
+
+
+def _is_mine(pid: int) -> bool:
+    while pid > 1:
+        if (pid := _parent(pid)) == os.getpid():
+            return True
+    return False
+
+
+def _mine() -> list[int]:
+    """Fork servers and workers that this process has started, itself or through Ray."""
+    return [pid for pid in _alive(b"zk0.federation.worker") if _is_mine(pid)]
+
+
 @pytest.fixture
 def my_workers() -> Iterator[Callable[[], list[int]]]:
-    """Worker processes that this process has started; none may be left when the test is over."""
+    """Processes of clients that this test has started; none may be left when it is over."""
+    before = _mine()
 
     def mine() -> list[int]:
-        return [worker for worker, parent in _workers().items() if parent == os.getpid()]
+        return [pid for pid in _mine() if pid not in before]
 
     yield mine
     assert mine() == []
@@ -130,7 +164,8 @@ def my_workers() -> Iterator[Callable[[], list[int]]]:
 
 @pytest.fixture
 def workers() -> Callable[[], dict[int, int]]:
-    return _workers
+    """Of all processes of clients on this machine, with their parents."""
+    return lambda: _alive(b"zk0.federation.worker")
 
 
 def descendants(pid: int) -> set[int]:
@@ -211,3 +246,89 @@ def deploy(session_of: Callable[..., Session], recordings: dict[str, Path], kept
         return started
 
     return start
+
+
+Listener = Callable[[str, int, int, int, str], None]
+
+
+@dataclass
+class Engine:
+    """A warm engine with one process for the clients a, b and c, shared by many tests."""
+
+    name: str
+    session: Session
+    folder: Path
+    grid: Any
+    nodes_file: Path | None
+    listeners: list[Listener] = field(default_factory=list)
+
+    def federation(self, timeout_seconds: float = 240, grid: Any = None) -> Any:
+        """A federation of one's own on it; `grid` stands between, if it is given."""
+        from zk0.federation.collect import Federation
+
+        return Federation(grid or self.grid, ("a", "b", "c"), timeout_seconds, self.nodes_file)
+
+    def processes(self) -> set[int]:
+        """Its fork server and workers; Ray's stand under an actor, the local ones under this process."""
+        alive = _alive(b"zk0.federation.worker")
+        mine = {pid for pid in alive if _is_mine(pid)}
+        servers = {pid for pid in mine if alive[pid] not in mine}
+        servers = {pid for pid in servers if (alive[pid] == os.getpid()) == (self.name == "local")}
+        return servers | {pid for pid in mine if alive[pid] in servers}
+
+    def worker(self) -> int:
+        """The process that trains now."""
+        alive, mine = _alive(b"zk0.federation.worker"), self.processes()
+        (found,) = [pid for pid in mine if alive.get(pid) in mine]
+        return found
+
+    def actor(self) -> int:
+        """The Ray actor above it."""
+        return _parent(_parent(self.worker()))
+
+    def log(self, client: str) -> str:
+        """What a client has logged so far."""
+        return (self.folder / "clients" / client / "client.log").read_text(encoding="utf-8")
+
+
+@contextmanager
+def _opened(name: str, session: Session, folder: Path) -> Iterator[Engine]:
+    """An engine that is closed while a client hangs: nothing may wait for it, and no process may be left."""
+    from zk0.federation.open import open_federation
+    from zk0.session import terms_of
+
+    listeners: list[Listener] = []
+    with open_federation(session, name, folder, lambda *step: [tell(*step) for tell in listeners]) as found:
+        engine = Engine(name, session, folder, found._grid, found._nodes_file, listeners)
+        yield engine
+        engine.federation().join(terms_of(session, "last"))
+        os.kill(engine.worker(), signal.SIGSTOP)
+        node = next(iter(engine.grid.get_nodes())).node_id
+        question = RecordDict({"config": ConfigRecord({"terms": ""})})
+        engine.grid.push_messages([engine.grid.make_message(question, node, "query", 600, "hangs")])
+        time.sleep(1)
+        mine = engine.processes()
+    assert not mine & _alive(b"zk0.federation.worker").keys()
+    assert name == "local" or "zk0-ray" not in {t.name for t in threading.enumerate()}
+
+
+@pytest.fixture(scope="session")
+def local_engine(session_of: Callable[..., Session], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    """The local engine, started once."""
+    session = session_of(federation={"engine": "local", "workers": 1})
+    with _opened("local", session, tmp_path_factory.mktemp("local")) as engine:
+        yield engine
+
+
+@pytest.fixture(scope="session")
+def ray_engine(session_of: Callable[..., Session], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    """The Ray engine, started once: there is one Ray a process."""
+    session = session_of(federation={"engine": "ray", "workers": 1})
+    with _opened("ray", session, tmp_path_factory.mktemp("ray")) as engine:
+        yield engine
+
+
+@pytest.fixture(scope="module", params=["local", "ray"])
+def engine(request: pytest.FixtureRequest) -> Engine:
+    """Every engine."""
+    return request.getfixturevalue(f"{request.param}_engine")

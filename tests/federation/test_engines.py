@@ -11,13 +11,6 @@ import pytest
 from zk0.session import Session
 from zk0.weights import load_weights
 
-
-@pytest.fixture(scope="module")
-def in_this_process() -> dict[str, list[str]]:
-    """Digests of the session that ran without any engine's processes, once it did."""
-    return {}
-
-
 STEPS = {(c, r, s, 3) for c in "abc" for r in (1, 2) for s in (1, 2, 3)} | {(c, 3, 1, 1) for c in "abc"}
 
 
@@ -94,70 +87,98 @@ def everything_sent_is_noted(folder: Path) -> None:
 
 
 def digests(session: Session, folder: Path, drive: type, on_step: Any = None) -> list[str]:
-    """Two rounds; the digest of the start and of each round, and what the clients say of the last one."""
+    """Of a session on an engine of its own."""
     from zk0.federation.open import open_federation
 
-    driven = drive(session, folder)
     with open_federation(session, "mini", folder, on_step) as federation:
-        driven.begin(federation)
-        for _ in range(2):
-            collected = driven.train(federation)
-            assert collected.refusals == ()
-            assert [u.client for u in collected.updates] == ["a", "b", "c"]
-            driven.average(collected.updates)
-        driven.updates = collected.updates
-        receipts_prove_what_was_sent(driven, federation, lagging_client_is_boosted(driven, federation))
-        judged = driven.evaluate(federation)
+        return digests_on(federation, drive(session, folder))
+
+
+def digests_on(federation: Any, driven: Any) -> list[str]:
+    """Two rounds; the digest of the start and of each round, and what the clients say of the last one."""
+    driven.begin(federation)
+    for _ in range(2):
+        collected = driven.train(federation)
+        assert collected.refusals == ()
+        assert [u.client for u in collected.updates] == ["a", "b", "c"]
+        driven.average(collected.updates)
+    driven.updates = collected.updates
+    receipts_prove_what_was_sent(driven, federation, lagging_client_is_boosted(driven, federation))
+    judged = driven.evaluate(federation)
     assert judged.refusals == ()
     assert [s.client for s in judged.scores] == ["a", "b", "c"]
     return [*(checkpoint.digest for checkpoint in driven.history), *(s.model_dump_json() for s in judged.scores)]
 
 
-@pytest.mark.parametrize("engine", ["local", "ray"])
-def test_every_engine_ends_with_the_same_digest(
-    engine: str,
+class Steps(set[tuple[str, int, int, int]]):
+    """Optimizer steps that were told."""
+
+    def listen(self, client: str, round_number: int, step: int, of: int, work: str) -> None:
+        if work == "train":
+            self.add((client, round_number, step, of))
+
+
+@pytest.fixture(scope="module")
+def in_this_process(
+    session_of: Callable[..., Session], drive: type, tmp_path_factory: pytest.TempPathFactory
+) -> list[str]:
+    """Digests of the session without any engine's processes."""
+    steps = Steps()
+    found = digests(session_of(), tmp_path_factory.mktemp("here"), drive, steps.listen)
+    assert steps == STEPS
+    assert len(set(found)) == 6
+    return found
+
+
+def test_two_local_workers_end_with_the_same_digest(
     session_of: Callable[..., Session],
     drive: type,
     tmp_path: Path,
-    in_this_process: dict[str, list[str]],
+    in_this_process: list[str],
     my_workers: Callable[[], list[int]],
 ) -> None:
-    steps: set[tuple[str, int, int, int]] = set()
+    steps, session = Steps(), session_of(federation={"workers": 2})
+    assert digests(session, tmp_path, drive, steps.listen) == in_this_process
+    assert steps == STEPS
+    logs = [(tmp_path / f"server/worker-{i}.log").read_text() for i in (0, 1)]
+    assert sum(log.count("step 3/3") for log in logs) == 6
+    all_is_there(tmp_path)
 
-    def on_step(client: str, round_number: int, step: int, of: int, work: str) -> None:
-        if work == "train":
-            steps.add((client, round_number, step, of))
 
-    if not in_this_process:
-        in_this_process["digests"] = digests(session_of(), tmp_path / "here", drive, on_step)
-        assert steps == STEPS
-    wanted = in_this_process["digests"]
-    assert len(set(wanted)) == 6
-    steps.clear()
-    session = session_of(federation={"engine": engine, "workers": 2})
-    assert digests(session, tmp_path / "there", drive, on_step) == wanted
-    if engine == "local":
-        assert steps == STEPS
-        logs = [(tmp_path / f"there/server/worker-{i}.log").read_text() for i in (0, 1)]
-        assert all("step 3/3" in log for log in logs)
-    everything_sent_is_noted(tmp_path / "there")
+def test_ray_ends_with_the_same_digest(
+    ray_engine: Any, nodes_of: Callable, drive: type, tmp_path: Path, in_this_process: list[str]
+) -> None:
+    from zk0.federation.collect import Federation
+
+    steps, nodes = Steps(), tmp_path / "nodes.json"
+    nodes.write_text(json.dumps(nodes_of(ray_engine.session, tmp_path)))
+    ray_engine.listeners.append(steps.listen)
+    found = digests_on(Federation(ray_engine.grid, "abc", 240, nodes), drive(ray_engine.session, tmp_path))
+    ray_engine.listeners.remove(steps.listen)
+    assert found == in_this_process
+    assert steps == STEPS
+    all_is_there(tmp_path)
+
+
+def all_is_there(folder: Path) -> None:
+    """What clients leave behind."""
+    everything_sent_is_noted(folder)
     for client in "abc":
-        log = (tmp_path / f"there/clients/{client}/client.log").read_text()
+        log = (folder / f"clients/{client}/client.log").read_text()
         assert log.count(f"{client}: round 2 step 3/3") == 1
         assert {line.split(" - ")[1].split(":")[0] for line in log.splitlines()} == {client}
-        assert sorted(p.name for p in (tmp_path / f"there/clients/{client}").glob("round_*.json")) == [
+        assert sorted(p.name for p in (folder / f"clients/{client}").glob("round_*.json")) == [
             "round_1.json",
             "round_2.json",
             "round_3.json",
         ]
-        assert len(list((tmp_path / f"there/clients/{client}/updates").glob("*.safetensors"))) == 1
+        assert len(list((folder / f"clients/{client}/updates").glob("*.safetensors"))) == 1
 
 
 def test_the_order_of_clients_changes_no_bit(
-    session_of: Callable[..., Session], drive: type, tmp_path: Path, in_this_process: dict[str, list[str]]
+    session_of: Callable[..., Session], drive: type, tmp_path: Path, in_this_process: list[str]
 ) -> None:
-    wanted = in_this_process.get("digests") or digests(session_of(), tmp_path / "here", drive)
-    assert digests(session_of(("c", "a", "b")), tmp_path / "there", drive) == wanted
+    assert digests(session_of(("c", "a", "b")), tmp_path, drive) == in_this_process
 
 
 def test_an_answer_that_cannot_be_noted_does_not_leave(

@@ -1,6 +1,5 @@
 """What a fault costs: one reply. Killed, hung and raising clients, and answers that are wrong."""
 
-import json
 import os
 import re
 import shutil
@@ -8,11 +7,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from zk0.errors import FederationError
@@ -25,19 +23,14 @@ import sys, time
 from pathlib import Path
 from zk0.federation.local import LocalGrid
 with LocalGrid([], 2, Path(sys.argv[1])) as grid:
-    while not all(w._process for w in grid._workers):
+    while grid._server._process is None:
         time.sleep(0.05)
-    print(*(w._process.pid for w in grid._workers), flush=True)
+    print(grid._server._process.pid, flush=True)
+    for worker in grid._workers if len(sys.argv) == 3 else []:
+        worker._ready()
+        print(worker._pid, flush=True)
     time.sleep(600)
 """
-
-
-def nodes_of(session: Session, folder: Path) -> list[dict[str, Any]]:
-    cache = session.cache_dir
-    return [
-        {"client": c.model_dump_json(), "scratch": str(folder / "clients" / c.name), "cache": cache}
-        for c in session.members()
-    ]
 
 
 def until(holds: Callable[[], bool], seconds: float = 30) -> bool:
@@ -49,57 +42,143 @@ def until(holds: Callable[[], bool], seconds: float = 30) -> bool:
     return True
 
 
-def test_a_killed_and_a_hung_worker_cost_one_reply(
-    session_of: Callable[..., Session], drive: type, tmp_path: Path, my_workers: Callable[[], list[int]]
-) -> None:
-    session = session_of(("a", "b"))
-    ends: list[tuple[str, int, int]] = [("a", 1, signal.SIGKILL), ("a", 2, signal.SIGSTOP)]
+STEPS = {"local_steps": 40, "log_every_steps": 40}
+"""Long enough to be caught in the middle, one log line a round."""
 
-    def on_step(client: str, round_number: int, step: int, steps: int, work: str) -> None:
-        if step == 2 and ends and (client, round_number) == ends[0][:2]:
-            os.kill(my_workers()[0], ends.pop(0)[2])
 
-    with LocalGrid(nodes_of(session, tmp_path), 1, tmp_path / "server", on_step) as grid:
-        federation, driven = Federation(grid, ("a", "b"), 240), drive(session, tmp_path)
+def longer(session: Session) -> Any:
+    return session.training.model_copy(update=STEPS)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(session_of: Callable[..., Session], drive: type, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The digest after one round that nothing happened in."""
+    folder = tmp_path_factory.mktemp("calm")
+    driven = drive(session_of(), folder)
+    from zk0.federation.open import open_federation
+
+    with open_federation(driven.session, "calm", folder) as federation:
         driven.begin(federation)
-        (first,) = my_workers()
+        return driven.average(driven.train(federation, training=longer(driven.session)).updates).digest
 
-        found = driven.train(federation)
-        assert [u.client for u in found.updates] == ["b"]
-        assert [(r.client, r.reason) for r in found.refusals] == [("a", "the worker ended with -9; see worker-0.log")]
-        (second,) = my_workers()
-        assert second != first
 
-        kept = (driven.spool() / "b.safetensors").stat()
-        trained = (tmp_path / "clients/b/round_1.json").stat()
-        told: list[str] = []
-        again = driven.train(federation, told.append)
-        assert [u.client for u in again.updates] == ["a", "b"]
-        assert again.refusals == ()
-        assert sorted(told) == ["a", "b"]
-        assert (driven.spool() / "b.safetensors").stat().st_mtime_ns == kept.st_mtime_ns
-        assert (tmp_path / "clients/b/round_1.json").stat().st_mtime_ns == trained.st_mtime_ns
-        assert my_workers() == [second]
-        driven.average(again.updates)
+class Disturbed:
+    """A round on a warm engine in which something happens at a step of one client."""
 
-        hasty = Federation(grid, ("a", "b"), 5)
-        hasty.join(terms_of(session, "mini"))
-        began = time.monotonic()
-        hung = driven.train(hasty)
-        assert time.monotonic() - began < 60
-        reasons = [(r.client, r.reason) for r in hung.refusals]
-        assert reasons == [("a", "no answer within 5 s"), ("b", "no answer within 5 s")]
-        assert hung.updates == ()
-        assert not ends
-        assert until(lambda: second not in my_workers())
-        assert not (tmp_path / "clients/b/round_2.json").exists()
-        time.sleep(0.2)
-        assert not (tmp_path / "clients/b/round_2.json").exists()
-    assert my_workers() == []
+    def __init__(self, engine: Any, drive: type, folder: Path) -> None:
+        self.engine, self.name = engine, folder.name
+        self.driven = drive(engine.session, folder, self.name)
+        self.federation = engine.federation()
+        self.driven.begin(self.federation)
+        self.before = {client: engine.log(client) for client in "abc"}
+
+    def round(self, at_step: Callable[[], Any] | None = None, timeout_seconds: float | None = None) -> Any:
+        """Train; `at_step` is called once, in the tenth step of client a."""
+        left, federation = [at_step] if at_step else [], self.federation
+        if timeout_seconds is not None:
+            federation = self.engine.federation(timeout_seconds)
+            federation.join(terms_of(self.engine.session, self.name))
+
+        def on_step(client: str, round_number: int, step: int, steps: int, work: str) -> None:
+            if (client, work) == ("a", "train") and step >= 10 and left:
+                left.pop()()
+
+        self.engine.listeners.append(on_step)
+        try:
+            return self.driven.train(federation, training=longer(self.engine.session))
+        finally:
+            self.engine.listeners.remove(on_step)
+            assert not left
+
+    def trainings(self) -> dict[str, tuple[int, int]]:
+        """How often each client has begun to train since, and how often it came to the last step."""
+        new = {client: self.engine.log(client).removeprefix(text) for client, text in self.before.items()}
+        return {c: (text.count(": round 1 from "), text.count(": round 1 step 40/40")) for c, text in new.items()}
+
+    def digest(self, found: Any) -> str:
+        assert [u.client for u in found.updates] == ["a", "b", "c"]
+        return self.driven.average(found.updates).digest
+
+
+@pytest.fixture
+def disturbed(engine: Any, drive: type, tmp_path: Path) -> Disturbed:
+    return Disturbed(engine, drive, tmp_path)
+
+
+def refused(found: Any) -> list[tuple[str, str]]:
+    return [(r.client, r.reason) for r in found.refusals]
+
+
+def test_a_client_that_raises(disturbed: Disturbed, undisturbed: str) -> None:
+    """Where its updates belong lies a file: it trains and cannot keep what it trained."""
+    engine, process = disturbed.engine, disturbed.engine.worker()
+    updates = engine.folder / "clients/a/updates"
+    shutil.rmtree(updates, ignore_errors=True)
+    updates.touch()
+    found = disturbed.round()
+    updates.unlink()
+    assert [u.client for u in found.updates] == ["b", "c"]
+    ((client, reason),) = refused(found)
+    assert client == "a"
+    assert re.fullmatch(r"FileExistsError: .*clients/a/updates.*; see the client's log", reason)
+    assert "Traceback" in engine.log("a").removeprefix(disturbed.before["a"])
+
+    again = disturbed.round()
+    assert refused(again) == []
+    assert [(r.client, r.reason) for r in again.all_refusals] == refused(found)
+    assert disturbed.trainings() == {"a": (2, 2), "b": (1, 1), "c": (1, 1)}
+    assert disturbed.digest(again) == undisturbed
+    assert engine.worker() == process
+
+
+def test_a_client_that_is_killed(disturbed: Disturbed, undisturbed: str) -> None:
+    engine, process = disturbed.engine, disturbed.engine.worker()
+    found = disturbed.round(lambda: os.kill(process, signal.SIGKILL))
+    assert [u.client for u in found.updates] == ["b", "c"]
+    assert refused(found) == [("a", "its process was ended by SIGKILL (out of memory?); see worker-0.log")]
+    assert engine.worker() != process
+
+    kept = {name: (disturbed.driven.spool() / f"{name}.safetensors").stat().st_mtime_ns for name in "bc"}
+    again = disturbed.round()
+    assert {name: (disturbed.driven.spool() / f"{name}.safetensors").stat().st_mtime_ns for name in "bc"} == kept
+    assert refused(again) == []
+    assert disturbed.trainings()["a"][0] == 2
+    assert all(disturbed.trainings()[name] == (1, 1) for name in "bc")
+    assert disturbed.digest(again) == undisturbed
+
+
+def test_a_client_that_hangs(disturbed: Disturbed, undisturbed: str) -> None:
+    """It is killed when the time is over; those that waited behind it train in the next attempt, once."""
+    process = disturbed.engine.worker()
+    found = disturbed.round(lambda: os.kill(process, signal.SIGSTOP), timeout_seconds=8)
+    assert ("a", "no answer within 8 s") in refused(found)
+    assert until(lambda: not Path(f"/proc/{process}/cmdline").is_file())
+
+    again = disturbed.round()
+    assert refused(again) == []
+    assert disturbed.trainings()["a"][0] == 2
+    assert all(disturbed.trainings()[name] == (1, 1) for name in "bc")
+    assert disturbed.digest(again) == undisturbed
+
+
+@pytest.mark.slow
+def test_what_holds_the_processes_is_killed(disturbed: Disturbed, undisturbed: str, workers: Callable) -> None:
+    """The fork server, or the Ray actor above it: Ray asks again at once, the local engine in the next attempt."""
+    engine, process = disturbed.engine, disturbed.engine.worker()
+    above = engine.actor() if engine.name == "ray" else workers()[process]
+    found = disturbed.round(lambda: os.kill(above, signal.SIGKILL))
+    assert until(lambda: not Path(f"/proc/{process}/cmdline").is_file())
+    if engine.name == "local":
+        assert refused(found) == [("a", "its process ended; see worker-0.log")]
+        found = disturbed.round()
+    assert refused(found) == []
+    assert disturbed.trainings()["a"][0] == 2
+    assert all(disturbed.trainings()[name] == (1, 1) for name in "bc")
+    assert disturbed.digest(found) == undisturbed
 
 
 def test_a_fault_of_the_client_itself_is_a_refusal_with_its_text(
-    session_of: Callable[..., Session], tmp_path: Path
+    session_of: Callable[..., Session], nodes_of: Callable, tmp_path: Path
 ) -> None:
     session = session_of(("a", "b"))
     (tmp_path / "clients").mkdir()
@@ -113,15 +192,20 @@ def test_a_fault_of_the_client_itself_is_a_refusal_with_its_text(
     assert "clients/b" in str(found.value)
 
 
-def test_workers_die_with_the_process_that_started_them(tmp_path: Path, workers: Callable[[], dict[int, int]]) -> None:
-    driver = subprocess.Popen([sys.executable, "-c", DRIVER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
-    assert driver.stdout is not None
-    started = {int(pid) for pid in driver.stdout.readline().split()}
-    assert len(started) == 2
-    assert started <= workers().keys()
-    driver.kill()
-    driver.wait()
-    assert until(lambda: not started & workers().keys())
+def test_processes_die_with_the_one_that_started_them(tmp_path: Path, workers: Callable[[], dict[int, int]]) -> None:
+    """The fork server while it imports; then with two workers, one of which hangs."""
+    for ready in ([], ["ready"]):
+        command = [sys.executable, "-c", DRIVER, str(tmp_path), *ready]
+        driver = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert driver.stdout is not None
+        started = {int(driver.stdout.readline()) for _ in range(1 + 2 * len(ready))}
+        assert started <= workers().keys()
+        if ready:
+            os.kill(max(started), signal.SIGSTOP)
+        driver.kill()
+        driver.wait()
+        driver.stdout.close()
+        assert until(lambda gone=started: not gone & workers().keys())
 
 
 def test_a_grid_that_is_closed_at_once_leaves_nothing(tmp_path: Path, my_workers: Callable[[], list[int]]) -> None:
@@ -131,15 +215,20 @@ def test_a_grid_that_is_closed_at_once_leaves_nothing(tmp_path: Path, my_workers
         assert my_workers() == []
 
 
+@pytest.fixture
+def join(nodes_of: Callable, tmp_path: Path) -> Callable[[Session], Any]:
+    def joined(session: Session) -> Any:
+        with LocalGrid(nodes_of(session, tmp_path), 0, tmp_path / "server") as grid:
+            return Federation(grid, [c.name for c in session.members()], 60).join(terms_of(session, "mini"))
+
+    return joined
+
+
 class TestJoining:
     """Clients that may not take part: each is named, with what to do."""
 
-    def join(self, session: Session, folder: Path) -> Any:
-        with LocalGrid(nodes_of(session, folder), 0, folder / "server") as grid:
-            return Federation(grid, [c.name for c in session.members()], 60).join(terms_of(session, "mini"))
-
-    def test_members_come_in_the_order_of_the_session(self, session_of: Callable[..., Session], tmp_path: Path) -> None:
-        members = self.join(session_of(("c", "a")), tmp_path)
+    def test_members_come_in_the_order_of_the_session(self, session_of: Callable[..., Session], join: Callable) -> None:
+        members = join(session_of(("c", "a")))
         assert [m.client for m in members] == ["c", "a"]
         assert [m.train_frames for m in members] == [24, 27]
         assert all(m.report.root == "" for m in members)
@@ -149,6 +238,7 @@ class TestJoining:
         session_of: Callable[..., Session],
         recordings: dict[str, Path],
         record: Callable[..., Path],
+        join: Callable,
         tmp_path: Path,
     ) -> None:
         record(tmp_path / "one-camera", 11, (6, 6), ("wrist",))
@@ -156,13 +246,13 @@ class TestJoining:
         values["clients"][1]["dataset"] = f"local:{tmp_path}/nothing"
         values["clients"][2]["dataset"] = f"local:{tmp_path}/one-camera"
         with pytest.raises(FederationError, match=r"2 of 3 clients cannot take part") as found:
-            self.join(parse_session(values, "test"), tmp_path)
+            join(parse_session(values, "test"))
         assert "no LeRobot data set at" in str(found.value)
         assert "overhead" in str(found.value)
         assert "\n" not in str(found.value)
 
     def test_a_client_that_never_joined_cannot_train(
-        self, session_of: Callable[..., Session], drive: type, tmp_path: Path
+        self, session_of: Callable[..., Session], nodes_of: Callable, drive: type, tmp_path: Path
     ) -> None:
         session = session_of(("a", "b"))
         with LocalGrid(nodes_of(session, tmp_path), 0, tmp_path / "server") as grid:
@@ -171,272 +261,13 @@ class TestJoining:
             with pytest.raises(FederationError, match="a: has not joined"):
                 driven.train(Federation(grid, ("a", "b"), 60))
 
-    def test_too_few_nodes(self, session_of: Callable[..., Session], tmp_path: Path) -> None:
+    def test_too_few_nodes(self, session_of: Callable[..., Session], nodes_of: Callable, tmp_path: Path) -> None:
         session = session_of(("a", "b"))
         with (
             LocalGrid(nodes_of(session, tmp_path)[:1], 0, tmp_path / "server") as grid,
             pytest.raises(FederationError, match=r"1 nodes after 0.1 s, expected 2"),
         ):
             Federation(grid, ("a", "b"), 0.1).join(terms_of(session, "mini"))
-
-
-class Tampering(LocalGrid):
-    """A local engine on whose way back an answer is changed."""
-
-    change: Callable[[dict], None] | None = None
-
-    def pull_messages(self, ids: Any) -> list[Any]:
-        from flwr.app import ConfigRecord, RecordDict
-
-        replies = super().pull_messages(ids)
-        for reply in replies:
-            answer = reply.content["answer"]
-            if self.change and "update" in answer:
-                values = json.loads(answer["update"])
-                if values["client"] == "a":
-                    values["path"] = answer["weights-path"]
-                    self.change(values)
-                    said = {"update": json.dumps(values), "weights-path": values["path"]}
-                    reply.content = RecordDict({"answer": ConfigRecord(said)})
-        return replies
-
-
-def rewrite(values: dict, change: Callable[[dict[str, np.ndarray]], None]) -> None:
-    """Other weights in a file of their own, with the digest that belongs to them."""
-    from zk0.weights import load_weights, save_weights
-
-    weights = load_weights(Path(values["path"]))
-    change(weights)
-    values["path"] += ".changed"
-    values["digest"], values["bytes"] = save_weights(Path(values["path"]), weights)
-
-
-def nan(values: dict) -> None:
-    rewrite(values, lambda w: w["model.state_proj.bias"].__setitem__(3, np.nan))
-
-
-def wrong_shape(values: dict) -> None:
-    rewrite(values, lambda w: w.update({"model.state_proj.bias": w["model.state_proj.bias"][:-1]}))
-
-
-def tensor_missing(values: dict) -> None:
-    rewrite(values, lambda w: w.pop("model.state_proj.bias"))
-
-
-def other_file(values: dict, change: Callable[[Path], None]) -> None:
-    copy = shutil.copyfile(values["path"], values["path"] + ".changed")
-    change(Path(copy))
-    values["path"] = str(copy)
-
-
-def cut(values: dict) -> None:
-    other_file(values, lambda file: os.truncate(file, file.stat().st_size // 2))
-
-
-def bit(values: dict) -> None:
-    def flip(file: Path) -> None:
-        data = bytearray(file.read_bytes())
-        data[-5] ^= 1
-        file.write_bytes(data)
-
-    other_file(values, flip)
-
-
-BAD = {
-    "NaN": (nan, r"model.state_proj.bias holds nan", True),
-    "wrong shape": (wrong_shape, r"model.state_proj.bias", True),
-    "tensor missing": (tensor_missing, r"model.state_proj.bias", True),
-    "cut short": (cut, r"not a whole safetensors file", True),
-    "one bit": (bit, r"digest [0-9a-f]{12}, expected", True),
-    "other round": (lambda v: v.update(round=7), "is of round 7, expected round 1", True),
-    "other start": (lambda v: v.update(global_digest="0" * 64), "was trained from weights 000000000000", True),
-    "other client": (lambda v: v.update(client="b"), "answers as b", True),
-    "no file": (lambda v: v.update(path=v["path"] + ".gone"), "weights it names are not there", False),
-    "no update": (lambda v: v.pop("digest"), "an answer that is no update", False),
-    "not finite": (lambda v: v["metrics"].update(policy_loss=float("nan")), "an answer that is no update", False),
-}
-
-
-@pytest.fixture(scope="module")
-def tampered(session_of: Callable[..., Session], tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple]:
-    folder = tmp_path_factory.mktemp("tampered")
-    session = session_of(("a", "b"), training={"local_steps": 1})
-    with Tampering(nodes_of(session, folder), 0, folder / "server") as grid:
-        federation = Federation(grid, ("a", "b"), 60)
-        federation.join(terms_of(session, "mini"))
-        yield grid, federation, session, folder
-
-
-@pytest.mark.parametrize("fault", BAD)
-def test_a_bad_answer_is_refused_and_kept_aside(fault: str, tampered: tuple, drive: type, tmp_path: Path) -> None:
-    grid, federation, session, _ = tampered
-    change, said, aside = BAD[fault]
-    driven = drive(session, tmp_path)
-    driven.begin(federation)
-    grid.change = change
-    found = driven.train(federation)
-    grid.change = None
-    assert [u.client for u in found.updates] == ["b"]
-    assert [r.client for r in found.refusals] == ["a"]
-    assert re.search(said, found.refusals[0].reason), found.refusals[0].reason
-    names = {p.name for p in driven.spool().iterdir()}
-    assert names == {"b.safetensors", "b.json", "refusals.jsonl"} | ({"a.refused"} if aside else set())
-
-    good = driven.train(federation)
-    assert [u.client for u in good.updates] == ["a", "b"]
-    assert good.refusals == ()
-    assert good.all_refusals == found.refusals
-
-
-def test_a_client_that_cannot_judge_is_told_and_the_others_count(
-    session_of: Callable[..., Session], drive: type, tmp_path: Path
-) -> None:
-    """One answers as another, one says something that is no score, one has other weights than the plan's."""
-
-    class Lying(LocalGrid):
-        def pull_messages(self, ids: Any) -> list[Any]:
-            from flwr.app import ConfigRecord, RecordDict
-
-            replies = super().pull_messages(ids)
-            for reply in replies:
-                said = str(reply.content["answer"].get("score", ""))
-                if '"client":"b"' in said:
-                    changed = {"score": said.replace('"client":"b"', '"client":"a"')}
-                elif '"client":"c"' in said:
-                    changed = {"score": re.sub(r'"policy_loss":[0-9.]+', '"policy_loss":NaN', said)}
-                else:
-                    continue
-                reply.content = RecordDict({"answer": ConfigRecord(changed)})
-            return replies
-
-    session = session_of()
-    with Lying(nodes_of(session, tmp_path), 0, tmp_path / "server") as grid:
-        federation, driven = Federation(grid, ("a", "b", "c"), 60), drive(session, tmp_path)
-        driven.begin(federation)
-        found = driven.evaluate(federation)
-        assert [s.client for s in found.scores] == ["a"]
-        assert json.loads((tmp_path / "clients/a/evaluation_0.json").read_text()) == found.scores[0].model_dump(
-            mode="json"
-        )
-        (second, third) = found.refusals
-        assert (second.client, second.reason) == ("b", "answers as a")
-        assert third.client == "c"
-        assert "an answer that is no score" in third.reason
-        other = driven.evaluate(federation, global_digest="0" * 64)
-        assert other.scores == ()
-        assert all("expected 000000000000" in r.reason for r in other.refusals)
-
-
-class Repeating(LocalGrid):
-    """A local engine that hands some replies out again, with others or in a later round."""
-
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        self.again: list[Any] = []
-        self.twice = False
-
-    def pull_messages(self, ids: Any) -> list[Any]:
-        replies = super().pull_messages(ids)
-        if not replies or not self.twice:
-            return replies
-        older, self.again = self.again, replies
-        return [*older, *replies, *replies]
-
-
-def test_answers_that_come_twice_or_late_change_nothing(
-    session_of: Callable[..., Session], drive: type, tmp_path: Path
-) -> None:
-    session = session_of(("a", "b"), training={"local_steps": 1})
-    driven = drive(session, tmp_path)
-    with Repeating(nodes_of(session, tmp_path), 0, tmp_path / "server") as grid:
-        federation = Federation(grid, ("a", "b"), 60)
-        driven.begin(federation)
-        grid.twice = True
-        told: list[str] = []
-        first = driven.train(federation, told.append)
-        assert [u.client for u in first.updates] == sorted(told) == ["a", "b"]
-        assert [(r.client, r.reason) for r in first.refusals] == [
-            (name, "answered twice; the first answer counts") for name in "ab"
-        ]
-        kept = {u.client: u.digest for u in first.updates}
-        driven.average(first.updates)
-        later = driven.train(federation)
-        assert [u.client for u in later.updates] == ["a", "b"]
-        assert {r.reason for r in later.refusals} == {
-            "answered a question of another round",
-            "answered twice; the first answer counts",
-        }
-        assert not kept.items() & {(u.client, u.digest) for u in later.updates}
-
-
-class TestSpool:
-    def test_an_answer_that_lies_there_is_taken_without_asking(
-        self, tampered: tuple, drive: type, tmp_path: Path
-    ) -> None:
-        _, federation, session, folder = tampered
-        driven = drive(session, tmp_path)
-        driven.begin(federation)
-        first = driven.train(federation)
-        shutil.rmtree(folder / "clients/a/updates")
-        assert driven.train(federation).updates == first.updates
-        assert not (folder / "clients/a/updates").exists()
-
-    @pytest.mark.parametrize("fault", ["weights cut short", "weights gone", "record cut short"])
-    def test_one_that_was_damaged_meanwhile_is_asked_for_again(
-        self, fault: str, tampered: tuple, drive: type, tmp_path: Path
-    ) -> None:
-        _, federation, session, _ = tampered
-        driven = drive(session, tmp_path)
-        driven.begin(federation)
-        first = driven.train(federation)
-        weights, note = driven.spool() / "a.safetensors", driven.spool() / "a.json"
-        if fault == "weights cut short":
-            shutil.copyfile(weights, driven.spool() / "copy")
-            os.truncate(driven.spool() / "copy", 9000)
-            (driven.spool() / "copy").replace(weights)
-        elif fault == "weights gone":
-            weights.unlink()
-        else:
-            note.write_text(note.read_text()[:40])
-        assert driven.train(federation).updates == first.updates
-
-    def test_another_plan_is_not_answered_with_the_old_one(self, tampered: tuple, drive: type, tmp_path: Path) -> None:
-        _, federation, session, _ = tampered
-        driven = drive(session, tmp_path)
-        driven.begin(federation)
-        first, other = driven.train(federation), driven.train(federation, lr=5e-4)
-        assert [u.metrics.lr_first for u in first.updates] == [1e-3, 1e-3]
-        assert [u.metrics.lr_first for u in other.updates] == [5e-4, 5e-4]
-        assert {u.digest for u in first.updates}.isdisjoint({u.digest for u in other.updates})
-
-    def test_another_session_is_not_answered_with_the_old_one(
-        self, tampered: tuple, drive: type, tmp_path: Path
-    ) -> None:
-        grid, _, session, folder = tampered
-        files = set()
-        for name in ("mini", "other"):
-            driven = drive(session, tmp_path / name, name)
-            federation = Federation(grid, ("a", "b"), 60)
-            driven.begin(federation)
-            driven.train(federation)
-            files |= set((folder / "clients/a/updates").glob("*.safetensors"))
-        assert len(files) >= 2
-
-    def test_a_client_answers_from_its_disk_and_forgets_old_rounds(
-        self, tampered: tuple, drive: type, tmp_path: Path
-    ) -> None:
-        _, federation, session, folder = tampered
-        driven = drive(session, tmp_path)
-        driven.begin(federation)
-        first = driven.train(federation)
-        trained = {f: f.stat().st_mtime_ns for f in (folder / "clients/a/updates").iterdir()}
-        shutil.rmtree(driven.spool())
-        again = driven.train(federation)
-        assert again.updates == first.updates
-        assert {f: f.stat().st_mtime_ns for f in (folder / "clients/a/updates").iterdir()} == trained
-        driven.average(again.updates)
-        driven.train(federation)
-        assert {f.name[:9] for f in (folder / "clients/a/updates").iterdir()} == {"round-002"}
 
 
 def test_a_federation_is_open_once_and_found_by_name(session_of: Callable[..., Session], tmp_path: Path) -> None:

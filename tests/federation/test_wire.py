@@ -16,7 +16,7 @@ from zk0.weights import load_weights
 
 @pytest.fixture(scope="module")
 def rounds_with(
-    session_of: Callable[..., Session], drive_of: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory
+    session_of: Callable[..., Session], drive: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[..., tuple[Any, list[Any]]]:
     """Two rounds of two clients with a wire format; what was driven, and the updates of each round."""
 
@@ -24,7 +24,7 @@ def rounds_with(
         folder = tmp_path_factory.mktemp("wire")
         session = session_of(("a", "b"))
         with open_federation(session, folder.name, folder) as federation:
-            driven, updates = drive_of(session, folder, folder.name), []
+            driven, updates = drive(session, folder, folder.name), []
             driven.begin(federation)
             for _ in (1, 2):
                 found = driven.train(federation, wire=Wire(**wire))
@@ -67,10 +67,10 @@ def test_lossless_compression_changes_no_bit(rounds_with, dense):
     assert all(one.bytes < 0.97 * other.bytes for one, other in zip(updates[0], dense[1][0], strict=True))
 
 
-def test_another_format_than_was_asked_for_is_refused(session_of, drive_of, tmp_path):
+def test_another_format_than_was_asked_for_is_refused(session_of, drive, tmp_path):
     session = session_of(("a", "b"))
     with open_federation(session, "asked", tmp_path) as federation:
-        driven = drive_of(session, tmp_path, "asked")
+        driven = drive(session, tmp_path, "asked")
         driven.begin(federation)
         plans = driven.plans()
         kept = tmp_path / "clients" / "a" / "updates" / f"round-001-{plans[0].digest()[:16]}.json"

@@ -139,6 +139,12 @@ def test_chunks_and_padding_are_those_of_lerobot(recordings: dict[str, Path]) ->
 
 
 class TestWrite:
+    @pytest.mark.skipif(not hasattr(os, "sched_getscheduler"), reason="nothing to schedule here")
+    def test_the_encoder_leaves_the_priority_as_it_was(self, record: Callable[..., Path], tmp_path: Path) -> None:
+        before = os.sched_getscheduler(0), os.sched_getparam(0)
+        record(tmp_path / "set", 1, (3,))
+        assert (os.sched_getscheduler(0), os.sched_getparam(0)) == before
+
     def test_nothing_is_overwritten(self, record: Callable[..., Path], recordings: dict[str, Path]) -> None:
         with pytest.raises(DatasetError, match="exists already"):
             record(recordings["a"], 1)

@@ -1,7 +1,8 @@
 """The Flower ClientApp: one and the same on every engine. It carries; `zk0.training.client` works."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -160,23 +161,37 @@ def _note_round(scratch: Path, update: Update) -> None:
 
 def _answer(message: Message, context: Context, work: Callable[[Message, dict[str, Any]], RecordDict]) -> Message:
     """Whatever goes wrong travels as a line of text, on every engine the same; the trace stays in the client's log."""
-    config = _node_config(message.content["config"], context)
-    with logger.contextualize(client=config["scratch"]):
-        try:
-            content = work(message, config)
-        except Zk0Error as e:
-            logger.error("{}", e)
-            content = _refusal(str(e))
-        except Exception as e:  # carried to the server, which refuses this client's answer
-            logger.exception("{}", e)
-            content = _refusal(f"{type(e).__name__}: {next(iter(str(e).splitlines()), 'no text')}; see its client.log")
-        try:
-            note_sent(message, content, Path(config["scratch"]))
-        except (Zk0Error, OSError, ValueError) as e:
-            logger.error("{}", e)
-            said = content["answer"].get("refusal", "its answer did not leave")
-            content = _refusal(f"{said}; its journal could not be written: {type(e).__name__}: {e}")
+    try:
+        config = _node_config(message.content["config"], context)
+        with _client_log(Path(config["scratch"])):
+            content = _worked_out(message, config, work)
+    except Exception as e:  # carried to the server, which refuses this client's answer
+        content = _refusal(_said(e))
     return Message(content, reply_to=message)
+
+
+def _worked_out(
+    message: Message, config: dict[str, Any], work: Callable[[Message, dict[str, Any]], RecordDict]
+) -> RecordDict:
+    try:
+        content = work(message, config)
+    except Zk0Error as e:
+        logger.error("{}", e)
+        content = _refusal(str(e))
+    except Exception as e:  # carried to the server, too
+        logger.exception("{}", e)
+        content = _refusal(_said(e))
+    try:
+        note_sent(message, content, Path(config["scratch"]))
+    except (Zk0Error, OSError, ValueError) as e:
+        logger.error("{}", e)
+        said = content["answer"].get("refusal", "its answer did not leave")
+        content = _refusal(f"{said}; its journal could not be written: {type(e).__name__}: {e}")
+    return content
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {next(iter(str(error).splitlines()), 'no text')}; see the client's log"
 
 
 def _refusal(reason: str) -> RecordDict:
@@ -201,10 +216,6 @@ def _client_of(plan: Plan, config: dict[str, Any]) -> Any:
 def _client(terms: Terms, config: dict[str, Any]) -> Any:
     """The client of a scratch folder under these terms; under other ones it is made anew, as by another session."""
     key, folder = json.dumps([terms.model_dump(), config], sort_keys=True), config["scratch"]
-    if folder not in _clients:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        speaks, log = _speaks_of(folder), Path(folder) / "client.log"
-        logger.add(log, filter=speaks, rotation="500 MB", retention="10 days", compression="zip")
     if folder not in _clients or _clients[folder][0] != key:
         from zk0.training.client import Client  # takes seconds
 
@@ -213,10 +224,15 @@ def _client(terms: Terms, config: dict[str, Any]) -> Any:
     return _clients[folder][1]
 
 
-def _speaks_of(scratch: str) -> Callable[[Any], bool]:
-    """Lines of one client of one session, whoever else works in this process."""
-
-    def of_client(record: Any) -> bool:
-        return bool(record["extra"].get("client") == scratch)
-
-    return of_client
+@contextmanager
+def _client_log(scratch: Path) -> Iterator[None]:
+    """What is logged meanwhile goes to the client's own log too; other clients in this process have theirs."""
+    scratch.mkdir(parents=True, exist_ok=True)
+    keep: dict[str, Any] = {"rotation": "500 MB", "retention": "10 days", "compression": "zip", "diagnose": False}
+    mine = str(scratch)
+    sink = logger.add(scratch / "client.log", filter=lambda r: bool(r["extra"].get("client") == mine), **keep)
+    try:
+        with logger.contextualize(client=mine):
+            yield
+    finally:
+        logger.remove(sink)

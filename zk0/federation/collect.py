@@ -9,30 +9,18 @@ import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
 
-from flwr.app import ConfigRecord, Message, MessageType, RecordDict
+from flwr.app import ConfigRecord, MessageType, RecordDict
 from loguru import logger
 from pydantic import ValidationError
 
 from zk0.errors import FederationError
+from zk0.federation.exchange import POLL_SECONDS, Grid, Question, Reply, ask
 from zk0.federation.sent import WEIGHTS_PATH
 from zk0.federation.spool import Spool, first_line
 from zk0.merkle import Receipt
 from zk0.records import ClientScore, Member, Record, Refusal, Update
 from zk0.session import EvaluationPlan, JoiningPlan, Plan, RoundPlan, Terms
-
-_POLL_SECONDS = 0.02
-
-
-class Grid(Protocol):
-    """What an engine offers; Flower's grids offer it too."""
-
-    def get_nodes(self) -> Sequence[Any]: ...
-    def make_message(self, content: RecordDict, node: int, kind: str, ttl: float, group: str) -> Message: ...
-    def push_messages(self, messages: Sequence[Message]) -> Sequence[str]: ...
-    def pull_messages(self, ids: Sequence[str]) -> Sequence[Message]: ...
-    def forget(self, ids: Sequence[str]) -> None: ...
 
 
 class Collected(Record):
@@ -50,16 +38,6 @@ class Judged(Record):
 
     scores: tuple[ClientScore, ...]
     refusals: tuple[Refusal, ...]
-
-
-class _Reply(NamedTuple):
-    """One reply: its content, or why there is none."""
-
-    name: str
-    content: RecordDict | None
-    fault: str = ""
-    extra: bool = False
-    """Not the one that was waited for."""
 
 
 class Federation:
@@ -218,7 +196,7 @@ class Federation:
         while len(nodes := {int(n.node_id): getattr(n, "name", "") for n in self._grid.get_nodes()}) < self._least:
             if time.monotonic() > deadline:
                 raise FederationError(f"{len(nodes)} nodes after {self._timeout:g} s, expected {self._least}")
-            time.sleep(_POLL_SECONDS)
+            time.sleep(POLL_SECONDS)
         return nodes
 
     def _node(self, client: str) -> int:
@@ -232,59 +210,15 @@ class Federation:
     def _content(self, plan: Plan, weights: Path) -> RecordDict:
         return RecordDict({"config": self._config(plan=plan.model_dump_json(), **{WEIGHTS_PATH: str(weights)})})
 
-    def _ask(self, questions: Mapping[str, tuple[int, RecordDict]], kind: str, group: str) -> Generator[_Reply]:
-        """What comes back, as it comes; each who was asked answers once, if only by saying nothing."""
-        if not questions:
-            return
-        make, ttl = self._grid.make_message, self._timeout
-        names = list(questions)
-        ids = self._grid.push_messages([make(questions[n][1], questions[n][0], kind, ttl, group) for n in names])
-        asked = dict(zip(ids, names, strict=True))
-        waiting = dict(asked)
-        deadline = time.monotonic() + self._timeout + 10 * _POLL_SECONDS
-        try:
-            while waiting:
-                replies = self._grid.pull_messages(list(waiting))
-                for reply in replies:
-                    yield _reply_of(reply, asked, waiting, {questions[n][0]: n for n in names})
-                if not replies:
-                    if time.monotonic() > deadline:  # only now: what arrived while others were checked counts
-                        break
-                    time.sleep(_POLL_SECONDS)
-        finally:
-            self._grid.forget(ids)
-        for name in waiting.values():
-            yield _Reply(name, None, f"no answer within {self._timeout:g} s")
+    def _ask(self, questions: Mapping[str, Question], kind: str, group: str) -> Generator[Reply]:
+        return ask(self._grid, questions, kind, group, self._timeout)
 
 
 def _ignore(client: str) -> None:
     """Nobody listens."""
 
 
-def _reply_of(message: Message, asked: Mapping[str, str], waiting: dict[str, str], nodes: Mapping[int, str]) -> _Reply:
-    """A message as a reply to what was asked; takes it off `waiting`."""
-    question = message.metadata.reply_to_message_id
-    if question in waiting:
-        return _opened(waiting.pop(question), message)
-    if question in asked:
-        return _Reply(asked[question], None, "answered twice; the first answer counts", extra=True)
-    node = message.metadata.src_node_id
-    name = nodes.get(node, f"node {node}")
-    return _Reply(name, None, "answered a question of another round", extra=True)
-
-
-def _opened(name: str, message: Message) -> _Reply:
-    if message.has_error():
-        return _Reply(name, None, message.error.reason or f"its node reports error {message.error.code}")
-    if "answer" not in message.content:
-        return _Reply(name, None, "an empty answer")
-    answer = message.content["answer"]
-    if "refusal" in answer:
-        return _Reply(name, None, str(answer["refusal"]))
-    return _Reply(name, message.content)
-
-
-def _member_of(reply: _Reply) -> Member | str:
+def _member_of(reply: Reply) -> Member | str:
     if reply.content is None:
         return reply.fault
     try:
@@ -293,7 +227,7 @@ def _member_of(reply: _Reply) -> Member | str:
         return f"an answer that is no member ({first_line(e)})"
 
 
-def _score_of(reply: _Reply) -> ClientScore | Refusal:
+def _score_of(reply: Reply) -> ClientScore | Refusal:
     if reply.content is None:
         return Refusal(client=reply.name, reason=reply.fault)
     try:

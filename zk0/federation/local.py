@@ -3,27 +3,23 @@
 It offers what Flower's Grid offers, so that one `collect` serves every engine.
 """
 
-import os
 import queue
-import socket
-import subprocess
-import sys
 import threading
 import time
 import uuid
 from collections.abc import Iterable, Mapping
-from multiprocessing.connection import Connection
 from pathlib import Path
 from types import SimpleNamespace, TracebackType
 from typing import Any, Self
 
 from flwr.app import Context, Error, Message, Metadata, RecordDict
+from flwr.common.constant import ErrorCode
 
 from zk0.errors import FederationError
 from zk0.federation.client_app import StepListener
+from zk0.federation.client_process import ClientProcess, ForkServer
 
 _FIRST_NODE = 1000
-_START_SECONDS = 180.0
 _STOP_SECONDS = 5.0
 
 
@@ -33,7 +29,7 @@ class LocalGrid:
     Args:
         nodes: one node configuration a client.
         workers: number of processes.
-        log_folder: what a worker prints goes to worker-K.log in here.
+        log_folder: what a worker prints goes to worker-K.log in here, what their fork server does to workers.log.
         on_step: told client, round, step, steps and what they are of (from a thread).
     """
 
@@ -53,7 +49,10 @@ class LocalGrid:
         self._replies: dict[str, Message] = {}
         self._log_folder = log_folder
         self._on_step = on_step or (lambda *_: None)
-        self._workers = [_Worker(log_folder / f"worker-{i}.log", self._on_step) for i in range(workers)]
+        self._server = ForkServer(log_folder / "workers.log")
+        self._workers = [
+            ClientProcess(self._server, log_folder / f"worker-{i}.log", self._on_step) for i in range(workers)
+        ]
         self._threads: list[threading.Thread] = []
         self._closing = threading.Event()
 
@@ -71,6 +70,7 @@ class LocalGrid:
             worker.close()
         for _ in self._threads:
             self._jobs.put(None)
+        self._server.close()
         for thread in self._threads:
             thread.join(_STOP_SECONDS)
 
@@ -109,9 +109,9 @@ class LocalGrid:
         client_app.listen(self._on_step)
         return client_app.app(message, self._contexts[message.metadata.dst_node_id])
 
-    def _drive(self, worker: "_Worker") -> None:
-        """One thread a worker: it lives as long as the grid, for workers die with the thread that started them."""
-        worker.start()
+    def _drive(self, worker: ClientProcess) -> None:
+        """One thread a worker: it lives as long as the grid, for processes die with the thread that started them."""
+        self._server.start()
         while (job := self._jobs.get()) is not None and not self._closing.is_set():
             message, deadline = job
             node = message.metadata.dst_node_id
@@ -120,89 +120,5 @@ class LocalGrid:
             try:
                 reply, self._contexts[node] = worker.ask(message, self._contexts[node], deadline)
             except FederationError as e:
-                worker.kill()
-                reply = Message(Error(8, str(e)), reply_to=message)
-            except (EOFError, OSError):
-                worker.kill()
-                reply = Message(Error(8, worker.ending()), reply_to=message)
+                reply = Message(Error(ErrorCode.CLIENT_APP_CRASHED, str(e)), reply_to=message)
             self._replies[message.metadata.message_id] = reply
-
-
-class _Worker:
-    """A worker process, started when it is first needed and again after it died."""
-
-    def __init__(self, log: Path, on_step: StepListener) -> None:
-        self._log = log
-        self._on_step = on_step
-        self._process: subprocess.Popen[bytes] | None = None
-        self._connection: Connection | None = None
-        self._is_ready = False
-        self._starting = threading.Lock()
-        self._closed = False
-
-    def ask(self, message: Message, context: Context, deadline: float) -> tuple[Message, Context]:
-        """The reply of the ClientApp, if it comes before `deadline` (of the monotonic clock).
-
-        Raises:
-            FederationError: no answer in time.
-            EOFError, OSError: the process died.
-        """
-        connection = self._ready()
-        connection.send((message, context))
-        while True:
-            if not connection.poll(max(0.0, deadline - time.monotonic())):
-                raise FederationError(f"no answer within {message.metadata.ttl:g} s")
-            kind, value = connection.recv()
-            if kind == "reply":
-                return value
-            if kind == "step":
-                self._on_step(*value)
-
-    def start(self) -> None:
-        """Start the process; it makes itself ready while others work."""
-        ours, theirs = socket.socketpair()
-        connection = Connection(ours.detach())
-        with theirs, self._starting, self._log.open("ab") as log:
-            if self._closed:
-                return
-            command = [sys.executable, "-m", "zk0.federation.worker", str(theirs.fileno()), str(os.getpid())]
-            self._process = subprocess.Popen(
-                command,
-                pass_fds=[theirs.fileno()],
-                stdout=log,
-                stderr=log,
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,
-            )
-            self._connection, self._is_ready = connection, False
-
-    def _ready(self) -> Connection:
-        if self._process is None or self._process.poll() is not None:
-            self.start()
-        connection = self._connection
-        if connection is None:
-            raise FederationError("the worker was stopped")
-        if not self._is_ready:
-            if not connection.poll(_START_SECONDS) or connection.recv()[0] != "ready":
-                raise FederationError(f"the worker did not start within {_START_SECONDS:g} s; see {self._log.name}")
-            self._is_ready = True
-        return connection
-
-    def ending(self) -> str:
-        """How the process ended, for people."""
-        code = None if self._process is None else self._process.poll()
-        ended = "did not start" if code is None else f"ended with {code}"
-        return f"the worker {ended}; see {self._log.name}"
-
-    def kill(self) -> None:
-        """End the process at once; its finished updates are on disk."""
-        process, self._connection = self._process, None
-        if process is not None:
-            process.kill()
-            process.wait(_STOP_SECONDS)
-
-    def close(self) -> None:
-        """End the process and start no other."""
-        with self._starting:
-            self._closed = True
-            self.kill()

@@ -96,5 +96,5 @@ def _grid(
     nodes_file = folder / "server" / "nodes.json"
     nodes_file.parent.mkdir(parents=True, exist_ok=True)
     nodes_file.write_text(json.dumps(nodes), encoding="utf-8")
-    with ray_grid(len(nodes), settings.workers) as ray:
+    with ray_grid(len(nodes), settings.workers, folder / "server", on_step) as ray:
         yield ray, nodes_file

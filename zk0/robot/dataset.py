@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from zk0.errors import DatasetError
 from zk0.records import ACTION, CAMERA_PREFIX, STATE
+from zk0.robot.priority import own_priority
 
 VIDEO_BACKEND = "pyav"
 TOLERANCE_SECONDS = 1e-4
@@ -243,7 +244,8 @@ def write_dataset(
             for frame in episode:
                 images = {f"{CAMERA_PREFIX}{name}": image for name, image in frame.images.items()}
                 dataset.add_frame({STATE: frame.state, ACTION: frame.action, "task": frame.task, **images})
-            dataset.save_episode(parallel_encoding=False)
+            with own_priority():
+                dataset.save_episode(parallel_encoding=False)
             count += 1
         if dataset is None:
             raise DatasetError(f"{target}: no episode was recorded")
