@@ -10,8 +10,8 @@ from contextlib import contextmanager
 def own_priority() -> Iterator[None]:
     """The thread is scheduled afterwards as it was before.
 
-    SVT-AV1 leaves the thread that opens an encoder at SCHED_FIFO 99 where it may (as root, as in a container): from then
-    on whatever this process does, and every process that it starts, goes before all others of the machine.
+    SVT-AV1 leaves the thread that opens an encoder at SCHED_FIFO 99 where it may (as root, as in a container). From
+    then on whatever this process does, and every process that it starts, goes before all others of the machine.
     """
     if sys.platform != "linux":
         yield
