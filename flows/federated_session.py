@@ -168,6 +168,7 @@ def federated_round(
         decision=decision,
         checkpoint=averaged.checkpoint,
         updates=trained.updates,
+        sent_bytes=trained.sent_bytes,
         updates_root=merkle.root([merkle.leaf(update) for update in trained.updates]),
         refusals=trained.refusals,
         contributions=averaged.contributions,

@@ -43,12 +43,15 @@ def evaluate(session: Session, folder: str, ground: "Ground", checkpoint: Checkp
 @task(task_run_name="clients evaluate round {checkpoint.round}", cache_policy=NO_CACHE)
 def evaluate_on_clients(session: Session, folder: str, ground: "Ground", checkpoint: Checkpoint) -> ClientEvaluation:
     """The global model on what each client holds out; only numbers come back; who cannot answer is told."""
+    from zk0.federation.downlink import as_sent
     from zk0.federation.open import federation
 
     started, here = perf_counter(), SessionFolder(Path(folder))
     tell(Event(kind="stage", text=f"clients judge round {checkpoint.round}", round=checkpoint.round))
-    plans = [evaluation_plan_for(client.client, session, here.name, ground, checkpoint) for client in ground.members]
-    found = federation(here.name).evaluate(plans, here.path / checkpoint.path)
+    sent = as_sent(session.federation, here.path / checkpoint.path, here.sent(checkpoint.round))
+    names = [member.client for member in ground.members]
+    plans = [sent.told(evaluation_plan_for(name, session, here.name, ground, checkpoint)) for name in names]
+    found = federation(here.name).evaluate(plans, sent.path)
     for refusal in found.refusals:
         say(f"round {checkpoint.round}: {refusal.client} did not judge: {refusal.reason}")
     losses = ", ".join(f"{s.client} {s.score.policy_loss:.4f}" for s in found.scores)

@@ -28,7 +28,6 @@ from zk0.records import (
     RoundRecord,
     ServerState,
     Update,
-    Wire,
 )
 from zk0.schedule import client_lr
 from zk0.session import RoundPlan, Session, terms_of
@@ -44,6 +43,8 @@ class Trained(Record):
     updates: tuple[Update, ...]
     refusals: tuple[Refusal, ...]
     """Of every attempt: who was refused first may be among the updates later."""
+    sent_bytes: int
+    """Of the weights that each client was sent."""
 
 
 class Averaged(Record):
@@ -84,19 +85,20 @@ def start_policy(session: Session, folder: str, history: Sequence[RoundRecord]) 
 @task(task_run_name="train round {decision.round}", cache_policy=NO_CACHE, retry_condition_fn=is_transient)
 def train_clients(session: Session, folder: str, ground: "Ground", before: Checkpoint, decision: Decision) -> Trained:
     """Who takes part trains from the global weights; called again, only those without an answer are asked."""
+    from zk0.federation.downlink import as_sent
     from zk0.federation.open import federation
     from zk0.federation.quarantine import without_outliers
 
     here = SessionFolder(Path(folder))
+    weights, spool = here.path / before.path, here.updates(decision.round)
+    sent = as_sent(session.federation, weights, here.sent(before.round))
     names = [member.client for member in ground.members] if decision.clients is None else decision.clients
-    plans = [plan_for(name, session, here.name, ground, before, decision) for name in names]
+    plans = [sent.told(plan_for(name, session, here.name, ground, before, decision)) for name in names]
 
     def on_update(client: str) -> None:
         tell(Event(kind="client", client=client, round=decision.round))
 
-    spool = here.updates(decision.round)
-    weights = here.path / before.path
-    found = federation(here.name).train(plans, weights, spool, on_update)
+    found = federation(here.name).train(plans, weights, spool, on_update, sent.path)
     found = without_outliers(found, spool, weights, session.aggregation.quarantine_factor, threads())
     for refusal in found.refusals:
         say(f"round {decision.round}: {refusal.client} refused: {refusal.reason}")
@@ -107,7 +109,7 @@ def train_clients(session: Session, folder: str, ground: "Ground", before: Check
             f"{session.federation.min_updates} ({reasons}); finished ones are kept"
         )
     relative = [u.model_copy(update={"path": here.relative(Path(u.path))}) for u in found.updates]
-    return Trained(updates=tuple(relative), refusals=found.all_refusals)
+    return Trained(updates=tuple(relative), refusals=found.all_refusals, sent_bytes=sent.bytes)
 
 
 def plan_for(
@@ -125,7 +127,6 @@ def plan_for(
         mu=decision.mu,
         training=session.training,
         scheduler=session.scheduler,
-        wire=Wire(up=session.federation.wire, packed=session.federation.compress),
     )
 
 
@@ -198,8 +199,10 @@ def finish_round(session: Session, folder: str, record: RoundRecord) -> tuple[Ro
     if not session.keep_updates:
         for file in here.updates(record.round).glob("*.safetensors"):
             file.unlink(missing_ok=True)
-    for state in (one for before in finished[:-1] for one in before.server_state):
-        (here.path / state.path).unlink(missing_ok=True)
+    for before in finished[:-1]:
+        here.sent(before.round).unlink(missing_ok=True)
+        for state in before.server_state:
+            (here.path / state.path).unlink(missing_ok=True)
     return finished
 
 

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from zk0.deltas import DeltaWeights, delta_specs, from_bf16, save_deltas, to_bf16, to_int8
+from zk0.bf16 import from_bf16, to_bf16
+from zk0.deltas import DeltaWeights, delta_specs, save_deltas, to_int8
 from zk0.errors import CheckpointError, UpdateError
 from zk0.tensor_spec import TensorSpec
 from zk0.weights import load_weights, open_weights, save_weights

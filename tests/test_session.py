@@ -54,6 +54,7 @@ class TestFaults:
             ({"federation": {"engine": "ray", "workers": 0}}, "federation.workers must be at least 1 with the ray"),
             ({"contract": {"cameras": []}}, "contract.cameras: .*at least 1 item"),
             ({"federation": {"wire": "int8"}, "training": {"adapter": "lora"}}, "federation.wire int8 with adapters"),
+            ({"federation": {"wire_down": "bf16"}}, "federation.wire_down bf16 needs steps in return"),
         ],
         ids=lambda value: str(value)[:50],
     )

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from zk0.bf16 import from_bf16, to_bf16
 from zk0.errors import CheckpointError, UpdateError
 from zk0.records import WireFormat
 from zk0.tensor_spec import TensorSpec
@@ -21,25 +22,6 @@ from zk0.weights import Source, Weights, WeightsFile, open_weights, writing
 _SCALE = ":scale"
 _LEVELS = 127
 Array = NDArray[Any]
-
-
-def to_bf16(values: NDArray[np.float32]) -> NDArray[np.uint16]:
-    """The upper halves of float32 values, rounded to the nearest, ties to even.
-
-    >>> [hex(half) for half in to_bf16(np.array([1.0, 1.00390625, 1.01171875, -2.0], np.float32))]
-    ['0x3f80', '0x3f80', '0x3f82', '0xc000']
-    """
-    bits = values.view(np.uint32)
-    return ((bits + (0x7FFF + ((bits >> 16) & 1))) >> 16).astype(np.uint16)
-
-
-def from_bf16(halves: NDArray[np.uint16]) -> NDArray[np.float32]:
-    """float32 values of their upper halves.
-
-    >>> from_bf16(np.array([0x3F82], np.uint16))
-    array([1.015625], dtype=float32)
-    """
-    return (halves.astype(np.uint32) << 16).view(np.float32)
 
 
 def to_int8(rows: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:

@@ -64,6 +64,10 @@ class SessionFolder:
         """Global weights after a round."""
         return self.round(number) / "weights.safetensors"
 
+    def sent(self, number: int) -> Path:
+        """Those weights as clients get them, where that is not as float32."""
+        return self.round(number) / "sent.safetensors"
+
     def updates(self, number: int) -> Path:
         """Where the clients' answers of a round are spooled."""
         return self.round(number) / "updates"

@@ -164,6 +164,8 @@ class Wire(Record):
     """fp32: a client sends its weights; else its step from the global ones, in fewer bits."""
     packed: bool = False
     """What a client sends is compressed without loss."""
+    down_digest: str | None = None
+    """Of the bf16 weights that the client was sent; None: it was sent float32 weights."""
 
 
 class Update(Record):
@@ -344,6 +346,8 @@ class RoundRecord(Record):
     updates: tuple[Update, ...] = ()
     refusals: tuple[Refusal, ...] = ()
     contributions: tuple[Contribution, ...] = ()
+    sent_bytes: int | None = None
+    """Of the weights that each client was sent to train from."""
     updates_root: str | None = None
     """Of the Merkle tree over `updates` (`zk0.merkle`): with its receipt, a client proves that it was averaged."""
     param_update_norm: float | None = None

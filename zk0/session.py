@@ -212,6 +212,9 @@ class FederationSettings(Record):
         default="fp32",
         description="what clients send: fp32: weights; bf16, int8: steps in half or a quarter of the bytes",
     )
+    wire_down: Literal["fp32", "bf16"] = Field(
+        default="fp32", description="what clients are sent; the server's own weights stay float32"
+    )
     compress: bool = Field(default=False, description="clients compress what they send, without loss: for slow lines")
     server: str = Field(default="~/.zk0/server", description="folder of `zk0bot server init` (deployment only)")
     nodes: tuple[Name, ...] = Field(
@@ -396,6 +399,11 @@ class Session(Record):
             raise ValueError("evaluation.joining_report needs data.holdout_episodes of 1 or more")
         if self.training.adapter != "none" and self.federation.wire != "fp32":
             raise ValueError(f"federation.wire {self.federation.wire} with adapters: their factors travel as fp32")
+        if self.federation.wire_down != "fp32" and self.federation.wire == "fp32" and self.training.adapter == "none":
+            raise ValueError(
+                f"federation.wire_down {self.federation.wire_down} needs steps in return (federation.wire bf16 or "
+                "int8, or adapters): whole weights would bring its rounding into the server's own"
+            )
         if self.federation.engine == "ray" and self.federation.workers == 0:
             raise ValueError("federation.workers must be at least 1 with the ray engine")
         return self

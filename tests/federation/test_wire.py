@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from zk0.bf16 import from_bf16, to_bf16
+from zk0.federation.downlink import as_sent
 from zk0.federation.open import open_federation
 from zk0.journal import Journal
 from zk0.records import Wire
@@ -59,6 +61,40 @@ def test_fewer_bytes_and_nearly_the_same_weights(rounds_with, dense, wire, share
     (sent,) = [s for s in Journal(driven.folder / "clients" / "a" / "sent.jsonl").read() if s.round == 2]
     assert sent.weights.bytes == updates[1][0].bytes
     assert sent.weights.digest == updates[1][0].digest
+
+
+def test_bf16_on_the_way_down_costs_the_servers_weights_nothing(session_of, drive_of, tmp_path):
+    """Clients that hardly move: what they start from is rounded, what the server keeps is not."""
+    session = session_of(("a", "b"), federation={"wire": "bf16", "wire_down": "bf16"})
+    with open_federation(session, "down", tmp_path) as federation:
+        driven = drive_of(session, tmp_path, "down")
+        driven.begin(federation)
+        start = Path(driven.history[0].path)
+        sent = as_sent(session.federation, start, tmp_path / "round-000" / "sent.safetensors")
+        assert sent.bytes < 0.51 * start.stat().st_size
+        plans = [sent.told(plan) for plan in driven.plans(lr=1e-7, mu=0.0)]
+        found = federation.train(plans, start, driven.spool(), sent=sent.path)
+        assert found.refusals == ()
+        made = driven.average(found.updates)
+    before, after = flat(str(start)), flat(made.path)
+    assert 0 < np.abs(after - before).max() < 1e-5  # three steps of 1e-7; their rounding is fifty times as much
+    rounded = np.abs(from_bf16(to_bf16(before.astype(np.float32))) - before)
+    assert rounded.max() > 4e-4
+
+
+def test_weights_that_are_not_what_was_sent_are_refused(session_of, drive_of, tmp_path):
+    session = session_of(("a", "b"), federation={"wire": "bf16", "wire_down": "bf16"})
+    with open_federation(session, "other", tmp_path) as federation:
+        driven = drive_of(session, tmp_path, "other")
+        driven.begin(federation)
+        start = Path(driven.history[0].path)
+        sent = as_sent(session.federation, start, tmp_path / "round-000" / "sent.safetensors")
+        data = bytearray(sent.path.read_bytes())
+        data[-1] ^= 1
+        sent.path.write_bytes(data)
+        found = federation.train([sent.told(plan) for plan in driven.plans()], start, driven.spool(), sent=sent.path)
+        assert [r.client for r in found.refusals] == ["a", "b"]
+        assert "not what was sent" in found.refusals[0].reason
 
 
 def test_lossless_compression_changes_no_bit(rounds_with, dense):

@@ -108,10 +108,12 @@ class Federation:
         weights: Path,
         spool: Path,
         on_update: Callable[[str], None] | None = None,
+        sent: Path | None = None,
     ) -> Collected:
         """Let clients train on their plans from the weights in a file; answers lie in `spool` afterwards.
 
-        `on_update` is told each client as it is done with, whether its update is good or refused.
+        `on_update` is told each client as it is done with, whether its update is good or refused; `sent` is the file
+        that clients get, where it is not the weights themselves.
         """
         lies = Spool(spool, weights)
         plans_of = {plan.client: plan for plan in plans}
@@ -120,7 +122,7 @@ class Federation:
         for name in updates:
             (on_update or _ignore)(name)
         questions = {
-            name: (self._node(name), self._content(plan, weights))
+            name: (self._node(name), self._content(plan, sent or weights))
             for name, plan in plans_of.items()
             if name not in updates
         }

@@ -24,9 +24,8 @@ from zk0.training.evaluate import score
 from zk0.training.examples import CachedExamples, DecodedExamples, Examples
 from zk0.training.features import FeatureCache, FramesListener, KindName
 from zk0.training.fit import fit, round_seed
-from zk0.training.outbox import Outbox
+from zk0.training.outbox import Outbox, open_start
 from zk0.training.recordings import find_dataset
-from zk0.weights import load_weights
 
 StepListener = Callable[[int, int, float, float], None]
 
@@ -136,7 +135,8 @@ class Client:
             return kept
         torch.set_num_threads(plan.training.torch_threads)
         policy = self._policy(plan)
-        install_weights(policy, load_weights(weights, plan.global_digest))
+        with open_start(plan, weights) as begun:
+            install_weights(policy, dict(begun))
         examples = self._examples(plan, policy, on_frames)
         with adapted(policy, plan):
             metrics = fit(policy, examples, plan, on_step)
@@ -153,7 +153,8 @@ class Client:
             raise EvaluationError(f"{self.name}: no episode is held out; set data.holdout_episodes to 1 or more")
         torch.set_num_threads(plan.training.torch_threads)
         policy = self._policy(plan)
-        install_weights(policy, load_weights(weights, plan.global_digest))
+        with open_start(plan, weights) as begun:
+            install_weights(policy, dict(begun))
         statistics = plan.statistics or self.statistics
         key = json.dumps([plan.recipe.model_dump(), statistics.model_dump(), plan.training.features])
         if getattr(self, "_held_out_key", None) != key:

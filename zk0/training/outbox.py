@@ -2,16 +2,18 @@
 
 import hashlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import rmtree
 
+from zk0.bf16 import open_bf16
 from zk0.deltas import save_deltas
 from zk0.errors import CheckpointError
 from zk0.folder import write_whole
 from zk0.packing import pack
 from zk0.records import ClientMetrics, Update
-from zk0.session import RoundPlan
+from zk0.session import Plan, RoundPlan
 from zk0.weights import Weights, check_weights, open_weights, save_weights
 
 
@@ -76,7 +78,7 @@ class Outbox:
     def _save(self, plan: RoundPlan, weights: Weights, start: Path, file: Path) -> tuple[str, int]:
         if plan.wire.up == "fp32":
             return save_weights(file, weights)
-        with open_weights(start) as anchor:
+        with open_start(plan, start) as anchor:
             if plan.wire.up == "bf16":
                 return save_deltas(file, weights, anchor, "bf16")
             earlier = max((r for r in self._rounds_lost(plan) if r < plan.round), default=None)
@@ -98,6 +100,22 @@ class Outbox:
 
     def _sent(self, plan: RoundPlan) -> Path:
         return self._file(plan).with_suffix(".packed") if plan.wire.packed else self._file(plan)
+
+
+@contextmanager
+def open_start(plan: Plan, path: Path) -> Iterator[Weights]:
+    """The float32 weights that a plan begins with, from the file that came with it; read a tensor at a time.
+
+    Raises:
+        CheckpointError: they are not those that the plan names.
+    """
+    if plan.wire.down_digest is not None:
+        with open_bf16(path, plan.wire.down_digest) as weights:
+            yield weights
+        return
+    check_weights(path, plan.global_digest)
+    with open_weights(path) as file:
+        yield file
 
 
 def forget_lost(scratch: Path, session: str) -> None:

@@ -1,0 +1,77 @@
+"""float32 weights in half the bytes: bfloat16, which is their upper halves, rounded to the nearest.
+
+numpy has no such dtype; in a file they are uint16.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zk0.errors import CheckpointError
+from zk0.weights import Weights, WeightsFile, digest, open_weights, writing
+
+
+def to_bf16(values: NDArray[np.float32]) -> NDArray[np.uint16]:
+    """The upper halves of float32 values, rounded to the nearest, ties to even.
+
+    >>> [hex(half) for half in to_bf16(np.array([1.0, 1.00390625, 1.01171875, -2.0], np.float32))]
+    ['0x3f80', '0x3f80', '0x3f82', '0xc000']
+    """
+    bits = values.view(np.uint32)
+    return ((bits + (0x7FFF + ((bits >> 16) & 1))) >> 16).astype(np.uint16)
+
+
+def from_bf16(halves: NDArray[np.uint16]) -> NDArray[np.float32]:
+    """float32 values of their upper halves.
+
+    >>> from_bf16(np.array([0x3F82], np.uint16))
+    array([1.015625], dtype=float32)
+    """
+    return (halves.astype(np.uint32) << 16).view(np.float32)
+
+
+def save_bf16(source: Path, target: Path) -> None:
+    """Write the weights of a file in half the bytes; memory is a block.
+
+    Raises:
+        CheckpointError: a tensor is not float32.
+    """
+    with open_weights(source) as file:
+        if wide := sorted(name for name, spec in file.specs.items() if spec.dtype != "float32"):
+            raise CheckpointError(f"{source}: tensor {wide[0]} is {file.specs[wide[0]].dtype}, expected float32")
+        halves = {name: replace(spec, dtype="uint16") for name, spec in file.specs.items()}
+        with writing(target, halves) as writer:
+            for name in writer.names:
+                for block in file.blocks(name):
+                    writer.write(to_bf16(block))
+
+
+@contextmanager
+def open_bf16(path: Path, expected: str) -> Iterator[Weights]:
+    """The weights of such a file as float32, a tensor at a time.
+
+    Raises:
+        CheckpointError: no file, not a whole one, or its digest is not `expected`.
+    """
+    with open_weights(path) as file:
+        if (found := digest(file)) != expected:
+            raise CheckpointError(f"{path}: digest {found[:12]}, expected {expected[:12]}: not what was sent")
+        yield _Widened(file)
+
+
+class _Widened(Weights):
+    def __init__(self, file: WeightsFile) -> None:
+        self._file = file
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._file)
+
+    def __len__(self) -> int:
+        return len(self._file)
+
+    def __getitem__(self, name: str) -> NDArray[np.float32]:
+        return from_bf16(self._file[name])

@@ -1,0 +1,41 @@
+"""The global weights as clients get them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from zk0.bf16 import save_bf16
+from zk0.records import Wire
+from zk0.session import FederationSettings, Plan
+from zk0.weights import digest, open_weights
+
+
+@dataclass(frozen=True)
+class Sent:
+    """The file that clients are sent, and what they are told of how weights travel."""
+
+    path: Path
+    wire: Wire
+
+    @property
+    def bytes(self) -> int:
+        """That travel to each client."""
+        return self.path.stat().st_size
+
+    def told[P: Plan](self, plan: P) -> P:
+        """A plan that goes with this file."""
+        return plan.model_copy(update={"wire": self.wire})
+
+
+def as_sent(settings: FederationSettings, weights: Path, target: Path) -> Sent:
+    """Global weights in the format of the session; in bf16 they are written to `target`, once.
+
+    The server's own weights stay float32: what bf16 loses, it loses for this round's clients only, because they answer
+    with steps, which are added to the server's own.
+    """
+    wire = Wire(up=settings.wire, packed=settings.compress)
+    if settings.wire_down == "fp32":
+        return Sent(weights, wire)
+    if not target.is_file():
+        save_bf16(weights, target)
+    with open_weights(target) as file:
+        return Sent(target, wire.model_copy(update={"down_digest": digest(file)}))
