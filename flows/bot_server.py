@@ -40,14 +40,16 @@ def init(
         list[str] | None,
         typer.Option(
             envvar="ZK0_SERVER_IP",
-            help="A name or address under which nodes reach this machine; the first is written into kits. "
-            "Unset: this machine alone.",
+            help="A name or address under which nodes reach this machine; unset: none but itself does.",
         ),
     ] = None,
     port: Annotated[int, typer.Option(min=1, max=65535, help="The one port that is open to the network.")] = 9092,
     bind: Annotated[
         str | None, typer.Option(help="Address that the port listens on; unset: all, or loopback without --host.")
     ] = None,
+    public: Annotated[
+        str, typer.Option(help="HOST:PORT that kits name, where it is not the first host and the port.")
+    ] = "",
     in_memory: Annotated[
         bool, typer.Option("--in-memory", help="Keep no runs and messages on disk: a restart forgets them.")
     ] = False,
@@ -60,9 +62,10 @@ def init(
         server = folder_of(home)
         hosts = tuple(host or ("127.0.0.1",))
         listen = bind or ("0.0.0.0" if host else "127.0.0.1")
-        server.init(ServerSettings(hosts=hosts, port=port, bind=listen, in_memory=in_memory))
+        settings = ServerSettings(hosts=hosts, public=public, port=port, bind=listen, in_memory=in_memory)
+        server.init(settings)
         typer.echo(f"server   {server.path}")
-        typer.echo(f"nodes    come to {hosts[0]}:{port}")
+        typer.echo(f"nodes    come to {settings.address}")
         typer.echo("next     zk0bot server enroll NAME, then zk0bot server start")
 
 
@@ -101,7 +104,7 @@ def start(foreground: Foreground = False, home: Home = HOME) -> None:
             server.prepare(settings)
             os.execv(sys.executable, [sys.executable, "-m", "zk0.federation.keeper", str(server.path)])
         server.start()
-        typer.echo(f"nodes may come to {settings.hosts[0]}:{settings.port}")
+        typer.echo(f"nodes may come to {settings.address}")
 
 
 @server_app.command()
@@ -133,8 +136,8 @@ def log(
 def show_server(server: "ServerFolder") -> None:
     """Its processes, and its nodes."""
     settings, runs = server.settings(), server.kept.state() is not None
-    where = f"nodes come to {settings.hosts[0]}:{settings.port}"
-    typer.secho(f"server   {'running' if runs else 'not running'}, {where}", bold=True)
+    runs_or_not = "running" if runs else "not running"
+    typer.secho(f"server   {runs_or_not}, nodes come to {settings.address}", bold=True)
     show_state(server.kept)
     for node in server.nodes():
         since = f" since {node.since[:19]} UTC" if node.since else ""

@@ -201,7 +201,8 @@ class Deployment:
 
     def session(self, **changes: Any) -> Session:
         """A session of these nodes."""
-        rules = {"engine": "deployment", "server": str(self.server.path), **changes.pop("federation", {})}
+        rules = {"engine": "deployment", "server": str(self.server.path), "nodes": sorted(self.nodes)}
+        rules |= changes.pop("federation", {})
         return self.make((), clients=[], federation=rules, **changes)
 
     def processes(self) -> set[int]:

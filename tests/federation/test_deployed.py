@@ -1,11 +1,13 @@
 """Real SuperLink, SuperNodes, TLS, keys and gateway on this machine: the same digest as without any of them."""
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from zk0.errors import CallRefused, FederationError
 from zk0.session import Session
 
 
@@ -50,6 +52,81 @@ def test_a_federation_over_the_network_ends_with_the_same_digest(
     assert [(run.status.status, run.status.sub_status) for run in runs_of(deployment)] == 4 * [
         ("finished", "completed")
     ]
+
+
+class TestStrangers:
+    """Whoever has the authority's certificate, which is no secret, but no key that is enrolled."""
+
+    @pytest.fixture
+    def outside(self, deployment: Any) -> Iterator[Any]:
+        from zk0.federation.api import Api, Endpoint
+
+        kit = deployment.nodes["a"].kit()
+        authority = deployment.nodes["a"].path / "ca.crt"
+        with Api(Endpoint(address=kit.server, authority=authority, secret=deployment.server.path / "secret")) as api:
+            yield api
+
+    def test_runs_and_nodes_are_not_theirs_to_make(self, deployment: Any, outside: Any) -> None:
+        from flwr.proto import control_pb2, fab_pb2, fleet_pb2, runtime_pb2
+
+        from zk0.federation.authority import make_node_key, wire_key
+
+        runs, nodes = len(runs_of(deployment)), deployment.server.nodes()
+        key = wire_key(make_node_key()[1])
+        bundle = fab_pb2.Fab(hash_str="x", content=b"x")
+        for path, asked in {
+            "/v1/control/start-run": control_pb2.StartRunRequest(fab=bundle),
+            "/v1/control/list-nodes": control_pb2.ListNodesRequest(),
+            "/v1/control/register-node": control_pb2.RegisterNodeRequest(public_key=key),
+            "/v1/control/../control/list-runs": control_pb2.ListRunsRequest(),
+            "/v1/fleet/../control/list-runs": control_pb2.ListRunsRequest(),
+            "/v1/fleet/%2e%2e/control/list-runs": control_pb2.ListRunsRequest(),
+            "/v1/runtime/acquire-task": runtime_pb2.AcquireTaskRequest(supported_task_types=["flwr-serverapp"]),
+            "/v1/fleet/register-node": fleet_pb2.RegisterNodeFleetRequest(public_key=key),
+        }.items():
+            with pytest.raises(FederationError, match="answers 404"):
+                outside.call(path, asked, control_pb2.ListRunsResponse)
+        for asked in (fleet_pb2.ActivateNodeRequest(public_key=key), fleet_pb2.PullMessagesRequest()):
+            name = {"ActivateNodeRequest": "activate-node"}.get(type(asked).__name__, "pull-messages")
+            with pytest.raises(CallRefused, match="answers 401"):
+                outside.call(f"/v1/fleet/{name}", asked, fleet_pb2.PullMessagesResponse)
+        assert (len(runs_of(deployment)), deployment.server.nodes()) == (runs, nodes)
+
+    def test_on_the_machine_itself_a_run_is_nothing_without_the_secret(self, deployment: Any) -> None:
+        from zk0.federation.api import Api
+        from zk0.federation.task import SERVER_APP, acquire
+
+        endpoint = deployment.server.endpoint()
+        with (
+            Api(endpoint.model_copy(update={"secret": None})) as api,
+            pytest.raises(CallRefused, match="answers 401"),
+        ):
+            acquire(api, SERVER_APP)
+        other = deployment.folder / "other"
+        other.write_bytes(b"x" * 32)
+        with Api(endpoint.model_copy(update={"secret": other})) as api, pytest.raises(CallRefused, match="answers 401"):
+            acquire(api, SERVER_APP)
+        with Api(endpoint) as api:
+            assert acquire(api, SERVER_APP) is None
+
+    def test_nothing_but_the_gateway_listens_to_the_network(self, deployment: Any) -> None:
+        """The gateway itself is bound as it was asked for, here to loopback."""
+        inodes = set()
+        for pid in deployment.processes():
+            for link in Path(f"/proc/{pid}/fd").glob("*"):
+                with suppress(OSError):
+                    inodes.add(str(link.readlink()))
+        listening = set()
+        for line in [*Path("/proc/net/tcp").read_text().splitlines(), *Path("/proc/net/tcp6").read_text().splitlines()]:
+            parts = line.split()
+            if parts[3] == "0A" and f"socket:[{parts[9]}]" in inodes:
+                listening.add(parts[1].rpartition(":")[0])
+        assert listening == {"0100007F"}
+
+    def test_no_key_is_told_on_a_command_line(self, deployment: Any) -> None:
+        lines = b"".join(Path(f"/proc/{pid}/cmdline").read_bytes() for pid in deployment.processes())
+        assert b"PRIVATE" not in lines
+        assert b"local:" not in lines  # nor where data lies
 
 
 def runs_of(deployment: Any) -> list[Any]:

@@ -275,3 +275,78 @@ def test_a_run_that_was_begun_and_never_taken_is_ended(running: Callable[..., Dr
         runs = api.call("/v1/control/list-runs", ListRunsRequest(), ListRunsResponse).run_dict
     assert (runs[orphan].status.status, runs[orphan].status.sub_status) == ("finished", "stopped")
     assert [m.client for m in session.driven.members] == ["a", "b"]
+
+
+class TestStrangers:
+    """Real SuperNodes that are not, or no longer, welcome."""
+
+    def said_by(self, deployment: Any, tmp_path: Path, **changes: Any) -> tuple[int, str]:
+        """How a SuperNode ends that is started as node `a` is, but for some changes."""
+        from zk0.federation.processes import free_port, supernode
+
+        node = deployment.nodes["a"]
+        asked = {
+            "authority": node.path / "ca.crt",
+            "key": node.path / "node.key",
+            "server": node.kit().server,
+        } | changes
+        kept = supernode(
+            tmp_path / "home", asked["server"], free_port(), asked["authority"], asked["key"], node.path / "secret"
+        )
+        command = [part for part in kept.command if part not in changes.get("without", ())]
+        environment = {**os.environ, **kept.environment}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+        return done.returncode, done.stdout + done.stderr
+
+    def test_without_a_key(self, deployment: Any, tmp_path: Path) -> None:
+        key = deployment.nodes["a"].path / "node.key"
+        code, said = self.said_by(deployment, tmp_path, without=("--auth-supernode-private-key", str(key)))
+        assert code != 0
+        assert "305" in said
+        assert len(deployment.server.nodes()) == 2
+
+    def test_with_a_key_that_is_not_enrolled(self, deployment: Any, tmp_path: Path) -> None:
+        from zk0.federation.authority import make_node_key
+
+        (tmp_path / "key").write_bytes(make_node_key()[0])
+        _, said = self.said_by(deployment, tmp_path, key=tmp_path / "key")
+        assert "SuperNode ID" not in said  # what one says that is let in
+        assert "a key that is not enrolled" in deployment.server.kept.log("gateway").read_text()
+
+    def test_with_another_authority(self, deployment: Any, tmp_path: Path) -> None:
+        from zk0.federation.authority import Authority
+
+        Authority(tmp_path).make()
+        code, said = self.said_by(deployment, tmp_path, authority=tmp_path / "ca.crt")
+        assert code != 0
+        assert "certificate" in said.lower()
+
+    def test_in_plain_text(self, deployment: Any, tmp_path: Path) -> None:
+        node = deployment.nodes["a"]
+        without = ("--root-certificates", str(node.path / "ca.crt"), "--auth-supernode-private-key")
+        from zk0.federation.processes import free_port, supernode
+
+        key, secret = node.path / "node.key", node.path / "secret"
+        kept = supernode(tmp_path / "home", node.kit().server, free_port(), node.path / "ca.crt", key, secret)
+        command = [part for part in kept.command if part not in (*without, str(key))] + ["--insecure"]
+        environment = {**os.environ, **kept.environment}
+        command += ["--max-retries", "1"]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode != 0
+        assert len(deployment.server.nodes()) == 2
+
+    def test_a_node_that_is_revoked_is_out_until_it_has_another_kit(
+        self, running: Callable[..., Driven], deployment: Any, kept: Path, recordings: dict[str, Path]
+    ) -> None:
+        from zk0.session import ClientSettings
+
+        session, node = running(absence_seconds=3, min_updates=1), deployment.nodes["a"]
+        deployment.server.revoke("a")
+        until(lambda: (seen := node.kept.state().processes["supernode"]).starts > 1 or seen.pid is None)
+        found = session.driven.train(session.federation)
+        assert [u.client for u in found.updates] == ["b"]
+        assert [n.name for n in deployment.server.nodes()] == ["b"]
+        node.stop()
+        node.take(deployment.server.enroll("a"))
+        node.start(ClientSettings(name="a", dataset=f"local:{recordings['a']}"), kept)
+        until(lambda: {n.status for n in deployment.server.nodes()} == {"online"})

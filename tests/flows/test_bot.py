@@ -67,6 +67,9 @@ def test_the_address_of_the_server_may_come_from_the_environment(
     bot("server enroll arm-1 --out here.kit")
     assert json.loads((tmp_path / "here.kit").read_text())["server"] == "10.1.2.3:19092"
     assert 'bind = "0.0.0.0"' in (bot.home / "server" / "server.toml").read_text()
+    bot("server init --public zk0.example:443")
+    bot("server enroll arm-2")
+    assert json.loads((tmp_path / "arm-2.kit").read_text())["server"] == "zk0.example:443"
     bot("server init --host zk0.example")  # another name: the same authority, the same nodes
     assert "arm-1" in bot("server status")
 

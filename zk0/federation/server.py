@@ -31,10 +31,16 @@ _LOOK_SECONDS = 0.2
 class ServerSettings(Record):
     """How nodes reach the server."""
 
-    hosts: tuple[str, ...] = Field(min_length=1, description="names and addresses of this machine; kits name the first")
+    hosts: tuple[str, ...] = Field(min_length=1, description="names and addresses of this machine")
+    public: str = Field(default="", description="host:port that kits name; empty: the first host and the port")
     port: int = Field(default=9092, ge=1, le=65535, description="the one port that is open to the network")
     bind: str = Field(default=LOOPBACK, description="address that the port listens on")
     in_memory: bool = Field(default=False, description="keep no runs and messages on disk: a restart forgets them")
+
+    @property
+    def address(self) -> str:
+        """Where nodes come to."""
+        return self.public or f"{self.hosts[0]}:{self.port}"
 
 
 class Node(Record):
@@ -91,8 +97,7 @@ class ServerFolder:
         private, line = make_node_key()
         authority = self._authority.certificate.read_text()
         try:
-            server = f"{settings.hosts[0]}:{settings.port}"
-            kit = Kit(name=name, server=server, authority=authority, key=private.decode())
+            kit = Kit(name=name, server=settings.address, authority=authority, key=private.decode())
         except ValidationError as e:
             raise SettingsError(f"{name!r} cannot be a node's name: letters, digits, dot, dash and underline") from e
         write_private(public, line + b"\n")
