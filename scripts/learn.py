@@ -153,7 +153,7 @@ def main() -> None:
     seeds = range(int(first), int(last or first) + 1)
     bench = Bench(session, given.out.resolve())
     found = _Results(given.out / "results.jsonl")
-    for name in ("start", *bench.clients, "federated", "centralised"):
+    for name in ("start", "federated", "centralised", *bench.clients):
         model = bench.start if name == "start" else bench.trained(name)
         if not found.of(name, "losses"):
             found.add({"model": name, "losses": bench.losses(model)})
