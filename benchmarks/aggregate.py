@@ -1,6 +1,6 @@
 """Averaging the clients' weights: ours, Flower's FedAvg, and what the memory bus allows, side by side.
 
-    python benchmarks/aggregate.py --clients 12 --parameters 99880992 --json
+    python benchmarks/aggregate.py --clients 12 --parameters 99880992 --json aggregate.json
 
 Each way runs in a process of its own, on `--threads` threads, over the same files; the ways take turns `--repeats`
 times and the best of each counts, so that a machine that is busy for a moment is busy for all of them. Peak memory is
@@ -39,7 +39,7 @@ Work = tuple[Callable[[], object], Callable[[], Path | None]]
 
 
 def main() -> None:
-    """Run every way and print a table, or JSON."""
+    """Run every way and print a table."""
     arguments = parsed()
     if arguments.way:
         serve(arguments.way, Path(arguments.folder), arguments.clients, arguments.threads)
@@ -55,8 +55,13 @@ def main() -> None:
             "largest_difference_to_flower": largest_difference(Path(folder, "zk0"), Path(folder, "Flower")),
             "ways": rows,
             "peak_mib_of_clients": peaks(folder, arguments) if arguments.memory else {},
+            "ratios": {
+                f"aggregate: {way} / copy": row["to_copy"] for way, row in rows.items() if way.startswith("zk0")
+            },
         }
-    sys.stdout.write((json.dumps(result, indent=2) if arguments.json else table(result)) + "\n")
+    sys.stdout.write(table(result) + "\n")
+    if arguments.json:
+        Path(arguments.json).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
 def parsed() -> argparse.Namespace:
@@ -69,7 +74,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--memory", action="store_true", help="peak memory of 4 to 100 clients too")
     parser.add_argument("--folder", help="where the weights are put meanwhile; unset: the system's temporary folder")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", metavar="FILE", help="write the figures here too")
     parser.add_argument("--way", choices=list(WAYS), help=argparse.SUPPRESS)
     return parser.parse_args()
 

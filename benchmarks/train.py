@@ -293,7 +293,8 @@ def compared(ways: dict[str, dict[str, Any]]) -> dict[str, Any]:
     plain = ways["lerobot"][step]
     for row in ways.values():
         row["times_faster"] = plain / row[step]
-    return {"ways": ways, "ratio_of": step, "build_of": build}
+    ratios = {f"train: {way} / lerobot": row[step] / plain for way, row in ways.items() if way != "lerobot"}
+    return {"ways": ways, "ratio_of": step, "build_of": build, "ratios": ratios}
 
 
 def epochs_to_break_even(row: dict[str, Any], plain: dict[str, Any], batch: int, keys: tuple[str, str]) -> str:

@@ -11,7 +11,7 @@ from prefect.context import FlowRunContext
 from prefect.runtime import flow_run
 from prefect.utilities.annotations import quote
 
-from tasks import data, judging, reporting, rounds
+from tasks import data, judging, releasing, reporting, rounds, tracking
 from tasks.crash import close_task_runs
 from tasks.events import Event, say, tell, tell_step
 from tasks.logs import session_logs
@@ -51,31 +51,66 @@ def federated_session(
 
     Returns the session's folder.
     """
-    from zk0.federation.open import open_federation
-
     session, here = settle(config, overrides, resume)
     folder = str(here.path)
     tell(Event(kind="begun", text=folder))
     with here.alone(), session_logs(here.path):
-        finished = rounds.take_up(folder)
-        if finished and finished[-1].round == session.rounds and here.report.is_file():
+        releasing.check_ready(session)
+        history = rounds.take_up(folder)
+        if history and history[-1].round == session.rounds and here.report.is_file():
             say(f"{here.name}: all {session.rounds} rounds and the report are there already")
-            return folder
-        with open_federation(session, here.name, here.path, tell_step):
-            ground, history = prepare(session, here, finished)
-            ground = untracked(ground)
-            progress = reporting.start_progress(session, history[-1].round)
-            while history[-1].round < session.rounds:
-                history = federated_round(history[-1].round + 1, session, folder, ground, history, progress)
-                if history[-1].round < session.rounds:
-                    roll_out(session, folder, ground, history[-1])
-            rounds.give_receipts(session, folder, untracked(history))
-            if session.evaluation.joining_report:
-                judging.report_joining(session, folder, ground, untracked(history))
-        found = [r for record in history for r in roll_out(session, folder, ground, record)]
-        page = reporting.write_report(session, folder, ground, history, found)
-        say(f"done: {page}")
+        else:
+            history = carry_out(session, here, history)
+        release(session, folder, history)
     return folder
+
+
+def carry_out(session: Session, here: SessionFolder, finished: tuple[RoundRecord, ...]) -> tuple[RoundRecord, ...]:
+    """Everything from the data to the report; the finished rounds."""
+    from zk0.federation.open import open_federation
+
+    folder = str(here.path)
+    with open_federation(session, here.name, here.path, tell_step), tracking.tracked(session, here):
+        ground, history = prepare(session, here, finished)
+        track(session, here.name, history)
+        ground = untracked(ground)
+        progress = reporting.start_progress(session, history[-1].round)
+        while history[-1].round < session.rounds:
+            history = federated_round(history[-1].round + 1, session, folder, ground, history, progress)
+            track(session, here.name, history)
+            if history[-1].round < session.rounds:
+                roll_out(session, folder, ground, history[-1])
+        rounds.give_receipts(session, folder, untracked(history))
+        if session.evaluation.joining_report:
+            judging.report_joining(session, folder, ground, untracked(history))
+    for record in history:
+        roll_out(session, folder, ground, record)
+    releasing.decide(session, folder, untracked(history))
+    page = reporting.write_report(session, folder, untracked(history))
+    say(f"done: {page}")
+    return history
+
+
+def release(session: Session, folder: str, history: tuple[RoundRecord, ...]) -> None:
+    """What the rule allows, and a person if one is to be asked, is pushed; the report then says so."""
+    decided = releasing.decide(session, folder, untracked(history))
+    if decided.outcome in ("pushed", "refused"):
+        return
+    if session.publish.approval:
+        decided = releasing.ask(session, folder, decided)
+    waits = list(session.publish.retry_seconds)
+    try:
+        if decided.outcome == "allowed":
+            pushing = releasing.push.with_options(retries=len(waits), retry_delay_seconds=waits)
+            pushing(folder, untracked(history[-1]), decided)
+    finally:
+        reporting.write_report(session, folder, untracked(history))
+
+
+def track(session: Session, name: str, history: tuple[RoundRecord, ...]) -> None:
+    """The rounds so far to Weights & Biases, if asked for."""
+    if session.tracking.wandb != "off":
+        tracking.track(history[-1].round, name, untracked(history))
 
 
 def settle(config: str, overrides: dict[str, Any] | None, resume: str | None) -> tuple[Session, SessionFolder]:

@@ -19,6 +19,7 @@ from zk0.errors import Zk0Error
 from zk0.folder import SessionFolder
 from zk0.ledger import Ledger
 from zk0.records import RoundRecord
+from zk0.release import Release
 
 
 @contextmanager
@@ -147,6 +148,8 @@ def show_result(folder: Path) -> None:
     for found in sorted(here.rollouts(history[-1].round).rglob("rollout_*.mp4")):
         console.print(f"video    {_shown(found)}", soft_wrap=True)
     console.print(f"policy   {_shown(here.checkpoint(history[-1].round))}", soft_wrap=True)
+    if (release := Release.read(here.release)) and release.repo_id:
+        console.print(f"release  {release.told()}", soft_wrap=True)
     console.print(f"report   {_shown(here.report)}", style="bold", soft_wrap=True)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from loguru import logger
+from prefect.exceptions import Pause
 
 _KEEP: dict[str, Any] = {"rotation": "500 MB", "retention": "10 days", "compression": "zip", "level": "INFO"}
 
@@ -21,6 +22,9 @@ def session_logs(folder: Path) -> Iterator[None]:
     server = logger.add(folder / "server" / "server.log", filter=_is_server, **_KEEP)
     try:
         yield
+    except Pause:
+        logger.info("suspended until someone answers in the Prefect UI")
+        raise
     except BaseException as e:
         logger.error("{}: {}", type(e).__name__, e)
         raise

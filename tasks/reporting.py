@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import UUID
 
 from prefect import task
@@ -16,11 +16,9 @@ from prefect.cache_policies import NO_CACHE
 
 from tasks.events import Event, tell
 from zk0.folder import SessionFolder
-from zk0.records import Rollout, RoundRecord
+from zk0.records import RoundRecord
+from zk0.release import Release
 from zk0.session import Session
-
-if TYPE_CHECKING:
-    from zk0.training.judge import Ground
 
 
 def start_progress(session: Session, done: int) -> UUID:
@@ -85,26 +83,27 @@ def write_metrics(number: int, folder: str, history: Sequence[RoundRecord]) -> N
 
 
 @task(task_run_name="report", cache_policy=NO_CACHE)
-def write_report(
-    session: Session, folder: str, ground: "Ground", history: Sequence[RoundRecord], rollouts: Sequence[Rollout]
-) -> str:
+def write_report(session: Session, folder: str, history: Sequence[RoundRecord]) -> str:
     """The report as a page in the session's folder and as an artifact in the UI; the page's path."""
+    from zk0.report.kept import kept_members
     from zk0.report.page import report_markdown
     from zk0.report.page import write_report as write
+    from zk0.training.attempts import read_rollouts
 
     tell(Event(kind="stage", text="writing the report"))
     here = SessionFolder(Path(folder))
-    page = here.report
-    toml, members = here.session_toml.read_text(encoding="utf-8"), ground.members
-    text = report_markdown(session=session, members=members, history=history, rollouts=rollouts)
-    create_markdown_artifact(markdown=text, key="session-report", description=str(page))
+    members, models = kept_members(here), {record.checkpoint.digest for record in history}
+    rollouts = [r for r in read_rollouts(here.path / "evaluate") if r.checkpoint in models]
+    release = Release.read(here.release)
+    text = report_markdown(session=session, members=members, history=history, rollouts=rollouts, release=release)
+    create_markdown_artifact(markdown=text, key="session-report", description=str(here.report))
     write(
-        page,
+        here.report,
         session=session,
         members=members,
         history=history,
         rollouts=rollouts,
         folder=here.path,
-        session_toml=toml,
+        session_toml=here.session_toml.read_text(encoding="utf-8"),
     )
-    return str(page)
+    return str(here.report)

@@ -172,8 +172,8 @@ def threads() -> int:
 )
 def save_checkpoint(session: Session, folder: str, ground: "Ground", record: RoundRecord) -> str:
     """A complete LeRobot policy folder with its card."""
+    from zk0.public import public_metrics
     from zk0.report.card import model_card
-    from zk0.report.public import public_metrics
     from zk0.training.judge import save_checkpoint as save
 
     here = SessionFolder(Path(folder))

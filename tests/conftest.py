@@ -1,6 +1,9 @@
+import importlib.util
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +13,9 @@ os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("MPLBACKEND", "agg")
+os.environ.setdefault("HF_XET_CLIENT_RETRY_MAX_ATTEMPTS", "1")
+os.environ.setdefault("HF_XET_CLIENT_RETRY_BASE_DELAY", "10ms")
+os.environ.setdefault("HF_XET_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the same bits in every process
 
 SIDE, FPS = 64, 10
@@ -71,3 +77,16 @@ def real_data() -> Path:
     if not folder or not Path(folder).is_dir():
         pytest.skip("no real recordings: ZK0_REAL_DATA names no folder")
     return Path(folder)
+
+
+@pytest.fixture
+def hub_server() -> Iterator[Any]:
+    """A Hub on loopback that huggingface_hub can talk to."""
+    spec = importlib.util.spec_from_file_location("hub", Path(__file__).with_name("hub.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["hub"] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    with module.running() as hub:
+        yield hub

@@ -13,6 +13,7 @@ Zk0Error
 │   └── MessageLost       a message's upload was given up before it was whole
 ├── ReportError       a chart, video or page cannot be made
 ├── PublishError      a model or its numbers cannot leave the house
+├── BenchmarkError    a benchmark cannot be measured, or something got worse
 ├── StackError        the Prefect server or worker on this machine does not start, or has ended
 └── TransientError    the same call may work later: the one thing that is retried
     ├── RoundIncomplete   too few good updates arrived; finished ones are kept
@@ -71,6 +72,10 @@ class ReportError(Zk0Error):
 
 class PublishError(Zk0Error):
     """A model or its numbers cannot leave the house."""
+
+
+class BenchmarkError(Zk0Error):
+    """A benchmark cannot be measured, or something got worse since the last good night."""
 
 
 class StackError(Zk0Error):

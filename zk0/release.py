@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import Field
 
@@ -33,11 +33,31 @@ class Release(Record):
     commit: str | None = None
     url: str | None = None
 
+    @classmethod
+    def read(cls, path: Path) -> Self | None:
+        """What was written down; None where nothing was."""
+        return cls.model_validate_json(path.read_text(encoding="utf-8")) if path.is_file() else None
+
     def keep(self, path: Path) -> None:
         """Write it down, whole or not at all."""
         write_whole(path, self.model_dump_json(indent=2))
 
-    def now(self, outcome: Outcome, reason: str) -> "Release":
+    def told(self) -> str:
+        """Outcome and reason in one line.
+
+        >>> Release(outcome="refused", reason="3 rounds ran", round=3, repo_id="lab/arm", private=True).told()
+        'not pushed: 3 rounds ran'
+        """
+        where = f"{'private' if self.private else 'public'} {self.repo_id}"
+        by_hand = "" if self.forced is None else f"by hand, because: {self.forced}; the rule says: "
+        return {
+            "refused": f"not pushed: {self.reason}",
+            "allowed": f"may be pushed to {where}: {self.reason}",
+            "failed": f"could not be pushed to {where}: {self.reason}",
+            "pushed": f"pushed to {where} as {self.revision}: {by_hand}{self.reason}",
+        }[self.outcome]
+
+    def now(self, outcome: Outcome, reason: str) -> Self:
         """The same evidence with another ending."""
         return self.model_copy(update={"outcome": outcome, "reason": reason})
 

@@ -334,12 +334,27 @@ class VideoSettings(Record):
     camera_height: int = Field(default=240, ge=64, description="pixels of a camera's picture in a film")
 
 
+class TrackingSettings(Record):
+    """Whether the numbers of each round go to Weights & Biases too."""
+
+    wandb: Literal["off", "offline", "online"] = Field(
+        default="off", description="offline: written to the session's folder, for `wandb sync`; needs no account"
+    )
+    project: str = Field(default="zk0", min_length=1)
+    entity: str | None = Field(default=None, description="user or team; unset: the account's own")
+
+
 class PublishSettings(Record):
     """Whether and where the last checkpoint is pushed."""
 
     repo_id: HubName | None = Field(default=None, description="user/name of a model on the Hub; unset: nothing leaves")
     private: bool = Field(default=True, description="of a repository that does not exist yet")
     min_rounds: int = Field(default=20, ge=1, description="rounds that must have run")
+    approval: bool = Field(default=False, description="a person must agree in the Prefect UI before anything is pushed")
+    approval_timeout_seconds: int = Field(default=7 * 86400, ge=1, description="how long that person has")
+    retry_seconds: tuple[float, ...] = Field(
+        default=(10.0, 60.0, 300.0), description="waits between attempts while the Hub does not answer"
+    )
 
 
 class Session(Record):
@@ -362,6 +377,7 @@ class Session(Record):
     evaluation: EvaluationSettings = EvaluationSettings()
     rollout: RolloutSettings = RolloutSettings()
     video: VideoSettings = VideoSettings()
+    tracking: TrackingSettings = TrackingSettings()
     publish: PublishSettings = PublishSettings()
     checkpoint_interval: int = Field(default=0, ge=0, description="rounds between saved policies; 0: only the last")
     keep_updates: bool = Field(default=False, description="keep clients' updates after their round is recorded")

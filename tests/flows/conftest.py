@@ -37,7 +37,7 @@ SMALL = {
 """Two clients, two rounds, one worker process: what costs time is the import of LeRobot."""
 
 
-def _wait_until(condition: Callable[[], Any], seconds: float = 240, pause: float = 0.3) -> Any:
+def _wait_until(condition: Callable[[], Any], seconds: float = 600, pause: float = 0.3) -> Any:
     """The first true answer; fails when there is none in time."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):
@@ -111,9 +111,10 @@ class RunningStack:
         """A small session that writes to `name` in this home; recordings are shared."""
         return {**SMALL, "output_dir": str(self.home / name), "cache_dir": str(self.cache), **more}
 
-    def begin(self, overrides: dict[str, Any]) -> UUID:
-        """Ask for a session; the flow run's id."""
-        done = self.prefect("deployment", "run", DEPLOYMENT, "--param", f"overrides={json.dumps(overrides)}")
+    def begin(self, overrides: dict[str, Any], **environment: str) -> UUID:
+        """Ask for a session whose process has this environment too; the flow run's id."""
+        more = ["--job-variable", f"env={json.dumps(environment)}"] if environment else []
+        done = self.prefect("deployment", "run", DEPLOYMENT, "--param", f"overrides={json.dumps(overrides)}", *more)
         assert done.returncode == 0, done.stdout + done.stderr
         return UUID(re.search(r"UUID: (\S+)", done.stdout).group(1))
 
@@ -121,6 +122,16 @@ class RunningStack:
         """SIGKILL for the process of a flow run, and for nobody else."""
         (pid,) = [p for p, c in processes_with(f"PREFECT__FLOW_RUN_ID={run}\0").items() if "prefect.engine" in c]
         os.kill(pid, signal.SIGKILL)
+
+    def let_go(self) -> None:
+        """Wait until the worker has noticed that every process of a flow run has ended.
+
+        A run that is resumed before that ends the worker: `this borrower is already holding one of this
+        CapacityLimiter's tokens`.
+        """
+        log = self.home / "zk0-ui" / "worker.log"
+        _wait_until(lambda: (t := log.read_text()).count(" exited ") >= t.count("submitted to infrastructure"))
+        time.sleep(2)
 
     def state(self, run: UUID) -> Any:
         """The state of a flow run."""

@@ -16,6 +16,7 @@ from zk0.errors import ReportError
 from zk0.folder import toml_values
 from zk0.ledger import Ledger
 from zk0.records import Member, Refusal, Rollout, RoundRecord
+from zk0.release import Release
 from zk0.report.client_tables import client_table
 from zk0.report.page import report_markdown, write_report
 from zk0.report.score_tables import set_table
@@ -361,3 +362,22 @@ def test_markdown_tables_keep_their_columns(facts: dict[str, Any]) -> None:
     line = next(line for line in text.splitlines() if "a\\|b" in line and line.startswith("| 3"))
     assert len(re.findall(r"(?<!\\)\|", line)) == 4
     assert "&lt;b&gt;\\`" in line
+
+
+def test_what_became_of_a_release(
+    session: Session, members: list[Member], history: list[RoundRecord], tmp_path: Path
+) -> None:
+    url = "https://huggingface.co/lab/arm/tree/r"
+    made = Release(
+        outcome="pushed", reason="20 rounds ran <b>", round=3, repo_id="lab/arm", private=True, revision="r", url=url
+    )
+    text = report_markdown(session=session, members=members, history=history, rollouts=[], release=made)
+    assert "Release: pushed to private lab/arm as r: 20 rounds ran &lt;b&gt;." in text
+    made.keep(tmp_path / "release.json")
+    write_report(
+        tmp_path / "report.html", session=session, members=members, history=history, rollouts=[], folder=tmp_path,
+        session_toml="",
+    )  # fmt: skip
+    page = read(tmp_path / "report.html")
+    assert "Release: pushed to private lab/arm as r: 20 rounds ran <b>." in page.text
+    assert ("a", {"href": url}) in page.tags

@@ -59,6 +59,11 @@ def push_folder(
     return Pushed(revision=revision, commit=commit.oid, url=f"{api.endpoint}/{repo_id}/tree/{revision}")
 
 
+def check_ready(token: SecretStr | None) -> None:
+    """Raises PublishError where a push would fail before its first request: no token, or told to stay offline."""
+    _usable(token)
+
+
 def _usable(token: SecretStr | None) -> str:
     from huggingface_hub import constants, get_token
 

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 
 from zk0.errors import ReportError
 from zk0.interval import Z_95
+from zk0.public import last_component, public_name
 from zk0.records import Evaluation, Member, RoundRecord
-from zk0.report.figures import DASH, count, fixed, last_component, number, plus_minus, public_name
+from zk0.report.figures import DASH, count, fixed, number, plus_minus
 from zk0.report.markdown import escaped, table
 from zk0.report.metrics import ordered
 from zk0.report.verdict import verdict

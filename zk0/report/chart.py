@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from zk0.interval import Z_95
+from zk0.public import public_name
 from zk0.records import Contribution, Decision, Evaluation, RoundRecord, SetScore, Update
-from zk0.report.figures import public_name
 from zk0.report.lines import DASHES, MARKERS, dress, finish, foot, known, line, many, name_points, png, short
 from zk0.report.metrics import ordered
 from zk0.report.palette import LIGHT, Theme

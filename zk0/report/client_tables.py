@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from typing import Literal
 
+from zk0.public import public_name
 from zk0.records import Contribution, Member, Moments, RoundRecord, Statistics, Update
-from zk0.report.figures import percent, plus_minus, public_name
+from zk0.report.figures import percent, plus_minus
 from zk0.report.metrics import ordered
 from zk0.report.score_tables import joint_names, joint_unit
 from zk0.report.tables import Cell, Column, Table, decimal, whole, words

@@ -107,29 +107,3 @@ def listed(words: Iterable[str]) -> str:
     ('a, b', '–')
     """
     return ", ".join(words) or DASH
-
-
-def public_name(dataset: str) -> str:
-    """A data set as others may see it: of a folder only its last component.
-
-    >>> public_name("hf:lab/so101"), public_name("local:/home/someone/place/"), public_name("sim:lift")
-    ('hf:lab/so101', 'local:place', 'sim:lift')
-    """
-    scheme, colon, rest = dataset.partition(":")
-    if colon and scheme == "local":
-        return f"local:{last_component(rest)}"
-    return (
-        dataset
-        if "\\" not in dataset and dataset.count("/") <= 1 and dataset[:1] not in "/~."
-        else (f"local:{last_component(dataset)}")
-    )
-
-
-def last_component(path: str) -> str:
-    """The last name in a path of either kind of slash.
-
-    >>> last_component("/home/someone/place/"), last_component("C:\\\\data\\\\place")
-    ('place', 'place')
-    """
-    parts = [p for p in path.replace("\\", "/").split("/") if p]
-    return parts[-1] if parts else path

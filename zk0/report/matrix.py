@@ -7,8 +7,9 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from zk0.public import public_name
 from zk0.records import Record, RoundRecord, SetScore
-from zk0.report.figures import DASH, fixed, public_name
+from zk0.report.figures import DASH, fixed
 from zk0.report.lines import dress, foot, short
 from zk0.report.metrics import ordered
 from zk0.report.palette import LIGHT, Theme

@@ -14,6 +14,7 @@ from zk0.errors import ReportError
 from zk0.folder import SessionFolder
 from zk0.ledger import Ledger
 from zk0.records import Member, Record, Rollout, RoundRecord, Statistics
+from zk0.release import Release
 from zk0.report import client_tables, rollout_tables, round_tables, score_tables
 from zk0.report.chart import federated_metrics_figure, measured_under, policy_loss_figure
 from zk0.report.error_chart import action_error_figure
@@ -59,7 +60,8 @@ def write_report(
 ) -> None:
     """Write report.html: charts, tables and videos in one file that asks for no other.
 
-    Videos are read from `folder / rollout.video`; pooled statistics and the ledger's root come from `folder` too.
+    Videos are read from `folder / rollout.video`; pooled statistics, the ledger's root and what was decided about a
+    release come from `folder` too.
 
     Raises:
         ReportError: the page or one of its sources cannot be read or written.
@@ -102,6 +104,7 @@ def write_report(
         },
         films=[Film(rollout=r, video=_video(folder, r)) for r in rollouts if r.video or r.video_fault],
         closed_loop=success_sentence(rollouts),
+        release=Release.read(here.release),
         resume=f"zk0 run --resume {shlex.quote(str(folder))}",
         ledger_root=Ledger(here.ledger).root() if here.ledger.is_file() else None,
         session_toml=session_toml,
@@ -112,7 +115,12 @@ def write_report(
 
 
 def report_markdown(
-    *, session: Session, members: Sequence[Member], history: Sequence[RoundRecord], rollouts: Sequence[Rollout]
+    *,
+    session: Session,
+    members: Sequence[Member],
+    history: Sequence[RoundRecord],
+    rollouts: Sequence[Rollout],
+    release: Release | None = None,
 ) -> str:
     """The report in short, in GitHub's Markdown with the charts inside; well below 1 MB."""
     rows = ordered(history)
@@ -122,6 +130,7 @@ def report_markdown(
         f"# {escaped(session.name)}",
         f"**{escaped(found.headline)}**",
         "\n\n".join(escaped(s) for s in found.sentences),
+        *([f"Release: {escaped(release.told())}."] if release else []),
         table(("figure", "value", ""), keys),
         f"![Policy loss on unseen data by round]({_data_png(policy_loss_figure(rows), 100)})",
         "## Rounds",

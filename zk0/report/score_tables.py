@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
+from zk0.public import public_name
 from zk0.records import RoundRecord, SetScore
-from zk0.report.figures import public_name
 from zk0.report.metrics import ordered
 from zk0.report.tables import Cell, Column, Table, bounded, decimal, whole, words
 from zk0.session import Session

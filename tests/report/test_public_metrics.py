@@ -2,8 +2,8 @@
 
 import json
 
+from zk0.public import public_metrics, without_folders
 from zk0.records import Refusal, RoundRecord
-from zk0.report.public import public_metrics, without_folders
 
 
 def test_all_numbers_stay_and_folders_go(history: list[RoundRecord]) -> None:
