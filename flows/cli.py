@@ -10,6 +10,7 @@ from flows.cli_data import data_app
 from flows.cli_push import push
 from flows.cli_rollout import rollout
 from flows.cli_ui import ui
+from flows.cli_videos import videos_app
 from flows.failure import one_clear_line
 from flows.session_run import parse_overrides, run_session
 from zk0.errors import SettingsError
@@ -24,6 +25,7 @@ app = typer.Typer(
 
 
 app.add_typer(data_app)
+app.add_typer(videos_app)
 app.command()(ui)
 app.command()(push)
 app.command()(rollout)

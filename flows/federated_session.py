@@ -170,6 +170,9 @@ def judge(
     if session.judged_after(checkpoint.round):
         with rounds.timed(seconds, "evaluate"):
             judged = judging.evaluate(session, folder, ground, checkpoint)
+    if judged and session.filmed_after(checkpoint.round):
+        with rounds.timed(seconds, "film"):
+            judging.film(session, folder, ground, checkpoint, judged)
     if session.clients_judge_after(checkpoint.round):
         with rounds.timed(seconds, "clients evaluate"):
             by_clients = judging.evaluate_on_clients(session, folder, ground, checkpoint)

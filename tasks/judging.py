@@ -14,7 +14,7 @@ from tasks.events import Event, say, tell
 from zk0.folder import SessionFolder, write_whole
 from zk0.records import Checkpoint, ClientEvaluation, Evaluation, Rollout, RoundRecord
 from zk0.schedule import client_lr
-from zk0.session import EvaluationPlan, JoiningPlan, Session, terms_of
+from zk0.session import EvaluationPlan, FilmPlan, JoiningPlan, Session, terms_of
 
 if TYPE_CHECKING:
     from zk0.training.judge import Ground
@@ -49,8 +49,10 @@ def evaluate_on_clients(session: Session, folder: str, ground: "Ground", checkpo
     started, here = perf_counter(), SessionFolder(Path(folder))
     tell(Event(kind="stage", text=f"clients judge round {checkpoint.round}", round=checkpoint.round))
     sent = as_sent(session.federation, here.path / checkpoint.path, here.sent(checkpoint.round))
+    film = film_plan(session, checkpoint.round)
     names = [member.client for member in ground.members]
-    plans = [sent.told(evaluation_plan_for(name, session, here.name, ground, checkpoint)) for name in names]
+    asked = [evaluation_plan_for(name, session, here.name, ground, checkpoint) for name in names]
+    plans = [sent.told(plan.model_copy(update={"film": film})) for plan in asked]
     found = federation(here.name).evaluate(plans, sent.path)
     for refusal in found.refusals:
         say(f"round {checkpoint.round}: {refusal.client} did not judge: {refusal.reason}")
@@ -65,6 +67,29 @@ def evaluate_on_clients(session: Session, folder: str, ground: "Ground", checkpo
         times=session.evaluation.times,
         seconds=perf_counter() - started,
     )
+
+
+@task(task_run_name="film round {checkpoint.round}", cache_policy=NO_CACHE)
+def film(session: Session, folder: str, ground: "Ground", checkpoint: Checkpoint, judged: Evaluation) -> None:
+    """What the model predicts beside what was recorded, on the sets that the server judges on."""
+    from zk0.training.films import film_sets
+
+    plan = film_plan(session, checkpoint.round)
+    if plan is None:
+        return
+    tell(Event(kind="stage", text=f"filming round {checkpoint.round}", round=checkpoint.round))
+    for made in film_sets(session, ground, SessionFolder(Path(folder)), (checkpoint, judged), plan):
+        if made.video_fault:
+            say(f"{made.dataset}, episode {made.episode}: no film: {made.video_fault}")
+
+
+def film_plan(session: Session, round_number: int) -> FilmPlan | None:
+    """How judging episodes of this round are filmed, if they are."""
+    settings = session.video
+    if not (settings.episodes and session.filmed_after(round_number)):
+        return None
+    now = datetime.now().astimezone()
+    return FilmPlan(episodes=settings.episodes, camera_height=settings.camera_height, when=now)
 
 
 @task(task_run_name="what joining brought", cache_policy=NO_CACHE)

@@ -332,8 +332,34 @@ class Rollout(RolloutSubject):
     """Spectral arc length of the joints' path: nearer to 0 is smoother; None where the arm did not move."""
     video: str | None = None
     """Path relative to the session folder."""
+    camera_rows: tuple[int, int] | None = None
+    """Rows of the video, first and end, that show the cameras; the rest is drawn."""
     video_fault: str | None = None
     """Why an attempt that was to be filmed has no video."""
+
+
+class EpisodeFilm(Record):
+    """One recorded episode on film, with what a policy predicts in each of its frames."""
+
+    kind: Literal["open-loop"] = "open-loop"
+    round: int
+    checkpoint: str
+    """SHA-256 of the weights that predict."""
+    dataset: str
+    client: str | None
+    """The one that holds the episode out; None where it is of a set that the server judges on."""
+    episode: int
+    success: None = None
+    """Nothing was carried out."""
+    duration_seconds: float
+    fps: float
+    policy_loss: float | None
+    """Of this model on this episode; None where none of its frames was judged."""
+    action_error_degrees: float | None
+    video: str | None = None
+    """Path relative to the session folder; of a client on another machine, to the folder it keeps to itself."""
+    camera_rows: tuple[int, int] | None = None
+    video_fault: str | None = None
 
 
 class RoundRecord(Record):

@@ -8,6 +8,7 @@ import hashlib
 import tomllib
 from collections.abc import Mapping
 from copy import deepcopy
+from datetime import datetime
 from math import ceil
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -331,6 +332,9 @@ class VideoSettings(Record):
 
     frequency: int = Field(default=0, ge=0, description="rounds between films, of rounds that are tried; 0: the last")
     rollouts: int = Field(default=1, ge=0, description="attempts of each task that are filmed, the first seeds")
+    episodes: int = Field(
+        default=1, ge=0, description="judging episodes of each data set that are filmed, predicted beside recorded"
+    )
     camera_height: int = Field(default=240, ge=64, description="pixels of a camera's picture in a film")
 
 
@@ -532,12 +536,23 @@ class Plan(Record):
     wire: Wire = Wire()
 
 
+class FilmPlan(Record):
+    """How judging episodes are filmed."""
+
+    episodes: int = Field(ge=1)
+    camera_height: int
+    when: datetime
+    """What the films are named by."""
+
+
 class EvaluationPlan(Plan):
     """All that one client is told about judging the global model of one round."""
 
     times: int
     batch_size: int
     max_frames: int | None
+    film: FilmPlan | None = None
+    """None: nothing is filmed."""
 
 
 class JoiningPlan(EvaluationPlan):

@@ -15,7 +15,7 @@ import tomli_w
 from zk0.errors import ReportError
 from zk0.folder import toml_values
 from zk0.ledger import Ledger
-from zk0.records import Member, Refusal, Rollout, RoundRecord
+from zk0.records import EpisodeFilm, Member, Refusal, Rollout, RoundRecord
 from zk0.release import Release
 from zk0.report.client_tables import client_table
 from zk0.report.page import report_markdown, write_report
@@ -254,6 +254,27 @@ def test_videos_travel_with_the_page(page: Page) -> None:
     assert b64decode(videos[0].removeprefix("data:video/mp4;base64,")) == VIDEO
     assert page.text.count("no film") == 2
     assert "no film: the encoder failed: no room" in page.text
+
+
+def test_films_of_unseen_episodes_are_shown_and_those_of_clients_stay(
+    tmp_path: Path, members: list[Member], history: list[RoundRecord], session: Session
+) -> None:
+    folder = _folder(tmp_path, members, history)
+    common = {"round": 3, "checkpoint": "3c" * 32, "duration_seconds": 2.0, "fps": 30, "action_error_degrees": 1.0}
+    for number, client in enumerate((None, "cloth")):
+        film = EpisodeFilm(
+            dataset="local:/home/someone/set", client=client, episode=4, policy_loss=0.5,
+            video=f"evaluate/round_3/rollout_{number}.mp4", **common,
+        )  # fmt: skip
+        (folder / str(film.video)).write_bytes(b"film of " + str(client).encode())
+        (folder / str(film.video)).with_suffix(".json").write_text(film.model_dump_json())
+    target = folder / "report.html"
+    facts = {"session": session, "members": members, "history": history, "rollouts": []}
+    write_report(target, **facts, folder=folder, session_toml="")
+    page = read(target)
+    (shown,) = [attrs["src"] for tag, attrs in page.tags if tag == "video"]
+    assert b64decode(str(shown).removeprefix("data:video/mp4;base64,")) == b"film of None"
+    assert "local:set · round 3 · episode 4 · 2.0 s · policy loss 0.500" in page.text
 
 
 def test_nothing_is_requested_from_elsewhere(page: Page) -> None:

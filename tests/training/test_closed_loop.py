@@ -13,10 +13,10 @@ import torch
 
 from zk0.errors import EvaluationError, SimulatorError
 from zk0.folder import SessionFolder
-from zk0.records import CAMERA_PREFIX, STATE, Checkpoint, Rollout, RoundRecord, Statistics
+from zk0.records import CAMERA_PREFIX, STATE, Checkpoint, RoundRecord, Statistics
+from zk0.results import read_rollouts
 from zk0.session import RolloutSettings, Session, SimulatorSettings, parse_session
 from zk0.simulator.environment import Observation
-from zk0.training.attempts import read_rollouts
 from zk0.training.closed_loop import Actor, attempt_task, roll_out_task, subject_of
 from zk0.training.judge import Ground, start_policy
 
@@ -181,8 +181,5 @@ def test_the_loss_of_the_task_stands_beside_its_attempts(session: Session, round
 
 def test_a_result_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "rollout_1.json").write_text('{"kind": "closed-loop", "task": 3}')
-    with pytest.raises(EvaluationError, match=r"rollout_1.json: not the result of an attempt"):
+    with pytest.raises(EvaluationError, match=r"rollout_1.json: not the result of an attempt or a film"):
         read_rollouts(tmp_path)
-    (tmp_path / "rollout_1.json").write_text('{"kind": "open-loop"}')
-    found: list[Rollout] = read_rollouts(tmp_path)
-    assert found == []

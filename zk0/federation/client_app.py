@@ -103,6 +103,8 @@ def _train(message: Message, config: dict[str, Any]) -> RecordDict:
 
 
 def _evaluate(message: Message, config: dict[str, Any]) -> RecordDict:
+    from zk0.training.films import film_held_out  # takes seconds
+
     plan = EvaluationPlan.model_validate_json(str(message.content["config"]["plan"]))
     client = _client_of(plan, config)
 
@@ -110,9 +112,13 @@ def _evaluate(message: Message, config: dict[str, Any]) -> RecordDict:
         logger.info("{}: features of {}/{} held-out frames computed", client.name, done, frames)
         _tell(client.name, plan.round, done, frames, "encode")
 
-    found = client.evaluate(plan, Path(str(message.content["config"][WEIGHTS_PATH])), on_frames)
+    weights = Path(str(message.content["config"][WEIGHTS_PATH]))
+    found = client.evaluate(plan, weights, on_frames)
     loss, frames = found.score.policy_loss, found.score.frames
     logger.info("{}: round {} judged on {} held-out frames: loss {:.4f}", client.name, plan.round, frames, loss)
+    for film in film_held_out(client, plan, weights, found.score):
+        if film.video_fault:
+            logger.warning("{}: episode {} is not filmed: {}", client.name, film.episode, film.video_fault)
     write_whole(client.scratch / f"evaluation_{plan.round}.json", found.model_dump_json(indent=2))
     return RecordDict({"answer": ConfigRecord({"score": found.model_dump_json()})})
 
@@ -220,7 +226,8 @@ def _client(terms: Terms, config: dict[str, Any]) -> Any:
         from zk0.training.client import Client  # takes seconds
 
         settings = ClientSettings.model_validate_json(config["client"])
-        _clients[folder] = key, Client(settings, terms, Path(folder), Path(config["cache"]))
+        films = Path(config["films"]) if "films" in config else None
+        _clients[folder] = key, Client(settings, terms, Path(folder), Path(config["cache"]), films)
     return _clients[folder][1]
 
 

@@ -63,6 +63,7 @@ def _node_config(session: Session, client: ClientSettings, folder: Path) -> dict
         "client": client.model_dump_json(),
         "scratch": str(folder / "clients" / client.name),
         "cache": str(Path(session.cache_dir)),
+        "films": str(folder),
     }
 
 

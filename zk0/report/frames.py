@@ -1,27 +1,14 @@
-"""Frames of an attempt in the simulator: cameras side by side, under them every joint's state and action over time."""
+"""Frames of films: an attempt in the simulator, and what a policy predicts beside what was recorded."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-import cv2
-import matplotlib
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
 
 from zk0.errors import ReportError
-from zk0.report.palette import DARK, rgb
-
-Frame = NDArray[np.uint8]
-"""(height, width, 3), RGB."""
-
-HEAD = 84
-TRACE = 118
-LEAST_WIDTH = 720
-GAP = 8
-LEAST_SPAN_DEGREES = 20.0
-STATE_COLOUR, ACTION_COLOUR = rgb(DARK.series[0]), rgb(DARK.series[1])
+from zk0.report.canvas import ACTION_COLOUR, MUTED, PREDICTION_COLOUR, STATE_COLOUR, Canvas, Frame, Scene, trace
+from zk0.report.palette import DARK
 
 
 @dataclass(frozen=True)
@@ -42,157 +29,98 @@ class Attempt:
     success: bool
 
 
+@dataclass(frozen=True)
+class Prediction:
+    """One recorded episode, and what a policy would do in each of its moments.
+
+    images: camera name -> T frames, each (height, width, 3) uint8 RGB.
+    recorded: (T, joints), degrees (gripper 0-100). predicted: (T, horizon, joints), same units: the chunk that the
+    policy predicts in each frame.
+    """
+
+    images: Mapping[str, Sequence[Frame]]
+    recorded: NDArray[np.floating]
+    predicted: NDArray[np.floating]
+    joints: Sequence[str]
+    fps: float
+    task: str
+    episode: int
+    note: str
+    """What else is said of it: round, loss."""
+
+
 def rollout_frames(attempt: Attempt, camera_height: int) -> Iterator[Frame]:
     """One frame (height, width, 3) uint8 RGB for each of the T observations; all have the same, even size.
 
     Raises:
         ReportError: the arrays do not fit together.
     """
-    _check(attempt)
-    cameras = [_scaled(frames[0], camera_height).shape[1] for frames in attempt.images.values()]
-    width = max(LEAST_WIDTH, sum(cameras) + GAP * (len(cameras) - 1))
-    canvas, panels = _canvas(attempt, width + width % 2, camera_height)
-    return _draw(attempt, canvas, panels, camera_height)
-
-
-@dataclass(frozen=True)
-class _Panel:
-    """Where one joint's trace lies on the canvas (pixels) and which values it spans."""
-
-    left: int
-    top: int
-    right: int
-    bottom: int
-    low: float
-    high: float
-
-    def points(self, values: NDArray[np.floating], total: int) -> NDArray[np.int32]:
-        """Values at frames 0, 1, ... of `total` as pixels in 1/8 steps, (n, 1, 2)."""
-        x = self.left + np.arange(len(values)) / max(total - 1, 1) * (self.right - self.left)
-        share = (np.clip(values, self.low, self.high) - self.low) / (self.high - self.low)
-        y = self.bottom - share * (self.bottom - self.top)
-        return np.round(np.stack([x, y], axis=1) * 8).astype(np.int32)[:, None, :]
-
-
-def _check(attempt: Attempt) -> None:
-    total, width = len(attempt.states), len(attempt.joints)
     where = f"attempt at {attempt.task!r}, seed {attempt.seed}"
-    if not attempt.images or total == 0:
-        raise ReportError(f"{where}: no images or no states; expected at least one frame from one camera")
-    for camera, frames in attempt.images.items():
-        if len(frames) != total:
-            raise ReportError(
-                f"{where}: camera {camera} has {len(frames)} frames, expected {total}, one for each state"
-            )
-        shapes = {np.shape(f) for f in frames}
-        if len(shapes) != 1 or any(np.asarray(f).dtype != np.uint8 or np.shape(f)[2:] != (3,) for f in frames):
-            raise ReportError(f"{where}: camera {camera} has frames {sorted(shapes)}, expected one (h, w, 3) of uint8")
+    legend = (("state", STATE_COLOUR), ("action", ACTION_COLOUR))
+    scene = Scene(attempt.images, (attempt.states, attempt.actions), attempt.joints, attempt.task, legend)
+    total, width = len(attempt.states), len(attempt.joints)
     if attempt.states.shape != (total, width) or attempt.actions.shape not in ((total, width), (total - 1, width)):
         raise ReportError(
             f"{where}: states {attempt.states.shape} and actions {attempt.actions.shape}, expected ({total}, {width})"
         )
-    if not (np.isfinite(attempt.states).all() and np.isfinite(attempt.actions).all()):
-        raise ReportError(f"{where}: states or actions are NaN or infinite; expected degrees")
+    _check(scene, total, where)
+    return _attempt(attempt, Canvas(scene, camera_height))
 
 
-def _canvas(attempt: Attempt, width: int, camera_height: int) -> tuple[Frame, list[_Panel]]:
-    columns = 3
-    rows = -(-len(attempt.joints) // columns)
-    height = HEAD + camera_height + GAP + rows * TRACE + GAP
-    canvas = np.empty((height + height % 2, width, 3), np.uint8)
-    canvas[:] = rgb(DARK.background)
-    across = (width - GAP * (columns + 1)) // columns
-    panels = []
-    for index, joint in enumerate(attempt.joints):
-        left = GAP + (index % columns) * (across + GAP)
-        top = HEAD + camera_height + GAP + (index // columns) * TRACE
-        cv2.rectangle(canvas, (left, top), (left + across, top + TRACE - GAP), rgb(DARK.card), cv2.FILLED)
-        low, high = _span(joint, attempt.states[:, index], attempt.actions[:, index])
-        panels.append(_Panel(left + 44, top + 28, left + across - 10, top + TRACE - GAP - 10, low, high))
-    return _labelled(canvas, attempt, panels), panels
+def prediction_frames(film: Prediction, camera_height: int) -> Iterator[Frame]:
+    """One frame for each of the T moments: recorded actions, what was predicted so far, and the chunk predicted now.
+
+    Raises:
+        ReportError: the arrays do not fit together.
+    """
+    where = f"episode {film.episode} of {film.task!r}"
+    legend = (("recorded", ACTION_COLOUR), ("predicted", PREDICTION_COLOUR))
+    total, width = len(film.recorded), len(film.joints)
+    if film.recorded.shape != (total, width) or film.predicted.shape[::2] != (total, width):
+        raise ReportError(
+            f"{where}: recorded {film.recorded.shape} and predicted {film.predicted.shape}, "
+            f"expected ({total}, {width}) and ({total}, n, {width})"
+        )
+    series = (film.recorded, film.predicted.reshape(-1, width))
+    scene = Scene(film.images, series, film.joints, film.task, legend)
+    _check(scene, total, where)
+    return _prediction(film, Canvas(scene, camera_height))
 
 
-def _labelled(canvas: Frame, attempt: Attempt, panels: Sequence[_Panel]) -> Frame:
-    picture = Image.fromarray(canvas)
-    pen = ImageDraw.Draw(picture)
-    pen.text((GAP + 4, 10), _fitted(attempt.task, canvas.shape[1] - 190), fill=DARK.ink, font=_font(20, bold=True))
-    for joint, panel in zip(attempt.joints, panels, strict=True):
-        gripper = joint.startswith("gripper")
-        unit = "0-100" if gripper else "°"
-        name = joint.removesuffix(".pos").replace("_", " ")
-        pen.text((panel.left - 36, panel.top - 22), f"{name} ({unit})", fill=DARK.ink, font=_font(13))
-        for value, y in ((panel.high, panel.top), (panel.low, panel.bottom)):
-            pen.text((panel.left - 6, y), f"{value:.0f}", fill=DARK.muted, font=_font(11), anchor="rm")
-            pen.line((panel.left, y, panel.right, y), fill=DARK.line)
-    right = canvas.shape[1] - GAP - 4
-    pen.text((right, 53), "action", fill=ACTION_COLOUR, font=_font(14, bold=True), anchor="ra")
-    pen.text((right - 62, 53), "state", fill=STATE_COLOUR, font=_font(14, bold=True), anchor="ra")
-    return np.array(picture)
+def _check(scene: Scene, total: int, where: str) -> None:
+    scene.check(where)
+    if scene.total != total:
+        raise ReportError(f"{where}: {scene.total} frames for {total} moments, expected one for each")
 
 
-def _draw(attempt: Attempt, canvas: Frame, panels: Sequence[_Panel], camera_height: int) -> Iterator[Frame]:
+def _attempt(attempt: Attempt, canvas: Canvas) -> Iterator[Frame]:
     total = len(attempt.states)
     for now in range(total):
-        frame = canvas.copy()
-        shots = [_scaled(frames[now], camera_height) for frames in attempt.images.values()]
-        left = (frame.shape[1] - sum(s.shape[1] for s in shots) - GAP * (len(shots) - 1)) // 2
-        for shot in shots:
-            frame[HEAD : HEAD + camera_height, left : left + shot.shape[1]] = shot
-            left += shot.shape[1] + GAP
-        for index, panel in enumerate(panels):
-            _trace(frame, panel.points(attempt.actions[: now + 1, index], total), ACTION_COLOUR)
-            _trace(frame, panel.points(attempt.states[: now + 1, index], total), STATE_COLOUR)
-        yield _captioned(frame, attempt, now)
+        frame = canvas.frame(now)
+        for index, panel in enumerate(canvas.panels):
+            trace(frame, panel.points(attempt.actions[: now + 1, index], total), ACTION_COLOUR)
+            trace(frame, panel.points(attempt.states[: now + 1, index], total), STATE_COLOUR)
+        badge = ("running", DARK.muted)
+        if now == total - 1:
+            badge = ("success", DARK.good) if attempt.success else ("no success", DARK.bad)
+        caption = _caption(attempt.images, f"seed {attempt.seed}", now, total, attempt.fps)
+        yield canvas.captioned(frame, caption, badge)
 
 
-def _trace(frame: Frame, points: NDArray[np.int32], colour: tuple[int, int, int]) -> None:
-    if len(points):
-        cv2.polylines(frame, [points], isClosed=False, color=colour, thickness=2, lineType=cv2.LINE_AA, shift=3)
-        x, y = (int(v) for v in points[-1, 0])
-        cv2.circle(frame, (x, y), 3 * 8, colour, cv2.FILLED, cv2.LINE_AA, shift=3)
+def _prediction(film: Prediction, canvas: Canvas) -> Iterator[Frame]:
+    total = len(film.recorded)
+    for now in range(total):
+        frame = canvas.frame(now)
+        for index, panel in enumerate(canvas.panels):
+            trace(frame, panel.points(film.recorded[:, index], total), MUTED, 1, dot=False)
+            trace(frame, panel.points(film.recorded[: now + 1, index], total), ACTION_COLOUR)
+            trace(frame, panel.points(film.predicted[: now + 1, 0, index], total), PREDICTION_COLOUR)
+            ahead = film.predicted[now, : total - now, index]
+            trace(frame, panel.points(ahead, total, first=now), PREDICTION_COLOUR, 1, dot=False)
+        caption = _caption(film.images, f"episode {film.episode}  ·  {film.note}", now, total, film.fps)
+        yield canvas.captioned(frame, caption)
 
 
-def _captioned(frame: Frame, attempt: Attempt, now: int) -> Frame:
-    last = len(attempt.states) - 1
-    text, colour = "running", DARK.muted
-    if now == last:
-        text, colour = ("success", DARK.good) if attempt.success else ("no success", DARK.bad)
-    picture = Image.fromarray(frame)
-    pen = ImageDraw.Draw(picture)
-    clock = f"{now / attempt.fps:.2f} of {last / attempt.fps:.2f} s"
-    caption = "  ·  ".join((" + ".join(attempt.images), f"seed {attempt.seed}", clock))
-    pen.text((GAP + 4, 52), caption, fill=DARK.muted, font=_font(14))
-    right = frame.shape[1] - GAP - 4
-    pen.rounded_rectangle((right - 140, 8, right, 38), radius=6, outline=colour, width=2)
-    pen.text((right - 70, 23), text, fill=colour, font=_font(16, bold=True), anchor="mm")
-    return np.array(picture)
-
-
-def _span(joint: str, states: NDArray[np.floating], actions: NDArray[np.floating]) -> tuple[float, float]:
-    both = np.concatenate([states, actions])
-    low, high = float(both.min()), float(both.max())
-    if joint.startswith("gripper"):
-        return min(low, 0.0), max(high, 100.0)
-    room = max(LEAST_SPAN_DEGREES - (high - low), 0.1 * (high - low)) / 2
-    return low - room, high + room
-
-
-def _scaled(image: Frame, height: int) -> Frame:
-    width = round(image.shape[1] * height / image.shape[0])
-    way = cv2.INTER_CUBIC if height > image.shape[0] else cv2.INTER_AREA
-    return np.asarray(cv2.resize(image, (width, height), interpolation=way), dtype=np.uint8)
-
-
-def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
-    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
-    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name), size)
-
-
-def _fitted(text: str, width: int) -> str:
-    plain = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-    font = _font(20, bold=True)
-    if font.getlength(plain) <= width:
-        return plain
-    while plain and font.getlength(f"{plain}…") > width:
-        plain = plain[:-1]
-    return f"{plain}…"
+def _caption(cameras: Mapping[str, Sequence[Frame]], what: str, now: int, total: int, fps: float) -> str:
+    clock = f"{now / fps:.2f} of {(total - 1) / fps:.2f} s"
+    return "  ·  ".join((" + ".join(cameras), what, clock))

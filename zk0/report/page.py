@@ -13,12 +13,13 @@ from matplotlib.figure import Figure
 from zk0.errors import ReportError
 from zk0.folder import SessionFolder
 from zk0.ledger import Ledger
-from zk0.records import Member, Record, Rollout, RoundRecord, Statistics
+from zk0.records import EpisodeFilm, Member, Record, Rollout, RoundRecord, Statistics
 from zk0.release import Release
 from zk0.report import client_tables, rollout_tables, round_tables, score_tables
 from zk0.report.chart import federated_metrics_figure, measured_under, policy_loss_figure
 from zk0.report.error_chart import action_error_figure
 from zk0.report.fall_table import fall_table
+from zk0.report.figures import public_name
 from zk0.report.key_figures import key_figures, subtitle, time_shares
 from zk0.report.lines import png
 from zk0.report.markdown import escaped, table
@@ -27,6 +28,7 @@ from zk0.report.metrics import ordered
 from zk0.report.palette import DARK, LIGHT, css_variables
 from zk0.report.verdict import success_sentence, verdict
 from zk0.report.write import write_bytes
+from zk0.results import read_films
 from zk0.session import Session
 
 _HERE = Path(__file__).parent
@@ -45,6 +47,13 @@ class Film(Record):
     """One closed-loop attempt; the video as a data URI, or None where there is none."""
 
     rollout: Rollout
+    video: str | None
+
+
+class EpisodeShown(Record):
+    """One recorded episode, predicted beside recorded; the video as a data URI, or None where there is none."""
+
+    film: EpisodeFilm
     video: str | None
 
 
@@ -102,9 +111,11 @@ def write_report(
             "statistics": client_tables.statistics_table(session, statistics),
             "digests": round_tables.digest_table(rows),
         },
+        episode_films=[EpisodeShown(film=f, video=_video(folder, f)) for f in _unseen_films(here)],
         films=[Film(rollout=r, video=_video(folder, r)) for r in rollouts if r.video or r.video_fault],
         closed_loop=success_sentence(rollouts),
         release=Release.read(here.release),
+        public_name=public_name,
         resume=f"zk0 run --resume {shlex.quote(str(folder))}",
         ledger_root=Ledger(here.ledger).root() if here.ledger.is_file() else None,
         session_toml=session_toml,
@@ -170,10 +181,15 @@ def _data_png(figure: Figure, dpi: int = 150) -> str:
     return f"data:image/png;base64,{b64encode(png(figure, dpi)).decode()}"
 
 
-def _video(folder: Path, rollout: Rollout) -> str | None:
-    if rollout.video is None:
+def _unseen_films(here: SessionFolder) -> list[EpisodeFilm]:
+    """Of the sets that the server judges on; what clients hold out stays with them, on film too."""
+    return [film for film in read_films(here.path / "evaluate") if film.client is None]
+
+
+def _video(folder: Path, filmed: Rollout | EpisodeFilm) -> str | None:
+    if filmed.video is None:
         return None
-    path = folder / rollout.video
+    path = folder / filmed.video
     try:
         return f"data:video/mp4;base64,{b64encode(path.read_bytes()).decode()}"
     except FileNotFoundError:

@@ -11,7 +11,7 @@ import imageio
 import numpy as np
 
 from zk0.errors import ReportError
-from zk0.report.frames import Frame
+from zk0.report.canvas import Frame
 from zk0.report.write import aside
 
 ENCODING = ["-crf", "23", "-preset", "veryfast", "-threads", "1", "-movflags", "+faststart"]

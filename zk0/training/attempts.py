@@ -1,19 +1,19 @@
 """Closed-loop attempts on disk: a result each, films of some, and all of them as a LeRobot data set if asked for."""
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
-from pydantic import ValidationError
 
-from zk0.errors import EvaluationError, ReportError
+from zk0.errors import ReportError
 from zk0.folder import write_whole
 from zk0.records import Rollout, RolloutSubject
+from zk0.report.canvas import camera_rows
 from zk0.report.frames import Attempt, rollout_frames
 from zk0.report.video import write_video
+from zk0.results import free_path, read_rollouts, remove_halves
 from zk0.robot.dataset import RecordedFrame, write_dataset
 from zk0.session import SO101_JOINTS
 from zk0.simulator.rollout import Trajectory
@@ -43,9 +43,7 @@ class Attempts:
         """
         ours = (self.subject.task, self.subject.checkpoint, self.subject.round)
         found = {r.seed: r for r in read_rollouts(self.folder) if (r.task, r.checkpoint, r.round) == ours}
-        for film in self.folder.glob("rollout_*.mp4"):
-            if not film.with_suffix(".json").is_file():
-                film.unlink()
+        remove_halves(self.folder)
         return tuple(found[seed] for seed in seeds) if found.keys() >= set(seeds) else None
 
     def keep(self, made: Sequence[Trajectory], films: int, camera_height: int, when: datetime) -> tuple[Rollout, ...]:
@@ -70,8 +68,9 @@ class Attempts:
         write_dataset(self.dataset, episodes, fps=made[0].fps, joints=SO101_JOINTS, robot_type="so101_follower")
 
     def _keep(self, seen: Trajectory, camera_height: int | None, when: datetime) -> Rollout:
-        path = _free_path(self.folder, when)
+        path = free_path(self.folder, when)
         fault = None if camera_height is None else _film(seen, path, camera_height)
+        filmed = camera_height is not None and fault is None
         result = Rollout(
             **self.subject.model_dump(),
             seed=seen.seed,
@@ -80,35 +79,12 @@ class Attempts:
             duration_seconds=seen.duration_seconds,
             fps=seen.fps,
             smoothness=path_smoothness(np.stack([o.state for o in seen.observations]), seen.fps),
-            video=str(path.relative_to(self.base)) if camera_height and fault is None else None,
+            video=str(path.relative_to(self.base)) if filmed else None,
+            camera_rows=camera_rows(camera_height) if camera_height is not None and filmed else None,
             video_fault=fault,
         )
         write_whole(path.with_suffix(".json"), result.model_dump_json(indent=2))
         return result
-
-
-def read_rollouts(folder: Path) -> list[Rollout]:
-    """Every closed-loop result in a folder and below, in the order of task, round and seed.
-
-    Raises:
-        EvaluationError: a result cannot be read.
-    """
-    found = []
-    for path in folder.rglob("rollout_*.json"):
-        try:
-            said = json.loads(path.read_text(encoding="utf-8"))
-            if said["kind"] == "closed-loop":
-                found.append(Rollout.model_validate(said))
-        except (OSError, ValueError, KeyError, TypeError, ValidationError) as e:
-            raise EvaluationError(f"{path}: not the result of an attempt ({type(e).__name__}); remove it") from e
-    return sorted(found, key=lambda r: (r.task, -1 if r.round is None else r.round, r.seed))
-
-
-def _free_path(folder: Path, when: datetime) -> Path:
-    """rollout_YYYYMMDD_HHMMSS.mp4, a second later wherever there is one already."""
-    while (path := folder / f"rollout_{when:%Y%m%d_%H%M%S}.json").exists():
-        when += timedelta(seconds=1)
-    return path.with_suffix(".mp4")
 
 
 def _film(seen: Trajectory, path: Path, camera_height: int) -> str | None:

@@ -55,6 +55,8 @@ class Client:
     terms: Terms
     scratch: Path
     cache: Path
+    films: Path | None = None
+    """Where its films go: the session's folder on engines of this machine, else its own."""
 
     @property
     def name(self) -> str:
@@ -134,9 +136,7 @@ class Client:
         if kept is not None:
             return kept
         torch.set_num_threads(plan.training.torch_threads)
-        policy = self._policy(plan)
-        with open_start(plan, weights) as begun:
-            install_weights(policy, dict(begun))
+        policy = self.policy_with(plan, weights)
         examples = self._examples(plan, policy, on_frames)
         with adapted(policy, plan):
             metrics = fit(policy, examples, plan, on_step)
@@ -152,20 +152,11 @@ class Client:
         if not self.split.held_out:
             raise EvaluationError(f"{self.name}: no episode is held out; set data.holdout_episodes to 1 or more")
         torch.set_num_threads(plan.training.torch_threads)
-        policy = self._policy(plan)
-        with open_start(plan, weights) as begun:
-            install_weights(policy, dict(begun))
-        statistics = plan.statistics or self.statistics
-        key = json.dumps([plan.recipe.model_dump(), statistics.model_dump(), plan.training.features])
-        if getattr(self, "_held_out_key", None) != key:
-            pre, _ = make_processors(policy, statistics)
-            cache = feature_cache(self.cache, policy, plan.recipe, plan.training)
-            self._held_out = CachedExamples(self.reader, self.split.held_out, policy, pre, cache, on_frames)
-            self._held_out_key = key
+        policy = self.policy_with(plan, weights)
         found = score(
             policy,
-            self._held_out,
-            statistics,
+            self.held_out(plan, policy, on_frames),
+            plan.statistics or self.statistics,
             dataset=self.settings.dataset,
             seed=plan.terms.seed,
             times=plan.times,
@@ -173,6 +164,28 @@ class Client:
             max_frames=plan.max_frames,
         )
         return ClientScore(client=self.name, score=found)
+
+    def policy_with(self, plan: Plan, weights: Path) -> Any:
+        """The policy with the global weights of a file in it.
+
+        Raises:
+            CheckpointError: the weights are not those that the plan names.
+        """
+        policy = self._policy(plan)
+        with open_start(plan, weights) as begun:
+            install_weights(policy, dict(begun))
+        return policy
+
+    def held_out(self, plan: Plan, policy: Any, on_frames: FramesListener | None = None) -> CachedExamples:
+        """The frames that it judges on, prepared once."""
+        statistics = plan.statistics or self.statistics
+        key = json.dumps([plan.recipe.model_dump(), statistics.model_dump(), plan.training.features])
+        if getattr(self, "_held_out_key", None) != key:
+            pre, _ = make_processors(policy, statistics)
+            cache = feature_cache(self.cache, policy, plan.recipe, plan.training)
+            self._held_out = CachedExamples(self.reader, self.split.held_out, policy, pre, cache, on_frames)
+            self._held_out_key = key
+        return self._held_out
 
     def _policy(self, plan: Plan) -> Any:
         device = pick_device(plan.training.device)

@@ -50,6 +50,7 @@ class CachedExamples:
                 "task": [task for e in read for task in e.tasks],
             }
         )
+        self.cameras = cache.cameras
         self.frames = len(padding)
         self.states, self.actions = batch[STATE], batch[ACTION]
         self.words = Words.of(batch[TOKENS], batch[TOKEN_MASK])

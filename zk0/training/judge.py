@@ -159,7 +159,7 @@ def evaluate_weights(
     scores = [
         score(
             policy,
-            _examples(session, ground, policy, one, on_frames and partial(on_frames, one.dataset)),
+            examples_of(session, ground, policy, one, on_frames and partial(on_frames, one.dataset)),
             ground.statistics,
             dataset=one.dataset,
             seed=session.seed,
@@ -205,8 +205,8 @@ def policy_with(session: Session, recipe: PolicyRecipe, weights: tuple[Path, str
 _prepared: dict[str, CachedExamples] = {}
 
 
-def _examples(
-    session: Session, ground: Ground, policy: Any, one: EvaluationSet, on_frames: FramesListener | None
+def examples_of(
+    session: Session, ground: Ground, policy: Any, one: EvaluationSet, on_frames: FramesListener | None = None
 ) -> CachedExamples:
     """The set's frames, decoded and encoded once per process and cache."""
     recipe, statistics = ground.recipe, ground.statistics
