@@ -88,7 +88,7 @@ def write_report(session: Session, folder: str, history: Sequence[RoundRecord]) 
     from zk0.report.kept import kept_members
     from zk0.report.page import report_markdown
     from zk0.report.page import write_report as write
-    from zk0.training.attempts import read_rollouts
+    from zk0.results import read_rollouts
 
     tell(Event(kind="stage", text="writing the report"))
     here = SessionFolder(Path(folder))

@@ -13,13 +13,13 @@ from matplotlib.figure import Figure
 from zk0.errors import ReportError
 from zk0.folder import SessionFolder
 from zk0.ledger import Ledger
+from zk0.public import public_name
 from zk0.records import EpisodeFilm, Member, Record, Rollout, RoundRecord, Statistics
 from zk0.release import Release
 from zk0.report import client_tables, rollout_tables, round_tables, score_tables
 from zk0.report.chart import federated_metrics_figure, measured_under, policy_loss_figure
 from zk0.report.error_chart import action_error_figure
 from zk0.report.fall_table import fall_table
-from zk0.report.figures import public_name
 from zk0.report.key_figures import key_figures, subtitle, time_shares
 from zk0.report.lines import png
 from zk0.report.markdown import escaped, table
