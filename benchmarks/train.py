@@ -104,7 +104,7 @@ def measured(arguments: argparse.Namespace) -> dict[str, Any]:
     from zk0.records import PolicyRecipe
     from zk0.robot.policy import build_policy
     from zk0.robot.statistics import measure
-    from zk0.training.client import pick_device
+    from zk0.training.device import pick_device
 
     torch.set_num_threads(arguments.threads)
     path = "tiny" if arguments.geometry == "tiny" else str(folder / "base")

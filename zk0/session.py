@@ -139,6 +139,13 @@ class TrainingSettings(Record):
     lora_dropout: float = Field(default=0.1, ge=0, lt=1, description="share of a matrix's inputs that a factor misses")
     amp: bool = Field(default=False, description="bf16 autocast; trained weights stay fp32")
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    gpu_share: float = Field(
+        default=1.0,
+        ge=0,
+        le=1,
+        description="share of a GPU that one client takes while it works: 1 lets them take turns, 0.5 lets two work at "
+        "once, 0 lets nobody wait",
+    )
     features: Literal["embeddings", "kv", "off"] = Field(
         default="embeddings",
         description="keep what the frozen encoder says of each frame; kv: what the language model makes of it too, "

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from flwr.clientapp import ClientApp
 from loguru import logger
 
 from zk0.errors import FederationError, Zk0Error
+from zk0.federation.gpu import gpu_turn
 from zk0.federation.receipts import keep_receipts
 from zk0.federation.sent import WEIGHTS_PATH, note_sent
 from zk0.folder import write_whole
@@ -96,7 +97,8 @@ def _train(message: Message, config: dict[str, Any]) -> RecordDict:
     logger.info(
         "{}: round {} from {} lr {:.3g} mu {:.3g}", client.name, plan.round, plan.global_digest[:12], plan.lr, plan.mu
     )
-    update = client.train(plan, weights, on_step, on_frames)
+    with _turn(client, plan):
+        update = client.train(plan, weights, on_step, on_frames)
     _note_round(client.scratch, update)
     said = update.model_copy(update={"path": Path(update.path).name})  # folders of this machine are nobody's business
     return RecordDict({"answer": ConfigRecord({"update": said.model_dump_json(), WEIGHTS_PATH: update.path})})
@@ -113,10 +115,12 @@ def _evaluate(message: Message, config: dict[str, Any]) -> RecordDict:
         _tell(client.name, plan.round, done, frames, "encode")
 
     weights = Path(str(message.content["config"][WEIGHTS_PATH]))
-    found = client.evaluate(plan, weights, on_frames)
+    with _turn(client, plan):
+        found = client.evaluate(plan, weights, on_frames)
+        films = film_held_out(client, plan, weights, found.score)
     loss, frames = found.score.policy_loss, found.score.frames
     logger.info("{}: round {} judged on {} held-out frames: loss {:.4f}", client.name, plan.round, frames, loss)
-    for film in film_held_out(client, plan, weights, found.score):
+    for film in films:
         if film.video_fault:
             logger.warning("{}: episode {} is not filmed: {}", client.name, film.episode, film.video_fault)
     write_whole(client.scratch / f"evaluation_{plan.round}.json", found.model_dump_json(indent=2))
@@ -129,7 +133,8 @@ def _train_alone(message: Message, config: dict[str, Any]) -> RecordDict:
     plan = JoiningPlan.model_validate_json(str(message.content["config"]["plan"]))
     client = _client_of(plan, config)
     logger.info("{}: trains alone for {} rounds, to compare", client.name, len(plan.lrs))
-    train_alone(client, plan, Path(str(message.content["config"][WEIGHTS_PATH])))
+    with _turn(client, plan):
+        train_alone(client, plan, Path(str(message.content["config"][WEIGHTS_PATH])))
     return RecordDict({"answer": ConfigRecord({"done": True})})
 
 
@@ -138,7 +143,8 @@ def _judge_joined(message: Message, config: dict[str, Any]) -> RecordDict:
 
     plan = JoiningPlan.model_validate_json(str(message.content["config"]["plan"]))
     client = _client_of(plan, config)
-    report = judge_joined(client, plan, Path(str(message.content["config"][WEIGHTS_PATH])))
+    with _turn(client, plan):
+        report = judge_joined(client, plan, Path(str(message.content["config"][WEIGHTS_PATH])))
     logger.info("{}: what joining has brought is in {}", client.name, client.scratch / "joining.md")
     shared = report.model_dump_json() if client.settings.share_joining_report else ""
     return RecordDict({"answer": ConfigRecord({"joining": shared})})
@@ -154,6 +160,10 @@ def _receipts(message: Message, config: dict[str, Any]) -> RecordDict:
     terms = Terms.model_validate_json(str(message.content["config"]["terms"]))
     forget_lost(Path(config["scratch"]), terms.session)  # all rounds are over
     return RecordDict({"answer": ConfigRecord({"checked": checked})})
+
+
+def _turn(client: Any, plan: Plan) -> AbstractContextManager[None]:
+    return gpu_turn(plan.training, lambda: logger.info("{}: waits for its turn on the GPU", client.name))
 
 
 def _tell(client: str, round_number: int, step: int, steps: int, work: str) -> None:

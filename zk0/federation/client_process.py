@@ -62,8 +62,8 @@ class ForkServer:
                 )
             self._line, self._workers, self._is_ready = ours, set(), False
 
-    def fork(self, log: Path) -> tuple[int, Connection]:
-        """Process id of a new worker that prints to `log`, and the pipe to it.
+    def fork(self, number: int, log: Path) -> tuple[int, Connection]:
+        """Process id of a new worker `number` that prints to `log`, and the pipe to it.
 
         Raises:
             FederationError: there is no server, or it does not start.
@@ -72,7 +72,7 @@ class ForkServer:
             self.start()
             ours, theirs = socket.socketpair()
             with theirs, log.open("ab") as file:
-                pid = self._forked(theirs.fileno(), file.fileno())
+                pid = self._forked(number, (theirs.fileno(), file.fileno()))
             self._workers.add(pid)
             return pid, Connection(ours.detach())
 
@@ -83,7 +83,7 @@ class ForkServer:
                 if pid not in self._workers:
                     return None
                 self._workers.remove(pid)
-                return self._answer(WAIT + pid.to_bytes(NUMBER_BYTES, signed=True), ())
+                return self._answer(WAIT, pid, ())
         except (FederationError, OSError):
             return None
 
@@ -101,19 +101,19 @@ class ForkServer:
             self._process.wait(_STOP_SECONDS)
             self._line.close()
 
-    def _forked(self, pipe: int, log: int) -> int:
+    def _forked(self, number: int, handles: tuple[int, int]) -> int:
         try:
             if not self._is_ready:
                 self._receive(1)
                 self._is_ready = True
-            return self._answer(FORK, (pipe, log))
+            return self._answer(FORK, number, handles)
         except OSError as e:  # also when nothing came in time
             raise FederationError(f"workers do not start ({e}); see {self._log.name}") from e
 
-    def _answer(self, asked: bytes, handles: tuple[int, ...]) -> int:
+    def _answer(self, asked: bytes, number: int, handles: tuple[int, ...]) -> int:
         if self._line is None:
             raise FederationError("the fork server was stopped")
-        socket.send_fds(self._line, [asked], handles)
+        socket.send_fds(self._line, [asked + number.to_bytes(NUMBER_BYTES, signed=True)], handles)
         return int.from_bytes(self._receive(NUMBER_BYTES), signed=True)
 
     def _receive(self, count: int) -> bytes:
@@ -130,13 +130,15 @@ class ClientProcess:
 
     Args:
         server: it is forked from.
-        log: what it prints goes there.
+        number: of the worker; it tells which GPU it uses, and what it prints goes to worker-NUMBER.log.
+        log_folder: where that lies.
         on_step: told client, round, step, steps and what they are of.
     """
 
-    def __init__(self, server: ForkServer, log: Path, on_step: StepListener) -> None:
+    def __init__(self, server: ForkServer, number: int, log_folder: Path, on_step: StepListener) -> None:
         self._server = server
-        self._log = log
+        self._number = number
+        self._log = log_folder / f"worker-{number}.log"
         self._on_step = on_step
         self._pid: int | None = None
         self._connection: Connection | None = None
@@ -205,7 +207,7 @@ class ClientProcess:
             return self._connection
         if self._closed:
             raise FederationError("the worker was stopped")
-        pid, connection = self._server.fork(self._log)
+        pid, connection = self._server.fork(self._number, self._log)
         with self._changing:
             self._pid, self._connection = pid, connection
         if not connection.poll(_START_SECONDS) or connection.recv()[0] != "ready":

@@ -7,7 +7,7 @@ import queue
 import threading
 import time
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import SimpleNamespace, TracebackType
 from typing import Any, Self
@@ -31,6 +31,7 @@ class LocalGrid:
         workers: number of processes.
         log_folder: what a worker prints goes to worker-K.log in here, what their fork server does to workers.log.
         on_step: told client, round, step, steps and what they are of (from a thread).
+        most: says how many workers can work at once; it may take seconds, for none of them waits for it. None: all.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class LocalGrid:
         workers: int,
         log_folder: Path,
         on_step: StepListener | None = None,
+        most: Callable[[], int | None] = lambda: None,
     ) -> None:
         self.run_id = uuid.uuid4().int >> 66
         self._contexts = {
@@ -50,16 +52,15 @@ class LocalGrid:
         self._log_folder = log_folder
         self._on_step = on_step or (lambda *_: None)
         self._server = ForkServer(log_folder / "workers.log")
-        self._workers = [
-            ClientProcess(self._server, log_folder / f"worker-{i}.log", self._on_step) for i in range(workers)
-        ]
+        self._workers = [ClientProcess(self._server, i, log_folder, self._on_step) for i in range(workers)]
         self._threads: list[threading.Thread] = []
         self._closing = threading.Event()
+        self._most = most
 
     def __enter__(self) -> Self:
         self._log_folder.mkdir(parents=True, exist_ok=True)
-        for worker in self._workers:
-            thread = threading.Thread(target=self._drive, args=(worker,), daemon=True, name="zk0-worker-driver")
+        for number, worker in enumerate(self._workers):
+            thread = threading.Thread(target=self._drive, args=(number, worker), daemon=True, name="zk0-worker-driver")
             thread.start()
             self._threads.append(thread)
         return self
@@ -109,9 +110,12 @@ class LocalGrid:
         client_app.listen(self._on_step)
         return client_app.app(message, self._contexts[message.metadata.dst_node_id])
 
-    def _drive(self, worker: ClientProcess) -> None:
+    def _drive(self, number: int, worker: ClientProcess) -> None:
         """One thread a worker: it lives as long as the grid, for processes die with the thread that started them."""
-        self._server.start()
+        if number == 0:
+            self._server.start()
+        elif (most := self._most()) is not None and number >= most:
+            return
         while (job := self._jobs.get()) is not None and not self._closing.is_set():
             message, deadline = job
             node = message.metadata.dst_node_id

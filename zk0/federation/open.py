@@ -4,12 +4,14 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from zk0.errors import FederationError
 from zk0.federation.client_app import StepListener
 from zk0.federation.collect import Federation
+from zk0.federation.gpu import takes_turns, useful_workers
 from zk0.session import ClientSettings, Session
 
 _open: dict[str, Federation] = {}
@@ -78,7 +80,8 @@ def _grid(
     if settings.engine == "local":
         from zk0.federation.local import LocalGrid
 
-        with LocalGrid(nodes, settings.workers, folder / "server", on_step) as grid:
+        most = partial(useful_workers, session.training)
+        with LocalGrid(nodes, settings.workers, folder / "server", on_step, most) as grid:
             yield grid, None
         return
     if settings.engine == "deployment":
@@ -94,8 +97,10 @@ def _grid(
 
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # or who asks for no share of a GPU sees none
     nodes_file = folder / "server" / "nodes.json"
     nodes_file.parent.mkdir(parents=True, exist_ok=True)
     nodes_file.write_text(json.dumps(nodes), encoding="utf-8")
-    with ray_grid(len(nodes), settings.workers, folder / "server", on_step) as ray:
+    gpus = session.training.gpu_share if takes_turns(session.training) else 0.0
+    with ray_grid(len(nodes), settings.workers, gpus, folder / "server", on_step) as ray:
         yield ray, nodes_file

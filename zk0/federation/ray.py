@@ -108,8 +108,8 @@ def _own_process(line: str, log_folder: Path) -> tuple[ClientProcess, Connection
         lifeline = Client(line)
         number = lifeline.recv()
         server = ForkServer(log_folder / f"workers-{number}.log")
-        log = log_folder / f"worker-{number}.log"
-        _own[line] = ClientProcess(server, log, lambda *step: lifeline.send(step)), lifeline
+        process = ClientProcess(server, number, log_folder, lambda *step: lifeline.send(step))
+        _own[line] = process, lifeline
     return _own[line]
 
 
@@ -158,8 +158,10 @@ class _Lifelines:
 
 
 @contextmanager
-def ray_grid(nodes: int, workers: int, log_folder: Path, on_step: StepListener | None = None) -> Iterator[RayGrid]:
-    """A warm simulation of `nodes` virtual nodes on `workers` processes.
+def ray_grid(
+    nodes: int, workers: int, gpus: float, log_folder: Path, on_step: StepListener | None = None
+) -> Iterator[RayGrid]:
+    """A warm simulation of `nodes` virtual nodes on at most `workers` processes, each with a share `gpus` of a GPU.
 
     Raises:
         FederationError: Ray is not installed, or the simulation does not start.
@@ -170,7 +172,8 @@ def ray_grid(nodes: int, workers: int, log_folder: Path, on_step: StepListener |
         raise FederationError('engine "ray" needs Ray: install zk0[ray] (uv sync --extra ray)') from e
     log_folder.mkdir(parents=True, exist_ok=True)
     with _Lifelines(on_step) as lifelines:
-        simulation = _Simulation(nodes, workers, Supervised(lifelines.address, log_folder))
+        resources = {"num_cpus": 1.0, "num_gpus": gpus, **_RESTARTS}
+        simulation = _Simulation(nodes, workers, resources, Supervised(lifelines.address, log_folder))
         simulation.start()
         try:
             yield simulation.grid()
@@ -182,8 +185,9 @@ def ray_grid(nodes: int, workers: int, log_folder: Path, on_step: StepListener |
 class _Simulation:
     """`run_simulation` in a thread; its ServerApp hands out the grid and waits."""
 
-    def __init__(self, nodes: int, workers: int, client_app: ClientApp) -> None:
+    def __init__(self, nodes: int, workers: int, resources: dict[str, float], client_app: ClientApp) -> None:
         self._nodes, self._workers, self._client_app = nodes, workers, client_app
+        self._resources = resources
         self._handed: queue.Queue[Any] = queue.Queue()
         self._ended: queue.Queue[BaseException | None] = queue.Queue()
         self._done = threading.Event()
@@ -216,7 +220,6 @@ class _Simulation:
             self._handed.put(grid)
             self._done.wait()
 
-        resources = {"num_cpus": 1.0, "num_gpus": 0.0, **_RESTARTS}
         init_args = {"num_cpus": self._workers, "include_dashboard": False, "log_to_driver": False}
         failure: BaseException | None = None
         try:
@@ -224,7 +227,7 @@ class _Simulation:
                 server_app,
                 self._client_app,
                 num_supernodes=self._nodes,
-                backend_config={"client_resources": resources, "init_args": init_args},
+                backend_config={"client_resources": self._resources, "init_args": init_args},
             )
         except Exception as e:  # carried to the driving thread
             failure = e

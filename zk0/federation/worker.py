@@ -52,7 +52,10 @@ def serve_until_closed(handle: int) -> None:
 
 
 def fork_workers(line: socket.socket) -> None:
-    """Fork a worker for each pair of descriptors (its pipe, its log) that comes; say how one ended when asked."""
+    """Fork worker number N for each pair of descriptors (its pipe, its log) that comes; say how one ended when asked.
+
+    With several GPUs each worker sees one of them, worker N the one whose turn it is.
+    """
     os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # asking for a GPU must not wake CUDA here
     import zk0.federation.client_app
     import zk0.training.client  # noqa: F401
@@ -61,11 +64,12 @@ def fork_workers(line: socket.socket) -> None:
     line.sendall(FORK)
     workers = set[int]()
     while (asked := socket.recv_fds(line, 1 + NUMBER_BYTES, 2))[0]:
-        if asked[0] == FORK:
-            workers.add(answer := _fork(line, *asked[1]))
+        number = int.from_bytes(asked[0][1:], signed=True)
+        if asked[0][:1] == FORK:
+            workers.add(answer := _fork(line, number, *asked[1]))
         else:
-            workers.remove(pid := int.from_bytes(asked[0][1:], signed=True))
-            answer = _exit_code(pid)
+            workers.remove(number)
+            answer = _exit_code(number)
         line.sendall(answer.to_bytes(NUMBER_BYTES, signed=True))
     for pid in workers:
         os.kill(pid, signal.SIGKILL)
@@ -76,8 +80,10 @@ def _exit_code(pid: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def _fork(line: socket.socket, pipe: int, log: int) -> int:
-    server = os.getpid()
+def _fork(line: socket.socket, number: int, pipe: int, log: int) -> int:
+    from zk0.federation.gpu import gpu_of, visible_gpus
+
+    server, gpus = os.getpid(), visible_gpus()
     with warnings.catch_warnings():  # of threads: those here are the allocator's and BLAS's, which are made for it
         warnings.simplefilter("ignore", DeprecationWarning)
         pid = os.fork()
@@ -91,6 +97,8 @@ def _fork(line: socket.socket, pipe: int, log: int) -> int:
         os.dup2(log, 1)
         os.dup2(log, 2)
         die_with_parent(server)
+        if gpus:
+            os.environ["CUDA_VISIBLE_DEVICES"] = gpu_of(number, gpus)
         if not _survives_fork():
             os.set_inheritable(pipe, True)
             os.execv(sys.executable, [sys.executable, "-m", "zk0.federation.worker", str(pipe), str(server), "serve"])

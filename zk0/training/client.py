@@ -20,6 +20,7 @@ from zk0.robot.policy import build_policy, frozen_digest, install_weights, make_
 from zk0.robot.statistics import measure
 from zk0.session import ClientSettings, EvaluationPlan, Plan, RoundPlan, Terms, TrainingSettings
 from zk0.split import split_episodes
+from zk0.training.device import pick_device
 from zk0.training.evaluate import score
 from zk0.training.examples import CachedExamples, DecodedExamples, Examples
 from zk0.training.features import FeatureCache, FramesListener, KindName
@@ -242,10 +243,3 @@ def warm_policy(recipe: PolicyRecipe, cache: Path, device: str, fresh: bool = Fa
             "built different policies (other weights, or other versions of lerobot or torch)"
         )
     return policy, found
-
-
-def pick_device(wanted: str) -> str:
-    """`auto` as cuda where there is one, else cpu."""
-    if wanted != "auto":
-        return wanted
-    return "cuda" if torch.cuda.is_available() else "cpu"

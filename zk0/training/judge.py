@@ -17,7 +17,8 @@ from zk0.robot.dataset import EpisodeReader
 from zk0.robot.digest import episode_digests
 from zk0.robot.policy import install_weights, make_processors, save_policy, trained_weights
 from zk0.session import EvaluationSetSettings, Session, terms_of
-from zk0.training.client import admit, feature_cache, pick_device, warm_policy
+from zk0.training.client import admit, feature_cache, warm_policy
+from zk0.training.device import pick_device
 from zk0.training.evaluate import composite, score
 from zk0.training.examples import CachedExamples
 from zk0.training.features import FramesListener

@@ -10,8 +10,8 @@ from zk0.robot.checkpoint import SavedPolicy, load_saved
 from zk0.session import RolloutSettings, SimulatorSettings, VideoSettings
 from zk0.simulator.environment import CAMERAS
 from zk0.training.attempts import Attempts
-from zk0.training.client import pick_device
 from zk0.training.closed_loop import Actor, attempt_task
+from zk0.training.device import pick_device
 
 
 def roll_out_saved(
