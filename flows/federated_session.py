@@ -199,7 +199,7 @@ def federated_round(
         retried = rounds.train_clients.with_options(retries=session.federation.round_retries, retry_delay_seconds=2)
         trained = retried(session, folder, ground, before, decision)
     with rounds.timed(seconds, "aggregate"):
-        averaged = rounds.aggregate_updates(number, session, folder, untracked(history[-1]), trained.updates)
+        averaged = rounds.aggregate_updates(session, folder, ground, untracked(history[-1]), trained.updates)
     judged, by_clients = judge(session, folder, ground, averaged.checkpoint, seconds)
     record = RoundRecord(
         round=number,

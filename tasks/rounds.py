@@ -91,7 +91,7 @@ def train_clients(session: Session, folder: str, ground: "Ground", before: Check
 
     here = SessionFolder(Path(folder))
     weights, spool = here.path / before.path, here.updates(decision.round)
-    sent = as_sent(session.federation, weights, here.sent(before.round))
+    sent = as_sent(session.federation, weights, here.sent(before.round), here.control(before.round))
     names = [member.client for member in ground.members] if decision.clients is None else decision.clients
     plans = [sent.told(plan_for(name, session, here.name, ground, before, decision)) for name in names]
 
@@ -127,22 +127,23 @@ def plan_for(
         mu=decision.mu,
         training=session.training,
         scheduler=session.scheduler,
+        control=session.aggregation.strategy == "scaffold",
     )
 
 
-@task(task_run_name="aggregate round {number}", cache_policy=NO_CACHE)
+@task(task_run_name="aggregate after round {last.round}", cache_policy=NO_CACHE)
 def aggregate_updates(
-    number: int, session: Session, folder: str, last: RoundRecord, updates: Sequence[Update]
+    session: Session, folder: str, ground: "Ground", last: RoundRecord, updates: Sequence[Update]
 ) -> Averaged:
     """New global weights of the updates, as the session's strategy makes them."""
     from zk0.aggregation.aggregate import aggregate
     from zk0.aggregation.privacy import session_secret, spent
     from zk0.aggregation.strategy import Terms
 
-    here = SessionFolder(Path(folder))
+    here, number = SessionFolder(Path(folder)), last.round + 1
     absolute = [u.model_copy(update={"path": str(here.path / u.path)}) for u in updates]
     settings, state = session.aggregation, {one.slot: here.path / one.path for one in last.server_state}
-    terms = Terms(settings, number, state, session_secret(here.privacy_key, settings))
+    terms = Terms(settings, number, state, len(ground.members), session_secret(here.privacy_key, settings))
     target = here.weights(number)
     made = aggregate(absolute, here.path / last.checkpoint.path, target, terms, threads())
     moved = f"moved by {made.param_update_norm:.4g}, digest {made.digest[:12]}"

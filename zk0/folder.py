@@ -64,6 +64,10 @@ class SessionFolder:
         """Global weights after a round."""
         return self.round(number) / "weights.safetensors"
 
+    def control(self, number: int) -> Path:
+        """SCAFFOLD's control variate of the server after a round."""
+        return self.round(number) / "server_control.safetensors"
+
     def sent(self, number: int) -> Path:
         """Those weights as clients get them, where that is not as float32."""
         return self.round(number) / "sent.safetensors"

@@ -164,8 +164,10 @@ class Wire(Record):
     """fp32: a client sends its weights; else its step from the global ones, in fewer bits."""
     packed: bool = False
     """What a client sends is compressed without loss."""
+    down: Literal["fp32", "bf16", "with_control"] = "fp32"
+    """with_control: float32 weights with SCAFFOLD's control variates."""
     down_digest: str | None = None
-    """Of the bf16 weights that the client was sent; None: it was sent float32 weights."""
+    """Of the file that the client was sent, where that is not the global weights themselves."""
 
 
 class Update(Record):
@@ -186,6 +188,8 @@ class Update(Record):
     adapters: Adapters | None = None
     """The file holds the factors of these instead of whole matrices."""
     wire: Wire = Wire()
+    control: bool = False
+    """The file holds the change of the client's control variate too (SCAFFOLD)."""
 
 
 class Refusal(Record):

@@ -233,14 +233,17 @@ class FederationSettings(Record):
     )
 
 
+Strategy = Literal[
+    "fedavg", "fedavgm", "fedadam", "fedyogi", "scaffold", "median", "trimmed_mean", "krum", "multi_krum"
+]
+
+
 class AggregationSettings(Record):
     """How the server makes new global weights of the clients' updates."""
 
-    strategy: Literal["fedavg", "fedavgm", "fedadam", "fedyogi", "median", "trimmed_mean", "krum", "multi_krum"] = (
-        Field(default="fedavg", description="fedavg is FedProx too, whose term is the clients'")
-    )
+    strategy: Strategy = Field(default="fedavg", description="fedavg is FedProx too, whose term is the clients'")
     server_lr: float | None = Field(
-        default=None, gt=0, description="of fedavgm, fedadam and fedyogi; unset: 1, 0.1 and 0.01"
+        default=None, gt=0, description="of fedavgm, fedadam, fedyogi and scaffold; unset: 1, 0.1, 0.01 and 1"
     )
     momentum: float = Field(default=0.9, ge=0, lt=1, description="of fedavgm")
     beta_1: float = Field(default=0.9, ge=0, lt=1, description="of fedadam and fedyogi")
@@ -431,6 +434,9 @@ class Session(Record):
                 f"federation.wire_down {self.federation.wire_down} needs steps in return (federation.wire bf16 or "
                 "int8, or adapters): whole weights would bring its rounding into the server's own"
             )
+        dense = self.training.adapter == "none" and self.federation.wire == self.federation.wire_down == "fp32"
+        if self.aggregation.strategy == "scaffold" and not dense:
+            raise ValueError("aggregation.strategy scaffold needs whole float32 weights both ways, and no adapters")
         if self.federation.engine == "ray" and self.federation.workers == 0:
             raise ValueError("federation.workers must be at least 1 with the ray engine")
         return self
@@ -577,6 +583,8 @@ class RoundPlan(Plan):
     lr: float = Field(gt=0)
     mu: float = Field(ge=0)
     scheduler: SchedulerSettings
+    control: bool = False
+    """SCAFFOLD: gradients are corrected by control variates."""
 
     def digest(self) -> str:
         """SHA-256 of the plan: a client that has answered it before need not train again."""

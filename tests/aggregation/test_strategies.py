@@ -198,4 +198,4 @@ def test_session_refuses_what_cannot_be(settings, min_updates, words):
 
 def test_server_learning_rates_are_those_of_flower():
     flower = {"fedadam": theirs.FedAdam().eta, "fedyogi": theirs.FedYogi().eta}
-    assert flower | {"fedavgm": theirs.FedAvgM().server_learning_rate} == USUAL_RATES
+    assert flower | {"fedavgm": theirs.FedAvgM().server_learning_rate, "scaffold": 1.0} == USUAL_RATES

@@ -217,7 +217,7 @@ def test_reports_on_joining_leave_only_from_those_who_share(
         driven.begin(federation)
         asked = {"times": 1, "batch_size": 32, "max_frames": 2, "lrs": (1e-3,), "scheduler": driven.session.scheduler}
         plans = [
-            JoiningPlan(**{k: v for k, v in dict(plan).items() if k not in ("lr", "mu")} | asked)
+            JoiningPlan(**{k: v for k, v in dict(plan).items() if k not in ("lr", "mu", "control")} | asked)
             for plan in driven.plans()
         ]
         wrong = plans[2].model_copy(update={"global_digest": "0" * 64})

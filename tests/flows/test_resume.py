@@ -245,6 +245,34 @@ def the_one_line(done: subprocess.CompletedProcess[str]) -> str:
     return told[0]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ("aggregation.strategy=scaffold",),
+        (
+            "aggregation.strategy=fedavg",
+            "federation.wire=int8",
+            "federation.wire_down=bf16",
+            "federation.compress=true",
+        ),
+    ],
+    ids=["scaffold", "int8"],
+)
+def test_what_clients_remember_is_taken_up_too(place: Place, settings: tuple[str, ...], request) -> None:
+    name = request.node.callspec.id
+    calm = place.run(place.new(f"calm-{name}", *settings))
+    assert calm.returncode == 0, calm.stderr[-3000:]
+    (undisturbed,) = (place.path / f"calm-{name}").iterdir()
+    output = place.path / f"killed-{name}"
+    folder = kill_when(before_it_is_judged, place.new(f"killed-{name}", *settings), output, place.environment)
+    done = place.run(place.command("--resume", str(folder)))
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert len(digests(folder)) == ROUNDS + 1
+    assert digests(folder) == digests(undisturbed)
+    assert not list(folder.glob("clients/*/memory/*"))  # the session is over
+
+
 @pytest.mark.parametrize("name", ["weights", "server_momentum"])
 def test_weights_that_were_touched_are_not_taken_up(undisturbed: Path, place: Place, name: str) -> None:
     weights = undisturbed / "round-003" / f"{name}.safetensors"

@@ -135,7 +135,7 @@ class TestEvaluate:
         """The plan of judging round 0 on what client a holds out."""
 
         def make(**changes: Any) -> EvaluationPlan:
-            shared = plan().model_dump(exclude={"lr", "mu", "scheduler", "round"})
+            shared = plan().model_dump(exclude={"lr", "mu", "scheduler", "round", "control"})
             return EvaluationPlan(**shared | {"round": 0, "times": 2, "batch_size": 8, "max_frames": None} | changes)
 
         return make

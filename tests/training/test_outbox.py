@@ -18,7 +18,7 @@ from zk0.session import (
     Terms,
     TrainingSettings,
 )
-from zk0.training.outbox import Outbox, forget_lost
+from zk0.training.outbox import Finished, Outbox, forget_session
 from zk0.weights import open_weights, save_weights
 from zk0.wire import open_update
 
@@ -63,6 +63,10 @@ def trained(number: int) -> dict[str, np.ndarray]:
     return {"w": (1 + rng.normal(0, 1e-3, SHAPE)).astype(np.float32)}
 
 
+def done(number: int) -> Finished:
+    return Finished(trained(number), 10, METRICS)
+
+
 def values_of(update: Update, start: Path) -> np.ndarray:
     found = np.empty(SHAPE[0] * SHAPE[1], np.float32)
     with open_weights(start) as anchor, open_update(update, anchor) as source:
@@ -74,7 +78,7 @@ def values_of(update: Update, start: Path) -> np.ndarray:
 def test_an_update_is_kept_verified_and_read_back(tmp_path, begun, plan_of, up, most, error):
     box, plan = Outbox(tmp_path / "scratch", "d"), plan_of(up=up)
     assert box.kept(plan) is None
-    update = box.keep(plan, trained(1), begun[0], 10, METRICS)
+    update = box.keep(plan, done(1), begun[0])
     assert box.kept(plan) == update
     assert Path(update.path).stat().st_size == update.bytes < most * SHAPE[0] * SHAPE[1] * 1.02
     refusal = verify_update(update, round=1, global_digest=begun[1], global_path=begun[0], seen=())
@@ -86,9 +90,9 @@ def test_an_update_is_kept_verified_and_read_back(tmp_path, begun, plan_of, up, 
 @pytest.mark.parametrize("up", ["fp32", "bf16", "int8"])
 def test_a_packed_one_is_smaller_and_made_again_when_it_is_cut(tmp_path, begun, plan_of, up):
     box = Outbox(tmp_path / "scratch", "d")
-    plain = box.keep(plan_of(up=up), trained(1), begun[0], 10, METRICS)
+    plain = box.keep(plan_of(up=up), done(1), begun[0])
     plan = plan_of(up=up, packed=True)
-    update = box.keep(plan, trained(1), begun[0], 10, METRICS)
+    update = box.keep(plan, done(1), begun[0])
     assert update.digest == plain.digest
     assert update.bytes == Path(update.path).stat().st_size < plain.bytes
     assert box.kept(plan) == update
@@ -98,15 +102,15 @@ def test_a_packed_one_is_smaller_and_made_again_when_it_is_cut(tmp_path, begun, 
 
 def test_a_retried_round_has_the_same_bytes_and_the_next_one_what_was_lost(tmp_path, begun, plan_of):
     box = Outbox(tmp_path / "scratch", "d")
-    first = values_of(box.keep(plan_of(1, up="int8"), trained(1), begun[0], 10, METRICS), begun[0])
-    second = box.keep(plan_of(2, up="int8"), trained(2), begun[0], 10, METRICS)
+    first = values_of(box.keep(plan_of(1, up="int8"), done(1), begun[0]), begun[0])
+    second = box.keep(plan_of(2, up="int8"), done(2), begun[0])
     read = values_of(second, begun[0])
-    again = box.keep(plan_of(2, up="int8"), trained(2), begun[0], 10, METRICS)
+    again = box.keep(plan_of(2, up="int8"), done(2), begun[0])
     assert again == second
     box.forget_before(3)  # the answer is gone, and asked for once more
-    assert box.keep(plan_of(2, up="int8"), trained(2), begun[0], 10, METRICS).digest == second.digest
+    assert box.keep(plan_of(2, up="int8"), done(2), begun[0]).digest == second.digest
 
-    plain = Outbox(tmp_path / "other", "d").keep(plan_of(2, up="int8"), trained(2), begun[0], 10, METRICS)
+    plain = Outbox(tmp_path / "other", "d").keep(plan_of(2, up="int8"), done(2), begun[0])
     assert plain.digest != second.digest
     meant = trained(1)["w"].astype(float) + trained(2)["w"]
     assert np.abs(first.astype(float) + read - meant).max() < 2e-5
@@ -116,14 +120,13 @@ def test_a_retried_round_has_the_same_bytes_and_the_next_one_what_was_lost(tmp_p
 
 def test_what_was_lost_is_of_one_session_and_goes_with_it(tmp_path, begun, plan_of):
     box = Outbox(tmp_path / "scratch", "d")
-    box.keep(plan_of(1, "s", up="int8"), trained(1), begun[0], 10, METRICS)
-    other = box.keep(plan_of(2, "../t", up="int8"), trained(2), begun[0], 10, METRICS)
-    fresh = Outbox(tmp_path / "other", "d").keep(plan_of(2, "u", up="int8"), trained(2), begun[0], 10, METRICS)
+    box.keep(plan_of(1, "s", up="int8"), done(1), begun[0])
+    other = box.keep(plan_of(2, "../t", up="int8"), done(2), begun[0])
+    fresh = Outbox(tmp_path / "other", "d").keep(plan_of(2, "u", up="int8"), done(2), begun[0])
     assert other.digest == fresh.digest
-    folders = list((tmp_path / "scratch" / "lost").iterdir())
-    assert len(folders) == 2
-    forget_lost(tmp_path / "scratch", "../t")
-    assert len(list((tmp_path / "scratch" / "lost").iterdir())) == 1
+    assert len(list((tmp_path / "scratch" / "memory").iterdir())) == 2
+    forget_session(tmp_path / "scratch", "../t")
+    assert len(list((tmp_path / "scratch" / "memory").iterdir())) == 1
     for number in (2, 3, 4):
-        box.keep(plan_of(number, "s", up="int8"), trained(number), begun[0], 10, METRICS)
-    assert len(list((tmp_path / "scratch").glob("lost/*/*"))) == 2  # of the last round and the one before
+        box.keep(plan_of(number, "s", up="int8"), done(number), begun[0])
+    assert len(list((tmp_path / "scratch").glob("memory/*/lost-*"))) == 2  # of the last round and the one before

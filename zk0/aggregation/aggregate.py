@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from zk0.aggregation.blocks import blocks_of, in_order
+from zk0.aggregation.control import SLOT, save_control
 from zk0.aggregation.fold import Fold, Recipe, Sums
 from zk0.aggregation.opened import Opened, open_round
 from zk0.aggregation.reader import Reader
@@ -53,7 +54,7 @@ def aggregate(
         slots = recipe.step.slots if recipe.step else ()
         state = [_slot(stack, terms.state.get(slot), opened.anchor) for slot in slots]
         specs = opened.anchor.specs
-        paths = [target_path, *(target_path.with_name(f"server_{slot}.safetensors") for slot in slots)]
+        paths = [target_path, *(_beside(target_path, slot) for slot in slots)]
         writers = [stack.enter_context(writing(path, specs)) for path in paths]
         reader, sums = Reader(opened.anchor, opened.sources), Sums.none(len(opened.sources))
         fold = Fold(reader, recipe, state)
@@ -62,6 +63,7 @@ def aggregate(
                 writer.write(values)
             sums.add(folded.sums)
         contributions = _contributions(opened, recipe, sums)
+        control = _control(opened, terms, target_path, threads)
     return Aggregate(
         path=str(target_path),
         digest=writers[0].digest,
@@ -71,8 +73,20 @@ def aggregate(
         server_state=tuple(
             ServerState(slot=slot, path=str(path), digest=writer.digest, bytes=writer.bytes)
             for slot, path, writer in zip(slots, paths[1:], writers[1:], strict=True)
-        ),
+        )
+        + control,
     )
+
+
+def _beside(target_path: Path, slot: str) -> Path:
+    return target_path.with_name(f"server_{slot}.safetensors")
+
+
+def _control(opened: Opened, terms: Terms, target_path: Path, threads: int) -> tuple[ServerState, ...]:
+    if terms.settings.strategy != "scaffold":
+        return ()
+    clients = terms.clients or len(opened.updates)
+    return (save_control(opened, terms.state.get(SLOT), _beside(target_path, SLOT), clients, threads),)
 
 
 def _slot(stack: ExitStack, path: Path | None, anchor: Source) -> Source | None:

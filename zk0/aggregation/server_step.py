@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from zk0.session import AggregationSettings
 
 Values = NDArray[np.float64]
-USUAL_RATES = {"fedavgm": 1.0, "fedadam": 0.1, "fedyogi": 0.01}
-"""Of each strategy in Flower."""
+USUAL_RATES = {"fedavgm": 1.0, "fedadam": 0.1, "fedyogi": 0.01, "scaffold": 1.0}
+"""As in Flower; scaffold's as in its paper."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class ServerStep:
 
 def server_step(settings: AggregationSettings, round_number: int) -> ServerStep | None:
     """The step that a strategy takes in one round; None where the new weights are the mean itself."""
-    steps = {"fedavgm": _fedavgm, "fedadam": _fedadam, "fedyogi": _fedyogi}
+    steps = {"fedavgm": _fedavgm, "fedadam": _fedadam, "fedyogi": _fedyogi, "scaffold": _scaffold}
     build = steps.get(settings.strategy)
     return build(settings, round_number) if build else None
 
@@ -68,6 +68,16 @@ def _fedyogi(settings: AggregationSettings, round_number: int) -> ServerStep:
         return old + rate * first / (np.sqrt(second) + settings.tau), [first, second]
 
     return ServerStep(("first_moment", "second_moment"), take)
+
+
+def _scaffold(settings: AggregationSettings, round_number: int) -> ServerStep:
+    """SCAFFOLD's weights (arXiv 1910.06378, algorithm 1, line 17): w = w + lr (mean - w)."""
+    rate = _rate(settings)
+
+    def take(mean: Values, old: Values, state: list[Values]) -> tuple[Values, list[Values]]:
+        return mean if rate == 1 else old + rate * (mean - old), []
+
+    return ServerStep((), take)
 
 
 def _rate(settings: AggregationSettings) -> float:

@@ -25,6 +25,8 @@ class Terms:
     round: int = 1
     state: Mapping[str, Path] = field(default_factory=dict)
     """The server optimizer's state after the round before, by slot; a slot that is not there is zero."""
+    clients: int = 0
+    """All that could have taken part; 0: those that did."""
     secret: bytes = b""
     """What noise is drawn from (`zk0.aggregation.privacy.session_secret`)."""
 
@@ -68,7 +70,7 @@ def _combine(settings: AggregationSettings) -> Combine:
 def _weights(opened: Opened, settings: AggregationSettings, threads: int) -> Values:
     """Of the updates in a mean: their examples, where the strategy selects them."""
     examples = np.array([update.examples for update in opened.updates], np.float64)
-    if settings.strategy in ("median", "trimmed_mean") or settings.noise_multiplier:
+    if settings.strategy in ("median", "trimmed_mean", "scaffold") or settings.noise_multiplier:
         return np.ones(len(examples))
     if settings.strategy not in ("krum", "multi_krum"):
         return examples

@@ -10,7 +10,7 @@ from zk0.errors import CheckpointError, UpdateError
 from zk0.records import Refusal, Update
 from zk0.tensor_spec import TensorSpec
 from zk0.weights import Source, digest, open_weights
-from zk0.wire import open_update
+from zk0.wire import open_control, open_update
 
 _BLOCK = 1 << 18
 _LARGEST = 1e15
@@ -30,6 +30,9 @@ def verify_update(
             reason = _fault_of_bytes(update)
             with open_weights(global_path) as anchor, open_update(update, anchor) as source:
                 reason = reason or _fault_of_values(source, anchor.specs)
+                if update.control and reason is None:
+                    with open_control(update, anchor) as control:
+                        reason = _fault_of_values(control, anchor.specs)
         except (CheckpointError, UpdateError) as e:
             reason = str(e)
     return None if reason is None else Refusal(client=update.client, reason=reason)

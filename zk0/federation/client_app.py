@@ -18,7 +18,7 @@ from zk0.folder import write_whole
 from zk0.merkle import Receipt
 from zk0.records import Update
 from zk0.session import ClientSettings, EvaluationPlan, JoiningPlan, Plan, RoundPlan, Terms
-from zk0.training.outbox import forget_lost
+from zk0.training.outbox import forget_session
 
 StepListener = Callable[[str, int, int, int, str], None]
 _listener: list[StepListener] = []
@@ -158,7 +158,7 @@ def _receipts(message: Message, config: dict[str, Any]) -> RecordDict:
     checked = keep_receipts(name, Path(config["scratch"]), session, receipts)
     logger.info("{}: {} updates are proved to be in their rounds' averages", name, checked)
     terms = Terms.model_validate_json(str(message.content["config"]["terms"]))
-    forget_lost(Path(config["scratch"]), terms.session)  # all rounds are over
+    forget_session(Path(config["scratch"]), terms.session)  # all rounds are over
     return RecordDict({"answer": ConfigRecord({"checked": checked})})
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from zk0.bf16 import save_bf16
+from zk0.control import save_with_control
 from zk0.records import Wire
 from zk0.session import FederationSettings, Plan
 from zk0.weights import digest, open_weights
@@ -26,16 +27,24 @@ class Sent:
         return plan.model_copy(update={"wire": self.wire})
 
 
-def as_sent(settings: FederationSettings, weights: Path, target: Path) -> Sent:
-    """Global weights in the format of the session; in bf16 they are written to `target`, once.
+def as_sent(settings: FederationSettings, weights: Path, target: Path, control: Path | None = None) -> Sent:
+    """Global weights in the format of the session; where that is not their own file, it is written to `target`, once.
+
+    `control` is the file of SCAFFOLD's control variates that go with them, where there is one.
 
     The server's own weights stay float32: what bf16 loses, it loses for this round's clients only, because they answer
     with steps, which are added to the server's own.
     """
     wire = Wire(up=settings.wire, packed=settings.compress)
-    if settings.wire_down == "fp32":
+    if control is not None and control.is_file():
+        down = "with_control"
+        if not target.is_file():
+            save_with_control(weights, control, target)
+    elif settings.wire_down == "bf16":
+        down = "bf16"
+        if not target.is_file():
+            save_bf16(weights, target)
+    else:
         return Sent(weights, wire)
-    if not target.is_file():
-        save_bf16(weights, target)
     with open_weights(target) as file:
-        return Sent(target, wire.model_copy(update={"down_digest": digest(file)}))
+        return Sent(target, wire.model_copy(update={"down": down, "down_digest": digest(file)}))

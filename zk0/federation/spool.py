@@ -108,6 +108,8 @@ class Spool:
             return f"answers as {update.client}"
         if update.adapters != plan.training.adapters():
             return f"trained adapters {update.adapters}, expected {plan.training.adapters()}"
+        if update.control != plan.control:
+            return f"control variates: {update.control}, expected {plan.control}"
         if update.wire != plan.wire:
             return f"was sent as {update.wire}, expected {plan.wire}"
         refusal = verify_update(

@@ -16,7 +16,14 @@ from zk0.robot.check import check_contract, check_dataset
 from zk0.robot.dataset import EpisodeReader
 from zk0.robot.digest import episode_digests
 from zk0.robot.lora import adapters
-from zk0.robot.policy import build_policy, frozen_digest, install_weights, make_processors, trained_weights
+from zk0.robot.policy import (
+    build_policy,
+    frozen_digest,
+    install_weights,
+    make_processors,
+    trained_parameters,
+    trained_weights,
+)
 from zk0.robot.statistics import measure
 from zk0.session import ClientSettings, EvaluationPlan, Plan, RoundPlan, Terms, TrainingSettings
 from zk0.split import split_episodes
@@ -25,8 +32,10 @@ from zk0.training.evaluate import score
 from zk0.training.examples import CachedExamples, DecodedExamples, Examples
 from zk0.training.features import FeatureCache, FramesListener, KindName
 from zk0.training.fit import fit, round_seed
-from zk0.training.outbox import Outbox, open_start
+from zk0.training.outbox import Finished, Outbox, open_start
 from zk0.training.recordings import find_dataset
+from zk0.training.scaffold import Control, server_control, weights_alone
+from zk0.weights import Weights
 
 StepListener = Callable[[int, int, float, float], None]
 
@@ -137,11 +146,15 @@ class Client:
         if kept is not None:
             return kept
         torch.set_num_threads(plan.training.torch_threads)
-        policy = self.policy_with(plan, weights)
+        policy = self._policy(plan)
+        with open_start(plan, weights) as begun:
+            install_weights(policy, weights_alone(begun))
+            control = self._control(plan, policy, begun)
         examples = self._examples(plan, policy, on_frames)
         with adapted(policy, plan):
-            metrics = fit(policy, examples, plan, on_step)
-            return self.outbox.keep(plan, trained_weights(policy), weights, examples.frames, metrics)
+            metrics = fit(policy, examples, plan, on_step, control)
+            new = control.new() if control else None
+            return self.outbox.keep(plan, Finished(trained_weights(policy), examples.frames, metrics, new), weights)
 
     def evaluate(self, plan: EvaluationPlan, weights: Path, on_frames: FramesListener | None = None) -> ClientScore:
         """The global weights in a file, judged on this client's held-out episodes.
@@ -174,7 +187,7 @@ class Client:
         """
         policy = self._policy(plan)
         with open_start(plan, weights) as begun:
-            install_weights(policy, dict(begun))
+            install_weights(policy, weights_alone(begun))
         return policy
 
     def held_out(self, plan: Plan, policy: Any, on_frames: FramesListener | None = None) -> CachedExamples:
@@ -187,6 +200,11 @@ class Client:
             self._held_out = CachedExamples(self.reader, self.split.held_out, policy, pre, cache, on_frames)
             self._held_out_key = key
         return self._held_out
+
+    def _control(self, plan: RoundPlan, policy: Any, begun: Weights) -> Control | None:
+        if not plan.control:
+            return None
+        return Control(trained_parameters(policy), server_control(begun), self.outbox.own_control(plan))
 
     def _policy(self, plan: Plan) -> Any:
         device = pick_device(plan.training.device)

@@ -22,6 +22,7 @@ from zk0.training.determinism import deterministic_kernels
 from zk0.training.examples import Examples
 from zk0.training.fedprox import add_proximal_gradient, squared_distance
 from zk0.training.memory import advice, is_out_of_memory, most_that_fit
+from zk0.training.scaffold import Control
 
 
 def round_seed(seed: int, round_number: int, client: str) -> int:
@@ -81,10 +82,11 @@ def fit(
     examples: Examples,
     plan: RoundPlan,
     on_step: Callable[[int, int, float, float], None] | None = None,
+    control: Control | None = None,
 ) -> ClientMetrics:
     """Train the policy in place from the weights it has, which are the proximal term's anchor.
 
-    `on_step` is told step, steps, policy loss and learning rate.
+    `on_step` is told step, steps, policy loss and learning rate; `control` corrects every gradient.
 
     Raises:
         UpdateError: the loss or the gradient is not finite, or the batch does not fit into memory; says in which step.
@@ -94,7 +96,7 @@ def fit(
     seed = round_seed(plan.terms.seed, plan.round, plan.client)
     generator = torch.Generator().manual_seed(seed)
     steps = count_steps(examples.frames, training.batch_size, training.local_steps, training.local_epochs)
-    descent = _Descent(policy, examples, plan)
+    descent = _Descent(policy, examples, plan, control)
     losses, norms, rates = [], [], []
     policy.train()
     batches = shuffled_batches(examples.frames, training.batch_size, generator)
@@ -135,8 +137,9 @@ def _dropout_seeded(policy: Any, seed: int) -> Iterator[None]:
 class _Descent:
     """AdamW on the trained weights of one policy, with the proximal term."""
 
-    def __init__(self, policy: Any, examples: Examples, plan: RoundPlan) -> None:
+    def __init__(self, policy: Any, examples: Examples, plan: RoundPlan, control: Control | None) -> None:
         training = plan.training
+        self._control = control
         self.weights = list(trained_parameters(policy).values())
         self.anchor = [w.detach().clone() for w in self.weights]
         self._policy, self._examples, self._plan = policy, examples, plan
@@ -162,6 +165,8 @@ class _Descent:
             group["lr"] = rate
         self._optimizer.zero_grad(set_to_none=True)
         loss = self._add_gradient(batch, self._plan.training.accumulate_steps)
+        if self._control is not None:
+            self._control.correct([w.grad for w in self.weights if w.grad is not None])
         add_proximal_gradient(self.weights, self.anchor, self._plan.mu)
         norm = float(torch.nn.utils.clip_grad_norm_(self.weights, self._plan.training.grad_clip_norm))
         if not (isfinite(loss) and isfinite(norm)):
