@@ -93,7 +93,8 @@ def carry_out(session: Session, here: SessionFolder, finished: tuple[RoundRecord
 
 def release(session: Session, folder: str, history: tuple[RoundRecord, ...]) -> None:
     """What the rule allows, and a person if one is to be asked, is pushed; the report then says so."""
-    decided = releasing.decide(session, folder, untracked(history))
+    look_up = releasing.decide.with_options(task_run_name="what was decided on a release")
+    decided = look_up(session, folder, untracked(history))
     if decided.outcome in ("pushed", "refused"):
         return
     if session.publish.approval:

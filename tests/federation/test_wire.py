@@ -63,11 +63,11 @@ def test_fewer_bytes_and_nearly_the_same_weights(rounds_with, dense, wire, share
     assert sent.weights.digest == updates[1][0].digest
 
 
-def test_bf16_on_the_way_down_costs_the_servers_weights_nothing(session_of, drive_of, tmp_path):
+def test_bf16_on_the_way_down_costs_the_servers_weights_nothing(session_of, drive, tmp_path):
     """Clients that hardly move: what they start from is rounded, what the server keeps is not."""
     session = session_of(("a", "b"), federation={"wire": "bf16", "wire_down": "bf16"})
     with open_federation(session, "down", tmp_path) as federation:
-        driven = drive_of(session, tmp_path, "down")
+        driven = drive(session, tmp_path, "down")
         driven.begin(federation)
         start = Path(driven.history[0].path)
         sent = as_sent(session.federation, start, tmp_path / "round-000" / "sent.safetensors")
@@ -82,10 +82,10 @@ def test_bf16_on_the_way_down_costs_the_servers_weights_nothing(session_of, driv
     assert rounded.max() > 4e-4
 
 
-def test_weights_that_are_not_what_was_sent_are_refused(session_of, drive_of, tmp_path):
+def test_weights_that_are_not_what_was_sent_are_refused(session_of, drive, tmp_path):
     session = session_of(("a", "b"), federation={"wire": "bf16", "wire_down": "bf16"})
     with open_federation(session, "other", tmp_path) as federation:
-        driven = drive_of(session, tmp_path, "other")
+        driven = drive(session, tmp_path, "other")
         driven.begin(federation)
         start = Path(driven.history[0].path)
         sent = as_sent(session.federation, start, tmp_path / "round-000" / "sent.safetensors")

@@ -305,7 +305,7 @@ class TestPieces:
         from zk0.training.fit import _Batch, _Descent, noise_and_time
 
         examples = client._examples(plan({"features": features}), policy)
-        descent = _Descent(policy, examples, plan({"features": features}))
+        descent = _Descent(policy, examples, plan({"features": features}), None)
         indices = [11, 10, 0, 26, 25, 24, 5, 23]
         batch = _Batch(indices, *noise_and_time(8, policy, torch.Generator().manual_seed(1)))
         found = []
