@@ -52,7 +52,7 @@ def session_secret(path: Path, settings: AggregationSettings) -> bytes:
 def noise_std(settings: AggregationSettings, clients: int) -> float:
     """Of each coordinate of the mean; 0 without noise.
 
-    >>> noise_std(AggregationSettings(clip_norm=2.0, noise_multiplier=0.5), clients=4)
+    >>> noise_std(AggregationSettings(clip_norm=2.0, noise_multiplier=0.5, quarantine_factor=0), clients=4)
     0.25
     """
     return settings.noise_multiplier * (settings.clip_norm or 0.0) / clients
