@@ -81,7 +81,13 @@ def test_rounds_hold_their_stages(stack: Any, finished: Any) -> None:
             parents = of[stage.format(number)].task_inputs["__parents__"]
             assert [p.id for p in parents] == [round_id]
     assert "__parents__" not in of["round 1"].task_inputs
-    assert {"evaluate round 0", "roll out lift-red", "check sim:lift-red", "build tiny"} <= of.keys()
+    assert {
+        "evaluate round 0",
+        "roll out lift-red round 0",
+        "roll out lift-red round 2",
+        "check sim:lift-red",
+        "build tiny",
+    } <= of.keys()
 
 
 def test_artifacts_of_a_session(stack: Any, finished: Any) -> None:
