@@ -101,7 +101,7 @@ class Journal:
     def _check_signature(self, public: Ed25519PublicKey | None, text: bytes, number: int, signature: str) -> None:
         try:
             if public is not None:
-                public.verify(bytes.fromhex(signature), text[: text.rindex(_SIGNATURE)])
+                public.verify(bytes.fromhex(signature), text.rpartition(_SIGNATURE)[0])
         except InvalidSignature as e:
             raise LedgerError(
                 f"{self.path} line {number}: not signed by the key {self.public_key.name}; it was changed"

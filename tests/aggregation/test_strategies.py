@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, Message, Metadata, MetricRecord, RecordDict
 from flwr.serverapp import strategy as theirs
+from hypothesis import HealthCheck, given
+from hypothesis import settings as examples_of
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from zk0.aggregation.aggregate import Aggregate, aggregate
@@ -199,3 +202,34 @@ def test_session_refuses_what_cannot_be(settings, min_updates, words):
 def test_server_learning_rates_are_those_of_flower():
     flower = {"fedadam": theirs.FedAdam().eta, "fedyogi": theirs.FedYogi().eta}
     assert flower | {"fedavgm": theirs.FedAvgM().server_learning_rate, "scaffold": 1.0} == USUAL_RATES
+
+
+INSIDE = {
+    "fedavg": {},
+    "median": {},
+    "trimmed_mean": {"trim_fraction": 0.34},
+    "krum": {},
+    "multi_krum": {"selected": 2},
+}
+
+
+@pytest.mark.parametrize("strategy", INSIDE)
+@examples_of(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_order_changes_no_bit_and_every_weight_lies_among_the_clients(tmp_path, saved, strategy, data):
+    clients = data.draw(st.integers(3, 6))
+    numbers = st.floats(-(2.0**46), 2.0**46, width=32) | st.sampled_from([0.0, -0.0, 1e-45, 3.0])
+    values = data.draw(st.lists(st.lists(numbers, min_size=5, max_size=5), min_size=clients, max_size=clients))
+    examples = data.draw(st.lists(st.integers(1, 10**6), min_size=clients, max_size=clients))
+    save_weights(tmp_path / "global", {"w": np.zeros(5, np.float32)})
+    updates = [
+        saved(f"c{i}", {"w": np.array(row, np.float32)}, n)
+        for i, (row, n) in enumerate(zip(values, examples, strict=True))
+    ]
+    terms = Terms(AggregationSettings(strategy=strategy, **INSIDE[strategy]))
+    first = aggregate(updates, tmp_path / "global", tmp_path / "new", terms)
+    again = aggregate(data.draw(st.permutations(updates)), tmp_path / "global", tmp_path / "new", terms, threads=2)
+    assert again == first
+    new, stacked = load_weights(tmp_path / "new")["w"], np.array(values, np.float32)
+    assert (new >= stacked.min(axis=0)).all()
+    assert (new <= stacked.max(axis=0)).all()

@@ -24,6 +24,7 @@ from flwr.supercore.inflatable.inflatable_object import (
     get_object_tree,
     no_object_id_recompute,
 )
+from google.protobuf.message import DecodeError
 
 from zk0.errors import FederationError
 from zk0.federation.sent import WEIGHTS_PATH
@@ -112,7 +113,7 @@ def unpacked(tree: Any, fetch: Fetch, target: Path) -> Message:
         _settle(message, target if size else None)
         if size:
             half.replace(target)
-    except (ValueError, KeyError, TypeError, AttributeError, UnicodeDecodeError) as e:
+    except (ValueError, LookupError, TypeError, AttributeError, DecodeError) as e:
         raise FederationError(f"a message that zk0 does not understand ({type(e).__name__}: {e})") from e
     finally:
         half.unlink(missing_ok=True)
