@@ -83,7 +83,8 @@ def log(
 ) -> None:
     """What it said; `client` is what it trained and sent."""
     with one_clear_line():
-        show_log(folder_of(home).kept, name, lines, follow)
+        node = folder_of(home)
+        show_log([*node.kept.logs(), *node.scratch.glob("client.log")], name, lines, follow)
 
 
 @client_app.command()

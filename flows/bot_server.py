@@ -130,7 +130,7 @@ def log(
 ) -> None:
     """What one of its processes said."""
     with one_clear_line():
-        show_log(folder_of(home).kept, name, lines, follow)
+        show_log(folder_of(home).kept.logs(), name, lines, follow)
 
 
 def show_server(server: "ServerFolder") -> None:

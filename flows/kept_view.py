@@ -2,7 +2,9 @@
 
 import time
 from collections import deque
+from collections.abc import Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
@@ -10,7 +12,7 @@ import typer
 from zk0.errors import SettingsError
 
 if TYPE_CHECKING:
-    from zk0.federation.keeper import KeptFolder
+    from zk0.federation.kept import KeptFolder
 
 _LOOK_SECONDS = 0.3
 
@@ -27,16 +29,16 @@ def show_state(kept: "KeptFolder") -> None:
             typer.echo(f"  {name:<10} process {seen.pid} since {since}{again}")
 
 
-def show_log(kept: "KeptFolder", name: str, lines: int, follow: bool) -> None:
-    """The end of a log, and with `follow` what comes, until Ctrl-C.
+def show_log(logs: Sequence[Path], name: str, lines: int, follow: bool) -> None:
+    """The end of one of these logs, and with `follow` what comes, until Ctrl-C.
 
     Raises:
-        SettingsError: there is no such log.
+        SettingsError: there is none of that name.
     """
-    file = kept.log(name)
-    if not file.is_file():
-        known = ", ".join(sorted(p.stem for p in file.parent.glob("*.log"))) or "none yet"
-        raise SettingsError(f"{file}: no such log; there are: {known}")
+    found = {file.stem: file for file in logs}
+    if name not in found:
+        raise SettingsError(f"{name}: no such log; there are: {', '.join(sorted(found)) or 'none yet'}")
+    file = found[name]
     with file.open(encoding="utf-8", errors="replace") as log:
         for line in deque(log, lines):
             typer.echo(line, nl=False)

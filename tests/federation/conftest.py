@@ -219,7 +219,10 @@ class Deployment:
         running = self.processes()
         for one in (*self.nodes.values(), self.server):
             one.stop()
-        assert {pid for pid in running if descendants(pid)} == set()
+        deadline = time.monotonic() + 60  # workers die with their agent, by Linux's hand
+        while left := {pid for pid in running if descendants(pid)}:
+            assert time.monotonic() < deadline, left
+            time.sleep(0.1)
 
 
 @pytest.fixture(scope="session")
@@ -239,8 +242,8 @@ def deploy(session_of: Callable[..., Session], recordings: dict[str, Path], kept
         started = Deployment(folder, server, nodes, session_of)
         try:
             for name, node in nodes.items():
-                node.start(ClientSettings(name=name, dataset=f"local:{recordings[name]}"), kept)
-            server.start()
+                node.start(ClientSettings(name=name, dataset=f"local:{recordings[name]}"), kept, outlives=False)
+            server.start(outlives=False)
         except BaseException:
             started.stop()
             raise

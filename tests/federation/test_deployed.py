@@ -1,5 +1,9 @@
 """Real SuperLink, SuperNodes, TLS, keys and gateway on this machine: the same digest as without any of them."""
 
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -9,6 +13,8 @@ import pytest
 
 from zk0.errors import CallRefused, FederationError
 from zk0.session import Session
+
+pytestmark = pytest.mark.timeout(900)
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +133,42 @@ class TestStrangers:
         lines = b"".join(Path(f"/proc/{pid}/cmdline").read_bytes() for pid in deployment.processes())
         assert b"PRIVATE" not in lines
         assert b"local:" not in lines  # nor where data lies
+
+
+def test_code_that_a_server_ships_is_not_run(deployment: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Flower would install the bundle of a run on every node and import it; here it is carried and never opened."""
+    import io
+    import zipfile
+
+    from flwr.app import ConfigRecord, RecordDict
+
+    from zk0.federation import run
+    from zk0.federation.deployed import DeployedGrid
+
+    proof, bundle = tmp_path / "proof", io.BytesIO()
+    code = f"open({str(proof)!r}, 'w').write('ran')\n"
+    with zipfile.ZipFile(io.BytesIO(run._bundle())) as ours, zipfile.ZipFile(bundle, "w") as theirs:
+        about = ours.read("pyproject.toml").decode().replace("zk0.federation.client_app:app", "evil.app:app")
+        theirs.writestr("pyproject.toml", about)
+        theirs.writestr("evil/__init__.py", code)
+        theirs.writestr("evil/app.py", code + "from zk0.federation.client_app import app\n")
+    monkeypatch.setattr(run, "_bundle", bundle.getvalue)
+    with DeployedGrid(deployment.server.endpoint(), tmp_path / "inbox") as grid:
+        (node, *_) = grid.get_nodes()
+        content = RecordDict({"config": ConfigRecord({"terms": "{}"})})
+        ids = grid.push_messages([grid.make_message(content, node.node_id, "query", 60.0, "evil")])
+        while not (replies := grid.pull_messages(ids)):
+            pass
+    assert "validation errors for Terms" in str(replies[0].content["answer"]["refusal"])  # said by the zk0 of the node
+    assert not proof.exists()
+    assert [p for n in deployment.nodes.values() for p in n.path.rglob("*evil*")] == []
+
+
+def test_flowers_own_command_line_sees_the_rounds(deployment: Any) -> None:
+    environment = {**os.environ, "FLWR_HOME": str(deployment.server.path / "flower")}
+    command = [str(Path(sys.executable).with_name("flwr")), "list", "zk0", "--format", "json"]
+    said = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+    assert {run["status"] for run in json.loads(said)["runs"]} == {"finished:completed"}
 
 
 def runs_of(deployment: Any) -> list[Any]:

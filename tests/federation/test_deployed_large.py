@@ -62,9 +62,9 @@ def sha(path: Path) -> str:
 def test_memory_stays_flat_with_400_megabytes_each_way(deploy: Callable[..., Any], tmp_path: Path) -> None:
     from flwr.app import ConfigRecord, RecordDict
 
-    from zk0.federation.agent import AgentSettings, serve
+    from zk0.federation.agent import AgentSettings, Progress, serve
     from zk0.federation.deployed import DeployedGrid
-    from zk0.federation.keeper import Kept
+    from zk0.federation.kept import Kept
 
     weights = tmp_path / "weights"
     with weights.open("wb") as file:
@@ -78,8 +78,8 @@ def test_memory_stays_flat_with_400_megabytes_each_way(deploy: Callable[..., Any
         settings = AgentSettings.model_validate_json((node.path / "agent.json").read_text())
         processes = (node.path / "processes.json").read_text()
         node.kept.write([Kept.model_validate(one) for one in json.loads(processes) if one["name"] == "supernode"])
-        node.kept.start()
-        agent = threading.Thread(target=serve, args=(settings, Echo(), over.is_set))
+        node.kept.start(outlives=False)
+        agent = threading.Thread(target=serve, args=(settings, Echo(), Progress(), over.is_set))
         agent.start()
         door = deployment.pid(deployment.server, "gateway")
         with DeployedGrid(deployment.server.endpoint(), tmp_path / "inbox") as grid:

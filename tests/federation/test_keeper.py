@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -10,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from zk0.errors import SettingsError
-from zk0.federation.keeper import Keeper, Kept, KeptFolder
+from zk0.federation.keeper import Keeper
+from zk0.federation.kept import Kept, KeptFolder
 
 SLEEP = "import time; time.sleep(600)"
 WITH_CHILD = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)']); "
@@ -78,6 +80,15 @@ def test_who_ends_is_started_again_later_and_later(folder: KeptFolder) -> None:
     until(lambda: folder.log("short").read_text().count("here") == 3)
 
 
+def test_who_follows_another_is_started_anew_with_it(folder: KeptFolder) -> None:
+    follower = python("follower", SLEEP).model_copy(update={"follows": "leader"})
+    start(folder, follower, python("leader", SLEEP), python("other", SLEEP))
+    first, other = pid_of(folder, "follower"), pid_of(folder, "other")
+    os.kill(pid_of(folder, "leader"), signal.SIGKILL)
+    until(lambda: pid_of(folder, "follower") not in (0, first) and pid_of(folder, "leader") != 0)
+    assert pid_of(folder, "other") == other
+
+
 def test_its_environment_is_its_own(folder: KeptFolder) -> None:
     start(folder, python("one", f"import os; print(os.environ['COLOUR'], flush=True); {SLEEP}", COLOUR="red"))
     until(lambda: folder.log("one").read_text() == "red\n")
@@ -109,6 +120,18 @@ def test_a_keeper_that_is_killed_leaves_nobody(folder: KeptFolder) -> None:
     os.kill(keeper, signal.SIGKILL)
     until(lambda: not any(alive(pid) for pid in pids))
     assert folder.state() is None
+
+
+def test_a_keeper_may_end_with_whoever_started_it(folder: KeptFolder) -> None:
+    folder.write([python("one", SLEEP)])
+    code = "import sys, time; from pathlib import Path; from zk0.federation.kept import KeptFolder; "
+    code += "KeptFolder(Path(sys.argv[1])).start(outlives=False); time.sleep(600)"
+    starter = subprocess.Popen([sys.executable, "-c", code, str(folder.path)])
+    until(lambda: pid_of(folder, "one") != 0)
+    pid = pid_of(folder, "one")
+    starter.kill()
+    starter.wait()
+    until(lambda: not alive(pid))
 
 
 def test_a_folder_has_one_keeper(folder: KeptFolder) -> None:

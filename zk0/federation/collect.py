@@ -197,7 +197,8 @@ class Federation:
         deadline = time.monotonic() + self._timeout
         while len(nodes := {int(n.node_id): getattr(n, "name", "") for n in self._grid.get_nodes()}) < self._least:
             if time.monotonic() > deadline:
-                raise FederationError(f"{len(nodes)} nodes after {self._timeout:g} s, expected {self._least}")
+                here = f" ({', '.join(sorted(nodes.values()))})" if any(nodes.values()) else ""
+                raise FederationError(f"{len(nodes)} nodes{here} after {self._timeout:g} s, expected {self._least}")
             time.sleep(POLL_SECONDS)
         return nodes
 

@@ -58,6 +58,11 @@ class _Question:
         """It is to be asked once more."""
         self.sent_as, self.answer = "", None
 
+    def sent_to(self, node: int, content: RecordDict, run: int) -> Message:
+        """The message as it is sent to that node in that run."""
+        about = self.message.metadata
+        return _message(run, content, (node, about.message_type, self.seconds_left, about.group_id))
+
 
 class DeployedGrid:
     """The nodes that are connected to a SuperLink.
@@ -77,6 +82,7 @@ class DeployedGrid:
         self._names = frozenset(names)
         self._absence = absence_seconds
         self._away_since: dict[int, float] = {}
+        self._called: dict[int, str] = {}
         self._run = ExitStack()
         self._task: Task | None = None
         self._questions: dict[str, _Question] = {}
@@ -89,8 +95,13 @@ class DeployedGrid:
         self.forget(())
 
     def get_nodes(self) -> list[Any]:
-        """Nodes that are connected now, and that may be asked."""
+        """Nodes that are connected now, and that may be asked; asked again at once, it waits a moment."""
+        self._pause()
+        return self._nodes()
+
+    def _nodes(self) -> list[Any]:
         found = self._open().call("get-nodes", GetNodesRequest(), GetNodesResponse).nodes
+        self._called |= {int(node.node_id): str(node.name) for node in found}
         return [node for node in found if not self._names or node.name in self._names]
 
     def make_message(self, content: RecordDict, node: int, kind: str, ttl: float, group: str) -> Message:
@@ -107,8 +118,7 @@ class DeployedGrid:
     def pull_messages(self, ids: Sequence[str]) -> list[Message]:
         """Answers that have arrived, each once; waits a moment where there is none."""
         task = self._open()
-        time.sleep(max(0.0, self._polled + _POLL_SECONDS - time.monotonic()))
-        self._polled = time.monotonic()
+        self._pause()
         sent = {q.sent_as: q for q in self._questions.values() if q.sent_as and q.answer is None}
         for head, tree in task.arrived(list(sent)):
             sent[head.metadata.reply_to_message_id].answer = tree
@@ -129,6 +139,10 @@ class DeployedGrid:
         self._questions.clear()
         self._run.close()
         shutil.rmtree(self._inbox, ignore_errors=True)
+
+    def _pause(self) -> None:
+        time.sleep(max(0.0, self._polled + _POLL_SECONDS - time.monotonic()))
+        self._polled = time.monotonic()
 
     def _open(self) -> Task:
         if self._task is None:
@@ -169,15 +183,18 @@ class DeployedGrid:
         return gone
 
     def _send(self, task: Task) -> dict[int, str]:
-        """Send what is due to the nodes that are there; answers those, and when they were started."""
-        since = {int(node.node_id): str(node.last_activated_at) for node in self.get_nodes()}
+        """Send what is due to the nodes that are there; answers those, and when they were started.
+
+        A SuperLink that has lost its memory, or a new kit, gives a node another number: then its name says who it is.
+        """
+        there = {str(node.name): node for node in self._nodes()}
+        nodes = {number: there[name] for number, name in self._called.items() if name in there}
+        since = {number: str(node.last_activated_at) for number, node in nodes.items()}
         due = [q for q in self._questions.values() if not q.sent_as and q.node in since and q.seconds_left > 0]
         record = cache(file_record)
-        parcels = []
-        for question in due:
-            about = question.message.metadata
-            kept = (question.node, about.message_type, question.seconds_left, about.group_id)
-            parcels.append(parcel(_message(task.run_id, packed(question.message.content, record), kept)))
+        parcels = [
+            parcel(q.sent_to(int(nodes[q.node].node_id), packed(q.message.content, record), task.run_id)) for q in due
+        ]
         for question, sent_as in zip(due, task.push(parcels) if parcels else (), strict=True):
             question.sent_as, question.node_since = sent_as, since[question.node]
         return since

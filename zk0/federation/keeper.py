@@ -18,9 +18,9 @@ from types import FrameType, TracebackType
 from typing import IO, Self
 
 from zk0.errors import SettingsError
+from zk0.federation.kept import Kept, KeptFolder, Seen, State
 from zk0.federation.worker import die_with_parent
 from zk0.folder import write_whole
-from zk0.records import Record
 
 _FIRST_PAUSE_SECONDS = 1.0
 _LONGEST_PAUSE_SECONDS = 30.0
@@ -29,93 +29,6 @@ _STEADY_SECONDS = 60.0
 _STOP_SECONDS = 5.0
 _LOOK_SECONDS = 0.2
 _LOG_BYTES = 50_000_000
-
-
-class Kept(Record):
-    """A process to keep: its name (and that of its log), its command, and what its environment has besides ours."""
-
-    name: str
-    command: tuple[str, ...]
-    environment: dict[str, str] = {}
-
-
-class Seen(Record):
-    """What the keeper knows of one process."""
-
-    pid: int | None
-    since: float
-    """Unix time of its last start, or end."""
-    starts: int
-    last_exit: int | None = None
-
-
-class State(Record):
-    """What the keeper knows of all its processes."""
-
-    keeper: int
-    processes: dict[str, Seen]
-
-
-class KeptFolder:
-    """The folder of a keeper, from outside: whether it runs, what it knows, and how to end it."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def log(self, name: str) -> Path:
-        """The log of one process."""
-        return self.path / "logs" / f"{name}.log"
-
-    def state(self) -> State | None:
-        """What the keeper knows; None while none runs."""
-        try:
-            with self._lock.open("rb") as handle:
-                fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            return None
-        except FileNotFoundError:
-            return None
-        except BlockingIOError:
-            with suppress(FileNotFoundError, ValueError):
-                return State.model_validate_json((self.path / "state.json").read_text(encoding="utf-8"))
-            return State(keeper=int(self._lock.read_text() or 0), processes={})
-
-    def write(self, processes: Sequence[Kept]) -> None:
-        """What the keeper is to start."""
-        (self.path / "logs").mkdir(parents=True, exist_ok=True)
-        write_whole(self.path / "processes.json", json.dumps([p.model_dump() for p in processes], indent=2))
-
-    def start(self) -> "subprocess.Popen[bytes]":
-        """Start a keeper that outlives this process."""
-        with self.log("keeper").open("ab") as log:
-            return subprocess.Popen(
-                [sys.executable, "-m", "zk0.federation.keeper", str(self.path)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-
-    def stop(self, patience_seconds: float) -> bool:
-        """End the keeper and all its processes; False where there was none.
-
-        Raises:
-            SettingsError: it does not end.
-        """
-        state = self.state()
-        if state is None:
-            return False
-        with suppress(ProcessLookupError):
-            os.kill(state.keeper, signal.SIGTERM)
-        deadline = time.monotonic() + patience_seconds
-        while self.state() is not None:
-            if time.monotonic() > deadline:
-                raise SettingsError(f"{self.path}: process {state.keeper} does not end; see {self.log('keeper')}")
-            time.sleep(_LOOK_SECONDS)
-        return True
-
-    @property
-    def _lock(self) -> Path:
-        return self.path / "keeper.lock"
 
 
 class Keeper:
@@ -152,9 +65,15 @@ class Keeper:
         """Keep them until `over`."""
         while not self.over:
             for child in self._children:
-                child.look()
+                if child.look():
+                    self._end_followers(child.kept.name)
             self._tell()
             time.sleep(_LOOK_SECONDS)
+
+    def _end_followers(self, name: str) -> None:
+        for child in self._children:
+            if child.kept.follows == name:
+                child.end()
 
     def _tell(self) -> None:
         state = State(keeper=os.getpid(), processes={c.kept.name: c.seen for c in self._children})
@@ -174,20 +93,27 @@ class _Child:
         self._due = 0.0
         self._pause = _FIRST_PAUSE_SECONDS
 
-    def look(self) -> None:
-        """Start it where it is due; note it where it has ended."""
+    def look(self) -> bool:
+        """Start it where it is due; note it where it has ended, and say so."""
         if self._process is None:
             if time.monotonic() >= self._due:
                 self._start()
         elif (code := self._process.poll()) is not None:
             self._ended(self._process.pid, code)
+            return True
+        return False
+
+    def end(self) -> None:
+        """Ask it to end; it is started again when it has."""
+        if self._process is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGTERM)
 
     def stop(self) -> None:
         """End it with all that it started."""
         if self._process is None:
             return
-        with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGTERM)
+        self.end()
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(_STOP_SECONDS)
         with suppress(ProcessLookupError):

@@ -8,7 +8,7 @@ from zk0.errors import SettingsError
 from zk0.federation.agent import AgentSettings
 from zk0.federation.api import Endpoint
 from zk0.federation.authority import write_private
-from zk0.federation.keeper import Kept, KeptFolder
+from zk0.federation.kept import Kept, KeptFolder
 from zk0.federation.kit import Kit
 from zk0.federation.processes import LOOPBACK, free_port, supernode
 from zk0.folder import write_whole
@@ -55,8 +55,8 @@ class NodeFolder:
             raise SettingsError(f"{self.path}: no node here; the first start needs --kit FILE")
         return Kit.read(known)
 
-    def start(self, client: ClientSettings, cache: Path) -> None:
-        """Start SuperNode and agent.
+    def start(self, client: ClientSettings, cache: Path, outlives: bool = True) -> None:
+        """Start SuperNode and agent, to outlive this process or to end with it.
 
         Raises:
             SettingsError: they run already.
@@ -64,7 +64,7 @@ class NodeFolder:
         if self.kept.state() is not None:
             raise SettingsError(f"{self.path}: its node is running already")
         self.prepare(client, cache)
-        self.kept.start()
+        self.kept.start(outlives)
 
     def prepare(self, client: ClientSettings, cache: Path) -> None:
         """What the keeper starts, and what the agent works with."""

@@ -4,7 +4,7 @@ import socket
 import sys
 from pathlib import Path
 
-from zk0.federation.keeper import Kept
+from zk0.federation.kept import Kept
 
 LOOPBACK = "127.0.0.1"
 _SUPERLINK = "from flwr.superlink.cli import flower_superlink as run; run()"
@@ -32,6 +32,8 @@ def superlink(home: Path, port: int, tls: tuple[Path, Path, Path], secret: Path,
 def supernode(home: Path, server: str, port: int, authority: Path, key: Path, secret: Path) -> Kept:
     """A SuperNode that starts no process for a message: the agent beside it takes them.
 
+    It waits for the answer to a message for ever, so it is started anew when the agent has ended in the middle of one.
+
     Args:
         home: Flower's folder for this role.
         server: host:port of the gateway.
@@ -43,7 +45,8 @@ def supernode(home: Path, server: str, port: int, authority: Path, key: Path, se
     command = ["--superlink", server, "--root-certificates", str(authority), "--isolation", "process"]
     command += ["--auth-supernode-private-key", str(key), "--superexec-auth-secret-file", str(secret)]
     command += ["--host", LOOPBACK, "--port", str(port)]
-    return Kept(name="supernode", command=(sys.executable, "-c", _SUPERNODE, *command), environment=_environment(home))
+    whole = (sys.executable, "-c", _SUPERNODE, *command)
+    return Kept(name="supernode", command=whole, environment=_environment(home), follows="agent")
 
 
 def free_port() -> int:

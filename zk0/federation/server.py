@@ -16,7 +16,7 @@ from zk0.errors import FederationError, NoAnswer, SettingsError
 from zk0.federation.api import Api, Endpoint
 from zk0.federation.authority import Authority, fingerprint, make_node_key, write_private
 from zk0.federation.gateway import GatewaySettings
-from zk0.federation.keeper import Kept, KeptFolder
+from zk0.federation.kept import Kept, KeptFolder
 from zk0.federation.kit import Kit
 from zk0.federation.processes import LOOPBACK, free_port, superlink
 from zk0.folder import write_whole
@@ -119,8 +119,8 @@ class ServerFolder:
         except FileNotFoundError as e:
             raise SettingsError(f"{name}: is not enrolled; enrolled are {', '.join(self._enrolled()) or 'none'}") from e
 
-    def start(self) -> None:
-        """Start SuperLink and gateway, and wait until nodes can come.
+    def start(self, outlives: bool = True) -> None:
+        """Start SuperLink and gateway, to outlive this process or to end with it, and wait until nodes can come.
 
         Raises:
             SettingsError: they run already, or there is no server in this folder.
@@ -130,7 +130,7 @@ class ServerFolder:
         if self.kept.state() is not None:
             raise SettingsError(f"{self.path}: its server is running already")
         self.prepare(settings)
-        keeper = self.kept.start()
+        keeper = self.kept.start(outlives)
         deadline = time.monotonic() + _READY_SECONDS
         try:
             while (fault := self._fault(settings)) is not None:
@@ -156,6 +156,9 @@ class ServerFolder:
             guests=self.path / "nodes",
         )
         write_whole(self.path / "gateway.json", gateway.model_dump_json())
+        flower = {"superlink": {"zk0": {"address": address, "root-certificates": str(ca)}}}
+        (self.path / "flower").mkdir(exist_ok=True)
+        write_whole(self.path / "flower" / "config.toml", tomli_w.dumps(flower))  # for Flower's own command line
         database = None if settings.in_memory else self.path / "superlink.db"
         port = int(address.rpartition(":")[2])
         link = superlink(self.path / "flower", port, (*inner, ca), self._secret, database)
