@@ -11,6 +11,7 @@ from prefect.context import FlowRunContext
 from prefect.runtime import flow_run
 from prefect.utilities.annotations import quote
 
+from flows.taking_up import begun_in, named
 from tasks import data, judging, releasing, reporting, rounds, tracking
 from tasks.crash import close_task_runs
 from tasks.events import Event, say, tell, tell_step
@@ -47,7 +48,8 @@ def federated_session(
     Args:
         config: a session file, from the directory the worker runs in.
         overrides: settings by dotted name that replace those of the file, such as {"rounds": 5, "training.lr": 3e-4}.
-        resume: the folder of a session to take up after its last finished round; `config` is then ignored.
+        resume: the folder of a session to take up after its last finished round, or the id of the flow run that worked
+            in it; `config` is then ignored.
 
     Returns the session's folder.
     """
@@ -121,14 +123,13 @@ def settle(config: str, overrides: dict[str, Any] | None, resume: str | None) ->
             raise SettingsError(
                 f"{resume}: a session is taken up with its own settings; found overrides {sorted(overrides)}"
             )
-        here = SessionFolder(Path(resume).resolve())
+        here = SessionFolder(named(resume))
         return here.session(), here
     session = load_session(Path(config), overrides).at(Path.cwd())
     run = FlowRunContext.get()
-    if run is None or run.flow_run is None or run.flow_run.created is None:
+    if run is None or run.flow_run is None:
         raise RuntimeError("a session runs as a Prefect flow run: call federated_session(), not its function")
-    begun = run.flow_run.created.astimezone()
-    here = SessionFolder(Path(session.output_dir) / f"{begun:%Y-%m-%d_%H-%M-%S}_{session.name}")
+    here = SessionFolder(begun_in(run.flow_run, session))
     here.create(session)
     return session, here
 

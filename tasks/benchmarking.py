@@ -3,12 +3,9 @@
 import json
 import os
 import platform
-import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,6 +16,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.events import emit_event
 from prefect.runtime import flow_run
 
+from tasks.children import run_zk0
 from tasks.events import Event, say, tell
 from zk0.errors import BenchmarkError
 from zk0.folder import SessionFolder
@@ -41,7 +39,7 @@ def play(config: str, folder: str) -> PinnedSession:
     """
     tell(Event(kind="stage", text=f"playing {config}"))
     session, output = load_session(Path(config)), Path(tempfile.mkdtemp(prefix="session-", dir=folder))
-    run_zk0(["run", config, "--quiet", "--set", f"output_dir={output}"], f"the session {config}")
+    run_zk0(["run", config, "--quiet", "--set", f"output_dir={output}"], f"the session {config}", BenchmarkError)
     (made,) = output.iterdir()
     history = Ledger(SessionFolder(made).ledger).read()
     last = history[-1]
@@ -67,33 +65,12 @@ def measure(name: str, options: Sequence[str], repeats: int, folder: str) -> tup
     found: list[Mapping[str, float]] = []
     for number in range(repeats):
         figures = Path(folder) / f"{name}-{number}.json"
-        run_zk0(["bench", name, *options, "--json", str(figures)], f"the benchmark {name}")
+        run_zk0(["bench", name, *options, "--json", str(figures)], f"the benchmark {name}", BenchmarkError)
         found.append(json.loads(figures.read_text(encoding="utf-8"))["ratios"])
     samples = [Sample(name=key, ratios=tuple(ratios[key] for ratios in found)) for key in found[0]]
     for sample in samples:
         say(f"{sample.name}: {', '.join(f'{ratio:.4g}' for ratio in sample.ratios)}")
     return tuple(samples)
-
-
-def run_zk0(arguments: Sequence[str], what: str) -> None:
-    """`zk0 ARGUMENT...` in a process group of its own, ended with this run.
-
-    Raises:
-        BenchmarkError: it fails; the last lines that it printed are told.
-    """
-    command = [sys.executable, "-m", "flows.cli", *arguments]
-    with tempfile.TemporaryFile("w+") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
-        try:
-            code = process.wait()
-        finally:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-        output.seek(0)
-        said = [line.strip() for line in output if line.strip()]
-    if code:
-        raise BenchmarkError(f"{what} ended with {code}: {' | '.join(said[-3:])[-400:]}")
 
 
 @task(task_run_name="write the night down", cache_policy=NO_CACHE)

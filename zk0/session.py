@@ -40,10 +40,12 @@ HubName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,95}/[A-Za-
 class ClientSettings(Record):
     """One client and the data set that it brings."""
 
-    name: Name
+    name: Name = Field(description="what its folder and its series in charts are called")
     dataset: DatasetUri
     rename_map: dict[str, str] = Field(default={}, description="feature key in the data set -> key in the contract")
-    partition_index: int = Field(default=0, ge=0)
+    partition_index: int = Field(
+        default=0, ge=0, description="which share of a data set that several clients take from"
+    )
     partition_count: int = Field(default=1, ge=1, description="takes the episodes with episode_index % count == index")
     share_joining_report: bool = Field(
         default=False, description="let the server see what evaluation.joining_report finds; else it stays here"
@@ -62,15 +64,15 @@ class PartitionSettings(Record):
     """One data set shared out to several clients by `episode_index % clients`."""
 
     dataset: DatasetUri
-    clients: int = Field(ge=1)
-    rename_map: dict[str, str] = {}
+    clients: int = Field(ge=1, description="who share it")
+    rename_map: dict[str, str] = Field(default={}, description="feature key in the data set -> key in the contract")
 
 
 class EvaluationSetSettings(Record):
     """One data set that judges and that nobody trains on."""
 
     dataset: DatasetUri
-    rename_map: dict[str, str] = {}
+    rename_map: dict[str, str] = Field(default={}, description="feature key in the data set -> key in the contract")
     last_episodes: int | None = Field(
         default=None, ge=1, description="judge on the last N episodes only; unset: on all"
     )
@@ -98,11 +100,13 @@ class DataSettings(Record):
 class SimulatorSettings(Record):
     """How `sim:` data sets are recorded, and what a rollout sees."""
 
-    episodes: int = Field(default=12, ge=1)
-    first_seed: int = Field(default=1000, ge=0)
+    episodes: int = Field(default=12, ge=1, description="recorded for a `sim:` data set")
+    first_seed: int = Field(default=1000, ge=0, description="of the first episode; each task adds an offset of its own")
     image_size: int = Field(default=96, ge=32, description="pixels, square")
-    spawn_radius_m: tuple[float, float] = (0.09, 0.14)
-    spawn_half_angle_degrees: float = Field(default=25.0, gt=0, le=90)
+    spawn_radius_m: tuple[float, float] = Field(
+        default=(0.09, 0.14), description="how far from the arm's base a cube lies, nearest and farthest"
+    )
+    spawn_half_angle_degrees: float = Field(default=25.0, gt=0, le=90, description="how far to either side")
 
 
 class PolicySettings(Record):
@@ -113,7 +117,7 @@ class PolicySettings(Record):
         description="Hub name or folder of a LeRobot SmolVLA policy; with no download: `tiny`, small and random, "
         "or `base`, small and trained on a task of the simulator",
     )
-    revision: str | None = None
+    revision: str | None = Field(default=None, description="branch, tag or commit on the Hub; unset: main")
 
 
 class TrainingSettings(Record):
@@ -121,24 +125,28 @@ class TrainingSettings(Record):
 
     local_steps: int | None = Field(default=None, ge=1, description="optimizer steps a round")
     local_epochs: int | None = Field(default=1, ge=1, description="passes over the training frames a round")
-    batch_size: int = Field(default=64, ge=1)
+    batch_size: int = Field(default=64, ge=1, description="frames")
     accumulate_steps: int = Field(
         default=1, ge=1, description="pieces that a batch is computed in, one after the other: less memory, same result"
     )
-    lr: float = Field(default=1e-4, gt=0)
-    proximal_mu: float = Field(default=0.01, ge=0)
-    betas: tuple[float, float] = (0.9, 0.95)
-    eps: float = Field(default=1e-8, gt=0)
-    weight_decay: float = Field(default=1e-10, ge=0)
-    grad_clip_norm: float = Field(default=10.0, gt=0)
+    lr: float = Field(
+        default=1e-4, gt=0, description="learning rate of the first round; the scheduler decides the others"
+    )
+    proximal_mu: float = Field(
+        default=0.01, ge=0, description="FedProx: mu/2 * ||w - w_global||^2 is added to the loss; 0 is FedAvg"
+    )
+    betas: tuple[float, float] = Field(default=(0.9, 0.95), description="of AdamW")
+    eps: float = Field(default=1e-8, gt=0, description="of AdamW")
+    weight_decay: float = Field(default=1e-10, ge=0, description="of AdamW")
+    grad_clip_norm: float = Field(default=10.0, gt=0, description="largest L2 norm of a gradient")
     adapter: Literal["none", "lora"] = Field(
         default="none", description="lora: train and send low-rank factors of the action expert's matrices only"
     )
-    lora_rank: int = Field(default=16, ge=1)
+    lora_rank: int = Field(default=16, ge=1, description="columns of a factor")
     lora_alpha: int = Field(default=32, ge=1, description="the product of the factors counts alpha / rank times")
     lora_dropout: float = Field(default=0.1, ge=0, lt=1, description="share of a matrix's inputs that a factor misses")
     amp: bool = Field(default=False, description="bf16 autocast; trained weights stay fp32")
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto: cuda where there is one")
     gpu_share: float = Field(
         default=1.0,
         ge=0,
@@ -158,7 +166,7 @@ class TrainingSettings(Record):
         default=False, description="deterministic kernels on a GPU: the same bits every time, slower"
     )
     torch_threads: int = Field(default=1, ge=1, description="CPU threads of one client")
-    log_every_steps: int = Field(default=20, ge=1)
+    log_every_steps: int = Field(default=20, ge=1, description="lines of a client's log")
 
     def adapters(self) -> Adapters | None:
         """The adapters that are trained instead of whole matrices, if any."""
@@ -181,31 +189,49 @@ class TrainingSettings(Record):
 class SchedulerSettings(Record):
     """Learning rate and mu between rounds."""
 
-    type: Literal["cosine", "cosine_warm_restarts", "reduce_on_plateau"] = "cosine"
-    eta_min: float = Field(default=5e-7, ge=0)
+    type: Literal["cosine", "cosine_warm_restarts", "reduce_on_plateau"] = Field(
+        default="cosine",
+        description="cosine: down to eta_min within each round; cosine_warm_restarts: over rounds; reduce_on_plateau: "
+        "halved when the loss on unseen data stalls",
+    )
+    eta_min: float = Field(default=5e-7, ge=0, description="smallest learning rate")
     restart_rounds: int = Field(default=15, ge=1, description="T_0 of cosine_warm_restarts")
     restart_factor: int = Field(default=2, ge=1, strict=True, description="T_mult of cosine_warm_restarts")
     stall_patience: int = Field(
         default=5, ge=1, description="rounds without improvement before reduce_on_plateau halves"
     )
-    dynamic_training_decay: bool = False
-    adjustment_window: int = Field(default=5, ge=2)
-    spike_threshold: float = Field(default=0.5, gt=0)
-    max_adjust_factor: float = Field(default=1.05, ge=1)
-    adaptive_lr_enabled: bool = False
-    high_loss_multiplier: float = Field(default=2.0, gt=0)
-    lr_boost_factor: float = Field(default=1.15, gt=0)
-    adaptive_mu_enabled: bool = False
-    loss_std_threshold: float = Field(default=1.2, ge=0)
-    mu_adjust_factor: float = Field(default=1.05, gt=0)
-    mu_min: float = Field(default=0.001, ge=0)
-    mu_decay: float = Field(default=1.0, gt=0, le=1)
+    dynamic_training_decay: bool = Field(
+        default=False, description="x 0.95 when the loss on unseen data stalls, x 1.05 when it diverges"
+    )
+    adjustment_window: int = Field(default=5, ge=2, description="losses that are looked at for that")
+    spike_threshold: float = Field(
+        default=0.5, gt=0, description="a rise of the loss over three rounds that holds every adjustment"
+    )
+    max_adjust_factor: float = Field(
+        default=1.05, ge=1, description="most that a round before the 20th changes the learning rate by"
+    )
+    adaptive_lr_enabled: bool = Field(
+        default=False, description="a client with a high loss trains with a higher learning rate"
+    )
+    high_loss_multiplier: float = Field(
+        default=2.0, gt=0, description="high: above so many times the mean of the clients"
+    )
+    lr_boost_factor: float = Field(default=1.15, gt=0, description="what its learning rate is multiplied by")
+    adaptive_mu_enabled: bool = Field(default=False, description="a larger mu while clients differ much")
+    loss_std_threshold: float = Field(
+        default=1.2, ge=0, description="much: standard deviation of the clients' losses above this"
+    )
+    mu_adjust_factor: float = Field(default=1.05, gt=0, description="what mu is multiplied by then")
+    mu_min: float = Field(default=0.001, ge=0, description="smallest mu")
+    mu_decay: float = Field(default=1.0, gt=0, le=1, description="what mu is multiplied by from round to round")
 
 
 class FederationSettings(Record):
     """Who carries the messages."""
 
-    engine: Literal["local", "ray", "deployment"] = "local"
+    engine: Literal["local", "ray", "deployment"] = Field(
+        default="local", description="processes of this machine, Flower's simulation on Ray, or nodes over the network"
+    )
     workers: int = Field(default=2, ge=0, description="worker processes; 0 runs clients in this process (local only)")
     min_updates: int = Field(default=2, ge=1, description="good updates that a round needs")
     fraction_fit: float = Field(
@@ -214,8 +240,14 @@ class FederationSettings(Record):
         le=1,
         description="share of the clients that train in a round, drawn anew for each; never fewer than min_updates",
     )
-    round_timeout_seconds: float = Field(default=3600.0, gt=0)
-    round_retries: int = Field(default=1, ge=0)
+    round_timeout_seconds: float = Field(
+        default=3600.0, gt=0, description="a client that has not answered by then is left out of the round"
+    )
+    round_retries: int = Field(
+        default=1,
+        ge=0,
+        description="further attempts at a round with too few good updates; who has answered is not asked again",
+    )
     wire: WireFormat = Field(
         default="fp32",
         description="what clients send: fp32: weights; bf16, int8: steps in half or a quarter of the bytes",
@@ -311,7 +343,7 @@ class EvaluationSettings(Record):
         "held-out episodes what joining has brought it",
     )
     times: int = Field(default=8, ge=1, description="stratified flow-matching times per frame")
-    batch_size: int = Field(default=32, ge=1)
+    batch_size: int = Field(default=32, ge=1, description="frames")
     max_frames: int | None = Field(default=None, ge=1, description="evenly spaced frames per set; unset: all")
 
 
@@ -320,7 +352,7 @@ class RolloutSettings(Record):
 
     tasks: tuple[str, ...] = Field(default=(), description="tasks of the simulator; empty: no rollout")
     seeds: tuple[int, ...] = Field(default=(9000,), min_length=1, description="one attempt each, in every round alike")
-    max_steps: int = Field(default=60, ge=1)
+    max_steps: int = Field(default=60, ge=1, description="of an attempt")
     replan_steps: int = Field(default=5, ge=1, description="actions of a chunk that are carried out before the next")
     environments: int = Field(
         default=4, ge=1, description="attempts side by side, one policy call for all; 200 MB of memory each"
@@ -354,7 +386,7 @@ class TrackingSettings(Record):
     wandb: Literal["off", "offline", "online"] = Field(
         default="off", description="offline: written to the session's folder, for `wandb sync`; needs no account"
     )
-    project: str = Field(default="zk0", min_length=1)
+    project: str = Field(default="zk0", min_length=1, description="what the run belongs to")
     entity: str | None = Field(default=None, description="user or team; unset: the account's own")
 
 
@@ -374,16 +406,21 @@ class PublishSettings(Record):
 class Session(Record):
     """One federated training session."""
 
-    name: Name = "session"
-    rounds: int = Field(default=30, ge=1)
-    seed: int = Field(default=42, ge=0, lt=2**63)
+    name: Name = Field(default="session", description="what its folder and its run are called")
+    rounds: int = Field(default=30, ge=1, description="that train")
+    seed: int = Field(
+        default=42, ge=0, lt=2**63, description="of everything that is drawn: batches, noise, who takes part"
+    )
     clients: tuple[ClientSettings, ...] = ()
     partition: PartitionSettings | None = None
     contract: ContractSettings = ContractSettings()
     data: DataSettings = DataSettings()
     simulator: SimulatorSettings = SimulatorSettings()
     policy: PolicySettings = PolicySettings()
-    normalization: Literal["pooled", "client"] = "pooled"
+    normalization: Literal["pooled", "client"] = Field(
+        default="pooled",
+        description="statistics of the whole federation, or each client's own: then losses are not comparable",
+    )
     training: TrainingSettings = TrainingSettings()
     scheduler: SchedulerSettings = SchedulerSettings()
     federation: FederationSettings = FederationSettings()
@@ -395,8 +432,10 @@ class Session(Record):
     publish: PublishSettings = PublishSettings()
     checkpoint_interval: int = Field(default=0, ge=0, description="rounds between saved policies; 0: only the last")
     keep_updates: bool = Field(default=False, description="keep clients' updates after their round is recorded")
-    output_dir: str = "outputs"
-    cache_dir: str = "~/.cache/zk0"
+    output_dir: str = Field(default="outputs", description="where sessions' folders lie")
+    cache_dir: str = Field(
+        default="~/.cache/zk0", description="downloads, recordings and kept features, shared by sessions"
+    )
 
     @field_validator("clients")
     @classmethod

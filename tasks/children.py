@@ -1,0 +1,54 @@
+"""`zk0` commands as processes of their own, ended with the task that started them."""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import IO
+
+from zk0.errors import Zk0Error
+
+_PATIENCE_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Child:
+    """A running `zk0 ARGUMENT...`."""
+
+    process: "subprocess.Popen[str]"
+    output: IO[str]
+
+    def said(self) -> str:
+        """The last lines that it printed, in one."""
+        self.output.seek(0)
+        lines = [line.strip() for line in self.output if line.strip()]
+        return " | ".join(lines[-3:])[-400:]
+
+
+@contextmanager
+def zk0_command(arguments: Sequence[str]) -> Iterator[Child]:
+    """`zk0 ARGUMENT...` in a process group of its own; what still runs at the end of the block is asked to stop."""
+    command = [sys.executable, "-m", "flows.cli", *arguments]
+    with tempfile.TemporaryFile("w+") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True, text=True)
+        try:
+            yield Child(process, output)
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGINT)
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(_PATIENCE_SECONDS)
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def run_zk0(arguments: Sequence[str], what: str, error: type[Zk0Error]) -> None:
+    """`zk0 ARGUMENT...`, waited for; `error` where it fails, with the last lines that it printed."""
+    with zk0_command(arguments) as child:
+        if code := child.process.wait():
+            raise error(f"{what} ended with {code}: {child.said()}")
