@@ -225,7 +225,7 @@ def federated_round(
     if number == session.rounds or (interval and number % interval == 0):
         rounds.save_checkpoint(session, folder, ground, record)
     finished = rounds.finish_round(session, folder, record)
-    reporting.write_metrics(number, folder, finished)
+    reporting.write_metrics(number, session, folder, finished)
     reporting.show_rounds(number, finished)
     reporting.show_progress(progress, number, session.rounds)
     return finished

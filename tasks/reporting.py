@@ -71,14 +71,15 @@ def _timings(record: RoundRecord) -> dict[str, Any]:
 
 
 @task(task_run_name="charts round {number}", cache_policy=NO_CACHE)
-def write_metrics(number: int, folder: str, history: Sequence[RoundRecord]) -> None:
+def write_metrics(number: int, session: Session, folder: str, history: Sequence[RoundRecord]) -> None:
     """Metric files and charts, brought up to date after each round."""
-    from zk0.report.chart import federated_metrics_chart, policy_loss_chart
+    from zk0.report.chart import action_error_chart, federated_metrics_chart, policy_loss_chart
     from zk0.report.metrics import write_metrics as write
 
     here = SessionFolder(Path(folder))
     write(here.path, history)
     policy_loss_chart(history, here.path / "policy_loss_chart.png")
+    action_error_chart(history, session.contract.units, here.path / "action_error_chart.png")
     federated_metrics_chart(history, here.path / "federated_metrics.png")
 
 

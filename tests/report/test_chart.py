@@ -7,10 +7,17 @@ import numpy as np
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
+from scipy.stats import t
 
 from zk0.errors import ReportError
-from zk0.records import RoundRecord
-from zk0.report.chart import federated_metrics_figure, measured_under, policy_loss_chart, policy_loss_figure
+from zk0.records import Contribution, RoundRecord
+from zk0.report.chart import (
+    action_error_round_figure,
+    federated_metrics_figure,
+    measured_under,
+    policy_loss_chart,
+    policy_loss_figure,
+)
 from zk0.report.lines import MOST_NAMED_LINES, png, short
 from zk0.report.palette import DARK
 
@@ -59,19 +66,44 @@ def test_the_order_of_the_records_does_not_matter(history: list[RoundRecord]) ->
 
 
 def test_a_refused_client_is_a_gap_in_all_its_panels(history: list[RoundRecord]) -> None:
-    losses, _, _, norms, cosines, _ = federated_metrics_figure(history).axes
+    losses, held_out, _, norms, cosines, _, _, _, proximal = federated_metrics_figure(history).axes
     np.testing.assert_allclose(drawn(losses)["place"][1], [np.nan, 0.92, 0.71, np.nan])
     np.testing.assert_allclose(drawn(norms)["place"][1], [np.nan, 0.8 + 0.1, 0.4 + 0.1, np.nan])
     np.testing.assert_allclose(drawn(norms)["global model"][1], [np.nan, 0.7, 0.35, 0.7 / 3])
     np.testing.assert_allclose(drawn(cosines)["stack"][1], [np.nan, np.nan, 0.6, 0.7])
+    np.testing.assert_allclose(drawn(held_out)["place"][1], [1.2, np.nan, np.nan, np.nan])
+    np.testing.assert_allclose(drawn(held_out)["cloth"][1], [2.0, np.nan, np.nan, 1.0])
+    np.testing.assert_allclose(drawn(proximal)["lift"][1], [np.nan, 0.004, 0.004, 0.004])
+
+
+def test_parts_of_the_step_are_drawn_where_it_is_a_mean(history: list[RoundRecord]) -> None:
+    """Two clients with orthogonal steps of length 1, half the weight each: D has length 1 / sqrt 2."""
+    half = {"weight": 0.5, "update_norm": 1.0, "cosine_to_mean": 0.5**0.5}
+    both = tuple(Contribution(client=c, **half) for c in ("lift", "stack"))
+    even = history[1].model_copy(update={"contributions": both, "param_update_norm": 0.5**0.5})
+    shares, without = federated_metrics_figure([history[0], even]).axes[6:8]
+    np.testing.assert_allclose(drawn(shares)["lift"][1], [np.nan, 0.5])
+    np.testing.assert_allclose(drawn(without)["stack"][1], [np.nan, 1.0])
+    shares, _ = federated_metrics_figure(history).axes[6:8]  # these contributions do not add up to a mean
+    assert all(np.isnan(y).all() for _, y in drawn(shares).values())
+
+
+def test_action_error_by_round_with_its_interval(history: list[RoundRecord]) -> None:
+    axes = action_error_round_figure(history, "degrees").axes[0]
+    np.testing.assert_allclose(drawn(axes)["mean over sets"][1], [21.4, 14.2, np.nan, 9.15])
+    np.testing.assert_allclose(drawn(axes)["lab/so101-unseen"][1], [19.4, 12.2, np.nan, 7.15])
+    (band,) = [c for c in axes.collections if isinstance(c, PolyCollection)]
+    at_start = [y for path in band.get_paths() for x, y in path.vertices if x == 0]
+    # episodes at -0.2, -0.1, 0, 0.1, 0.2 degrees in both sets: SE 0.0707 each, 8 degrees of freedom together
+    half = t(8).ppf(0.975) * 0.1 * 0.5**0.5 / 2**0.5
+    assert (min(at_start), max(at_start)) == pytest.approx((21.4 - half, 21.4 + half), abs=1e-4)
 
 
 def test_schedule_shows_lr_mu_and_the_client_with_a_boost(history: list[RoundRecord]) -> None:
-    _, error, lr, _, _, mu = federated_metrics_figure(history).axes
+    lr, mu = (federated_metrics_figure(history).axes[at] for at in (2, 5))
     np.testing.assert_allclose(drawn(lr)["all clients"][1], [np.nan, 1e-4, 8e-5, 5e-5])
     assert drawn(lr)["place only"] == ([2.0], [pytest.approx(8e-5 * 1.15)])
     np.testing.assert_allclose(drawn(mu)["all clients"][1], [np.nan, 0.01, 0.01, 0.0105])
-    np.testing.assert_allclose(drawn(error)["mean over sets"][1], [21.4, 14.2, np.nan, 9.15])
 
 
 def test_many_clients_turn_grey_and_their_mean_is_drawn(history: list[RoundRecord]) -> None:
@@ -106,7 +138,7 @@ def test_charts_say_how_the_losses_were_measured(history: list[RoundRecord]) -> 
 
 def test_dark_and_light_differ_and_nothing_at_all_still_draws(history: list[RoundRecord]) -> None:
     assert png(policy_loss_figure(history, DARK), 40) != png(policy_loss_figure(history), 40)
-    for figure in (policy_loss_figure([]), federated_metrics_figure([])):
+    for figure in (policy_loss_figure([]), action_error_round_figure([], "degrees"), federated_metrics_figure([])):
         assert all("nothing measured" in [t.get_text() for t in axes.texts] for axes in figure.axes)
         assert png(figure, 40).startswith(b"\x89PNG")
 

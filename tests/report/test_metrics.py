@@ -75,12 +75,18 @@ def test_files_are_json_with_null_for_what_is_missing(history: list[RoundRecord]
     write_metrics(tmp_path, history)
     written = sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file())
     assert written == [
+        "action_error_history.json",
         "federated_metrics.json",
         "policy_loss_history.json",
         *(f"server/round_{n}_server_eval.json" for n in range(4)),
     ]
     losses = json.loads((tmp_path / "policy_loss_history.json").read_text())
     assert [p["policy_loss"] for p in losses] == [1.214, 0.902, None, 0.655]
+    errors = json.loads((tmp_path / "action_error_history.json").read_text())
+    assert [p["action_error_degrees"] for p in errors] == [21.4, 14.2, None, 9.15]
+    assert errors[3]["fall_since_start"]["fall"] == pytest.approx(21.4 - 9.15)
+    assert errors[3]["sets"] == {"lab/so101-unseen": pytest.approx(7.15), "sim:place-held-out": pytest.approx(11.15)}
+    assert errors[0]["held_out"] == {"cloth": 10.0, "lift": 10.0, "place": 10.0, "stack": 10.0}
     second = json.loads((tmp_path / "server" / "round_2_server_eval.json").read_text())
     assert second["policy_loss"] is None
     assert [c["client_id"] for c in second["individual_client_metrics"]] == ["cloth", "lift", "place", "stack"]

@@ -149,6 +149,8 @@ def test_clients(page: Page) -> None:
         "update norm L2": "0.267",
         "cosine to mean": "0.900",
         "weight": "29.3 %",  # 2400 of 2400 + 3000 + 2800
+        "part of the step": "–",
+        "without it": "–",
         "rounds used": "3",
         "refusals": "0",
     }
@@ -300,7 +302,7 @@ def test_styles_and_scripts_request_nothing(page: Page, told: Path) -> None:
 def test_charts_for_light_and_dark(page: Page) -> None:
     images = [attrs for tag, attrs in page.tags if tag == "img"]
     dark = [attrs for tag, attrs in page.tags if tag == "source"]
-    assert len(images) == len(dark) == 4
+    assert len(images) == len(dark) == 5
     assert all(image["alt"] for image in images)
     for image, other in zip(images, dark, strict=True):
         assert other["media"] == "(prefers-color-scheme: dark)"

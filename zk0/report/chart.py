@@ -1,6 +1,6 @@
 """Charts of a session. A number that was not measured is a gap in its line, never a zero."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import isnan, nan
 from pathlib import Path
 
@@ -10,8 +10,9 @@ from matplotlib.figure import Figure
 from zk0.interval import Z_95
 from zk0.public import public_name
 from zk0.records import Contribution, Decision, Evaluation, RoundRecord, SetScore, Update
+from zk0.report.contribution import Influence, influences
 from zk0.report.lines import DASHES, MARKERS, dress, finish, foot, known, line, many, name_points, png, short
-from zk0.report.metrics import ordered
+from zk0.report.metrics import error_estimate, ordered
 from zk0.report.palette import LIGHT, Theme
 from zk0.report.write import write_bytes
 
@@ -26,12 +27,21 @@ def policy_loss_chart(history: Sequence[RoundRecord], path: Path) -> bytes:
 
 
 def federated_metrics_chart(history: Sequence[RoundRecord], path: Path) -> bytes:
-    """Write six panels about clients, schedule and action error per round; the PNG is also returned.
+    """Write nine panels about clients and schedule per round; the PNG is also returned.
 
     Raises:
         ReportError: the file cannot be written.
     """
     return _write(federated_metrics_figure(history), path)
+
+
+def action_error_chart(history: Sequence[RoundRecord], units: str, path: Path) -> bytes:
+    """Write the action error per round, with its 95 % band and one line per set; the PNG is also returned.
+
+    Raises:
+        ReportError: the file cannot be written.
+    """
+    return _write(action_error_round_figure(history, units), path)
 
 
 def measured_under(history: Sequence[RoundRecord]) -> str:
@@ -59,10 +69,7 @@ def policy_loss_figure(history: Sequence[RoundRecord], theme: Theme = LIGHT) -> 
     se = _judged(rows, lambda e: e.policy_loss_se)
     lower = [v - Z_95 * s for v, s in zip(loss, se, strict=True)]
     upper = [v + Z_95 * s for v, s in zip(loss, se, strict=True)]
-    if known(rounds, lower):
-        colour = theme.series[0]
-        axes.fill_between(rounds, lower, upper, color=colour, alpha=0.18, linewidth=0, label="95 % interval (±1.96 SE)")
-        axes.vlines(rounds, lower, upper, color=colour, alpha=0.55, linewidth=1.4)
+    _band(axes, rounds, (lower, upper), "95 % interval (±1.96 SE)", theme)
     _mean_and_sets(axes, rows, loss, lambda s: s.policy_loss, theme)
     name_points(axes, rounds, loss, theme)
     finish(axes, rounds, theme)
@@ -70,45 +77,95 @@ def policy_loss_figure(history: Sequence[RoundRecord], theme: Theme = LIGHT) -> 
     return figure
 
 
-def federated_metrics_figure(history: Sequence[RoundRecord], theme: Theme = LIGHT) -> Figure:
-    """Six panels over rounds: client loss, action error, lr; update norm, cosine to the mean, mu."""
+def action_error_round_figure(history: Sequence[RoundRecord], units: str, theme: Theme = LIGHT) -> Figure:
+    """Action error on unseen data over rounds: bold mean with its 95 % band over episodes, one thin line per set."""
     rows = ordered(history)
     rounds = [r.round for r in rows]
-    figure = Figure(figsize=(13, 7.4), facecolor=theme.card, layout="constrained")
-    (losses, error, lr), (norms, cosines, mu) = figure.subplots(2, 3)
-    clients = sorted({u.client for r in rows for u in r.updates} | {c.client for r in rows for c in r.contributions})
+    figure = Figure(figsize=(10, 4.8), facecolor=theme.card, layout="constrained")
+    axes = figure.add_subplot()
+    dress(axes, "Action error on unseen data", f"mean absolute error ({units}; gripper 0–100)", theme)
+    error = _judged(rows, lambda e: e.action_error_degrees)
+    ends = [error_estimate(r.evaluation).interval if r.evaluation else None for r in rows]
+    lower, upper = ([nan if e is None else e[side] for e in ends] for side in (0, 1))
+    _band(axes, rounds, (lower, upper), "95 % interval (Student's t over episodes)", theme)
+    _mean_and_sets(axes, rows, error, lambda s: s.action_error_degrees, theme)
+    name_points(axes, rounds, error, theme)
+    finish(axes, rounds, theme)
+    foot(figure, measured_under(rows) + " The whole predicted chunk, open loop.", theme)
+    return figure
 
-    dress(losses, "Training loss of the clients", "policy loss (dimensionless)", theme)
-    many(losses, rounds, {c: _trained(rows, c, lambda u: u.metrics.policy_loss) for c in clients}, theme)
-    dress(error, "Action error on unseen data", "mean absolute error (degrees)", theme)
-    degrees = _judged(rows, lambda e: e.action_error_degrees)
-    _mean_and_sets(error, rows, degrees, lambda s: s.action_error_degrees, theme)
-    dress(norms, "Size of the updates", "‖w − w_global‖ (L2)", theme)
-    many(norms, rounds, {c: _shared(rows, c, lambda s: s.update_norm) for c in clients}, theme)
+
+def federated_metrics_figure(history: Sequence[RoundRecord], theme: Theme = LIGHT) -> Figure:
+    """Nine panels over rounds: client and held-out losses, lr; update norm, cosine, mu; shares of the step,
+    leave-one-out, proximal loss."""
+    rows = ordered(history)
+    rounds = [r.round for r in rows]
+    figure = Figure(figsize=(13, 10.8), facecolor=theme.card, layout="constrained")
+    (losses, held_out, lr), (norms, cosines, mu), (shares, without, proximal) = figure.subplots(3, 3)
+    clients = sorted({u.client for r in rows for u in r.updates} | {c.client for r in rows for c in r.contributions})
+    pulls = [{i.client: i for i in influences(r)} for r in rows]
+    by_client: list[tuple[Axes, str, str, Callable[[str], list[float]]]] = [
+        (losses, "Training loss of the clients", "policy loss (dimensionless)", lambda c: _trained(rows, c, _loss)),
+        (held_out, "Held-out loss of the clients", "policy loss (dimensionless)", lambda c: _held_out(rows, c)),
+        (norms, "Size of the updates", "‖w − w_global‖ (L2)", lambda c: _shared(rows, c, lambda s: s.update_norm)),
+        (cosines, "Agreement with the mean update", "cosine (−1 to 1)", lambda c: _shared(rows, c, _cosine)),
+        (shares, "Part of the global step", "share (all sum to 1)", lambda c: _pulled(pulls, c, lambda i: i.share)),
+        (without, "Leaving a client out", "‖step − step without it‖ / ‖step‖", lambda c: _pulled(pulls, c, _shift)),
+        (proximal, "Proximal loss of the clients", "mu/2 ‖w − w_global‖²", lambda c: _trained(rows, c, _proximal)),
+    ]
+    for axes, title, quantity, of_client in by_client:
+        dress(axes, title, quantity, theme)
+        many(axes, rounds, {client: of_client(client) for client in clients}, theme)
     together = [nan if r.param_update_norm is None else r.param_update_norm for r in rows]
     norms.plot(rounds, together, color=theme.ink, linewidth=2.2, linestyle=DASHES[2], label="global model")
-    dress(cosines, "Agreement with the mean update", "cosine (−1 to 1)", theme)
-    many(cosines, rounds, {c: _shared(rows, c, lambda s: s.cosine_to_mean) for c in clients}, theme)
     dress(lr, "Learning rate", "learning rate of the round", theme)
     _schedule(lr, rounds, _decided(rows, lambda d: d.lr), theme)
     _boosted(lr, rows, clients, theme)
     dress(mu, "Proximal term", "FedProx mu", theme)
     _schedule(mu, rounds, _decided(rows, lambda d: d.mu), theme)
-
-    for axes in (losses, error, norms, cosines, lr, mu):
-        finish(axes, rounds, theme, legend=axes in (error, lr))
-    handles, labels = norms.get_legend_handles_labels()
-    figure.legend(
-        handles, labels, loc="outside upper center", ncols=6, frameon=False, fontsize=9.5, labelcolor=theme.ink
-    )
+    for axes in figure.axes:
+        finish(axes, rounds, theme, legend=axes is lr)
+    named = norms.get_legend_handles_labels()
+    figure.legend(*named, loc="outside upper center", ncols=6, frameon=False, fontsize=9.5, labelcolor=theme.ink)
     foot(figure, measured_under(rows) + " Gaps are rounds in which nothing was measured.", theme)
     return figure
+
+
+def _loss(update: Update) -> float:
+    return update.metrics.policy_loss
+
+
+def _proximal(update: Update) -> float:
+    return update.metrics.fedprox_loss
+
+
+def _cosine(share: Contribution) -> float | None:
+    return share.cosine_to_mean
+
+
+def _shift(pull: Influence) -> float | None:
+    return pull.shift_without
+
+
+def _pulled(
+    pulls: Sequence[Mapping[str, Influence]], client: str, number: Callable[[Influence], float | None]
+) -> list[float]:
+    return [_number(of_round.get(client), number) for of_round in pulls]
 
 
 def _write(figure: Figure, path: Path) -> bytes:
     content = png(figure)
     write_bytes(path, content)
     return content
+
+
+def _band(
+    axes: Axes, rounds: Sequence[int], ends: tuple[Sequence[float], Sequence[float]], label: str, theme: Theme
+) -> None:
+    if known(rounds, ends[0]):
+        colour = theme.series[0]
+        axes.fill_between(rounds, *ends, color=colour, alpha=0.18, linewidth=0, label=label)
+        axes.vlines(rounds, *ends, color=colour, alpha=0.55, linewidth=1.4)
 
 
 def _number[T](thing: T | None, number: Callable[[T], float | None]) -> float:
@@ -130,6 +187,13 @@ def _trained(rows: Sequence[RoundRecord], client: str, number: Callable[[Update]
 
 def _shared(rows: Sequence[RoundRecord], client: str, number: Callable[[Contribution], float | None]) -> list[float]:
     return [_number(next((c for c in r.contributions if c.client == client), None), number) for r in rows]
+
+
+def _held_out(rows: Sequence[RoundRecord], client: str) -> list[float]:
+    scores = [r.client_evaluation.scores if r.client_evaluation else () for r in rows]
+    return [
+        _number(next((s for s in said if s.client == client), None), lambda s: s.score.policy_loss) for said in scores
+    ]
 
 
 def _scored(rows: Sequence[RoundRecord], dataset: str, number: Callable[[SetScore], float | None]) -> list[float]:

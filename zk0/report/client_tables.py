@@ -5,10 +5,11 @@ from typing import Literal
 
 from zk0.public import public_name
 from zk0.records import Contribution, Member, Moments, RoundRecord, Statistics, Update
+from zk0.report.contribution import influences
 from zk0.report.figures import percent, plus_minus
 from zk0.report.metrics import ordered
 from zk0.report.score_tables import joint_names, joint_unit
-from zk0.report.tables import Cell, Column, Table, decimal, whole, words
+from zk0.report.tables import Cell, Column, Table, decimal, free, whole, words
 from zk0.session import Session
 
 
@@ -26,6 +27,8 @@ def client_table(members: Sequence[Member], history: Sequence[RoundRecord]) -> T
         Column(title="update norm", unit="L2"),
         Column(title="cosine to mean"),
         Column(title="weight"),
+        Column(title="part of the step"),
+        Column(title="without it"),
         Column(title="rounds used"),
         Column(title="refusals"),
     )
@@ -38,6 +41,8 @@ def _client_row(member: Member, rows: Sequence[RoundRecord]) -> tuple[Cell, ...]
     shares = [c for r in rows for c in r.contributions if c.client == member.client]
     first, last = (updates[0], updates[-1]) if updates else (None, None)
     share = shares[-1] if shares else None
+    pulls = [i for r in rows for i in influences(r) if i.client == member.client]
+    pull = pulls[-1] if pulls else None
     return (
         words(member.client),
         words(public_name(member.dataset)),
@@ -50,8 +55,64 @@ def _client_row(member: Member, rows: Sequence[RoundRecord]) -> tuple[Cell, ...]
         decimal(_of(share, "update_norm"), 3),
         decimal(_of(share, "cosine_to_mean"), 3),
         Cell(text=percent(_of(share, "weight"), 1), key=_of(share, "weight")),
+        _part(pull.share if pull else None),
+        _part(pull.shift_without if pull else None),
         whole(len(shares)),
         whole(sum(f.client == member.client for r in rows for f in r.refusals)),
+    )
+
+
+def _part(share: float | None) -> Cell:
+    return Cell(text=percent(share), key=share)
+
+
+def work_table(history: Sequence[RoundRecord]) -> Table:
+    """Every client in every round: what it was told, what it measured, what it did to the step."""
+    columns = (
+        Column(title="round"),
+        Column(title="client", kind="text"),
+        Column(title="lr, first"),
+        Column(title="lr, last"),
+        Column(title="mu"),
+        Column(title="policy loss"),
+        Column(title="held-out loss"),
+        Column(title="proximal loss"),
+        Column(title="gradient norm"),
+        Column(title="update norm", unit="L2"),
+        Column(title="cosine to mean"),
+        Column(title="weight"),
+        Column(title="part of the step"),
+        Column(title="without it"),
+        Column(title="steps"),
+        Column(title="seconds"),
+    )
+    rows = tuple(_work_row(r, u) for r in ordered(history) for u in r.updates)
+    return Table(caption="Every client in every round", columns=columns, rows=rows)
+
+
+def _work_row(record: RoundRecord, update: Update) -> tuple[Cell, ...]:
+    told, name = update.metrics, update.client
+    share = next((c for c in record.contributions if c.client == name), None)
+    pull = next((i for i in influences(record) if i.client == name), None)
+    said = record.client_evaluation.scores if record.client_evaluation else ()
+    held_out = next((s.score.policy_loss for s in said if s.client == name), None)
+    return (
+        whole(record.round),
+        words(name),
+        free(told.lr_first),
+        free(told.lr_last),
+        free(record.decision.mu if record.decision else None),
+        decimal(told.policy_loss, 3),
+        decimal(held_out, 3),
+        free(told.fedprox_loss),
+        decimal(told.grad_norm, 2),
+        decimal(told.update_norm, 3),
+        decimal(_of(share, "cosine_to_mean"), 3),
+        Cell(text=percent(_of(share, "weight"), 1), key=_of(share, "weight")),
+        _part(pull.share if pull else None),
+        _part(pull.shift_without if pull else None),
+        whole(told.local_steps),
+        decimal(told.seconds, 1),
     )
 
 

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from math import fsum, sqrt
 from pathlib import Path
 
-from zk0.interval import Z_95, measured_alike, paired_fall
+from zk0.interval import Z_95, Estimate, Metric, mean_of, measured_alike, paired_fall, weighted_mean
 from zk0.records import ClientEvaluation, Evaluation, Record, Refusal, RoundRecord, Update
+from zk0.report.contribution import influences
 from zk0.report.write import write_bytes
 
 
@@ -27,6 +28,10 @@ class ClientRound(Record):
     weight: float | None
     """Share in the average; None if the update was not used."""
     cosine_to_mean: float | None
+    share_of_step: float | None
+    """Its part of the global step; None where the step is no weighted mean."""
+    shift_without: float | None
+    """Leave-one-out: how far the global step would have moved, of its own length."""
     digest: str
 
 
@@ -78,13 +83,32 @@ class FederatedRound(Record):
 
 
 class Fall(Record):
-    """How far the policy loss fell, paired over episodes."""
+    """How far the policy loss or the action error fell, paired over episodes."""
 
     since_round: int
     fall: float
     lower: float | None
     """95 % interval; None where a set has a single episode."""
     upper: float | None
+
+
+class ActionError(Record):
+    """One entry of action_error_history.json: the mean absolute error of predicted chunks on unseen sets."""
+
+    round: int
+    action_error_degrees: float | None
+    lower: float | None
+    """95 % interval over episodes, Student's t."""
+    upper: float | None
+    fall_since_start: Fall | None
+    fall_since_last: Fall | None
+    sets: dict[str, float]
+    joints: dict[str, tuple[float, ...]]
+    """By set, joint by joint."""
+    held_out: dict[str, float]
+    """By client, on its own held-out episodes."""
+    normalization: str | None
+    seed: int | None
 
 
 class PolicyLoss(Record):
@@ -144,9 +168,10 @@ def interval(value: float, se: float | None) -> tuple[float, float] | None:
 
 def _clients(record: RoundRecord) -> tuple[ClientRound, ...]:
     shares = {c.client: c for c in record.contributions}
+    pulls = {i.client: i for i in influences(record)}
     rows = []
     for update in sorted(record.updates, key=lambda u: u.client):
-        share = shares.get(update.client)
+        share, pull = shares.get(update.client), pulls.get(update.client)
         rows.append(
             ClientRound(
                 client_id=update.client,
@@ -154,6 +179,8 @@ def _clients(record: RoundRecord) -> tuple[ClientRound, ...]:
                 train_frames=update.examples,
                 weight=share.weight if share else None,
                 cosine_to_mean=share.cosine_to_mean if share else None,
+                share_of_step=pull.share if pull else None,
+                shift_without=pull.shift_without if pull else None,
                 digest=update.digest,
                 **update.metrics.model_dump(),
             )
@@ -242,22 +269,56 @@ def policy_loss_history(history: Sequence[RoundRecord]) -> tuple[PolicyLoss, ...
     return tuple(points)
 
 
-def _fall(before: Sequence[Evaluation], after: Evaluation | None) -> Fall | None:
+def action_error_history(history: Sequence[RoundRecord]) -> tuple[ActionError, ...]:
+    """The action error of every round, ordered, round 0 included."""
+    points = []
+    earlier: list[Evaluation] = []
+    for record in ordered(history):
+        judged, by_clients = record.evaluation, record.client_evaluation
+        ends = error_estimate(judged).interval if judged else None
+        points.append(
+            ActionError(
+                round=record.round,
+                action_error_degrees=judged.action_error_degrees if judged else None,
+                lower=ends[0] if ends else None,
+                upper=ends[1] if ends else None,
+                fall_since_start=_fall(earlier[:1], judged, "action_error_degrees"),
+                fall_since_last=_fall(earlier[-1:], judged, "action_error_degrees"),
+                sets={s.dataset: s.action_error_degrees for s in judged.sets} if judged else {},
+                joints={s.dataset: s.joint_error_degrees for s in judged.sets} if judged else {},
+                held_out={s.client: s.score.action_error_degrees for s in by_clients.scores} if by_clients else {},
+                normalization=judged.normalization if judged else None,
+                seed=judged.seed if judged else None,
+            )
+        )
+        earlier += [judged] if judged else []
+    return tuple(points)
+
+
+def error_estimate(judged: Evaluation) -> Estimate:
+    """The mean action error over the sets, and how surely it is known from their episodes."""
+    of_sets = [[(e.action_error_degrees, e.actions) for e in s.episodes] for s in judged.sets]
+    return mean_of([weighted_mean([error for error, _ in one], [count for _, count in one]) for one in of_sets])
+
+
+def _fall(before: Sequence[Evaluation], after: Evaluation | None, metric: Metric = "policy_loss") -> Fall | None:
     if after is None or not before or not measured_alike(before[0], after):
         return None
-    found = paired_fall(before[0], after)
+    found = paired_fall(before[0], after, metric)
     lower, upper = found.interval or (None, None)
     return Fall(since_round=before[0].round, fall=found.value, lower=lower, upper=upper)
 
 
 def write_metrics(folder: Path, history: Sequence[RoundRecord]) -> None:
-    """Write federated_metrics.json, policy_loss_history.json and server/round_N_server_eval.json of every round.
+    """Write the histories (federated_metrics, policy_loss_history, action_error_history) and every round's
+    server/round_N_server_eval.json.
 
     Raises:
         ReportError: a file cannot be written.
     """
     _write_json(folder / "federated_metrics.json", federated_metrics(history))
     _write_json(folder / "policy_loss_history.json", policy_loss_history(history))
+    _write_json(folder / "action_error_history.json", action_error_history(history))
     for record in history:
         _write_json(folder / "server" / f"round_{record.round}_server_eval.json", server_eval(record))
 

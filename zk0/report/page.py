@@ -17,7 +17,7 @@ from zk0.public import public_name
 from zk0.records import EpisodeFilm, Member, Record, Rollout, RoundRecord, Statistics
 from zk0.release import Release
 from zk0.report import client_tables, rollout_tables, round_tables, score_tables
-from zk0.report.chart import federated_metrics_figure, measured_under, policy_loss_figure
+from zk0.report.chart import action_error_round_figure, federated_metrics_figure, measured_under, policy_loss_figure
 from zk0.report.error_chart import action_error_figure
 from zk0.report.fall_table import fall_table
 from zk0.report.key_figures import key_figures, subtitle, time_shares
@@ -86,7 +86,7 @@ def write_report(
         verdict=verdict(rows, rollouts),
         key_figures=key_figures(session, members, rows, rollouts),
         subtitle=subtitle(session, rows),
-        charts=_charts(rows, loss_text=verdict(rows, ()).sentences[0]),
+        charts=_charts(rows, session.contract.units, loss_text=verdict(rows, ()).sentences[0]),
         errors=_errors(session, rows),
         matrix=_chart(
             partial(matrix_figure, rows, session.normalization),
@@ -97,6 +97,7 @@ def write_report(
         measured=measured_under(rows),
         tables={
             "clients": client_tables.client_table(members, rows),
+            "work": client_tables.work_table(rows),
             "rounds": round_tables.round_table(session, rows),
             "times": round_tables.time_table(rows),
             "refusals": round_tables.refusal_table(rows),
@@ -156,12 +157,14 @@ def report_markdown(
     return "\n\n".join(parts) + "\n"
 
 
-def _charts(rows: Sequence[RoundRecord], loss_text: str) -> list[Chart]:
+def _charts(rows: Sequence[RoundRecord], units: str, loss_text: str) -> list[Chart]:
     panels = (
-        "Client losses, action error, learning rate, size of the updates, their cosines to the mean, and mu by round"
+        "Client and held-out losses, learning rate, size of the updates, their cosines to the mean, mu, parts of the "
+        "global step, leave-one-out and proximal loss by round"
     )
     return [
         _chart(partial(policy_loss_figure, rows), f"Line chart by round. {loss_text}"),
+        _chart(partial(action_error_round_figure, rows, units), "Action error on unseen data by round."),
         _chart(partial(federated_metrics_figure, rows), f"{panels}; the numbers are in the tables below."),
     ]
 

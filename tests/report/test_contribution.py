@@ -1,0 +1,103 @@
+"""Shares and leave-one-out against averages that are really taken again without a client."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from zk0.aggregation.aggregate import aggregate
+from zk0.aggregation.strategy import Terms
+from zk0.records import ClientMetrics, RoundRecord, Update
+from zk0.report.contribution import influences
+from zk0.session import AggregationSettings
+from zk0.weights import load_weights, save_weights
+
+SHAPES = {"a": (40, 30), "b": (17,)}
+EXAMPLES = {"one": 300, "two": 100, "three": 50}
+METRICS = ClientMetrics(
+    policy_loss=1, fedprox_loss=0, grad_norm=1, update_norm=1, local_steps=1, lr_first=1, lr_last=1, seconds=1
+)
+
+
+@pytest.fixture
+def updates(tmp_path: Path) -> list[Update]:
+    rng = np.random.default_rng(0)
+    start = {n: rng.normal(size=s).astype(np.float32) for n, s in SHAPES.items()}
+    digest, _ = save_weights(tmp_path / "global.safetensors", start)
+    common = {n: rng.normal(size=s) for n, s in SHAPES.items()}
+    found = []
+    for index, (client, examples) in enumerate(EXAMPLES.items()):
+        pull = (1.0, 0.6, -0.8)[index]
+        moved = {
+            n: (w + 0.1 * (pull * common[n] + rng.normal(size=w.shape))).astype(np.float32) for n, w in start.items()
+        }
+        path = tmp_path / f"{client}.safetensors"
+        own, size = save_weights(path, moved)
+        found.append(
+            Update(
+                client=client,
+                round=1,
+                global_digest=digest,
+                path=str(path),
+                digest=own,
+                bytes=size,
+                examples=examples,
+                dataset="x",
+                metrics=METRICS,
+            )
+        )
+    return found
+
+
+def taken(updates: list[Update], folder: Path, **settings: object) -> RoundRecord:
+    terms = Terms(settings=AggregationSettings(**settings))
+    mean = aggregate(updates, folder / "global.safetensors", folder / "new.safetensors", terms)
+    checkpoint = {"round": 1, "path": mean.path, "digest": mean.digest, "bytes": mean.bytes}
+    return RoundRecord(
+        round=1,
+        checkpoint=checkpoint,
+        contributions=mean.contributions,
+        param_update_norm=mean.param_update_norm,
+        seconds=1,
+        finished_at="",
+    )
+
+
+def step(folder: Path) -> np.ndarray:
+    old, new = load_weights(folder / "global.safetensors"), load_weights(folder / "new.safetensors")
+    return np.concatenate([(new[n].astype(float) - old[n]).ravel() for n in sorted(old)])
+
+
+def test_leaving_one_out_is_what_averaging_again_gives(updates: list[Update], tmp_path: Path) -> None:
+    found = influences(taken(updates, tmp_path))
+    whole = step(tmp_path)
+    for one in found:
+        taken([u for u in updates if u.client != one.client], tmp_path)
+        without = step(tmp_path)
+        assert one.shift_without == pytest.approx(np.linalg.norm(whole - without) / np.linalg.norm(whole), rel=1e-4)
+        wanted = whole @ without / np.linalg.norm(whole) / np.linalg.norm(without)
+        assert one.cosine_without == pytest.approx(wanted, rel=1e-4)
+
+
+def test_shares_add_up_and_one_that_pulls_back_is_below_zero(updates: list[Update], tmp_path: Path) -> None:
+    found = {i.client: i.share for i in influences(taken(updates, tmp_path))}
+    assert sum(found.values()) == pytest.approx(1, abs=1e-5)
+    assert found["one"] > found["two"] > 0 > found["three"]
+
+
+def test_clipped_updates_count_as_they_entered_the_mean(updates: list[Update], tmp_path: Path) -> None:
+    record = taken(updates, tmp_path, clip_norm=0.5)
+    assert any(c.scale < 1 for c in record.contributions)
+    assert sum(i.share for i in influences(record)) == pytest.approx(1, abs=1e-4)
+
+
+@pytest.mark.parametrize("strategy", ["median", "fedadam"])
+def test_a_step_that_is_no_mean_has_no_shares(updates: list[Update], tmp_path: Path, strategy: str) -> None:
+    assert influences(taken(updates, tmp_path, strategy=strategy)) == ()
+
+
+def test_a_client_alone_has_all_and_nothing_to_compare_with(updates: list[Update], tmp_path: Path) -> None:
+    (found,) = influences(taken(updates[:1], tmp_path))
+    assert found.share == pytest.approx(1)
+    assert (found.shift_without, found.cosine_without) == (None, None)
+    assert influences(RoundRecord.model_validate(taken(updates, tmp_path).model_dump() | {"contributions": ()})) == ()
