@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from flows.cli_bench import bench
+from flows.cli_compare import compare
 from flows.cli_data import data_app
 from flows.cli_push import push
 from flows.cli_rollout import rollout
@@ -29,6 +30,7 @@ app.add_typer(videos_app)
 app.command()(ui)
 app.command()(push)
 app.command()(rollout)
+app.command()(compare)
 app.command(
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False}
 )(bench)

@@ -320,6 +320,8 @@ class RolloutSubject(Record):
     """The one that brought recordings of this task; None where nobody trained on it."""
     policy_loss: float | None = None
     """Of this model on the judging episodes of this task, open loop; None where there are none."""
+    conditions: str
+    """SHA-256 of how attempts are made: simulator, limit of steps, steps between looks."""
 
 
 class Rollout(RolloutSubject):

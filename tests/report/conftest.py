@@ -207,7 +207,7 @@ def members() -> list[Member]:
 
 @pytest.fixture(scope="session")
 def rollouts() -> list[Rollout]:
-    common = {"task": "place", "client": "place", "steps": 60, "duration_seconds": 2.0, "fps": 30.0}
+    common = {"conditions": "c", "task": "place", "client": "place", "steps": 60, "duration_seconds": 2.0, "fps": 30.0}
     base = [
         Rollout(round=0, checkpoint="0c" * 32, seed=s, success=False, smoothness=-4.0, **common)
         for s in range(9000, 9003)

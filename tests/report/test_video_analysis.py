@@ -44,7 +44,15 @@ JERKY = [SMOOTH[i - i % 6] for i in range(31)]
 
 @pytest.fixture
 def films(tmp_path: Path) -> Path:
-    shared = {"task": "lift-red", "client": "lifts", "seed": 3, "steps": 30, "duration_seconds": 3.0, "fps": 10}
+    shared = {
+        "conditions": "c",
+        "task": "lift-red",
+        "client": "lifts",
+        "seed": 3,
+        "steps": 30,
+        "duration_seconds": 3.0,
+        "fps": 10,
+    }
     first = Rollout(round=0, checkpoint="a", success=False, smoothness=-3.0, **shared)
     last = Rollout(round=2, checkpoint="b", success=True, smoothness=-2.0, **shared)
     film(tmp_path / "round_0/lifts", "20260101_000000", first, JERKY)

@@ -79,8 +79,8 @@ def _outcome(change: Change | None) -> tuple[Literal["good", "bad", "open"], str
 def success_sentence(rollouts: Sequence[Rollout]) -> str:
     """How often the last model did its tasks, with the interval, and how often the first one did.
 
-    >>> attempt = Rollout(round=3, checkpoint="", task="lift", seed=1, success=True, steps=9, duration_seconds=0.9,
-    ...     fps=10, smoothness=None)
+    >>> attempt = Rollout(round=3, checkpoint="", task="lift", conditions="", seed=1, success=True, steps=9,
+    ...     duration_seconds=0.9, fps=10, smoothness=None)
     >>> success_sentence([attempt])
     'In closed loop, 1 of 1 attempts succeeded (100 %; 95 % Wilson interval 21 % to 100 %).'
     """

@@ -41,8 +41,9 @@ class Attempts:
 
         Films without a result, which a killed process leaves, are removed.
         """
-        ours = (self.subject.task, self.subject.checkpoint, self.subject.round)
-        found = {r.seed: r for r in read_rollouts(self.folder) if (r.task, r.checkpoint, r.round) == ours}
+        about = set(RolloutSubject.model_fields) - {"client", "policy_loss"}
+        ours = self.subject.model_dump(include=about)
+        found = {r.seed: r for r in read_rollouts(self.folder) if r.model_dump(include=about) == ours}
         remove_halves(self.folder)
         return tuple(found[seed] for seed in seeds) if found.keys() >= set(seeds) else None
 

@@ -1,5 +1,7 @@
 """A trained policy moves simulated arms; what it did is kept as numbers, films and a data set."""
 
+import hashlib
+import json
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -125,4 +127,12 @@ def subject_of(session: Session, record: RoundRecord, task: str) -> RolloutSubje
         task=task,
         client=brought[0] if len(brought) == 1 else None,
         policy_loss=losses[0] if losses else None,
+        conditions=conditions_of(session.simulator, session.rollout),
     )
+
+
+def conditions_of(simulator: SimulatorSettings, rollout: RolloutSettings) -> str:
+    """SHA-256 of all that decides an attempt besides policy, task and seed: only equal ones are compared."""
+    scene = simulator.model_dump(mode="json", exclude={"episodes", "first_seed"})
+    how = {**scene, "max_steps": rollout.max_steps, "replan_steps": rollout.replan_steps}
+    return hashlib.sha256(json.dumps(how, sort_keys=True).encode()).hexdigest()

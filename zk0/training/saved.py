@@ -10,7 +10,7 @@ from zk0.robot.checkpoint import SavedPolicy, load_saved
 from zk0.session import RolloutSettings, SimulatorSettings, VideoSettings
 from zk0.simulator.environment import CAMERAS
 from zk0.training.attempts import Attempts
-from zk0.training.closed_loop import Actor, attempt_task
+from zk0.training.closed_loop import Actor, attempt_task, conditions_of
 from zk0.training.device import pick_device
 
 
@@ -34,7 +34,9 @@ def roll_out_saved(
     saved = load_saved(checkpoint, pick_device("auto"))
     actor = Actor(saved.policy, saved.preprocessor, saved.postprocessor, camera_map(saved, cameras, checkpoint))
     for task in rollout.tasks:
-        attempts = Attempts(out, out / task, RolloutSubject(round=None, checkpoint=saved.digest, task=task))
+        conditions = conditions_of(simulator, rollout)
+        subject = RolloutSubject(round=None, checkpoint=saved.digest, task=task, conditions=conditions)
+        attempts = Attempts(out, out / task, subject)
         keep = rollout.keep_dataset and not attempts.dataset.is_dir()
         if not keep and (finished := attempts.finished(rollout.seeds)) is not None:
             yield finished

@@ -1,0 +1,139 @@
+"""Comparisons of folders: paired where they were measured alike, refused with the reason where they were not."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scipy import stats
+from typer.testing import CliRunner
+
+from flows.cli import app
+from zk0.comparison import compare, parse_metrics, read_measured
+from zk0.errors import EvaluationError, SettingsError
+from zk0.ledger import Ledger
+from zk0.records import (
+    Checkpoint,
+    ClientEvaluation,
+    ClientScore,
+    EpisodeScore,
+    Evaluation,
+    Rollout,
+    RoundRecord,
+    SetScore,
+)
+
+DIGEST = "d" * 64
+
+
+def scored(dataset: str, losses: list[float]) -> SetScore:
+    episodes = tuple(
+        EpisodeScore(episode=i, frames=5, actions=10, policy_loss=x, action_error_degrees=10 * x)
+        for i, x in enumerate(losses)
+    )
+    mean = sum(losses) / len(losses)
+    return SetScore(
+        dataset=dataset, episodes=episodes, frames=25, policy_loss=mean, policy_loss_se=None,
+        action_error_degrees=10 * mean, joint_error_degrees=(), horizon_error_degrees=(),
+    )  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Callable[..., Path]:
+    """A session's folder with one judged round and attempts at one task."""
+
+    def make(name: str, losses: list[float], won: str = "0101", **changes: Any) -> Path:
+        here = tmp_path / name
+        way = {"round": 0, "normalization": "pooled", "seed": 7, "times": 8, "seconds": 1.0} | changes.pop("way", {})
+        sets = (scored("local:/x/unseen", losses),)
+        judged = Evaluation(policy_loss=1, policy_loss_se=None, action_error_degrees=1, sets=sets, **way)
+        said = ClientEvaluation(scores=(ClientScore(client="a", score=scored("x/a", losses)),), **way)
+        record = RoundRecord(
+            round=0, checkpoint=Checkpoint(round=0, path="w", digest=DIGEST, bytes=1), evaluation=judged,
+            client_evaluation=said, seconds=1, finished_at="",
+        )  # fmt: skip
+        here.mkdir()
+        Ledger(here / "ledger.jsonl").append(record)
+        (here / "ground.json").write_text(json.dumps({"statistics": changes.pop("statistics", "same")}))
+        (here / "evaluate").mkdir()
+        for seed, result in enumerate(won):
+            attempt = Rollout(
+                round=0, checkpoint=DIGEST, task="lift-red", seed=seed, success=result == "1", steps=3,
+                duration_seconds=0.3, fps=10, smoothness=None, conditions=changes.get("conditions", "c"),
+            )  # fmt: skip
+            (here / f"evaluate/rollout_{seed}.json").write_text(attempt.model_dump_json())
+        return here
+
+    return make
+
+
+BEFORE, AFTER = [1.0, 2.0, 3.0, 4.0], [0.8, 1.9, 2.6, 3.7]
+
+
+def test_differences_are_paired_over_episodes_and_attempts(folder: Callable[..., Path]) -> None:
+    one, other = (read_measured(folder(n, v, w)) for n, v, w in (("a", BEFORE, "0010"), ("b", AFTER, "0111")))
+    loss, held_out, degrees, _, rate = compare(one, other, ("policy_loss", "action_error", "success_rate"))
+    ends = stats.ttest_rel(AFTER, BEFORE).confidence_interval(0.95)
+    assert (loss.what, loss.pairs) == ("local:unseen", 4)
+    assert (loss.before, loss.after, loss.change) == pytest.approx((2.5, 2.25, -0.25))
+    assert loss.interval == pytest.approx((ends.low, ends.high))
+    assert held_out.what == "held out by a"
+    assert degrees.change == pytest.approx(-2.5)
+    assert (rate.what, rate.pairs, rate.before, rate.after, rate.change) == ("lift-red", 4, 0.25, 0.75, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"statistics": "other"}, "policy_loss: a was measured with statistics"),
+        ({"way": {"normalization": "client"}}, "with normalisation pooled, b with client"),
+        ({"way": {"seed": 8}}, "with seed 7, b with 8"),
+        ({"way": {"times": 4}}, "with times per frame 8, b with 4"),
+        ({"losses": AFTER[:3]}, "not the same frames"),
+        ({"conditions": "other"}, "tried lift-red under other conditions"),
+        ({"won": "01"}, "2 attempts were made in one of a and b only, first: lift-red, seed 2"),
+    ],
+)
+def test_what_was_measured_differently_is_refused(
+    folder: Callable[..., Path], change: dict[str, Any], said: str
+) -> None:
+    one = read_measured(folder("a", BEFORE))
+    other = read_measured(folder("b", **{"losses": AFTER} | change))
+    with pytest.raises(EvaluationError, match=said):
+        compare(one, other)
+
+
+def test_degrees_are_compared_across_statistics(folder: Callable[..., Path]) -> None:
+    one, other = read_measured(folder("a", BEFORE)), read_measured(folder("b", AFTER, statistics="other"))
+    assert len(compare(one, other, ("action_error",))) == 2
+
+
+def test_folders_of_rollouts_have_attempts_only(folder: Callable[..., Path]) -> None:
+    one, other = folder("a", BEFORE, "0000"), folder("b", AFTER, "1111")
+    measured = [read_measured(place / "evaluate") for place in (one, other)]
+    (rate,) = compare(*measured, ("success_rate",))
+    assert (rate.before, rate.after) == (0.0, 1.0)
+    assert rate.interval is not None
+    assert rate.interval[0] > 0
+    with pytest.raises(EvaluationError, match="policy_loss: evaluate and evaluate have nothing in common"):
+        compare(*measured, ("policy_loss",))
+    with pytest.raises(EvaluationError, match="nothing was measured here"):
+        read_measured(one / "nowhere")
+
+
+def test_the_command(folder: Callable[..., Path]) -> None:
+    one, other, bad = folder("a", BEFORE), folder("b", AFTER), folder("c", AFTER, way={"seed": 8})
+    done = CliRunner().invoke(app, ["compare", str(one), str(other), "--metrics", "policy_loss,success_rate", "--json"])
+    assert done.exit_code == 0, done.output
+    (found,) = json.loads(done.stdout)
+    assert (found["before"], found["after"], len(found["rows"])) == ("a", "b", 3)
+    shown = CliRunner().invoke(app, ["compare", str(one), str(other)])
+    assert "b, round 0 against a, round 0" in shown.output
+    refused = CliRunner().invoke(app, ["compare", str(one), str(bad)])
+    assert refused.exit_code == 1
+    assert "what was measured differently is not compared" in refused.output
+    alone = CliRunner().invoke(app, ["compare", str(one)])
+    assert "give two or more" in alone.output
+    with pytest.raises(SettingsError, match="no metric 'speed'"):
+        parse_metrics("policy_loss,speed")
