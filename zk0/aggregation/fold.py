@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zk0.aggregation.blocks import Block
-from zk0.aggregation.combine import Combine
-from zk0.aggregation.reader import Part, Reader, inner_products
+from zk0.aggregation.combine import Combine, widened
+from zk0.aggregation.kernels import measure
+from zk0.aggregation.reader import Part, Reader
 from zk0.aggregation.server_step import ServerStep
 from zk0.weights import Source
 
@@ -80,15 +81,18 @@ class Fold:
         state = tuple(self._slot(source, block, dtype) for source in self._state)
         noise = self._recipe.noise(block) if self._recipe.noise else None
         with np.errstate(invalid="ignore", over="ignore"):  # sums that are not finite tell of it
-            for part in self._reader.parts(block):
-                combined = self._combined(part)
-                if noise is not None:
-                    combined += noise[part.where]
-                new[part.where] = self._stepped(combined, part, state)
-                sums.add(self._measured(part, new[part.where]))
+            part = self._reader.read(block)
+            combined = self._combined(part)
+            if noise is not None:
+                combined += noise
+            new[:] = self._stepped(combined, part, state)
+            values, old, after = widened(part.values), widened(part.old), widened(new)
+            sums.step = measure(values, old, after, sums.squares, sums.products)
         return Folded(new, state, sums)
 
     def _combined(self, part: Part) -> Values:
+        if not self._clipped.size:
+            return self._recipe.combine(part.values, self._recipe.weights)
         wide = self._reader.scratch.array("wide", _FLOAT64, *part.values.shape)
         np.copyto(wide, part.values)
         for i in self._clipped:
@@ -100,16 +104,11 @@ class Fold:
     def _stepped(self, combined: Values, part: Part, state: tuple[NDArray[Any], ...]) -> Values:
         if self._recipe.step is None:
             return combined
-        before = [slot[part.where].astype(np.float64) for slot in state]
+        before = [slot.astype(np.float64) for slot in state]
         new, after = self._recipe.step.take(combined, part.old.astype(np.float64), before)
         for slot, values in zip(state, after, strict=True):
-            slot[part.where] = values
+            slot[:] = values
         return new
-
-    def _measured(self, part: Part, new: NDArray[Any]) -> Sums:
-        steps = self._reader.steps(part)
-        step = np.subtract(new, part.old, dtype=steps.dtype)
-        return Sums(float(inner_products(step, step)), inner_products(steps, steps), inner_products(steps, step))
 
     def _slot(self, source: Source | None, block: Block, dtype: np.dtype[Any]) -> NDArray[Any]:
         values = np.zeros(block.length, dtype)

@@ -9,21 +9,23 @@ from numpy.typing import NDArray
 
 from zk0.aggregation.blocks import Block, blocks_of, in_order
 from zk0.aggregation.opened import Opened
-from zk0.aggregation.reader import Reader, inner_products
+from zk0.aggregation.reader import Part, Reader
 
 Values = NDArray[np.float64]
+_DOT_VALUES = 8192
+"""Longer inner products would be given to BLAS's own threads, whose number decides the last bits."""
 
 
 def step_norms(opened: Opened, threads: int = 1) -> tuple[float, ...]:
     """||update - old||, L2 over all tensors, of each update; good to seven digits."""
-    return tuple(map(sqrt, _summed(opened, lambda steps: inner_products(steps, steps), threads)))
+    return tuple(map(sqrt, _summed(opened, lambda steps: _inner_products(steps, steps), threads)))
 
 
 def squared_distances(opened: Opened, threads: int = 1) -> Values:
     """||update_i - update_j||^2 (updates, updates), from inner products of their steps."""
 
     def products(steps: NDArray[Any]) -> Values:
-        rows = [inner_products(steps[i:], steps[i]) for i in range(len(steps))]
+        rows = [_inner_products(steps[i:], steps[i]) for i in range(len(steps))]
         return np.concatenate(rows)
 
     flat, count = _summed(opened, products, threads), len(opened.sources)
@@ -35,14 +37,25 @@ def squared_distances(opened: Opened, threads: int = 1) -> Values:
 
 
 def _summed(opened: Opened, measure: Callable[[NDArray[Any]], Values], threads: int) -> Values:
-    """The sum over all blocks, in their order, of what `measure` says of a part's steps (updates, n)."""
+    """The sum over all blocks, in their order, of what `measure` says of a block's steps (updates, n)."""
     reader = Reader(opened.anchor, opened.sources)
 
     def of_block(block: Block) -> Values:
         with np.errstate(invalid="ignore", over="ignore"):
-            parts = [measure(reader.steps(part)) for part in reader.parts(block)]
-        return np.asarray(sum(parts))
+            return measure(_steps(reader, reader.read(block)))
 
     specs = opened.anchor.specs
     found = list(in_order(of_block, blocks_of(specs, specs, reader.length), threads))
     return np.asarray(sum(found)) if found else np.asarray(measure(np.zeros((len(opened.sources), 1))))
+
+
+def _steps(reader: Reader, part: Part) -> NDArray[Any]:
+    """Each update's way from the old values (updates, n): float32, unless the weights are wider."""
+    dtype = np.promote_types(part.old.dtype, np.float32)
+    return np.subtract(part.values, part.old, out=reader.scratch.array("steps", dtype, *part.values.shape))
+
+
+def _inner_products(a: NDArray[Any], b: NDArray[Any]) -> Values:
+    """Of the last axis: summed in the arrays' dtype over 8192 values at a time, and in float64 over those sums."""
+    pieces = (slice(start, start + _DOT_VALUES) for start in range(0, a.shape[-1], _DOT_VALUES))
+    return np.asarray(sum(np.vecdot(a[..., piece], b[..., piece]).astype(np.float64) for piece in pieces))
