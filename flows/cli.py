@@ -11,6 +11,7 @@ from flows.cli_data import data_app
 from flows.cli_push import push
 from flows.cli_rollout import rollout
 from flows.cli_ui import ui
+from flows.cli_versus import versus
 from flows.cli_videos import videos_app
 from flows.failure import one_clear_line
 from flows.session_run import parse_overrides, run_session
@@ -31,6 +32,7 @@ app.command()(ui)
 app.command()(push)
 app.command()(rollout)
 app.command()(compare)
+app.command()(versus)
 app.command(
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False}
 )(bench)

@@ -43,16 +43,16 @@ def compare(
             typer.echo(json.dumps(said, indent=2))
             return
         for other, rows in found:
-            show(base, other, rows)
+            show_differences(f"{_named(other)} against {_named(base)}", rows)
 
 
-def show(before: "Measured", after: "Measured", rows: "Sequence[Difference]") -> None:
+def show_differences(title: str, rows: "Sequence[Difference]") -> None:
     """One table, better in green, worse in red."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=f"{_named(after)} against {_named(before)}", title_justify="left")
+    table = Table(title=title, title_justify="left")
     for heading in ("metric", "what"):
         table.add_column(heading, overflow="fold")
     for heading in ("pairs", "before", "after", "change (95 % interval)"):

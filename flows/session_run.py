@@ -18,7 +18,7 @@ def run_session(config: Path | None, overrides: dict[str, Any], resume: Path | N
         quiet: log lines instead of a progress bar.
     """
     _check_before_starting(config, overrides, resume)
-    _settle_prefect()
+    settle_prefect()
     forget_stale(Path.cwd())
     from flows.stack import some_server
     from flows.terminal import interruptible, show_result, watching
@@ -72,7 +72,7 @@ def _check_before_starting(config: Path | None, overrides: dict[str, Any], resum
                 locate(uri, Path(session.cache_dir))
 
 
-def _settle_prefect() -> None:
+def settle_prefect() -> None:
     """Prefect's own lines belong in the UI; the terminal shows the progress bar or ours."""
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")

@@ -10,6 +10,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import IO
 
+from prefect.settings import get_current_settings
+
 from zk0.errors import Zk0Error
 
 _PATIENCE_SECONDS = 60.0
@@ -31,10 +33,13 @@ class Child:
 
 @contextmanager
 def zk0_command(arguments: Sequence[str]) -> Iterator[Child]:
-    """`zk0 ARGUMENT...` in a process group of its own; what still runs at the end of the block is asked to stop."""
+    """`zk0 ARGUMENT...` in a process group and on our Prefect server; at the end of the block it is asked to stop."""
     command = [sys.executable, "-m", "flows.cli", *arguments]
+    environment = os.environ | get_current_settings().to_environment_variables(exclude_unset=True)
     with tempfile.TemporaryFile("w+") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True, text=True)
+        process = subprocess.Popen(
+            command, stdout=output, stderr=output, start_new_session=True, text=True, env=environment
+        )
         try:
             yield Child(process, output)
         finally:

@@ -45,8 +45,8 @@ class Difference(Record):
     """95 %, paired; None where there is a single episode."""
 
 
-def read_measured(folder: Path) -> Measured:
-    """What a session's folder, or one of `zk0 rollout`, says of its model.
+def read_measured(folder: Path, round_number: int | None = None) -> Measured:
+    """What a session's folder, or one of `zk0 rollout`, says of its model: that of a round, or the last judged one.
 
     Raises:
         EvaluationError: nothing was measured there, or a result cannot be read.
@@ -59,7 +59,7 @@ def read_measured(folder: Path) -> Measured:
             raise EvaluationError(f"{folder}: nothing was measured here; expected a session's folder, or zk0 rollout's")
         return _measured(folder, rollouts)
     judged = [r for r in history if r.evaluation or r.client_evaluation]
-    last = judged[-1] if judged else history[-1]
+    last = history[round_number] if round_number is not None else judged[-1] if judged else history[-1]
     made = [r for r in read_rollouts(folder / "evaluate") if r.checkpoint == last.checkpoint.digest]
     found = _measured(folder, made)
     known = {"round": last.round, "unseen": last.evaluation, "held_out": last.client_evaluation}

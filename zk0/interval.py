@@ -63,6 +63,37 @@ def mean_of(estimates: Sequence[Estimate]) -> Estimate:
     return Estimate(value=value, se=sqrt(square), dof=dof)
 
 
+def crossed_mean(rows: Sequence[Sequence[float]]) -> Estimate:
+    """Mean of a table with one value for each training seed (row) and episode (column), both drawn at random.
+
+    var = (MS_rows + MS_columns - MS_rest) / cells, of the two-way layout with random rows and columns (Cornfield and
+    Tukey 1956), never below what the larger of the first two alone gives; degrees of freedom after Satterthwaite
+    (1946), never fewer than the smaller side has. With one row the interval is over columns only, with one column over
+    rows.
+
+    >>> found = crossed_mean([[1.0, 2.0], [3.0, 5.0]])
+    >>> found.value, round(found.se, 3), round(found.dof, 3)
+    (2.75, 1.436, 1.54)
+    """
+    count, width = len(rows), len(rows[0])
+    if count == 1 or width == 1:
+        values = [value for row in rows for value in row]
+        return weighted_mean(values, [1.0] * len(values))
+    of_rows = [fsum(row) / width for row in rows]
+    of_columns = [fsum(column) / count for column in zip(*rows, strict=True)]
+    value = fsum(of_rows) / count
+    between_rows = width * fsum((r - value) ** 2 for r in of_rows) / (count - 1)
+    between_columns = count * fsum((c - value) ** 2 for c in of_columns) / (width - 1)
+    rest_dof = (count - 1) * (width - 1)
+    rest = fsum((rows[i][j] - r - c + value) ** 2 for i, r in enumerate(of_rows) for j, c in enumerate(of_columns))
+    rest /= rest_dof
+    total = max(between_rows + between_columns - rest, between_rows, between_columns)
+    spread = between_rows**2 / (count - 1) + between_columns**2 / (width - 1) + rest**2 / rest_dof
+    fewest = float(min(count, width) - 1)
+    dof = max(total * total / spread, fewest) if spread > 0 else fewest
+    return Estimate(value=value, se=sqrt(total / (count * width)), dof=dof)
+
+
 def measured_alike(one: Evaluation, other: Evaluation) -> bool:
     """Whether the two judged the very same frames in the very same way, so that they can be paired."""
     return _way(one) == _way(other)

@@ -23,6 +23,10 @@ EXPECTED = {
         {"config", "overrides", "space", "trials", "objective", "folder", "keep_weights"},
         "ENQUEUE",
     ),
+    "zk0-benchmark/federated-vs-centralised": (
+        {"config", "overrides", "seeds", "folder", "larger_batches"},
+        "ENQUEUE",
+    ),
     "zk0-benchmark/nightly": ({"sessions", "benchmarks", "repeats", "least", "ledger", "accept"}, "CANCEL_NEW"),
 }
 """Parameters of the form, and what happens to a second run."""

@@ -288,7 +288,7 @@ def test_mixed_precision_stays_near(policy: Any, client: Any, start: tuple, plan
 
 
 def test_the_schedule_is_that_of_the_plan(policy: Any, client: Any, plan: Callable[..., RoundPlan]) -> None:
-    examples = client._examples(plan(), policy)
+    examples = client.examples(plan(), policy)
     metrics = fit(policy, examples, plan({"local_steps": 4}, {"eta_min": 1e-4}))
     assert metrics.lr_first == 1e-3
     assert metrics.lr_last == pytest.approx(cosine(1e-3, 4, 1e-4)[3])
@@ -304,7 +304,7 @@ class TestPieces:
         """Frames at an episode's end count fewer actions: means of pieces must not be averaged plainly."""
         from zk0.training.fit import _Batch, _Descent, noise_and_time
 
-        examples = client._examples(plan({"features": features}), policy)
+        examples = client.examples(plan({"features": features}), policy)
         descent = _Descent(policy, examples, plan({"features": features}), None)
         indices = [11, 10, 0, 26, 25, 24, 5, 23]
         batch = _Batch(indices, *noise_and_time(8, policy, torch.Generator().manual_seed(1)))
@@ -360,7 +360,7 @@ class TestOutOfMemory:
     def test_the_message_says_what_fits_and_it_does(
         self, policy: Any, client: Any, plan: Callable[..., RoundPlan], scarce: Callable[[int], None]
     ) -> None:
-        hungry = _Hungry(client._examples(plan(), policy))
+        hungry = _Hungry(client.examples(plan(), policy))
         asked = {"local_steps": 1, "batch_size": 16}
         scarce(2_500_000_000)
         said = (
@@ -375,7 +375,7 @@ class TestOutOfMemory:
     def test_not_even_one(
         self, policy: Any, client: Any, plan: Callable[..., RoundPlan], scarce: Callable[[int], None]
     ) -> None:
-        hungry = _Hungry(client._examples(plan(), policy))
+        hungry = _Hungry(client.examples(plan(), policy))
         scarce(300_000_000)
         with pytest.raises(UpdateError, match="not even 1 fits: free memory"):
             fit(policy, hungry, plan({"local_steps": 1}))

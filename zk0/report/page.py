@@ -3,12 +3,11 @@
 import json
 import shlex
 from base64 import b64encode
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from matplotlib.figure import Figure
 
 from zk0.errors import ReportError
 from zk0.folder import SessionFolder
@@ -20,8 +19,8 @@ from zk0.report import client_tables, rollout_tables, round_tables, score_tables
 from zk0.report.chart import action_error_round_figure, federated_metrics_figure, measured_under, policy_loss_figure
 from zk0.report.error_chart import action_error_figure
 from zk0.report.fall_table import fall_table
+from zk0.report.inline import Chart, data_png, inlined
 from zk0.report.key_figures import key_figures, subtitle, time_shares
-from zk0.report.lines import png
 from zk0.report.markdown import escaped, table
 from zk0.report.matrix import matrix_figure, matrix_table
 from zk0.report.metrics import ordered
@@ -32,15 +31,6 @@ from zk0.results import read_films
 from zk0.session import Session
 
 _HERE = Path(__file__).parent
-
-
-class Chart(Record):
-    """One chart for light and for dark surroundings, as data URIs."""
-
-    light: str
-    dark: str
-    text: str
-    """What a reader who cannot see it is told."""
 
 
 class Film(Record):
@@ -88,7 +78,7 @@ def write_report(
         subtitle=subtitle(session, rows),
         charts=_charts(rows, session.contract.units, loss_text=verdict(rows, ()).sentences[0]),
         errors=_errors(session, rows),
-        matrix=_chart(
+        matrix=inlined(
             partial(matrix_figure, rows, session.normalization),
             "Heat map of the loss of every task under the global model of every judged round; the table below has the "
             "numbers.",
@@ -144,12 +134,12 @@ def report_markdown(
         "\n\n".join(escaped(s) for s in found.sentences),
         *([f"Release: {escaped(release.told())}."] if release else []),
         table(("figure", "value", ""), keys),
-        f"![Policy loss on unseen data by round]({_data_png(policy_loss_figure(rows), 100)})",
+        f"![Policy loss on unseen data by round]({data_png(policy_loss_figure(rows), 100)})",
         "## Rounds",
         table(*round_tables.round_table(session, rows).plain()),
         "## Clients",
         table(*client_tables.client_table(members, rows).plain()),
-        f"![Clients, schedule and action error by round]({_data_png(federated_metrics_figure(rows), 80)})",
+        f"![Clients, schedule and action error by round]({data_png(federated_metrics_figure(rows), 80)})",
     ]
     refused = round_tables.refusal_table(rows)
     if refused.rows:
@@ -163,9 +153,9 @@ def _charts(rows: Sequence[RoundRecord], units: str, loss_text: str) -> list[Cha
         "global step, leave-one-out and proximal loss by round"
     )
     return [
-        _chart(partial(policy_loss_figure, rows), f"Line chart by round. {loss_text}"),
-        _chart(partial(action_error_round_figure, rows, units), "Action error on unseen data by round."),
-        _chart(partial(federated_metrics_figure, rows), f"{panels}; the numbers are in the tables below."),
+        inlined(partial(policy_loss_figure, rows), f"Line chart by round. {loss_text}"),
+        inlined(partial(action_error_round_figure, rows, units), "Action error on unseen data by round."),
+        inlined(partial(federated_metrics_figure, rows), f"{panels}; the numbers are in the tables below."),
     ]
 
 
@@ -173,15 +163,7 @@ def _errors(session: Session, rows: Sequence[RoundRecord]) -> Chart:
     scores = [s for r in rows if r.evaluation for s in r.evaluation.sets]
     joints = score_tables.joint_names(session, len(scores[0].joint_error_degrees) if scores else 0)
     draw = partial(action_error_figure, rows, joints, session.contract.units)
-    return _chart(draw, "Action error by joint and by step of the chunk; the joints' numbers are in the table below.")
-
-
-def _chart(draw: Callable[..., Figure], text: str) -> Chart:
-    return Chart(light=_data_png(draw(theme=LIGHT)), dark=_data_png(draw(theme=DARK)), text=text)
-
-
-def _data_png(figure: Figure, dpi: int = 150) -> str:
-    return f"data:image/png;base64,{b64encode(png(figure, dpi)).decode()}"
+    return inlined(draw, "Action error by joint and by step of the chunk; the joints' numbers are in the table below.")
 
 
 def _unseen_films(here: SessionFolder) -> list[EpisodeFilm]:

@@ -150,7 +150,7 @@ class Client:
         with open_start(plan, weights) as begun:
             install_weights(policy, weights_alone(begun))
             control = self._control(plan, policy, begun)
-        examples = self._examples(plan, policy, on_frames)
+        examples = self.examples(plan, policy, on_frames)
         with adapted(policy, plan):
             metrics = fit(policy, examples, plan, on_step, control)
             new = control.new() if control else None
@@ -210,7 +210,8 @@ class Client:
         device = pick_device(plan.training.device)
         return warm_policy(plan.recipe, self.cache, device)[0]
 
-    def _examples(self, plan: RoundPlan, policy: Any, on_frames: FramesListener | None = None) -> Examples:
+    def examples(self, plan: RoundPlan, policy: Any, on_frames: FramesListener | None = None) -> Examples:
+        """The frames that it trains on, prepared once."""
         key = json.dumps([plan.recipe.model_dump(), plan.statistics and plan.statistics.model_dump()])
         if getattr(self, "_examples_key", None) != (key, plan.training.features):
             pre, _ = make_processors(policy, plan.statistics or self.statistics)

@@ -83,10 +83,12 @@ def fit(
     plan: RoundPlan,
     on_step: Callable[[int, int, float, float], None] | None = None,
     control: Control | None = None,
+    batches: Iterator[list[int]] | None = None,
 ) -> ClientMetrics:
     """Train the policy in place from the weights it has, which are the proximal term's anchor.
 
-    `on_step` is told step, steps, policy loss and learning rate; `control` corrects every gradient.
+    `on_step` is told step, steps, policy loss and learning rate; `control` corrects every gradient; `batches` are
+    indices of frames for each step (none given: `shuffled_batches`).
 
     Raises:
         UpdateError: the loss or the gradient is not finite, or the batch does not fit into memory; says in which step.
@@ -99,7 +101,7 @@ def fit(
     descent = _Descent(policy, examples, plan, control)
     losses, norms, rates = [], [], []
     policy.train()
-    batches = shuffled_batches(examples.frames, training.batch_size, generator)
+    batches = batches or shuffled_batches(examples.frames, training.batch_size, generator)
     with _dropout_seeded(policy, seed), deterministic_kernels(training.deterministic):
         for step in range(steps):
             rate = step_lr(plan.lr, scheduler.eta_min, scheduler.type, step, steps)
