@@ -1,10 +1,11 @@
-"""What a round costs beside training and judging: messages, checks, averaging, ledger, charts, Prefect.
+"""What a round costs beside training and judging: messages, checks, averaging, ledger, Prefect.
 
-    python benchmarks/overhead.py --rounds 8 --json overhead.json
+    python benchmarks/overhead.py --clients 12,40,100 --rounds 8 --json overhead.json
 
-A session of two clients with the tiny policy runs as `zk0 run` runs it, with one worker process, so that clients train
-one after the other. A round's wall time is from one finished round to the next; work is what the clients and the judge
-themselves measured. Medians over rounds after the first, which fills caches.
+Sessions with the tiny policy run as `zk0 run` runs them, one after the other, with one worker process, so that clients
+train one after the other. A round's wall time is from one finished round to the next; work is what the clients and the
+judge themselves measured; `rest` is what is left. Medians over rounds after the first, which fills caches; `late` is
+the rest of the second half of the rounds over that of the first half: 1.0 where rounds do not grow dearer.
 """
 
 import argparse
@@ -18,27 +19,33 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-CLIENTS, FRAMES, FPS, SIDE = 2, 20, 10, 64
+FRAMES, FPS, SIDE = 20, 10, 64
 
 
 def main() -> None:
     """Measure and print."""
+    from flows.stack import some_server
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clients", default="2", help="how many take part; several sessions: 12,40,100")
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--steps", type=int, default=30, help="optimizer steps of a client in a round")
     parser.add_argument("--json", metavar="FILE", help="write the figures here too")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="zk0-overhead-") as folder:
-        result = measured(Path(folder), arguments.rounds, arguments.steps)
-    sys.stdout.write(table(result) + "\n")
+    counts = [int(count) for count in arguments.clients.split(",")]
+    with tempfile.TemporaryDirectory(prefix="zk0-overhead-") as folder, some_server(Path.cwd(), lambda _: None):
+        write_data(Path(folder), max(counts))
+        rows = [measured(Path(folder), count, arguments.rounds, arguments.steps) for count in counts]
+    ratios = {f"overhead: a round of {row['clients']} clients / its training and judging": row["ratio"] for row in rows}
+    result = {"rows": rows, "ratios": ratios}
+    sys.stdout.write(table(rows) + "\n")
     if arguments.json:
         Path(arguments.json).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
-def measured(folder: Path, rounds: int, steps: int) -> dict[str, Any]:
-    """Run the session and take its rounds apart."""
+def measured(folder: Path, clients: int, rounds: int, steps: int) -> dict[str, Any]:
+    """Run a session and take its rounds apart."""
     from flows.federated_session import federated_session
-    from flows.stack import some_server
     from tasks.events import Event, listen
     from zk0.folder import SessionFolder
     from zk0.ledger import Ledger
@@ -49,37 +56,39 @@ def measured(folder: Path, rounds: int, steps: int) -> dict[str, Any]:
         if event.kind == "round":
             ended[event.round] = time.perf_counter()
 
-    config = write_session(folder, rounds, steps)
+    config = write_session(folder, clients, rounds, steps)
     stop = listen(note)
+    began = time.perf_counter()
     try:
-        with some_server(Path.cwd(), lambda _: None):
-            here = SessionFolder(Path(federated_session(config=str(config))))
+        here = SessionFolder(Path(federated_session(config=str(config))))
     finally:
         stop()
-    history = Ledger(here.ledger).read()
     walls = {later: ended[later] - ended[earlier] for earlier, later in itertools.pairwise(sorted(ended))}
-    rows = [
+    found = [
         {
             "wall": walls[record.round],
             "train": sum(update.metrics.seconds for update in record.updates),
             "judge": record.evaluation.seconds if record.evaluation else 0.0,
         }
-        for record in history
+        for record in Ledger(here.ledger).read()
         if record.round > 1
     ]
-    middle = {key: statistics.median(row[key] for row in rows) for key in ("wall", "train", "judge")}
-    ratio = statistics.median(row["wall"] / (row["train"] + row["judge"]) for row in rows)
+    rest = [row["wall"] - row["train"] - row["judge"] for row in found]
+    half = len(rest) // 2
     return {
-        "rounds": len(rows),
-        "seconds": middle | {"rest": statistics.median(r["wall"] - r["train"] - r["judge"] for r in rows)},
-        "ratios": {"overhead: a round / its training and judging": ratio},
+        "clients": clients,
+        "rounds": len(found),
+        "start": ended[0] - began,
+        **{key: statistics.median(row[key] for row in found) for key in ("wall", "train", "judge")},
+        "rest": statistics.median(rest),
+        "late": statistics.median(rest[half:]) / statistics.median(rest[:half]),
+        "ratio": statistics.median(row["wall"] / (row["train"] + row["judge"]) for row in found),
     }
 
 
-def write_session(folder: Path, rounds: int, steps: int) -> Path:
-    """A session file over invented recordings."""
+def write_data(folder: Path, clients: int) -> None:
+    """Invented recordings for so many clients, and for the judge."""
     import numpy as np
-    import tomli_w
 
     from zk0.robot.dataset import RecordedFrame, write_dataset
     from zk0.session import SO101_JOINTS
@@ -90,16 +99,22 @@ def write_session(folder: Path, rounds: int, steps: int) -> Path:
         for t in range(FRAMES):
             yield RecordedFrame(states[t], states[t + 1], {"front": np.roll(image, t, axis=0)}, "Move the arm.")
 
-    names = [*(f"client-{i}" for i in range(CLIENTS)), "judge"]
-    for seed, name in enumerate(names):
+    for seed, name in enumerate([*(f"client-{i:03d}" for i in range(clients)), "judge"]):
         rng = np.random.default_rng(seed)
         episodes = [list(episode(rng)) for _ in range(3)]
         write_dataset(folder / name, episodes, fps=FPS, joints=SO101_JOINTS, robot_type="so101_follower")
+
+
+def write_session(folder: Path, clients: int, rounds: int, steps: int) -> Path:
+    """A session file over the invented recordings."""
+    import tomli_w
+
+    names = [f"client-{i:03d}" for i in range(clients)]
     values = {
-        "name": "overhead",
+        "name": f"overhead-{clients}",
         "rounds": rounds,
-        "clients": [{"name": name, "dataset": f"local:{folder / name}"} for name in names[:-1]],
-        "evaluation": {"datasets": [{"dataset": f"local:{folder / 'judge'}"}]},
+        "clients": [{"name": name, "dataset": f"local:{folder / name}"} for name in names],
+        "evaluation": {"datasets": [{"dataset": f"local:{folder / 'judge'}"}], "clients_frequency": 0},
         "contract": {"cameras": ["front"]},
         "policy": {"path": "tiny"},
         "training": {"local_steps": steps, "batch_size": 8, "lr": 1e-3},
@@ -107,18 +122,21 @@ def write_session(folder: Path, rounds: int, steps: int) -> Path:
         "output_dir": str(folder / "outputs"),
         "cache_dir": str(folder / "cache"),
     }
-    file = folder / "overhead.toml"
+    file = folder / f"overhead-{clients}.toml"
     file.write_text(tomli_w.dumps(values), encoding="utf-8")
     return file
 
 
-def table(result: dict[str, Any]) -> str:
+def table(rows: list[dict[str, Any]]) -> str:
     """The result for people."""
-    seconds = result["seconds"]
-    (ratio,) = result["ratios"].values()
-    lines = [f"a round of two clients, tiny policy, median of {result['rounds']} rounds"]
-    lines += [f"{name:6}{seconds[name] * 1e3:>10.0f} ms" for name in ("wall", "train", "judge", "rest")]
-    return "\n".join([*lines, f"wall / (train + judge): {ratio:.2f}"])
+    lines = [
+        f"a round with the tiny policy, median of {rows[0]['rounds']} rounds, milliseconds",
+        f"{'clients':>8}{'start':>8}{'wall':>8}{'train':>8}{'judge':>8}{'rest':>8}{'rest/client':>13}{'late':>7}",
+    ]
+    for row in rows:
+        times = "".join(f"{row[key] * 1e3:>8.0f}" for key in ("start", "wall", "train", "judge", "rest"))
+        lines.append(f"{row['clients']:>8}{times}{row['rest'] / row['clients'] * 1e3:>13.1f}{row['late']:>7.2f}")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

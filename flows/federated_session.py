@@ -9,7 +9,7 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.context import FlowRunContext
 from prefect.runtime import flow_run
-from prefect.utilities.annotations import quote
+from prefect.utilities.annotations import opaque, quote
 
 from flows.taking_up import begun_in, named
 from tasks import data, judging, releasing, reporting, rounds, tracking
@@ -35,8 +35,13 @@ def run_name() -> str:
 
 
 def untracked[T](value: T) -> T:
-    """The same value, but Prefect draws no arrow for it: only the history makes the chain of rounds."""
+    """The same value, but Prefect draws no arrow for it and does not walk through it."""
     return cast(T, quote(value))
+
+
+def linked[T](value: T) -> T:
+    """The same value with an arrow from where it was made, but no walk through it: history makes the chain of rounds."""
+    return cast(T, opaque(value))
 
 
 @flow(name="zk0", flow_run_name=run_name, persist_result=False, on_crashed=[close_task_runs])
@@ -78,7 +83,8 @@ def carry_out(session: Session, here: SessionFolder, finished: tuple[RoundRecord
         ground = untracked(ground)
         progress = reporting.start_progress(session, history[-1].round)
         while history[-1].round < session.rounds:
-            history = federated_round(history[-1].round + 1, session, folder, ground, history, progress)
+            number, before = history[-1].round + 1, linked(history)
+            history = federated_round(number, untracked(session), folder, ground, before, progress)
             track(session, here.name, history)
             if history[-1].round < session.rounds:
                 roll_out(session, folder, ground, history[-1])
@@ -168,16 +174,16 @@ def judge(
     session: Session, folder: str, ground: "Ground", checkpoint: Checkpoint, seconds: dict[str, float]
 ) -> tuple[Evaluation | None, ClientEvaluation | None]:
     """The global model on unseen data and on what clients hold out, in the rounds that ask for it."""
-    judged = by_clients = None
+    judged, by_clients, known = None, None, untracked(session)
     if session.judged_after(checkpoint.round):
         with rounds.timed(seconds, "evaluate"):
-            judged = judging.evaluate(session, folder, ground, checkpoint)
+            judged = judging.evaluate(known, folder, ground, checkpoint)
     if judged and session.filmed_after(checkpoint.round):
         with rounds.timed(seconds, "film"):
-            judging.film(session, folder, ground, checkpoint, judged)
+            judging.film(known, folder, ground, checkpoint, judged)
     if session.clients_judge_after(checkpoint.round):
         with rounds.timed(seconds, "clients evaluate"):
-            by_clients = judging.evaluate_on_clients(session, folder, ground, checkpoint)
+            by_clients = judging.evaluate_on_clients(known, folder, ground, checkpoint)
     return judged, by_clients
 
 
@@ -195,13 +201,13 @@ def federated_round(
     """Decide, train, average, judge, keep, record: after the last step the round is finished, before it nothing is."""
     started, seconds, before = perf_counter(), dict[str, float](), history[-1].checkpoint
     decision = with_participants(decide(session, history), session, [member.client for member in ground.members])
-    ground = untracked(ground)
+    ground, known = untracked(ground), untracked(session)
     say(f"round {number} of {session.rounds}: {decision.reason}")
     with rounds.timed(seconds, "train"):
         retried = rounds.train_clients.with_options(retries=session.federation.round_retries, retry_delay_seconds=2)
-        trained = retried(session, folder, ground, before, decision)
+        trained = retried(known, folder, ground, before, decision)
     with rounds.timed(seconds, "aggregate"):
-        averaged = rounds.aggregate_updates(session, folder, ground, untracked(history[-1]), trained.updates)
+        averaged = rounds.aggregate_updates(known, folder, ground, untracked(history[-1]), trained.updates)
     judged, by_clients = judge(session, folder, ground, averaged.checkpoint, seconds)
     record = RoundRecord(
         round=number,
@@ -224,8 +230,8 @@ def federated_round(
     interval = session.checkpoint_interval
     if number == session.rounds or (interval and number % interval == 0):
         rounds.save_checkpoint(session, folder, ground, record)
-    finished = rounds.finish_round(session, folder, record)
-    reporting.write_metrics(number, session, folder, finished)
-    reporting.show_rounds(number, finished)
+    finished = rounds.finish_round(known, folder, record)
+    reporting.write_metrics(number, known, folder, linked(finished))
+    reporting.show_rounds(number, linked(finished))
     reporting.show_progress(progress, number, session.rounds)
     return finished

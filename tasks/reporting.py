@@ -20,6 +20,9 @@ from zk0.records import RoundRecord
 from zk0.release import Release
 from zk0.session import Session
 
+_CHARTS_SECONDS = 20.0
+"""Drawing takes about a second: rounds that are shorter leave it to the report."""
+
 
 def start_progress(session: Session, done: int) -> UUID:
     """The progress bar of this session in the UI; one that is taken up starts where it was."""
@@ -70,14 +73,20 @@ def _timings(record: RoundRecord) -> dict[str, Any]:
     }
 
 
-@task(task_run_name="charts round {number}", cache_policy=NO_CACHE)
+@task(task_run_name="metrics round {number}", cache_policy=NO_CACHE)
 def write_metrics(number: int, session: Session, folder: str, history: Sequence[RoundRecord]) -> None:
-    """Metric files and charts, brought up to date after each round."""
-    from zk0.report.chart import action_error_chart, federated_metrics_chart, policy_loss_chart
+    """Metric files, brought up to date after each round; charts too, where the round took much longer than they do."""
     from zk0.report.metrics import write_metrics as write
 
     here = SessionFolder(Path(folder))
     write(here.path, history)
+    if history[-1].seconds >= _CHARTS_SECONDS:
+        _draw(here, session, history)
+
+
+def _draw(here: SessionFolder, session: Session, history: Sequence[RoundRecord]) -> None:
+    from zk0.report.chart import action_error_chart, federated_metrics_chart, policy_loss_chart
+
     policy_loss_chart(history, here.path / "policy_loss_chart.png")
     action_error_chart(history, session.contract.units, here.path / "action_error_chart.png")
     federated_metrics_chart(history, here.path / "federated_metrics.png")
@@ -93,6 +102,7 @@ def write_report(session: Session, folder: str, history: Sequence[RoundRecord]) 
 
     tell(Event(kind="stage", text="writing the report"))
     here = SessionFolder(Path(folder))
+    _draw(here, session, history)
     members, models = kept_members(here), {record.checkpoint.digest for record in history}
     rollouts = [r for r in read_rollouts(here.path / "evaluate") if r.checkpoint in models]
     release = Release.read(here.release)
