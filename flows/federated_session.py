@@ -40,7 +40,7 @@ def untracked[T](value: T) -> T:
 
 
 def linked[T](value: T) -> T:
-    """The same value with an arrow from where it was made, but no walk through it: history makes the chain of rounds."""
+    """The same value with an arrow from where it was made, but no walk through it: history makes the chain."""
     return cast(T, opaque(value))
 
 
