@@ -12,6 +12,10 @@ from zk0.errors import SettingsError
 if TYPE_CHECKING:
     from zk0.comparison import Difference, Measured
 
+_SCALES = {"policy_loss": (1, 3), "action_error": (1, 2), "success_rate": (100, 0)}
+"""What a number is shown times, and its decimals."""
+_TITLES = {"policy_loss": "policy loss", "action_error": "action error (degrees)", "success_rate": "success rate (%)"}
+
 
 def compare(
     folders: Annotated[
@@ -47,38 +51,35 @@ def compare(
 
 
 def show_differences(title: str, rows: "Sequence[Difference]") -> None:
-    """One table, better in green, worse in red."""
+    """One table; what is told apart is said in a word, and in green or red."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=title, title_justify="left")
-    for heading in ("metric", "what"):
-        table.add_column(heading, overflow="fold")
-    for heading in ("pairs", "before", "after", "change (95 % interval)"):
-        table.add_column(heading, justify="right")
-    for row in rows:
-        style = _style(row)
-        numbers = [f"{100 * v:.0f} %" if row.metric == "success_rate" else f"{v:.4f}" for v in (row.before, row.after)]
-        table.add_row(row.metric, Text(row.what), str(row.pairs), *numbers, Text(_change(row), style=style))
-    Console().print(table)
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    table.add_column("", overflow="fold")
+    for heading in ("pairs", "before", "after", "change", "95 % interval"):
+        table.add_column(heading, justify="right", no_wrap=True, header_style="dim")
+    table.add_column("", no_wrap=True)
+    for at, row in enumerate(rows):
+        if at == 0 or row.metric != rows[at - 1].metric:
+            table.add_row(Text(_TITLES[row.metric], style="bold"))
+        scale, places = _SCALES[row.metric]
+        values = [f"{scale * v:.{places}f}" for v in (row.before, row.after)]
+        ends = " to ".join(f"{scale * end:+.{places}f}" for end in row.interval) if row.interval else "none"
+        told, style = _told(row)
+        changed = (f"{scale * row.change:+.{places}f}", ends, told)
+        table.add_row(Text(f"  {row.what}"), str(row.pairs), *values, *(Text(text, style=style) for text in changed))
+    Console().print(table, "")
 
 
 def _named(one: "Measured") -> str:
     return one.label if one.round is None else f"{one.label}, round {one.round}"
 
 
-def _change(row: "Difference") -> str:
-    scale, places = (100, 0) if row.metric == "success_rate" else (1, 4)
-    text = f"{scale * row.change:+.{places}f}"
-    if row.interval is None:
-        return f"{text} (no interval)"
-    low, high = (scale * end for end in row.interval)
-    return f"{text} ({low:+.{places}f} to {high:+.{places}f})"
-
-
-def _style(row: "Difference") -> str:
+def _told(row: "Difference") -> tuple[str, str]:
+    """What the interval says, and its colour."""
     if row.interval is None or row.interval[0] <= 0 <= row.interval[1]:
-        return ""
+        return "", ""
     rose = row.interval[0] > 0
-    return "green" if rose == (row.metric == "success_rate") else "red"
+    return ("better", "green") if rose == (row.metric == "success_rate") else ("worse", "red")

@@ -118,6 +118,10 @@ def test_folders_of_rollouts_have_attempts_only(folder: Callable[..., Path]) -> 
     assert rate.interval[0] > 0
     with pytest.raises(EvaluationError, match="policy_loss: evaluate and evaluate have nothing in common"):
         compare(*measured, ("policy_loss",))
+    file = other / "evaluate/rollout_0.json"
+    (other / "evaluate/rollout_9.json").write_text(file.read_text().replace(DIGEST, "e" * 64))
+    with pytest.raises(EvaluationError, match="holds attempts of 2 models; name the folder of one"):
+        read_measured(other / "evaluate")
     with pytest.raises(EvaluationError, match="nothing was measured here"):
         read_measured(one / "nowhere")
 
@@ -130,6 +134,9 @@ def test_the_command(folder: Callable[..., Path]) -> None:
     assert (found["before"], found["after"], len(found["rows"])) == ("a", "b", 3)
     shown = CliRunner().invoke(app, ["compare", str(one), str(other)])
     assert "b, round 0 against a, round 0" in shown.output
+    lines = [line.split() for line in shown.output.splitlines() if "-0.250" in line]
+    assert lines[0][-1] == "better"
+    assert all(len(line) <= 80 for line in shown.output.splitlines()), "an interval stays on its line"
     refused = CliRunner().invoke(app, ["compare", str(one), str(bad)])
     assert refused.exit_code == 1
     assert "what was measured differently is not compared" in refused.output

@@ -57,6 +57,8 @@ def read_measured(folder: Path, round_number: int | None = None) -> Measured:
         rollouts = read_rollouts(folder) if folder.is_dir() else []
         if not rollouts:
             raise EvaluationError(f"{folder}: nothing was measured here; expected a session's folder, or zk0 rollout's")
+        if (models := len({r.checkpoint for r in rollouts})) > 1:
+            raise EvaluationError(f"{folder}: holds attempts of {models} models; name the folder of one of them")
         return _measured(folder, rollouts)
     judged = [r for r in history if r.evaluation or r.client_evaluation]
     last = history[round_number] if round_number is not None else judged[-1] if judged else history[-1]
@@ -122,7 +124,7 @@ def _scores(before: Measured, after: Measured, metric: MetricName) -> list[Diffe
         _check_way(before, after, before.held_out, after.held_out, metric)
         first, second = ({s.client: s.score for s in one.scores} for one in (before.held_out, after.held_out))
         shared = [(f"held out by {name}", first[name], second[name]) for name in first if name in second]
-        found += _differences(metric, shared, "held-out episodes")
+        found += _differences(metric, shared, "held out")
     return found
 
 
@@ -172,7 +174,7 @@ def _differences(metric: MetricName, pairs: list[tuple[str, SetScore, SetScore]]
     if len(found) > 1:
         count = sum(d.pairs for d in found)
         means = tuple(sum(getattr(d, side) for d in found) / len(found) for side in ("before", "after"))
-        found.append(_difference(metric, f"mean over {all_of}", count, (means[0], means[1]), mean_of(falls)))
+        found.append(_difference(metric, f"mean, {all_of}", count, (means[0], means[1]), mean_of(falls)))
     return found
 
 

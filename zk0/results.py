@@ -21,8 +21,15 @@ def read_result(path: Path) -> Rollout | EpisodeFilm:
     try:
         return _RESULT.validate_json(path.read_bytes())
     except (OSError, ValidationError) as e:
-        fault = e.strerror if isinstance(e, OSError) else e.errors(include_url=False)[0]["msg"]
+        fault = e.strerror if isinstance(e, OSError) else _first_fault(e)
         raise EvaluationError(f"{path}: not the result of an attempt or a film ({fault}); remove it") from e
+
+
+def _first_fault(e: ValidationError) -> str:
+    """The first thing that is wrong, with its place."""
+    fault = e.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in fault["loc"])
+    return f"{where}: {fault['msg']}" if where else str(fault["msg"])
 
 
 def read_rollouts(folder: Path) -> list[Rollout]:

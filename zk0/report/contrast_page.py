@@ -17,7 +17,7 @@ from zk0.session import Session
 
 PLACES = {"policy_loss": 4, "action_error": 2, "success_rate": 2}
 TITLES = {"policy_loss": "policy loss", "action_error": "action error", "success_rate": "success rate"}
-BASELINES = {"base": "base, untrained", "alone": "clients alone", "centralised": "centralised"}
+BASELINES = {"base": "the start", "alone": "clients alone", "centralised": "centralised"}
 ON = {
     "held out": "what clients hold out",
     "own": "own episodes or task",
@@ -46,7 +46,7 @@ def write_contrast_page(
     page = environment.get_template("contrast.html.j2").render(
         name=session.name,
         subtitle=f"SmolVLA ({session.policy.path}), {count(session.rounds)} rounds, training seeds {seeds_of(models)}",
-        sentences=[sentence(row) for row in rows if row.metric != "action_error"] or ["Nothing was measured."],
+        sentences=_sentences(rows),
         chart=inlined(partial(contrast_figure, rows, how[0]), "Differences with intervals; the table has the numbers."),
         tables={
             "contrasts": contrast_table(rows),
@@ -60,6 +60,14 @@ def write_contrast_page(
         dark=css_variables(DARK),
     )
     write_bytes(path, page.encode())
+
+
+def _sentences(rows: Sequence[Contrast]) -> list[str]:
+    """Loss and success in words; of what never differed, one sentence for all."""
+    told = [sentence(row) for row in rows if row.metric != "action_error" and row.interval is not None]
+    if any(row.metric == "success_rate" for row in rows) and not any("Success" in one for one in told):
+        told.append("In closed loop nothing differed: the same attempts succeeded, or none.")
+    return told or ["Nothing was measured that has an interval."]
 
 
 def sentence(row: Contrast) -> str:
