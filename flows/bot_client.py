@@ -41,22 +41,29 @@ def start(
     cache: Annotated[Path, typer.Option("--cache", help="Where downloads and features are kept.")] = Path(
         "~/.cache/zk0"
     ),
+    hours: Annotated[
+        str | None, typer.Option(help="When it may work, by this machine's clock: 22:00-06:00; unset: always.")
+    ] = None,
     foreground: Foreground = False,
     home: Home = HOME,
 ) -> None:
     """Start this machine's node: from now on it answers the server's sessions with this data set."""
     with one_clear_line():
+        from zk0.federation.hours import Hours
         from zk0.federation.kit import Kit
 
+        span = Hours.parse(hours) if hours else None
         node = folder_of(home)
         if kit is not None:
             node.take(Kit.read(kit))
         settings = _settings(node.kit().name, dataset, rename or [], cache)
         if foreground:
-            node.prepare(settings, cache.expanduser().resolve())
+            node.prepare(settings, cache.expanduser().resolve(), span)
             os.execv(sys.executable, [sys.executable, "-m", "zk0.federation.keeper", str(node.path)])
-        node.start(settings, cache.expanduser().resolve())
+        node.start(settings, cache.expanduser().resolve(), hours=span)
         typer.echo(f"{settings.name} answers {node.kit().server} with {settings.dataset}")
+        if span is not None:
+            typer.echo(f"its hours are {span}; outside them nothing of it runs")
         typer.echo("what it does: zk0bot client status, zk0bot client log")
 
 

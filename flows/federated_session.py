@@ -84,6 +84,8 @@ def carry_out(session: Session, here: SessionFolder, finished: tuple[RoundRecord
         progress = reporting.start_progress(session, history[-1].round)
         while history[-1].round < session.rounds:
             number, before = history[-1].round + 1, linked(history)
+            if session.may_grow():
+                ground = untracked(data.welcome_newcomers(number, untracked(session), folder, ground))
             history = federated_round(number, untracked(session), folder, ground, before, progress)
             track(session, here.name, history)
             if history[-1].round < session.rounds:
@@ -151,9 +153,10 @@ def prepare(
         members = data.join_clients(here.name, session)
         sets = tuple(data.check_evaluation_set(one, session) for one in session.judges())
         data.prove_agreement(session, members, sets)
-        statistics = data.pool_statistics(members)
+        late = Ground.late_in(here.ground)
+        statistics = data.pool_statistics(tuple(member for member in members if member.client not in late))
     recipe, checkpoint = rounds.start_policy(session, str(here.path), history)
-    ground = Ground(recipe=recipe, members=members, sets=sets, statistics=statistics)
+    ground = Ground(recipe=recipe, members=members, sets=sets, statistics=statistics, late=late)
     ground.keep(here.ground)
     if not history:
         judged, by_clients = judge(session, str(here.path), ground, checkpoint, seconds)

@@ -22,7 +22,9 @@ def show_state(kept: "KeptFolder") -> None:
     state = kept.state()
     for name, seen in (state.processes if state else {}).items():
         since = datetime.fromtimestamp(seen.since).strftime("%Y-%m-%d %H:%M:%S")
-        if seen.pid is None:
+        if seen.rests:
+            typer.echo(f"  {name:<10} rests since {since}: it is not its hours")
+        elif seen.pid is None:
             typer.secho(f"  {name:<10} ended with {seen.last_exit} at {since}, is started again soon", fg="yellow")
         else:
             again = f", started {seen.starts} times (ended with {seen.last_exit})" if seen.starts > 1 else ""

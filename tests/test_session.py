@@ -136,6 +136,21 @@ class TestMembers:
         with pytest.raises(SettingsError, match=r"min_updates 3 with 2 client"):
             parse(clients=[], federation={**rules, "min_updates": 3})
 
+    def test_a_client_may_come_late(self) -> None:
+        clients = [{"name": n, "dataset": f"local:{n}", "from_round": r} for n, r in (("a", 1), ("b", 1), ("c", 3))]
+        session = parse(clients=clients)
+        assert (session.starters(), session.client_names()) == (("a", "b"), ("a", "b", "c"))
+        assert [session.is_due("c", number) for number in (1, 2, 3, 4)] == [False, False, True, True]
+        assert session.is_due("whoever", 1)
+        assert session.may_grow()
+        assert not parse().may_grow()
+        with pytest.raises(SettingsError, match=r"min_updates 2 with 1 client\(s\) in round 1"):
+            parse(clients=clients[1:])
+
+    def test_nodes_may_come_late_where_none_are_named(self) -> None:
+        for rules, grows in (({}, True), ({"nodes": ["a", "b"]}, False), ({"newcomer_seconds": 0}, False)):
+            assert parse(clients=[], federation={"engine": "deployment", **rules}).may_grow() is grows
+
     def test_a_partition_has_a_member_for_each_share(self) -> None:
         session = parse_session(SHARED | {"evaluation": LEAST["evaluation"]}, "here")
         found = [(m.name, m.dataset, m.partition_index, m.partition_count) for m in session.members()]
@@ -243,6 +258,7 @@ def readers(file: Path) -> list[ast.AST]:
         return list(ast.walk(tree))
     telling = (
         "members",
+        "is_due",
         "judges",
         "terms_of",
         "judged_after",

@@ -47,6 +47,9 @@ class ClientSettings(Record):
         default=0, ge=0, description="which share of a data set that several clients take from"
     )
     partition_count: int = Field(default=1, ge=1, description="takes the episodes with episode_index % count == index")
+    from_round: int = Field(
+        default=1, ge=1, description="first round that it takes part in: later than 1, it joins a session that runs"
+    )
     share_joining_report: bool = Field(
         default=False, description="let the server see what evaluation.joining_report finds; else it stays here"
     )
@@ -263,6 +266,12 @@ class FederationSettings(Record):
     absence_seconds: float = Field(
         default=300.0, ge=0, description="how long a node may be out of reach before a round goes on without it"
     )
+    newcomer_seconds: float = Field(
+        default=120.0,
+        ge=0,
+        description="how long a round waits for nodes that came after the session began to check their data and join; "
+        "0: they take no part in it (deployment without `nodes` only)",
+    )
 
 
 Strategy = Literal[
@@ -456,9 +465,11 @@ class Session(Record):
             raise ValueError("exactly one of [[clients]] and [partition] must be given")
         if not self.judges():
             raise ValueError("evaluation.datasets is empty, and no [partition] holds episodes out to judge on")
-        names = self.client_names()
-        if names and self.federation.min_updates > len(names):
-            raise ValueError(f"federation.min_updates {self.federation.min_updates} with {len(names)} client(s)")
+        names = self.starters()
+        if (names or not deployed) and self.federation.min_updates > len(names):
+            raise ValueError(
+                f"federation.min_updates {self.federation.min_updates} with {len(names)} client(s) in round 1"
+            )
         if self.federation.min_updates < (least := self.aggregation.least_updates()):
             raise ValueError(
                 f"aggregation.strategy {self.aggregation.strategy} needs {least} updates in every round with these "
@@ -562,6 +573,20 @@ class Session(Record):
     def client_names(self) -> tuple[str, ...]:
         """Who takes part; empty: whoever is connected."""
         return self.federation.nodes or tuple(client.name for client in self.members())
+
+    def starters(self) -> tuple[str, ...]:
+        """Who takes part from the first round on; empty: whoever is connected then."""
+        return self.federation.nodes or tuple(client.name for client in self.members() if client.from_round == 1)
+
+    def is_due(self, client: str, round_number: int) -> bool:
+        """Whether a client that has joined takes part in this round."""
+        return all(one.from_round <= round_number for one in self.members() if one.name == client)
+
+    def may_grow(self) -> bool:
+        """Whether clients may come after the first round."""
+        comers = self.federation.newcomer_seconds > 0 and not self.federation.nodes
+        deployed = self.federation.engine == "deployment"
+        return comers if deployed else any(client.from_round > 1 for client in self.members())
 
 
 class Terms(Record):

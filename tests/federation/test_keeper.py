@@ -4,15 +4,18 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from zk0.errors import SettingsError
+from zk0.federation.hours import Hours
 from zk0.federation.keeper import Keeper
-from zk0.federation.kept import Kept, KeptFolder
+from zk0.federation.kept import Kept, KeptFolder, Seen
 
 SLEEP = "import time; time.sleep(600)"
 WITH_CHILD = "import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)']); "
@@ -139,3 +142,44 @@ def test_a_folder_has_one_keeper(folder: KeptFolder) -> None:
     with pytest.raises(SettingsError, match="its processes are running already"), Keeper(folder.path, []):
         pass
     assert alive(pid_of(folder, "one"))
+
+
+class TestHours:
+    """A clock that the test holds."""
+
+    def test_it_runs_within_its_hours_and_not_outside(self, folder: KeptFolder) -> None:
+        from datetime import time as time_of_day
+
+        clock = [time_of_day(21, 59)]
+        folder.write([])  # makes the place for logs
+        always = python("always", SLEEP)
+        nightly = python("nightly", WITH_CHILD + SLEEP).model_copy(update={"hours": Hours.parse("22:00-06:00")})
+        with Keeper(folder.path, [always, nightly], lambda: clock[0]) as keeper:
+            ticking = threading.Thread(target=keeper.run)
+            ticking.start()
+            try:
+                until(lambda: bool(seen(folder, "always").pid) and seen(folder, "nightly").rests)
+                clock[0] = time_of_day(22, 0)
+                until(lambda: seen(folder, "nightly").pid is not None)
+                night = seen(folder, "nightly").pid
+                until(lambda: len(group(night)) == 2)
+                clock[0] = time_of_day(6, 0)
+                until(lambda: seen(folder, "nightly").rests)
+                assert group(night) == []
+                assert seen(folder, "always").starts == 1
+                clock[0] = time_of_day(23, 0)
+                until(lambda: seen(folder, "nightly").starts == 2)
+            finally:
+                keeper.over = True
+                ticking.join(30)
+
+    @pytest.mark.parametrize("text", ["22-6", "24:00-06:00", "22:00-06:60", "22:00 - 06:00", "", "06:00-06:00"])
+    def test_what_is_no_span_of_the_day(self, text: str) -> None:
+        with pytest.raises(SettingsError, match=r"--hours .*: (expected a span|begins as it ends)"):
+            Hours.parse(text)
+
+
+def seen(folder: KeptFolder, name: str) -> Any:
+    """What the keeper says of one process, once it says anything."""
+    state = folder.state()
+    return state.processes[name] if state and state.processes else Seen(pid=None, since=0, starts=0)

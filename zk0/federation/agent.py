@@ -17,6 +17,7 @@ from zk0.errors import FederationError, TransientError
 from zk0.federation.api import Api, Endpoint
 from zk0.federation.local import LocalGrid
 from zk0.federation.parcel import packed, parcel
+from zk0.federation.sent import ELSEWHERE
 from zk0.federation.task import CLIENT_APP, Task, acquire
 from zk0.records import Record
 from zk0.session import ClientSettings
@@ -112,6 +113,7 @@ def main(folder: Path) -> None:
         "client": settings.client.model_dump_json(),
         "scratch": str(settings.scratch),
         "cache": str(settings.cache),
+        ELSEWHERE: True,
     }
     settings.scratch.mkdir(parents=True, exist_ok=True)
     progress = Progress()

@@ -13,7 +13,7 @@ from loguru import logger
 from zk0.errors import FederationError, Zk0Error
 from zk0.federation.gpu import gpu_turn
 from zk0.federation.receipts import keep_receipts
-from zk0.federation.sent import WEIGHTS_PATH, note_sent
+from zk0.federation.sent import ELSEWHERE, WEIGHTS_PATH, note_sent, without_places
 from zk0.folder import write_whole
 from zk0.merkle import Receipt
 from zk0.records import Update
@@ -197,6 +197,8 @@ def _worked_out(
     except Exception as e:  # carried to the server, too
         logger.exception("{}", e)
         content = _refusal(_said(e))
+    if config.get(ELSEWHERE):
+        content = without_places(content, ClientSettings.model_validate_json(config["client"]).dataset)
     try:
         note_sent(message, content, Path(config["scratch"]))
     except (Zk0Error, OSError, ValueError) as e:

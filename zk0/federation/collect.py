@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from zk0.errors import FederationError
 from zk0.federation.exchange import POLL_SECONDS, Grid, Question, Reply, ask
+from zk0.federation.roll import Roll
 from zk0.federation.sent import WEIGHTS_PATH
 from zk0.federation.spool import Spool, first_line
 from zk0.merkle import Receipt
@@ -64,7 +65,7 @@ class Federation:
         self._timeout = timeout_seconds
         self._nodes_file = nodes_file
         self._least = len(self._clients) or least
-        self._node_of: dict[str, int] = {}
+        self._roll = Roll()
 
     def join(self, terms: Terms) -> tuple[Member, ...]:
         """Every client's answer to the terms, in the order the session names them, or else of their names.
@@ -72,24 +73,9 @@ class Federation:
         Raises:
             FederationError: a client did not answer, or may not take part; says why for each.
         """
+        self._roll = Roll()
         nodes = self._wait_for_nodes()
-        content = RecordDict({"config": self._config(terms=terms.model_dump_json())})
-        questions = {str(node): (node, content) for node in nodes}
-        members: dict[str, Member] = {}
-        faults: list[str] = []
-        for reply in self._ask(questions, MessageType.QUERY, "join"):
-            if reply.extra:  # who joins twice has joined
-                continue
-            member = _member_of(reply)
-            if isinstance(member, str):
-                faults.append(member)
-            elif (enrolled := nodes[questions[reply.name][0]]) not in ("", member.client):
-                faults.append(f"{enrolled}: answers as {member.client}; a node is called as it was enrolled")
-            elif member.client in members:
-                faults.append(f"{member.client}: two nodes answer by this name; expected one each")
-            else:
-                members[member.client] = member
-                self._node_of[member.client] = questions[reply.name][0]
+        faults, members = self._call_the_roll(nodes, terms, self._timeout), self._roll.members
         if faults and (self._clients or len(members) < self._least):
             raise FederationError(
                 f"{len(faults)} of {len(nodes)} clients cannot take part: " + "; ".join(sorted(faults))
@@ -101,6 +87,24 @@ class Federation:
                 f"clients that did not join: {', '.join(missing)}; expected {', '.join(self._clients)}"
             )
         return tuple(members[name] for name in self._clients or sorted(members))
+
+    def welcome(self, terms: Terms, seconds: float) -> tuple[Member, ...]:
+        """Everyone who has joined, in the order of their names, after nodes that have come since were asked to.
+
+        A node that does not answer within `seconds`, or may not take part, is asked again by the next call.
+        """
+        nodes = self._roll.strangers(self._grid.get_nodes())
+        for fault in self._call_the_roll(nodes, terms, seconds):
+            logger.warning("does not take part: {}", fault)
+        return tuple(self._roll.members[name] for name in sorted(self._roll.members))
+
+    def _call_the_roll(self, nodes: Mapping[int, str], terms: Terms, seconds: float) -> list[str]:
+        """Ask nodes to join; why some cannot."""
+        content = RecordDict({"config": self._config(terms=terms.model_dump_json())})
+        questions = {str(node): (node, content) for node in nodes}
+        replies = ask(self._grid, questions, MessageType.QUERY, "join", seconds)
+        taken = [self._roll.take(reply, int(reply.name), nodes) for reply in replies if not reply.extra]
+        return [fault for fault in taken if fault]
 
     def train(
         self,
@@ -195,7 +199,7 @@ class Federation:
     def _wait_for_nodes(self) -> dict[int, str]:
         """The nodes that are there, once they are enough, and the names they were enrolled under, if they were."""
         deadline = time.monotonic() + self._timeout
-        while len(nodes := {int(n.node_id): getattr(n, "name", "") for n in self._grid.get_nodes()}) < self._least:
+        while len(nodes := self._roll.strangers(self._grid.get_nodes(), self._clients)) < self._least:
             if time.monotonic() > deadline:
                 here = f" ({', '.join(sorted(nodes.values()))})" if any(nodes.values()) else ""
                 raise FederationError(f"{len(nodes)} nodes{here} after {self._timeout:g} s, expected {self._least}")
@@ -203,9 +207,7 @@ class Federation:
         return nodes
 
     def _node(self, client: str) -> int:
-        if client not in self._node_of:
-            raise FederationError(f"{client}: has not joined; it must join before it trains")
-        return self._node_of[client]
+        return self._roll.node(client)
 
     def _config(self, **values: str) -> ConfigRecord:
         return ConfigRecord({**values, **({"nodes": str(self._nodes_file)} if self._nodes_file else {})})
@@ -219,15 +221,6 @@ class Federation:
 
 def _ignore(client: str) -> None:
     """Nobody listens."""
-
-
-def _member_of(reply: Reply) -> Member | str:
-    if reply.content is None:
-        return reply.fault
-    try:
-        return Member.model_validate_json(str(reply.content["answer"]["member"]))
-    except (KeyError, ValidationError) as e:
-        return f"an answer that is no member ({first_line(e)})"
 
 
 def _score_of(reply: Reply) -> ClientScore | Refusal:

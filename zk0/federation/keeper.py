@@ -11,8 +11,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from datetime import datetime
+from datetime import time as time_of_day
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import IO, Self
@@ -31,15 +33,25 @@ _LOOK_SECONDS = 0.2
 _LOG_BYTES = 50_000_000
 
 
-class Keeper:
-    """Keeps processes running until it is told to stop."""
+def _local_time() -> time_of_day:
+    return datetime.now().time()
 
-    def __init__(self, folder: Path, processes: Sequence[Kept]) -> None:
+
+class Keeper:
+    """Keeps processes running until it is told to stop.
+
+    Args:
+        folder: for its state and their logs.
+        processes: what it keeps.
+        clock: tells the time of the day, for those that have hours.
+    """
+
+    def __init__(self, folder: Path, processes: Sequence[Kept], clock: Callable[[], time_of_day] = _local_time) -> None:
         self._folder = KeptFolder(folder)
         self._state = folder / "state.json"
         self._lock_path = folder / "keeper.lock"
         self._lock: IO[bytes] | None = None
-        self._children = [_Child(one, self._folder.log(one.name)) for one in processes]
+        self._children = [_Child(one, self._folder.log(one.name), clock) for one in processes]
         self._told = ""
         self.over = False
 
@@ -85,8 +97,9 @@ class Keeper:
 class _Child:
     """One process, and when it is due to be started again."""
 
-    def __init__(self, kept: Kept, log: Path) -> None:
+    def __init__(self, kept: Kept, log: Path, clock: Callable[[], time_of_day]) -> None:
         self.kept = kept
+        self._clock = clock
         self.seen = Seen(pid=None, since=time.time(), starts=0)
         self._log = log
         self._process: subprocess.Popen[bytes] | None = None
@@ -95,13 +108,24 @@ class _Child:
 
     def look(self) -> bool:
         """Start it where it is due; note it where it has ended, and say so."""
-        if self._process is None:
+        if self.kept.hours is not None and not self.kept.hours.hold(self._clock()):
+            self._rest()
+        elif self._process is None:
             if time.monotonic() >= self._due:
                 self._start()
         elif (code := self._process.poll()) is not None:
             self._ended(self._process.pid, code)
             return True
         return False
+
+    def _rest(self) -> None:
+        if not self.seen.rests:
+            self.stop()
+            self._process = None
+            self._due, self._pause = 0.0, _FIRST_PAUSE_SECONDS
+            self.seen = Seen(pid=None, since=time.time(), starts=self.seen.starts, rests=True)
+            sys.stderr.write(f"{self.kept.name} rests: its hours are {self.kept.hours}\n")
+            sys.stderr.flush()
 
     def end(self) -> None:
         """Ask it to end; it is started again when it has."""

@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from zk0.errors import SettingsError
+from zk0.federation.hours import Hours
 from zk0.folder import write_whole
 from zk0.records import Record
 
@@ -28,6 +29,8 @@ class Kept(Record):
     """What it has besides ours."""
     follows: str = ""
     """Another one: when that ends, this is started anew too."""
+    hours: Hours | None = None
+    """When it may run, by this machine's clock; None: always."""
 
 
 class Seen(Record):
@@ -38,6 +41,8 @@ class Seen(Record):
     """Unix time of its last start, or end."""
     starts: int
     last_exit: int | None = None
+    rests: bool = False
+    """It is not its hours."""
 
 
 class State(Record):
@@ -77,7 +82,7 @@ class KeptFolder:
     def write(self, processes: Sequence[Kept]) -> None:
         """What the keeper is to start."""
         (self.path / "logs").mkdir(parents=True, exist_ok=True)
-        write_whole(self.path / "processes.json", json.dumps([p.model_dump() for p in processes], indent=2))
+        write_whole(self.path / "processes.json", json.dumps([p.model_dump(mode="json") for p in processes], indent=2))
 
     def start(self, outlives: bool = True) -> "subprocess.Popen[bytes]":
         """Start a keeper that outlives this process, or else ends with the thread that starts it."""

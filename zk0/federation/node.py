@@ -8,6 +8,7 @@ from zk0.errors import SettingsError
 from zk0.federation.agent import AgentSettings
 from zk0.federation.api import Endpoint
 from zk0.federation.authority import write_private
+from zk0.federation.hours import Hours
 from zk0.federation.kept import Kept, KeptFolder
 from zk0.federation.kit import Kit
 from zk0.federation.processes import LOOPBACK, free_port, supernode
@@ -55,18 +56,20 @@ class NodeFolder:
             raise SettingsError(f"{self.path}: no node here; the first start needs --kit FILE")
         return Kit.read(known)
 
-    def start(self, client: ClientSettings, cache: Path, outlives: bool = True) -> None:
+    def start(self, client: ClientSettings, cache: Path, outlives: bool = True, hours: Hours | None = None) -> None:
         """Start SuperNode and agent, to outlive this process or to end with it.
+
+        Outside its hours neither runs, and the server sees a node that is offline.
 
         Raises:
             SettingsError: they run already.
         """
         if self.kept.state() is not None:
             raise SettingsError(f"{self.path}: its node is running already")
-        self.prepare(client, cache)
+        self.prepare(client, cache, hours)
         self.kept.start(outlives)
 
-    def prepare(self, client: ClientSettings, cache: Path) -> None:
+    def prepare(self, client: ClientSettings, cache: Path, hours: Hours | None = None) -> None:
         """What the keeper starts, and what the agent works with."""
         secret, port = self.path / "secret", free_port()
         write_private(secret, token_bytes(32))
@@ -76,7 +79,7 @@ class NodeFolder:
         ca, key = self.path / "ca.crt", self.path / "node.key"
         link = supernode(self.path / "flower", self.kit().server, port, ca, key, secret)
         agent = Kept(name="agent", command=(sys.executable, "-m", "zk0.federation.agent", str(self.path)))
-        self.kept.write([link, agent])
+        self.kept.write([one.model_copy(update={"hours": hours}) for one in (link, agent)])
 
     def stop(self) -> bool:
         """End it; False where it did not run."""

@@ -30,7 +30,7 @@ def open_federation(
     """
     if name in _open:
         raise FederationError(f"{name}: this federation is open already")
-    clients = session.client_names() or _joined(folder)
+    clients = _joined(folder) or session.starters()
     nodes = [_node_config(session, c, folder) for c in session.members()]
     with _grid(session, nodes, folder, on_step) as (grid, nodes_file):
         least = session.federation.min_updates
@@ -53,7 +53,7 @@ def federation(name: str) -> Federation:
 
 
 def _joined(folder: Path) -> tuple[str, ...]:
-    """Who took part in the session when it was interrupted: the same must be there to take it up."""
+    """Who took part in the session when it was interrupted: they must be there to take it up."""
     ground = folder / "ground.json"
     if not ground.is_file():
         return ()
@@ -89,8 +89,7 @@ def _grid(
         from zk0.federation.server import ServerFolder
 
         endpoint = ServerFolder(Path(settings.server)).endpoint()
-        names = session.client_names() or _joined(folder)
-        with DeployedGrid(endpoint, folder / "server" / "inbox", names, settings.absence_seconds) as deployed:
+        with DeployedGrid(endpoint, folder / "server" / "inbox", settings.nodes, settings.absence_seconds) as deployed:
             yield deployed, None
         return
     from zk0.federation.ray import ray_grid

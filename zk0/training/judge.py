@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from time import perf_counter
@@ -43,12 +43,27 @@ class EvaluationSet(Record):
 
 
 class Ground(Record):
-    """What a session stands on, decided before its first round and frozen from then on."""
+    """What a session stands on, decided before its first round; clients may be added, nothing else changes."""
 
     recipe: PolicyRecipe
     members: tuple[Member, ...]
     sets: tuple[EvaluationSet, ...]
     statistics: Statistics
+    """Of the clients that it began with."""
+    late: dict[str, int] = {}
+    """First round of each client that came later; `members` holds it too."""
+
+    @classmethod
+    def late_in(cls, path: Path) -> dict[str, int]:
+        """Who came late to a session that is taken up; nobody where it begins."""
+        return cls.model_validate_json(path.read_text(encoding="utf-8")).late if path.is_file() else {}
+
+    def with_newcomers(self, members: Sequence[Member], round_number: int, path: Path) -> Ground:
+        """The same, with clients that take part from this round on; written down."""
+        late = {**self.late, **{member.client: round_number for member in members}}
+        grown = self.model_copy(update={"members": (*self.members, *members), "late": late})
+        write_whole(path, grown.model_dump_json(indent=2))
+        return grown
 
     def keep(self, path: Path) -> None:
         """Write this down where a session begins; where one is taken up, prove that nothing has changed.

@@ -1,0 +1,170 @@
+"""A federation as its operators run it: `zk0bot` on every machine, Prefect on the server's, all of it real."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from zk0.ledger import Ledger
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+ROOT = Path(__file__).parents[2]
+PRIVATE = "the-house-of-nobody"
+"""A folder that the recordings lie in: its name may leave no node."""
+RULES: dict[str, Any] = {
+    "rounds": 3,
+    "checkpoint_interval": 0,
+    "training.local_steps": 60,
+    "training.batch_size": 8,
+    "training.log_every_steps": 10,
+    "training.lr": 2e-3,
+    "federation.workers": 1,
+    "evaluation.times": 2,
+}
+
+
+class Machine:
+    """`zk0bot` with a home and a cache of its own."""
+
+    def __init__(self, folder: Path, **environment: str) -> None:
+        self.home = folder
+        self.environment = {**os.environ, **environment, "ZK0_HOME": str(folder), "HOME": str(folder)}
+        folder.mkdir(parents=True)
+
+    def __call__(self, *arguments: str) -> str:
+        command = [sys.executable, "-m", "flows.bot", *arguments]
+        done = subprocess.run(command, cwd=ROOT, env=self.environment, capture_output=True, text=True, timeout=200)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    @property
+    def log(self) -> str:
+        """What its client has trained so far."""
+        file = self.home / "client" / "scratch" / "client.log"
+        return file.read_text() if file.is_file() else ""
+
+    def kill(self) -> None:
+        """SIGKILL for all that it runs, as when its plug is pulled."""
+        state = json.loads((self.home / "client" / "state.json").read_text())
+        os.kill(state["keeper"], signal.SIGKILL)  # Linux kills the others with it
+
+
+@pytest.fixture
+def machines(tmp_path: Path) -> Iterator[dict[str, Machine]]:
+    found = {name: Machine(tmp_path / name) for name in ("server", "a", "b", "c")}
+    yield found
+    for machine in (*list(found.values())[1:], found["server"]):
+        machine("stop")
+
+
+def rules_of(tmp_path: Path, name: str, **more: Any) -> dict[str, Any]:
+    judge = [{"dataset": f"local:{tmp_path / 'judge'}"}]
+    places = {"output_dir": str(tmp_path / name), "cache_dir": str(tmp_path / "cache"), "evaluation.datasets": judge}
+    return {**RULES, **places, **more}
+
+
+def begin(stack: Any, overrides: dict[str, Any]) -> UUID:
+    config, told = "config=deployments/sessions/federation.toml", f"overrides={json.dumps(overrides)}"
+    done = stack.prefect("deployment", "run", "zk0/federated-session", "--param", config, "--param", told)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return UUID(re.search(r"UUID: (\S+)", done.stdout).group(1))
+
+
+def ledger(folder: Path) -> list[Any]:
+    (session,) = folder.iterdir()
+    return Ledger(session / "ledger.jsonl").read()
+
+
+def test_nodes_that_die_and_come_late_and_nothing_that_is_told(
+    new_stack: Any, machines: dict[str, Machine], record: Any, hub_server: Any, tmp_path: Path, wait_until: Callable
+) -> None:
+    data = {n: record(tmp_path / PRIVATE / n, seed, (12, 15, 13)) for seed, n in enumerate("abc")}
+    record(tmp_path / "judge", 9, (13, 12))
+    secrets = {"WANDB_API_KEY": "5ec2e7" * 7, "HF_TOKEN": hub_server.token}
+    outside = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": hub_server.url, "HF_HUB_DISABLE_XET": "1"}
+    new_stack.environment |= secrets | outside
+    new_stack.start()
+    server = machines["server"]
+    server("server", "init", "--port", str(free_port()))
+
+    def join(name: str, *kit: str) -> None:
+        machines[name]("client", "start", f"local:{data[name]}", *kit)
+
+    def enroll(name: str) -> None:
+        kit = str(tmp_path / f"{name}.kit")
+        server("server", "enroll", name, "--out", kit)
+        join(name, "--kit", kit)
+
+    def online(name: str) -> bool:
+        return re.search(rf"node {name} +online", server("server", "status")) is not None
+
+    server("server", "start")
+    for name in "ab":
+        enroll(name)
+    wait_until(lambda: online("a") and online("b"))
+    asked = {"federation.server": str(server.home / "server"), "tracking.wandb": "offline"}
+    asked |= {"publish.repo_id": "lab/arm", "publish.min_rounds": 3}
+    run = begin(new_stack, rules_of(tmp_path, "network", **asked))
+    wait_until(lambda: all("round 1 step 20/60" in machines[n].log for n in "ab"), pause=0.02)
+    machines["a"].kill()
+    enroll("c")
+    wait_until(lambda: online("c"))
+    join("a")
+    assert new_stack.ended(run).is_completed(), new_stack.state(run).message
+
+    history = ledger(tmp_path / "network")
+    assert [[u.client for u in r.updates] for r in history] == [[], ["a", "b"], ["a", "b", "c"], ["a", "b", "c"]]
+    assert [r.refusals for r in history] == 4 * [()]
+    for name in "abc":
+        said = machines[name]("client", "audit")
+        assert f"{len(history) - (2 if name == 'c' else 1)} of" in said.splitlines()[-1]
+    assert machines["b"].log.count("round 1 step 60/60") == 1
+    release = json.loads(next((tmp_path / "network").glob("*/release.json")).read_text())
+    assert release["repo_id"] == "lab/arm"  # so the token was asked for when it began
+    assert list((tmp_path / "network").glob("*/wandb/offline-run-*"))
+
+    clients = [{"name": n, "dataset": f"local:{data[n]}", "from_round": 2 if n == "c" else 1} for n in "abc"]
+    here = begin(new_stack, rules_of(tmp_path, "here", clients=clients, **{"federation.engine": "local"}))
+    assert new_stack.ended(here).is_completed(), new_stack.state(here).message
+    assert [r.checkpoint.digest for r in ledger(tmp_path / "here")] == [r.checkpoint.digest for r in history]
+
+    keys = {f"key of {n}": kit_key(machines[n].home / "client" / "kit.json") for n in "abc"}
+    with new_stack.client() as client:
+        told = client.read_flow_run(run)
+        lines = client.request("POST", "/logs/filter", json={"limit": 200}).text
+    texts = {"parameters": json.dumps([told.parameters, told.job_variables], default=str), "log lines": lines}
+    places = [tmp_path / "network", server.home, new_stack.home]
+    places = [f for place in places for f in place.rglob("*") if f.is_file() and not is_elsewhere(f, tmp_path)]
+    files = {str(file): file.read_bytes() for file in places}
+    assert any(PRIVATE.encode() in text for text in machines["a"].home.rglob("*.json") for text in [text.read_bytes()])
+    found = files | {name: text.encode() for name, text in texts.items()}
+    for what, secret in {**secrets, **keys}.items():
+        assert [name for name, text in found.items() if secret.encode() in text] == [], what
+    server_side = {n: t for n, t in files.items() if Path(n).is_relative_to(tmp_path / "network")}
+    server_side |= {n: t for n, t in files.items() if Path(n).is_relative_to(server.home)}
+    assert [name for name, text in server_side.items() if PRIVATE.encode() in text] == []
+
+
+def is_elsewhere(file: Path, tmp_path: Path) -> bool:
+    """Nodes and recordings lie under the same folder in this test only."""
+    parts = file.relative_to(tmp_path).parts
+    return parts[0] in {"a", "b", "c", PRIVATE, "cache", "here", "judge"} or file.suffix == ".kit"
+
+
+def kit_key(kit: Path) -> str:
+    """A line out of the middle of a node's private key."""
+    return str(json.loads(kit.read_text())["key"]).splitlines()[3]
+
+
+def free_port() -> int:
+    from zk0.federation.processes import free_port as free
+
+    return free()

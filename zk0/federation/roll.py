@@ -1,0 +1,58 @@
+"""Who has joined a session, and which node is theirs."""
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from zk0.errors import FederationError
+from zk0.federation.exchange import Reply
+from zk0.federation.spool import first_line
+from zk0.records import Member
+
+
+class Roll:
+    """Grows as clients join; a client is on it once, with the node that it joined from."""
+
+    def __init__(self) -> None:
+        self.members: dict[str, Member] = {}
+        self._node_of: dict[str, int] = {}
+
+    def strangers(self, nodes: Iterable[Any], wanted: Collection[str] = ()) -> dict[int, str]:
+        """The nodes of an engine that have not joined, and the names they were enrolled under, if they were.
+
+        Where names are `wanted`, a node that was enrolled under another one is left out.
+        """
+        named = {int(node.node_id): str(getattr(node, "name", "")) for node in nodes}
+        joined = set(self._node_of.values())
+        return {
+            node: name
+            for node, name in named.items()
+            if node not in joined and name not in self._node_of and (not (wanted and name) or name in wanted)
+        }
+
+    def take(self, reply: Reply, node: int, names: Mapping[int, str]) -> str | None:
+        """Put a node's answer to the terms on the roll; why not, where it cannot be."""
+        if reply.content is None:
+            return reply.fault
+        try:
+            member = Member.model_validate_json(str(reply.content["answer"]["member"]))
+        except (KeyError, ValidationError) as e:
+            return f"an answer that is no member ({first_line(e)})"
+        if (enrolled := names[node]) not in ("", member.client):
+            return f"{enrolled}: answers as {member.client}; a node is called as it was enrolled"
+        if member.client in self.members:
+            return f"{member.client}: two nodes answer by this name; expected one each"
+        self.members[member.client] = member
+        self._node_of[member.client] = node
+        return None
+
+    def node(self, client: str) -> int:
+        """The node that a client joined from.
+
+        Raises:
+            FederationError: it has not joined.
+        """
+        if client not in self._node_of:
+            raise FederationError(f"{client}: has not joined; it must join before it trains")
+        return self._node_of[client]
