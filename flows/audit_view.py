@@ -1,4 +1,4 @@
-"""What left a machine, as a table."""
+"""What left a machine, and what a server took, as tables."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -8,6 +8,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from zk0.federation.receipts import Audited
+    from zk0.journal import Accepted
 
 
 def show_audit(found: "Sequence[Audited]") -> None:
@@ -26,6 +27,28 @@ def show_audit(found: "Sequence[Audited]") -> None:
     updates = [one for one in found if one.update is not None]
     proved = sum(one.receipt is not None for one in updates)
     console.print(f"chain and signatures hold; {proved} of {len(updates)} updates are proved to be in their average")
+
+
+def show_accepted(found: "Sequence[Accepted]", public_key: str) -> None:
+    """One row an answer, and what was checked."""
+    table = Table(title=f"{len(found)} answers of clients", title_justify="left")
+    for title in ("when", "session", "client", "asked", "round"):
+        table.add_column(title)
+    for title in ("weights, bytes", "update norm"):
+        table.add_column(title, justify="right")
+    for title in ("SHA-256 of weights", "of its text", "taken"):
+        table.add_column(title)
+    for one in found:
+        number = "" if one.round is None else str(one.round)
+        norm = "" if one.update_norm is None else f"{one.update_norm:.4g}"
+        table.add_row(
+            *(one.at, one.session, one.client, one.kind, number, f"{one.bytes:,}", norm),
+            *(one.weights[:12], one.text[:12], f"no: {one.refusal}" if one.refusal else "yes"),
+        )
+    console = Console()
+    console.print(table)
+    taken = sum(not one.refusal for one in found)
+    console.print(f"chain and signatures hold (key {public_key[:16]}); {taken} of {len(found)} answers were taken")
 
 
 def _cells(one: "Audited") -> list[str]:

@@ -133,6 +133,30 @@ def log(
         show_log(folder_of(home).kept.logs(), name, lines, follow)
 
 
+@server_app.command()
+def audit(
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON line an answer, with all that is known.")] = False,
+    home: Home = HOME,
+) -> None:
+    """Everything that this server was answered, taken or refused: chain and signatures checked."""
+    with one_clear_line():
+        from flows.audit_view import show_accepted
+        from zk0.federation.accepted import ACCEPTED
+        from zk0.journal import AcceptedJournal
+
+        server = folder_of(home)
+        server.settings()
+        journal = AcceptedJournal(server.path / ACCEPTED)
+        found = journal.read()
+        if as_json:
+            for one in found:
+                typer.echo(one.model_dump_json())
+        elif not found:
+            typer.echo(f"{journal.path}: no session has asked anybody yet")
+        else:
+            show_accepted(found, journal.public_key.read_text(encoding="ascii"))
+
+
 def show_server(server: "ServerFolder") -> None:
     """Its processes, and its nodes."""
     settings, runs = server.settings(), server.kept.state() is not None

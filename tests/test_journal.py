@@ -11,7 +11,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from zk0.errors import LedgerError
-from zk0.journal import Journal, Sent, SentWeights
+from zk0.journal import Accepted, AcceptedJournal, Journal, Sent, SentWeights
 
 
 def sent(number: int) -> Sent:
@@ -66,8 +66,8 @@ def test_anybody_can_check_it_with_the_public_key(journal: Journal) -> None:
         (lambda lines: [lines[0].replace(b"0.25", b"0.26"), *lines[1:]], "line 1: not signed by the key"),
         (lambda lines: [lines[0], lines[2]], "line 2: chained to"),
         (lambda lines: lines[1:], "line 1: chained to"),
-        (lambda lines: [lines[0], b"{}", lines[2]], "line 2: not a sent message"),
-        (lambda lines: [lines[0], lines[1][:-2] + b"x", lines[2]], "line 2: not a sent message"),
+        (lambda lines: [lines[0], b"{}", lines[2]], "line 2: not a message that was sent"),
+        (lambda lines: [lines[0], lines[1][:-2] + b"x", lines[2]], "line 2: not a message that was sent"),
     ],
 )
 def test_a_change_is_told_by_line(journal: Journal, change, words: str) -> None:
@@ -111,3 +111,19 @@ def test_two_writers_share_one_key_and_one_chain(tmp_path: Path) -> None:
     writers = [subprocess.Popen(command) for _ in range(2)]
     assert [writer.wait() for writer in writers] == [0, 0]
     assert len(Journal(path).read()) == 30
+
+
+def test_what_a_server_took_is_kept_the_same_way(tmp_path: Path, journal: Journal) -> None:
+    took = Accepted(at="2026-01-01T00:00:00+00:00", session="s", client="a", kind="train", round=1, bytes=480)
+    lost = took.model_copy(update={"refusal": "no answer within 3 s", "bytes": 0})
+    book = AcceptedJournal(tmp_path / "accepted.jsonl")
+    book.append(took)
+    book.append(lost)
+    assert book.read() == (took, lost)
+    assert stat.S_IMODE(book.key.stat().st_mode) == 0o600
+    lines = book.path.read_bytes().split(b"\n")
+    book.path.write_bytes(b"\n".join([lines[0].replace(b'"refusal":""', b'"refusal":"x"'), *lines[1:]]))
+    with pytest.raises(LedgerError, match=r"line 1: not signed by the key accepted\.pub"):
+        book.read()
+    with pytest.raises(LedgerError, match="line 1: not a message that was accepted"):
+        AcceptedJournal(journal.path).read()

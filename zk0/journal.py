@@ -1,8 +1,9 @@
-"""What left a machine: one signed line a message, each chained to the one before (`zk0.chain`).
+"""What left a machine, and what a server took: one signed line a message, each chained to the one before (`zk0.chain`).
 
-A line of `sent.jsonl` is `{"previous":"<64 hex digits>","sent":{...},"signature":"<128 hex digits>"}`. The signature
-is Ed25519 (RFC 8032) over the bytes of the line before `,"signature"`. The key is drawn with the first message, is
-readable by its owner alone and never leaves; its public half lies beside it, for whoever wants to check the lines.
+A line of a node's `sent.jsonl` is `{"previous":"<64 hex digits>","sent":{...},"signature":"<128 hex digits>"}`; in a
+server's `accepted.jsonl` it says `accepted` instead of `sent`. The signature is Ed25519 (RFC 8032) over the bytes of
+the line before `,"signature"`. The key is drawn with the first line, is readable by its owner alone and never leaves;
+its public half lies beside it, for whoever wants to check the lines.
 """
 
 import json
@@ -13,7 +14,7 @@ from pathlib import Path
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from zk0.chain import START, alone, append_line, check_chained, last_digest, line_digest, whole_lines
 from zk0.errors import LedgerError
@@ -46,17 +47,41 @@ class Sent(Record):
     weights: SentWeights | None = None
 
 
+class Accepted(Record):
+    """One answer of a client, and what became of it."""
+
+    at: str
+    """ISO 8601 with time zone."""
+    session: str
+    client: str
+    kind: str
+    """What was asked: join, train, evaluate, alone, joined or receipts."""
+    round: int | None
+    refusal: str = ""
+    """Why it was not taken; empty: it was."""
+    text: str = ""
+    """SHA-256 of the answer but for its weights: of `text` in the line that the client signed; empty: none came."""
+    weights: str = ""
+    """Digest of the update that was taken."""
+    bytes: int = Field(default=0, ge=0)
+    """Of the weights on the wire."""
+    update_norm: float | None = None
+    examples: int | None = None
+
+
 class _Line(Record):
     previous: str = Field(pattern=r"^[0-9a-f]{64}$")
-    sent: Sent
     signature: str = Field(pattern=r"^[0-9a-f]{128}$")
 
 
 @dataclass(frozen=True)
-class Journal:
-    """The messages that left, in one file; it and its key are made with the first one."""
+class SignedLines[T: Record]:
+    """Entries of one kind in one file; it and its key are made with the first one."""
 
     path: Path
+    name: str
+    """Of an entry, in its line."""
+    kind: type[T]
 
     @property
     def key(self) -> Path:
@@ -68,35 +93,40 @@ class Journal:
         """The public half, as 64 hex digits."""
         return self.path.with_suffix(".pub")
 
-    def append(self, sent: Sent) -> None:
-        """Put a message on the disk before it leaves."""
+    def append(self, entry: T) -> None:
+        """Put an entry on the disk."""
         with alone(self.path) as handle:
             lines = whole_lines(self.path)
-            line = {"previous": last_digest(lines), "sent": sent.model_dump(mode="json")}
+            line = {"previous": last_digest(lines), self.name: entry.model_dump(mode="json")}
             text = json.dumps(line, ensure_ascii=False, allow_nan=False, separators=(",", ":"))[:-1].encode()
             signature = self._signing_key().sign(text).hex().encode()
             append_line(handle, lines, text + _SIGNATURE + signature + b'"}')
 
-    def read(self) -> tuple[Sent, ...]:
-        """Every message, oldest first, checked.
+    def read(self) -> tuple[T, ...]:
+        """Every entry, oldest first, checked.
 
         Raises:
             LedgerError: a line was changed, removed, added, does not parse, or is not signed by this key.
         """
         lines = whole_lines(self.path)
         public = self._public() if lines else None
-        found: list[Sent] = []
+        found: list[T] = []
         previous = START
         for number, text in enumerate(lines, start=1):
-            try:
-                line = _Line.model_validate_json(text)
-            except ValidationError as e:
-                raise LedgerError(f"{self.path} line {number}: not a sent message; it was changed") from e
+            line, entry = self._parsed(text, number)
             check_chained(self.path, number, line.previous, previous)
             self._check_signature(public, text, number, line.signature)
-            found.append(line.sent)
+            found.append(entry)
             previous = line_digest(text)
         return tuple(found)
+
+    def _parsed(self, text: bytes, number: int) -> tuple[_Line, T]:
+        try:
+            values = json.loads(text)
+            entry = self.kind.model_validate_json(json.dumps(values.pop(self.name)))
+            return _Line.model_validate(values), entry
+        except (ValueError, TypeError, KeyError, AttributeError) as e:
+            raise LedgerError(f"{self.path} line {number}: not a message that was {self.name}; it was changed") from e
 
     def _check_signature(self, public: Ed25519PublicKey | None, text: bytes, number: int, signature: str) -> None:
         try:
@@ -132,3 +162,17 @@ class Journal:
             return Ed25519PrivateKey.from_private_bytes(self.key.read_bytes())
         except ValueError as e:
             raise LedgerError(f"{self.key}: not a signing key ({e}); restore it or move {self.path.name} away") from e
+
+
+class Journal(SignedLines[Sent]):
+    """The messages that left a client."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, "sent", Sent)
+
+
+class AcceptedJournal(SignedLines[Accepted]):
+    """The answers that a server got."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, "accepted", Accepted)

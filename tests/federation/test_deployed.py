@@ -62,6 +62,24 @@ def test_a_federation_over_the_network_ends_with_the_same_digest(
     ]
 
 
+def test_what_the_server_took_is_what_the_nodes_sent(deployment: Any) -> None:
+    """Both have signed for each answer: the same text, the same weights, and nothing besides."""
+    import hashlib
+
+    from zk0.journal import AcceptedJournal, Journal
+
+    took = AcceptedJournal(deployment.server.path / "accepted.jsonl").read()
+    assert [one.refusal for one in took] == [""] * 8
+    for name, node in deployment.nodes.items():
+        sent = Journal(node.scratch / "sent.jsonl").read()
+        mine = [one for one in took if one.client == name]
+        assert [one.kind for one in mine] == ["join", "train", "train", "evaluate"]
+        assert [(s.kind, s.round, s.to) for s in sent] == [(t.kind, t.round, t.session) for t in mine]
+        assert [hashlib.sha256(s.text.encode()).hexdigest() for s in sent] == [t.text for t in mine]
+        assert [s.weights.digest if s.weights else "" for s in sent] == [t.weights for t in mine]
+        assert [s.weights.bytes if s.weights else 0 for s in sent] == [t.bytes for t in mine]
+
+
 class TestStrangers:
     """Whoever has the authority's certificate, which is no secret, but no key that is enrolled."""
 

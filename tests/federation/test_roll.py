@@ -36,7 +36,7 @@ def test_who_has_joined_is_no_stranger_even_under_another_number() -> None:
     roll = Roll()
     there = nodes(a=1, b=2)
     assert roll.strangers(there) == {1: "a", 2: "b"}
-    assert roll.take(Reply("1", answer("a")), 1, {1: "a"}) is None
+    assert roll.take(Reply("1", answer("a")), 1, {1: "a"}) == ""
     assert roll.strangers(there) == {2: "b"}
     assert roll.strangers(nodes(a=7, b=2)) == {2: "b"}
     assert (roll.node("a"), list(roll.members)) == (1, ["a"])
@@ -66,5 +66,5 @@ def test_who_cannot_join_stays_a_stranger(reply: Reply, said: str) -> None:
 
 def test_two_nodes_of_one_name() -> None:
     roll = Roll()
-    assert roll.take(Reply("1", answer("a")), 1, {1: ""}) is None
+    assert roll.take(Reply("1", answer("a")), 1, {1: ""}) == ""
     assert roll.take(Reply("2", answer("a")), 2, {2: ""}) == "a: two nodes answer by this name; expected one each"

@@ -127,6 +127,8 @@ def test_nodes_that_die_and_come_late_and_nothing_that_is_told(
         said = machines[name]("client", "audit")
         assert f"{len(history) - (2 if name == 'c' else 1)} of" in said.splitlines()[-1]
     assert machines["b"].log.count("round 1 step 60/60") == 1
+    said = server("server", "audit").splitlines()
+    assert re.search(r"chain and signatures hold .*; (\d+) of (\d+) answers were taken", said[-1]), said[-1]
     release = json.loads(next((tmp_path / "network").glob("*/release.json")).read_text())
     assert release["repo_id"] == "lab/arm"  # so the token was asked for when it began
     assert list((tmp_path / "network").glob("*/wandb/offline-run-*"))

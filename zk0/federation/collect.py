@@ -15,6 +15,7 @@ from loguru import logger
 from pydantic import ValidationError
 
 from zk0.errors import FederationError
+from zk0.federation.accepted import AcceptedLog
 from zk0.federation.exchange import POLL_SECONDS, Grid, Question, Reply, ask
 from zk0.federation.roll import Roll
 from zk0.federation.sent import WEIGHTS_PATH
@@ -50,6 +51,7 @@ class Federation:
         timeout_seconds: for one round, and for joining.
         nodes_file: on simulated engines, where a node finds its configuration.
         least: how many must join where `clients` is empty, and whoever is connected takes part.
+        log: where answers are written down.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class Federation:
         timeout_seconds: float,
         nodes_file: Path | None = None,
         least: int = 1,
+        log: AcceptedLog | None = None,
     ) -> None:
         self._grid = grid
         self._clients = tuple(clients)
@@ -66,6 +69,7 @@ class Federation:
         self._nodes_file = nodes_file
         self._least = len(self._clients) or least
         self._roll = Roll()
+        self._log = log or AcceptedLog(None, "")
 
     def join(self, terms: Terms) -> tuple[Member, ...]:
         """Every client's answer to the terms, in the order the session names them, or else of their names.
@@ -103,8 +107,13 @@ class Federation:
         content = RecordDict({"config": self._config(terms=terms.model_dump_json())})
         questions = {str(node): (node, content) for node in nodes}
         replies = ask(self._grid, questions, MessageType.QUERY, "join", seconds)
-        taken = [self._roll.take(reply, int(reply.name), nodes) for reply in replies if not reply.extra]
-        return [fault for fault in taken if fault]
+        faults = []
+        for reply in (reply for reply in replies if not reply.extra):
+            fault = self._roll.take(reply, int(reply.name), nodes)
+            client = self._roll.client(int(reply.name)) or nodes[int(reply.name)]
+            self._log.note(reply, ("join", None), client, why=fault)
+            faults += [fault] if fault else []
+        return faults
 
     def train(
         self,
@@ -136,10 +145,13 @@ class Federation:
                     taken: Update | Refusal = lies.refuse(reply.name, reply.fault)
                 else:
                     taken = lies.take(reply.content, plans_of[reply.name], updates.keys())
+                asked = "train", plans[0].round
                 if isinstance(taken, Refusal):
                     refusals.append(taken)
+                    self._log.note(reply, asked, why=taken.reason)
                 else:
                     updates[reply.name] = taken
+                    self._log.note(reply, asked, taken=taken)
                 if not reply.extra:
                     (on_update or _ignore)(reply.name)
         return Collected(
@@ -157,6 +169,8 @@ class Federation:
             if reply.extra:  # the first answer counts, and the weights are the same
                 continue
             found = _score_of(reply)
+            why = found.reason if isinstance(found, Refusal) else ""
+            self._log.note(reply, ("evaluate", plans[0].round), why=why)
             if isinstance(found, Refusal):
                 refusals.append(found)
             else:
@@ -178,6 +192,7 @@ class Federation:
             asked = [plan for plan in part if plan.client not in refused]
             questions = {plan.client: (self._node(plan.client), self._content(plan, weights)) for plan in asked}
             for reply in self._ask(questions, f"{MessageType.EVALUATE}.{action}", action):
+                self._log.note(reply, (action, part[0].round), why=reply.fault)
                 if reply.content is None:
                     refused[reply.name] = Refusal(client=reply.name, reason=reply.fault)
                 elif action == "joined" and not reply.extra:
@@ -193,6 +208,8 @@ class Federation:
             questions[name] = (self._node(name), content)
         kind = f"{MessageType.QUERY}.receipts"
         replies = [reply for reply in self._ask(questions, kind, "receipts") if not reply.extra]
+        for reply in replies:
+            self._log.note(reply, ("receipts", None), why=reply.fault)
         refused = [Refusal(client=reply.name, reason=reply.fault) for reply in replies if reply.content is None]
         return tuple(sorted(refused, key=lambda refusal: refusal.client))
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from zk0.errors import FederationError
+from zk0.federation.accepted import ACCEPTED, AcceptedLog
 from zk0.federation.client_app import StepListener
 from zk0.federation.collect import Federation
 from zk0.federation.gpu import takes_turns, useful_workers
@@ -33,8 +34,8 @@ def open_federation(
     clients = _joined(folder) or session.starters()
     nodes = [_node_config(session, c, folder) for c in session.members()]
     with _grid(session, nodes, folder, on_step) as (grid, nodes_file):
-        least = session.federation.min_updates
-        _open[name] = Federation(grid, clients, session.federation.round_timeout_seconds, nodes_file, least)
+        least, log = session.federation.min_updates, AcceptedLog(_accepted(session), name)
+        _open[name] = Federation(grid, clients, session.federation.round_timeout_seconds, nodes_file, least, log)
         try:
             yield _open[name]
         finally:
@@ -50,6 +51,11 @@ def federation(name: str) -> Federation:
     if name not in _open:
         raise FederationError(f"{name}: no federation of that name is open in this process")
     return _open[name]
+
+
+def _accepted(session: Session) -> Path | None:
+    """Where a server writes down what it was answered; where clients are of this machine, nobody does."""
+    return Path(session.federation.server) / ACCEPTED if session.federation.engine == "deployment" else None
 
 
 def _joined(folder: Path) -> tuple[str, ...]:

@@ -31,8 +31,8 @@ class Roll:
             if node not in joined and name not in self._node_of and (not (wanted and name) or name in wanted)
         }
 
-    def take(self, reply: Reply, node: int, names: Mapping[int, str]) -> str | None:
-        """Put a node's answer to the terms on the roll; why not, where it cannot be."""
+    def take(self, reply: Reply, node: int, names: Mapping[int, str]) -> str:
+        """Put a node's answer to the terms on the roll; why not, where it cannot be, or nothing."""
         if reply.content is None:
             return reply.fault
         try:
@@ -45,7 +45,11 @@ class Roll:
             return f"{member.client}: two nodes answer by this name; expected one each"
         self.members[member.client] = member
         self._node_of[member.client] = node
-        return None
+        return ""
+
+    def client(self, node: int) -> str:
+        """Who has joined from a node; empty: nobody."""
+        return next((name for name, joined in self._node_of.items() if joined == node), "")
 
     def node(self, client: str) -> int:
         """The node that a client joined from.
