@@ -3,8 +3,8 @@
     python benchmarks/wire.py deployments/sessions/demo.toml --seeds 42,43 --json wire.json
 
 A wire is `up`, or `up/down`: what clients send, and what they are sent (`federation.wire`, `federation.wire_down`).
-Megabytes are of files, a client and round; what goes over a socket is at most a tenth more, plus 20 kB, and counted by a
-relay in tests/federation/test_deployed.py. Compression changes no value; its row is of the same session's last updates.
+Megabytes are of files, a client and round; what goes over a socket is counted by a relay in
+tests/federation/test_wire_bytes.py. Compression changes no value; its row is of the same session's last updates.
 Sessions that are already in `--out` are only read.
 """
 
@@ -49,7 +49,7 @@ def run(session: Path, wire: str, seed: int, out: Path) -> Path:
             return folder
     up, _, down = wire.partition("/")
     chosen = {"output_dir": str(place), "seed": seed, "federation.wire": up, "federation.wire_down": down or "fp32"}
-    quick = {"rollout.tasks": [], "checkpoint_interval": 0, "videos.episodes": 0, "keep_updates": True}
+    quick = {"rollout.tasks": [], "checkpoint_interval": 0, "keep_updates": True}
     with some_server(Path.cwd(), lambda _: None):
         return Path(federated_session(config=str(session), overrides=chosen | quick))
 
