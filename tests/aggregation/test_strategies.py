@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from zk0.aggregation.aggregate import Aggregate, aggregate
 from zk0.aggregation.server_step import USUAL_RATES
 from zk0.aggregation.strategy import Terms
+from zk0.control import CONTROL
 from zk0.errors import UpdateError
 from zk0.records import Update
 from zk0.session import AggregationSettings, parse_session
@@ -233,3 +234,40 @@ def test_order_changes_no_bit_and_every_weight_lies_among_the_clients(tmp_path, 
     new, stacked = load_weights(tmp_path / "new")["w"], np.array(values, np.float32)
     assert (new >= stacked.min(axis=0)).all()
     assert (new <= stacked.max(axis=0)).all()
+
+
+STATEFUL = {
+    "fedavgm": {"server_lr": 0.5},
+    "fedadam": {},
+    "fedyogi": {"clip_norm": 0.5},
+    "scaffold": {},
+}
+
+
+@pytest.mark.parametrize("strategy", STATEFUL)
+@examples_of(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_order_changes_no_bit_of_the_servers_state(tmp_path, saved, strategy, data):
+    """Two rounds, the second from the state of the first, in any order of arrival on one thread and on two."""
+    order = data.draw(st.permutations(range(4)))
+    scales = data.draw(st.lists(st.sampled_from([1e-6, 0.01, 1.0, 1e5]), min_size=4, max_size=4))
+    settings = AggregationSettings(strategy=strategy, **STATEFUL[strategy])
+    found = []
+    for name, numbers, threads in (("in order", range(4), 1), ("shuffled", order, 2)):
+        before, state = tmp_path / name / "round-0.safetensors", {}
+        save_weights(before, start())
+        for number in (1, 2):
+            rng = np.random.default_rng(number)
+            weights = [near(start(), rng, scale) for scale in scales]
+            if strategy == "scaffold":
+                weights = [one | {CONTROL + n: near({n: w}, rng, 0.1)[n] for n, w in one.items()} for one in weights]
+            updates = [saved(f"c{i}", one, EXAMPLES[i], number) for i, one in enumerate(weights)]
+            updates = [u.model_copy(update={"control": strategy == "scaffold"}) for u in updates]
+            target = tmp_path / name / f"{number}" / "weights.safetensors"
+            made = aggregate([updates[i] for i in numbers], before, target, Terms(settings, number, state, 5), threads)
+            before, state = target, {one.slot: Path(one.path) for one in made.server_state}
+            assert sum(one.weight for one in made.contributions) == pytest.approx(1, abs=1e-15)
+            assert len(state) == {"fedavgm": 1, "fedadam": 2, "fedyogi": 2, "scaffold": 1}[strategy]
+            found.append((made.digest, made.contributions, [one.digest for one in made.server_state]))
+    assert found[:2] == found[2:]
+    assert found[0] != found[1]
