@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -170,3 +171,51 @@ def free_port() -> int:
     from zk0.federation.processes import free_port as free
 
     return free()
+
+
+def test_nodes_that_are_present_begin_a_session_by_themselves(
+    new_stack: Any, machines: dict[str, Machine], record: Any, tmp_path: Path, wait_until: Callable
+) -> None:
+    data = {n: record(tmp_path / PRIVATE / n, seed, (12, 15, 13)) for seed, n in enumerate("ab")}
+    record(tmp_path / "judge", 9, (13, 12))
+    new_stack.start()
+    server = machines["server"]
+    server("server", "init", "--port", str(free_port()))
+    server("server", "start")
+    small = rules_of(tmp_path, "begun", **{"rounds": 1, "training.local_steps": 3})
+    settings = [word for name, value in small.items() for word in ("--set", f"{name}={toml(value)}")]
+    out = tmp_path / "watch.log"
+    with out.open("wb") as file:
+        command = [sys.executable, "-m", "flows.bot", "watch", "--every", "0.5", *settings]
+        environment = server.environment | {"PREFECT_API_URL": new_stack.api_url}
+        watching = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=file, stderr=file)
+    try:
+        wait_until(lambda: "idle: 0 of 2 nodes present" in out.read_text())
+        now = datetime.now()
+        never = f"{now + timedelta(hours=2):%H:%M}-{now + timedelta(hours=3):%H:%M}"
+        for name, hours in (("a", ()), ("b", ("--hours", never))):
+            kit = str(tmp_path / f"{name}.kit")
+            server("server", "enroll", name, "--out", kit)
+            machines[name]("client", "start", f"local:{data[name]}", "--kit", kit, *hours)
+        wait_until(lambda: "idle: 1 of 2 nodes present (a)" in out.read_text())
+        assert "rests since" in machines["b"]("client", "status")
+        machines["b"]("client", "stop")
+        machines["b"]("client", "start", f"local:{data['b']}")
+        wait_until(lambda: "session begun as" in out.read_text())
+        run = UUID(re.search(r"session begun as (\S+): 2 nodes present \(a, b\)", out.read_text()).group(1))
+        assert new_stack.ended(run).is_completed(), new_stack.state(run).message
+        wait_until(lambda: "idle: nobody new (a, b); the cooldown ends in" in out.read_text())
+    finally:
+        watching.terminate()
+        watching.wait(30)
+    assert [[u.client for u in r.updates] for r in ledger(tmp_path / "begun")] == [[], ["a", "b"]]
+    assert out.read_text().count("session begun") == 1
+    with new_stack.client() as client:
+        assert [r.id for r in client.read_flow_runs()] == [run]
+
+
+def toml(value: Any) -> str:
+    """A setting as it is typed."""
+    if isinstance(value, list):
+        return "[" + ", ".join("{" + ", ".join(f'{k}="{v}"' for k, v in one.items()) + "}" for one in value) + "]"
+    return str(value)

@@ -273,6 +273,31 @@ def test_what_clients_remember_is_taken_up_too(place: Place, settings: tuple[str
     assert not list(folder.glob("clients/*/memory/*"))  # the session is over
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_who_came_late_is_taken_up_too(place: Place) -> None:
+    """c takes part from round 2 on; killed in round 2 and resumed, it is as if nothing had happened."""
+    from zk0.robot.dataset import write_dataset
+
+    rng = np.random.default_rng(7)
+    episodes = [episode(rng) for _ in range(3)]
+    write_dataset(place.path / "data" / "c", episodes, fps=10, joints=SO101_JOINTS, robot_type="so101_follower")  # type: ignore[arg-type]
+    clients = ", ".join(
+        f'{{name="{n}", dataset="local:{place.path}/data/{n}", from_round={2 if n == "c" else 1}}}' for n in "abc"
+    )
+    settings = (f"clients=[{clients}]",)
+    calm = place.run(place.new("calm-late", *settings))
+    assert calm.returncode == 0, calm.stderr[-3000:]
+    (undisturbed,) = (place.path / "calm-late").iterdir()
+    history = Ledger(undisturbed / "ledger.jsonl").read()
+    assert [[u.client for u in r.updates] for r in history] == [[], ["a", "b"], ["a", "b", "c"], ["a", "b", "c"]]
+    output = place.path / "killed-late"
+    folder = kill_when(before_it_is_judged, place.new("killed-late", *settings), output, place.environment)
+    done = place.run(place.command("--resume", str(folder)))
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert digests(folder) == digests(undisturbed)
+
+
 @pytest.mark.parametrize("name", ["weights", "server_momentum"])
 def test_weights_that_were_touched_are_not_taken_up(undisturbed: Path, place: Place, name: str) -> None:
     weights = undisturbed / "round-003" / f"{name}.safetensors"

@@ -1,0 +1,223 @@
+"""What operators are given: units, containers and commands. No engine runs here, so they are read, linted and tried."""
+
+import configparser
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from flows.bot import app as bot
+from flows.cli import app as cli
+
+ROOT = Path(__file__).parents[1]
+DEPLOYMENTS = ROOT / "deployments"
+UNITS = sorted((DEPLOYMENTS / "systemd").glob("*.service"))
+COMPOSE = DEPLOYMENTS / "docker" / "compose.yaml"
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+OURS = {"zk0": cli, "zk0bot": bot}
+
+
+def services() -> dict[str, Any]:
+    return dict(yaml.safe_load(COMPOSE.read_text())["services"])
+
+
+def directives(unit: Path) -> configparser.ConfigParser:
+    found = configparser.ConfigParser(strict=False, interpolation=None, comment_prefixes=("#",))
+    found.optionxform = str  # type: ignore[assignment, method-assign]
+    found.read_string(unit.read_text())
+    return found
+
+
+def lines_of(page: Path) -> Iterator[str]:
+    """What is typed: the lines of a page's code blocks."""
+    for block in re.findall(r"```(?:bash|sh)?\n(.*?)```", page.read_text(encoding="utf-8"), re.S):
+        yield from block.replace("\\\n", " ").splitlines()
+
+
+def shell_lines() -> Iterator[tuple[str, str]]:
+    """Every line that someone or something will run, and where it stands."""
+    for page in PAGES:
+        yield from ((page.name, line) for line in lines_of(page))
+    for unit in UNITS:
+        yield unit.name, directives(unit)["Service"]["ExecStart"].replace("${", "$").replace("}", "")
+        for line in unit.read_text().splitlines():
+            if line.startswith("#   "):
+                yield unit.name, line.lstrip("# ")
+    for file in (COMPOSE, DEPLOYMENTS / "nginx" / "zk0-stream.conf"):
+        found = re.findall(r"^#   +(?:docker .* run --rm \w+ )?(zk0bot .*)$", file.read_text(), re.M)
+        yield from ((file.name, line) for line in found)
+    for name, service in services().items():
+        command = service["command"]
+        lines = [command] if isinstance(command, str) else command[-1].splitlines()
+        yield from ((f"compose service {name}", line) for line in lines)
+
+
+def commands() -> list[tuple[str, tuple[str, ...]]]:
+    """Program and arguments of each command of ours or of Prefect's, as a shell takes a line apart."""
+    found = []
+    for where, line in shell_lines():
+        try:
+            words = shlex.split(line, comments=True)
+        except ValueError:
+            continue  # prose or JSON in a block: no command of ours
+        part: list[str] = []
+        for word in [*words, "&&"]:
+            if word in ("&&", "||", "|", ";"):
+                while part and (re.fullmatch(r"[A-Z0-9_]+=.*", part[0]) or part[0] == "exec"):
+                    part.pop(0)
+                if part and Path(part[0]).name in {*OURS, "prefect"}:
+                    found.append((where, (Path(part[0]).name, *part[1:])))
+                part = []
+            else:
+                part.append(word)
+    return found
+
+
+OUR_COMMANDS = sorted({(where, line) for where, line in commands() if line[0] in OURS})
+
+
+def test_there_are_commands_to_try() -> None:
+    tried = {" ".join(line[:3]) for _, line in commands()}
+    assert tried >= {"zk0bot server init", "zk0bot server start", "zk0bot client start", "prefect worker start"}
+    assert {where for where, _ in commands()} >= {u.name for u in UNITS} | {"compose service worker", "network.md"}
+
+
+@pytest.mark.parametrize(("where", "line"), OUR_COMMANDS, ids=lambda v: v if isinstance(v, str) else " ".join(v)[:60])
+def test_a_command_of_ours_is_understood(where: str, line: tuple[str, ...]) -> None:
+    """With --help behind it: its words and options are read, and nothing is done."""
+    done = CliRunner().invoke(OURS[line[0]], [*line[1:], "--help"])
+    assert done.exit_code == 0, f"{where}: {' '.join(line)}: {done.output}"
+
+
+PREFECT_HELP = """
+import contextlib, io, json, sys
+from prefect.cli import app
+said = []
+for words in json.loads(sys.argv.pop()):
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
+        sys.argv = ["prefect", *words, "--help"]
+        app()
+    said.append(out.getvalue())
+print(json.dumps(said))
+"""
+
+
+@pytest.mark.slow
+def test_a_command_of_prefects_is_understood() -> None:
+    asked = sorted({line for _, line in commands() if line[0] == "prefect"})
+    words = [[w for w in line[1:] if re.fullmatch(r"[a-z-]+", w) and not w.startswith("-")][:2] for line in asked]
+    done = subprocess.run([sys.executable, "-c", PREFECT_HELP, json.dumps(words)], capture_output=True, text=True)
+    said = json.loads(done.stdout.splitlines()[-1])
+    for line, text in zip(asked, said, strict=True):
+        assert text.startswith("Usage: prefect"), line
+        unknown = [w for w in line if w.startswith("--") and w.partition("=")[0] not in text]
+        assert unknown == [], line
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=lambda u: u.name)
+def test_a_unit_keeps_its_service_up_and_to_itself(unit: Path) -> None:
+    service = directives(unit)["Service"]
+    assert service["Restart"] == "always"
+    assert service["User"] == "zk0"
+    assert (service["NoNewPrivileges"], service["ProtectSystem"], service["UMask"]) == ("yes", "strict", "0077")
+    assert int(service["TimeoutStopSec"]) >= 30  # our keeper ends its processes in order
+    assert directives(unit)["Install"]["WantedBy"] == "multi-user.target"
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd here")
+def test_units_as_systemd_reads_them(tmp_path: Path) -> None:
+    program = tmp_path / "zk0bot"
+    program.touch(0o755)
+    for unit in UNITS:
+        text = unit.read_text().replace("/opt/zk0/.venv/bin/zk0bot", str(program)).replace("/opt/zk0", str(ROOT))
+        (tmp_path / unit.name).write_text(text)
+    command = ["systemd-analyze", "verify", *(str(tmp_path / u.name) for u in UNITS)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    mine = [line for line in (done.stdout + done.stderr).splitlines() if "zk0" in line]
+    assert mine == []
+
+
+@pytest.mark.skipif(shutil.which("nginx") is None, reason="no nginx here")
+def test_the_stream_as_nginx_reads_it(tmp_path: Path) -> None:
+    config = tmp_path / "nginx.conf"
+    config.write_text(f"pid {tmp_path}/pid;\nevents {{}}\ninclude {DEPLOYMENTS}/nginx/zk0-stream.conf;\n")
+    done = subprocess.run(["nginx", "-t", "-c", str(config), "-p", str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_stream_passes_on_by_name_and_opens_no_tls() -> None:
+    text = re.sub(r"#.*", "", (DEPLOYMENTS / "nginx" / "zk0-stream.conf").read_text())
+    assert text.count("{") == text.count("}")
+    assert [line for line in text.splitlines() if line.strip() and line.strip()[-1] not in "{};"] == []
+    assert "ssl_preread on;" in text
+    assert not re.search(r"ssl_certificate|listen .* ssl", text)
+    assert re.search(r"federation\.example +127\.0\.0\.1:9092;", text)
+
+
+class TestContainers:
+    def test_services_share_one_image_and_open_one_port(self) -> None:
+        found = services()
+        assert {s["image"] for s in found.values()} == {"zk0:latest"}
+        opened = [p for s in found.values() for p in s.get("ports", []) if not p.startswith("127.0.0.1:")]
+        assert opened == ["9092:9092"]
+        for service in found.values():
+            assert {"server", "prefect"} >= set(service.get("depends_on", []))
+            assert service["cap_drop"] == ["ALL"]
+            assert service["security_opt"] == ["no-new-privileges:true"]
+
+    def test_sessions_live_where_the_superlink_listens(self) -> None:
+        for name in ("worker", "watch"):
+            assert services()[name]["network_mode"] == "service:server"
+            assert "ports" not in services()[name]
+
+    def test_tokens_come_from_outside(self) -> None:
+        for service in services().values():
+            for name, value in (service.get("environment") or {}).items():
+                assert value is None or not re.search("TOKEN|KEY|SECRET", name)
+
+    def test_volumes_are_declared_and_lie_where_the_image_has_made_place(self) -> None:
+        declared = yaml.safe_load(COMPOSE.read_text())["volumes"].keys()
+        made = (DEPLOYMENTS / "docker" / "Dockerfile").read_text()
+        for service in services().values():
+            for source, target, *_ in (
+                v.rsplit(":", 2 if v.endswith(":ro") else 1) for v in service.get("volumes", [])
+            ):
+                if "$" not in source:
+                    assert source in declared
+                    assert target in made
+
+    def test_the_image_is_the_one_that_the_pool_starts(self) -> None:
+        pool = json.loads((DEPLOYMENTS / "pools" / "gpu-docker.json").read_text())["variables"]["properties"]
+        image = instructions()
+        assert pool["image"]["default"] == "zk0:latest"
+        assert ("WORKDIR", pool["working_dir"]["default"]) in image
+        made = " ".join(text for name, text in image if name == "RUN")
+        assert [v for v in pool["volumes"]["default"] if v.partition(":")[2] not in made] == []
+
+    def test_the_image_takes_what_is_there(self) -> None:
+        image = instructions()
+        assert image[0] == ("FROM", f"python:{(ROOT / '.python-version').read_text().strip()}-slim-bookworm")
+        assert [name for name, _ in image if name in ("USER", "CMD")] == ["USER", "CMD"]
+        copied = [word for name, text in image if name == "COPY" for word in text.split()[1:-1]]
+        assert copied
+        assert [name for name in copied if not (ROOT / name).exists()] == []
+        assert {".git", ".venv", ".env", "outputs", "*.kit"} <= set((ROOT / ".dockerignore").read_text().split())
+
+
+def instructions() -> list[tuple[str, str]]:
+    """Instructions of the Dockerfile with what follows them."""
+    text = (DEPLOYMENTS / "docker" / "Dockerfile").read_text()
+    text = re.sub(r"^#.*\n", "", text, flags=re.M).replace("\\\n", " ")
+    found = [tuple(line.split(None, 1)) for line in text.splitlines() if line.strip()]
+    assert {name for name, _ in found} <= {"FROM", "RUN", "USER", "WORKDIR", "ENV", "COPY", "CMD"}
+    return found  # type: ignore[return-value]
