@@ -7,7 +7,7 @@ UV := $(shell if uv --version >/dev/null 2>&1; then command -v uv; else echo .to
 export HF_HUB_OFFLINE ?= 1
 export UV_LINK_MODE ?= hardlink
 
-.PHONY: help demo test check lint format ui bench clean
+.PHONY: help install demo test check lint format ui bench clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +26,8 @@ help: ## show this list
 	@echo "installing what zk0 and its tests need (about 6 GB with PyTorch)"
 	@$(UV) sync --quiet --frozen
 	@touch $@ .venv/.runtime
+
+install: .venv/.runtime ## what zk0 needs, into .venv
 
 demo: .venv/.runtime ## a federated session: four simulated arms, three rounds, a report
 	@.venv/bin/zk0 run deployments/sessions/demo.toml

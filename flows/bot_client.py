@@ -119,6 +119,7 @@ def show_client(node: "NodeFolder") -> None:
     """Its processes."""
     kit, runs = node.kit(), node.kept.state() is not None
     typer.secho(f"client   {kit.name}: {'running' if runs else 'not running'}, its server is {kit.server}", bold=True)
+    typer.echo(f"  key        {kit.fingerprint()}")
     show_state(node.kept)
 
 

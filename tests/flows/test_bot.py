@@ -109,6 +109,7 @@ def test_what_is_missing_is_told_with_what_to_do(bot: Bot, tmp_path: Path) -> No
     bot("server enroll arm-1")
     assert "no LeRobot data set" in bot.fails(f"client start local:{tmp_path}/nothing --kit arm-1.kit", 1)
     assert "no such log; there are: none yet" in bot.fails("client log")
+    assert bot("server status").rpartition("SHA256:")[2].strip() in bot("client status")  # both can compare the mark
     bot("server enroll arm-2")
     assert "belongs to the node arm-1, not to arm-2" in bot.fails("client start sim:lift-red --kit arm-2.kit")
     assert "leave the rest out" in bot.fails(f"run --resume {tmp_path} --rounds 3")

@@ -96,6 +96,12 @@ def make_node_key() -> tuple[bytes, bytes]:
     return private, public
 
 
+def public_line(private: bytes) -> bytes:
+    """The public key of a private one that OpenSSH keeps."""
+    key = serialization.load_ssh_private_key(private, None)
+    return key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
+
+
 def wire_key(public_line: bytes) -> bytes:
     """A public key as a SuperNode shows it on the wire.
 

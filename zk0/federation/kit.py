@@ -6,7 +6,7 @@ from typing import Self
 from pydantic import ValidationError
 
 from zk0.errors import SettingsError
-from zk0.federation.authority import write_private
+from zk0.federation.authority import fingerprint, public_line, write_private
 from zk0.records import Record
 from zk0.session import Name
 
@@ -25,6 +25,10 @@ class Kit(Record):
     def write(self, path: Path) -> None:
         """Keep it where only its owner can read it."""
         write_private(path, self.model_dump_json(indent=2).encode())
+
+    def fingerprint(self) -> str:
+        """The mark of its key, as the server's operator saw it."""
+        return fingerprint(public_line(self.key.encode()))
 
     @classmethod
     def read(cls, path: Path) -> Self:
