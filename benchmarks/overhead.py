@@ -5,7 +5,8 @@
 Sessions with the tiny policy run as `zk0 run` runs them, one after the other, with one worker process, so that clients
 train one after the other. A round's wall time is from one finished round to the next; work is what the clients and the
 judge themselves measured; `rest` is what is left. Medians over rounds after the first, which fills caches; `late` is
-the rest of the second half of the rounds over that of the first half: 1.0 where rounds do not grow dearer.
+the rest of the second half of the rounds over that of the first half: 1.0 where rounds do not grow dearer. `--full`:
+as many weights are trained, sent, checked and averaged as of the full policy: 100 million, 400 MB.
 """
 
 import argparse
@@ -20,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 FRAMES, FPS, SIDE = 20, 10, 64
+FULL_WIDTH = 27.25
+"""Of an expert on the tiny vision-language model, so that as much is trained and sent as of the full policy."""
 
 
 def main() -> None:
@@ -30,12 +33,14 @@ def main() -> None:
     parser.add_argument("--clients", default="2", help="how many take part; several sessions: 12,40,100")
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--steps", type=int, default=30, help="optimizer steps of a client in a round")
+    parser.add_argument("--full", action="store_true", help="an expert of the full policy's size")
     parser.add_argument("--json", metavar="FILE", help="write the figures here too")
     arguments = parser.parse_args()
     counts = [int(count) for count in arguments.clients.split(",")]
     with tempfile.TemporaryDirectory(prefix="zk0-overhead-") as folder, some_server(Path.cwd(), lambda _: None):
         write_data(Path(folder), max(counts))
-        rows = [measured(Path(folder), count, arguments.rounds, arguments.steps) for count in counts]
+        policy = write_wide_policy(Path(folder)) if arguments.full else "tiny"
+        rows = [measured(Path(folder), count, arguments.rounds, arguments.steps, policy) for count in counts]
     ratios = {f"overhead: a round of {row['clients']} clients / its training and judging": row["ratio"] for row in rows}
     result = {"rows": rows, "ratios": ratios}
     sys.stdout.write(table(rows) + "\n")
@@ -43,7 +48,7 @@ def main() -> None:
         Path(arguments.json).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
-def measured(folder: Path, clients: int, rounds: int, steps: int) -> dict[str, Any]:
+def measured(folder: Path, clients: int, rounds: int, steps: int, policy: str) -> dict[str, Any]:
     """Run a session and take its rounds apart."""
     from flows.federated_session import federated_session
     from tasks.events import Event, listen
@@ -56,7 +61,7 @@ def measured(folder: Path, clients: int, rounds: int, steps: int) -> dict[str, A
         if event.kind == "round":
             ended[event.round] = time.perf_counter()
 
-    config = write_session(folder, clients, rounds, steps)
+    config = write_session(folder, clients, rounds, steps, policy)
     stop = listen(note)
     began = time.perf_counter()
     try:
@@ -64,13 +69,14 @@ def measured(folder: Path, clients: int, rounds: int, steps: int) -> dict[str, A
     finally:
         stop()
     walls = {later: ended[later] - ended[earlier] for earlier, later in itertools.pairwise(sorted(ended))}
+    history = Ledger(here.ledger).read()
     found = [
         {
             "wall": walls[record.round],
             "train": sum(update.metrics.seconds for update in record.updates),
             "judge": record.evaluation.seconds if record.evaluation else 0.0,
         }
-        for record in Ledger(here.ledger).read()
+        for record in history
         if record.round > 1
     ]
     rest = [row["wall"] - row["train"] - row["judge"] for row in found]
@@ -78,6 +84,7 @@ def measured(folder: Path, clients: int, rounds: int, steps: int) -> dict[str, A
     return {
         "clients": clients,
         "rounds": len(found),
+        "megabytes": history[-1].checkpoint.bytes / 1e6,
         "start": ended[0] - began,
         **{key: statistics.median(row[key] for row in found) for key in ("wall", "train", "judge")},
         "rest": statistics.median(rest),
@@ -105,7 +112,23 @@ def write_data(folder: Path, clients: int) -> None:
         write_dataset(folder / name, episodes, fps=FPS, joints=SO101_JOINTS, robot_type="so101_follower")
 
 
-def write_session(folder: Path, clients: int, rounds: int, steps: int) -> Path:
+def write_wide_policy(folder: Path) -> str:
+    """A policy folder with random weights, whose expert is as large as the full policy's."""
+    import torch
+    from lerobot.configs import FeatureType, PolicyFeature
+    from lerobot.policies.smolvla.configuration_smolvla import SmolVLAConfig
+    from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy
+
+    from zk0.robot.tiny import tiny_config, write_tiny_vlm
+
+    inputs = {"observation.images.front": PolicyFeature(FeatureType.VISUAL, (3, SIDE, SIDE))}
+    geometry = tiny_config() | {"expert_width_multiplier": FULL_WIDTH, "vlm_model_name": str(write_tiny_vlm(folder))}
+    torch.manual_seed(0)
+    SmolVLAPolicy(SmolVLAConfig(device="cpu", input_features=inputs, **geometry)).save_pretrained(folder / "wide")
+    return str(folder / "wide")
+
+
+def write_session(folder: Path, clients: int, rounds: int, steps: int, policy: str) -> Path:
     """A session file over the invented recordings."""
     import tomli_w
 
@@ -116,7 +139,7 @@ def write_session(folder: Path, clients: int, rounds: int, steps: int) -> Path:
         "clients": [{"name": name, "dataset": f"local:{folder / name}"} for name in names],
         "evaluation": {"datasets": [{"dataset": f"local:{folder / 'judge'}"}], "clients_frequency": 0},
         "contract": {"cameras": ["front"]},
-        "policy": {"path": "tiny"},
+        "policy": {"path": policy},
         "training": {"local_steps": steps, "batch_size": 8, "lr": 1e-3},
         "federation": {"workers": 1},
         "output_dir": str(folder / "outputs"),
@@ -130,7 +153,7 @@ def write_session(folder: Path, clients: int, rounds: int, steps: int) -> Path:
 def table(rows: list[dict[str, Any]]) -> str:
     """The result for people."""
     lines = [
-        f"a round with the tiny policy, median of {rows[0]['rounds']} rounds, milliseconds",
+        f"a round with {rows[0]['megabytes']:.1f} MB of weights, median of {rows[0]['rounds']} rounds, milliseconds",
         f"{'clients':>8}{'start':>8}{'wall':>8}{'train':>8}{'judge':>8}{'rest':>8}{'rest/client':>13}{'late':>7}",
     ]
     for row in rows:

@@ -178,9 +178,12 @@ def trained_parameters(policy: Any) -> dict[str, torch.nn.Parameter]:
 
 
 def trained_weights(policy: Any) -> dict[str, NDArray[np.float32]]:
-    """A copy of the trained weights: fp32 arrays by name, an adapter's as `zk0.adapter.factor_names` has them."""
+    """The trained weights: fp32 arrays by name, an adapter's as `zk0.adapter.factor_names` has them.
+
+    On a CPU they are the policy's own memory: what trains on changes them.
+    """
     trained = trained_parameters(policy)
-    return {n.replace(PEFT_NAME, "."): p.detach().cpu().numpy().copy() for n, p in trained.items()}
+    return {n.replace(PEFT_NAME, "."): p.detach().cpu().numpy() for n, p in trained.items()}
 
 
 def install_weights(policy: Any, weights: Mapping[str, NDArray[Any]]) -> None:
