@@ -150,10 +150,11 @@ def prepare(
 
     started, seconds = perf_counter(), dict[str, float]()
     with rounds.timed(seconds, "check"):
-        members = data.join_clients(here.name, session)
+        before = Ground.kept_in(here.ground)
+        members = data.join_clients(here.name, session, before.members if before else ())
         sets = tuple(data.check_evaluation_set(one, session) for one in session.judges())
         data.prove_agreement(session, members, sets)
-        late = Ground.late_in(here.ground)
+        late = before.late if before else {}
         statistics = data.pool_statistics(tuple(member for member in members if member.client not in late))
     recipe, checkpoint = rounds.start_policy(session, str(here.path), history)
     ground = Ground(recipe=recipe, members=members, sets=sets, statistics=statistics, late=late)

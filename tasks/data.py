@@ -26,12 +26,17 @@ if TYPE_CHECKING:
     retry_delay_seconds=5,
     retry_condition_fn=is_transient,
 )
-def join_clients(name: str, session: Session) -> tuple[Member, ...]:
-    """Every client checks and splits its data set and says what may be said of it."""
+def join_clients(name: str, session: Session, before: Sequence[Member]) -> tuple[Member, ...]:
+    """Every client checks and splits its data set and says what may be said of it.
+
+    `before` are those of a session that is taken up; where nodes come and go, it goes on without who is missing.
+    """
     from zk0.federation.open import federation
 
     tell(Event(kind="stage", text=f"{len(session.client_names()) or 'all'} clients check their data"))
-    members = federation(name).join(terms_of(session, name))
+    comes_and_goes = session.federation.engine == "deployment" and not session.federation.nodes
+    remembered = before if comes_and_goes else ()
+    members = federation(name).join(terms_of(session, name), remembered, session.federation.absence_seconds)
     for member in members:
         split = (
             f"{len(member.split.train)} episodes ({member.train_frames} frames), {len(member.split.held_out)} held out"

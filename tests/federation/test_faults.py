@@ -224,6 +224,42 @@ def join(nodes_of: Callable, tmp_path: Path) -> Callable[[Session], Any]:
     return joined
 
 
+class Leaving:
+    """Stands before an engine; some of its nodes are away."""
+
+    def __init__(self, grid: LocalGrid, there: int) -> None:
+        self._grid, self.there = grid, there
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._grid, name)
+
+    def get_nodes(self) -> list[Any]:
+        return self._grid.get_nodes()[: self.there]
+
+
+def test_a_session_that_is_taken_up_goes_on_without_who_is_missing(
+    session_of: Callable[..., Session], nodes_of: Callable, drive: type, tmp_path: Path
+) -> None:
+    session = session_of(("a", "b", "c"))
+    with LocalGrid(nodes_of(session, tmp_path), 0, tmp_path / "server") as every:
+        driven, terms = drive(session, tmp_path), terms_of(session, "mini")
+        driven.begin(Federation(every, ("a", "b", "c"), 60, least=2))
+        grid: Any = Leaving(every, 2)
+        again = Federation(grid, ("a", "b", "c"), 60, least=2)
+        assert again.join(terms, driven.members, 0.05) == driven.members
+        found = driven.train(again)
+        assert [u.client for u in found.updates] == ["a", "b"]
+        said = [(r.client, r.reason) for r in found.refusals]
+        assert said == [("c", "its node has not come back since the session was interrupted")]
+        grid.there = 3
+        assert again.welcome(terms, 60) == driven.members
+        found = driven.train(again)
+        assert [u.client for u in found.updates] == ["a", "b", "c"]
+        grid.there = 1
+        with pytest.raises(FederationError, match=r"1 nodes after 0\.1 s, expected 3"):
+            Federation(grid, ("a", "b", "c"), 0.1, least=2).join(terms, driven.members, 0.05)
+
+
 class TestJoining:
     """Clients that may not take part: each is named, with what to do."""
 

@@ -8,24 +8,27 @@ from flwr.app import ConfigRecord, RecordDict
 
 from zk0.errors import FederationError
 from zk0.federation.exchange import Reply
-from zk0.federation.roll import Roll
+from zk0.federation.roll import NOBODY, Roll
 from zk0.records import DatasetReport, Member, Moments, Split, Statistics
 
 
-def answer(client: str) -> RecordDict:
+def answer(client: str, digest: str = "0") -> RecordDict:
+    return RecordDict({"answer": ConfigRecord({"member": member(client, digest).model_dump_json()})})
+
+
+def member(client: str, digest: str = "0") -> Member:
     one = (0.0,)
     moments = Moments(count=1, mean=one, std=one, min=one, max=one)
-    member = Member(
+    return Member(
         client=client,
         dataset="local:x",
         report=DatasetReport(dataset="local:x", root=""),
         split=Split(train=(0,), held_out=()),
         train_frames=1,
         statistics=Statistics(state=moments, action=moments),
-        train_digests=("0" * 64,),
+        train_digests=(digest * 64,),
         held_out_digests=(),
     )
-    return RecordDict({"answer": ConfigRecord({"member": member.model_dump_json()})})
 
 
 def nodes(**named: int) -> list[Any]:
@@ -68,3 +71,15 @@ def test_two_nodes_of_one_name() -> None:
     roll = Roll()
     assert roll.take(Reply("1", answer("a")), 1, {1: ""}) == ""
     assert roll.take(Reply("2", answer("a")), 2, {2: ""}) == "a: two nodes answer by this name; expected one each"
+
+
+def test_who_is_remembered_is_nobodys_until_it_comes_back_with_the_same_episodes() -> None:
+    roll = Roll()
+    roll.remember([member("a")])
+    assert (roll.node("a"), list(roll.members)) == (NOBODY, ["a"])
+    assert roll.strangers(nodes(a=1)) == {1: "a"}
+    other = roll.take(Reply("1", answer("a", "1")), 1, {1: "a"})
+    assert other == "a: not the episodes that this session began with; restore them to come back"
+    assert roll.node("a") == NOBODY
+    assert roll.take(Reply("1", answer("a")), 1, {1: "a"}) == ""
+    assert roll.node("a") == 1

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from zk0.errors import FederationError
 from zk0.federation.accepted import AcceptedLog
 from zk0.federation.exchange import POLL_SECONDS, Grid, Question, Reply, ask
-from zk0.federation.roll import Roll
+from zk0.federation.roll import NOBODY, Roll
 from zk0.federation.sent import WEIGHTS_PATH
 from zk0.federation.spool import Spool, first_line
 from zk0.merkle import Receipt
@@ -67,20 +67,27 @@ class Federation:
         self._clients = tuple(clients)
         self._timeout = timeout_seconds
         self._nodes_file = nodes_file
-        self._least = len(self._clients) or least
+        self._enough, self._least = least, len(self._clients) or least
         self._roll = Roll()
         self._log = log or AcceptedLog(None, "")
 
-    def join(self, terms: Terms) -> tuple[Member, ...]:
+    def join(
+        self, terms: Terms, remembered: Sequence[Member] = (), patience_seconds: float = 0.0
+    ) -> tuple[Member, ...]:
         """Every client's answer to the terms, in the order the session names them, or else of their names.
+
+        Clients that are `remembered` from before the session was interrupted are waited for with that patience; then
+        it goes on without those that are missing, and they are refused in each round until `welcome` finds them.
 
         Raises:
             FederationError: a client did not answer, or may not take part; says why for each.
         """
         self._roll = Roll()
-        nodes = self._wait_for_nodes()
+        nodes = self._wait_for_nodes(patience_seconds if remembered else None)
         faults, members = self._call_the_roll(nodes, terms, self._timeout), self._roll.members
-        if faults and (self._clients or len(members) < self._least):
+        if len(members) >= self._enough:
+            self._roll.remember([one for one in remembered if one.client not in members])
+        if faults and not remembered and (self._clients or len(members) < self._least):
             raise FederationError(
                 f"{len(faults)} of {len(nodes)} clients cannot take part: " + "; ".join(sorted(faults))
             )
@@ -213,10 +220,17 @@ class Federation:
         refused = [Refusal(client=reply.name, reason=reply.fault) for reply in replies if reply.content is None]
         return tuple(sorted(refused, key=lambda refusal: refusal.client))
 
-    def _wait_for_nodes(self) -> dict[int, str]:
-        """The nodes that are there, once they are enough, and the names they were enrolled under, if they were."""
-        deadline = time.monotonic() + self._timeout
+    def _wait_for_nodes(self, patience_seconds: float | None = None) -> dict[int, str]:
+        """The nodes that are there, once they are enough, and the names they were enrolled under, if they were.
+
+        With `patience_seconds`, all that are expected are waited for only so long, and then as few as a round needs.
+        """
+        started = time.monotonic()
+        deadline = started + self._timeout
         while len(nodes := self._roll.strangers(self._grid.get_nodes(), self._clients)) < self._least:
+            patient = patience_seconds is None or time.monotonic() < started + patience_seconds
+            if not patient and len(nodes) >= self._enough:
+                return nodes
             if time.monotonic() > deadline:
                 here = f" ({', '.join(sorted(nodes.values()))})" if any(nodes.values()) else ""
                 raise FederationError(f"{len(nodes)} nodes{here} after {self._timeout:g} s, expected {self._least}")
@@ -233,7 +247,10 @@ class Federation:
         return RecordDict({"config": self._config(plan=plan.model_dump_json(), **{WEIGHTS_PATH: str(weights)})})
 
     def _ask(self, questions: Mapping[str, Question], kind: str, group: str) -> Generator[Reply]:
-        return ask(self._grid, questions, kind, group, self._timeout)
+        there = {name: question for name, question in questions.items() if question[0] != NOBODY}
+        for name in questions.keys() - there.keys():
+            yield Reply(name, None, "its node has not come back since the session was interrupted")
+        yield from ask(self._grid, there, kind, group, self._timeout)
 
 
 def _ignore(client: str) -> None:

@@ -3,12 +3,16 @@
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
+from loguru import logger
 from pydantic import ValidationError
 
 from zk0.errors import FederationError
 from zk0.federation.exchange import Reply
 from zk0.federation.spool import first_line
 from zk0.records import Member
+
+NOBODY = 0
+"""No node has this number."""
 
 
 class Roll:
@@ -41,22 +45,31 @@ class Roll:
             return f"an answer that is no member ({first_line(e)})"
         if (enrolled := names[node]) not in ("", member.client):
             return f"{enrolled}: answers as {member.client}; a node is called as it was enrolled"
-        if member.client in self.members:
+        if member.client in self._node_of:
             return f"{member.client}: two nodes answer by this name; expected one each"
+        known = self.members.get(member.client, member)
+        if known.train_digests != member.train_digests:
+            return f"{member.client}: not the episodes that this session began with; restore them to come back"
         self.members[member.client] = member
         self._node_of[member.client] = node
         return ""
+
+    def remember(self, members: Iterable[Member]) -> None:
+        """Put clients on the roll that are not there: they have joined before the session was interrupted."""
+        for member in members:
+            logger.warning("{} has not come back; rounds go on without it", member.client)
+            self.members[member.client] = member
 
     def client(self, node: int) -> str:
         """Who has joined from a node; empty: nobody."""
         return next((name for name, joined in self._node_of.items() if joined == node), "")
 
     def node(self, client: str) -> int:
-        """The node that a client joined from.
+        """The node that a client joined from; NOBODY where it is only remembered.
 
         Raises:
             FederationError: it has not joined.
         """
-        if client not in self._node_of:
+        if client not in self.members:
             raise FederationError(f"{client}: has not joined; it must join before it trains")
-        return self._node_of[client]
+        return self._node_of.get(client, NOBODY)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, Self
 
 import torch
 
@@ -54,9 +54,9 @@ class Ground(Record):
     """First round of each client that came later; `members` holds it too."""
 
     @classmethod
-    def late_in(cls, path: Path) -> dict[str, int]:
-        """Who came late to a session that is taken up; nobody where it begins."""
-        return cls.model_validate_json(path.read_text(encoding="utf-8")).late if path.is_file() else {}
+    def kept_in(cls, path: Path) -> Self | None:
+        """What a session that is taken up stands on; None where it begins."""
+        return cls.model_validate_json(path.read_text(encoding="utf-8")) if path.is_file() else None
 
     def with_newcomers(self, members: Sequence[Member], round_number: int, path: Path) -> Ground:
         """The same, with clients that take part from this round on; written down."""
