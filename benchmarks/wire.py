@@ -65,7 +65,7 @@ def row(wire: str, base: str, seeds: list[int], folders: dict[tuple[str, int], P
     for seed, after in zip(seeds, measured, strict=True):
         if wire != base:
             found = compare(read_measured(folders[base, seed]), after, ("policy_loss",))
-            changes.append([d for d in found if "held out" not in d.what][-1].model_dump())
+            changes.append([d for d in found if "held" not in d.what][-1].model_dump())
     first = last.updates[0]
     path = folders[wire, seeds[0]] / first.path
     return {

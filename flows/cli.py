@@ -14,7 +14,7 @@ from flows.cli_ui import ui
 from flows.cli_versus import versus
 from flows.cli_videos import videos_app
 from flows.failure import one_clear_line
-from flows.session_run import parse_overrides, run_session
+from flows.session_run import parse_overrides, run_again, run_session
 from zk0.errors import SettingsError
 
 app = typer.Typer(
@@ -55,14 +55,21 @@ def run(
     resume: Annotated[
         Path | None, typer.Option(help="Take up the session in this folder after its last finished round.")
     ] = None,
+    again: Annotated[
+        Path | None,
+        typer.Option("--from", help="Run the session in this folder a second time: the weights must be the same."),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="No progress bar; log lines instead.")] = False,
 ) -> None:
     """Run a federated session on this machine and show what came out of it."""
     with one_clear_line():
         overrides = parse_overrides(settings or [])
-        if (config is None) == (resume is None):
-            raise SettingsError("zk0 run: give either a session file or --resume FOLDER")
-        run_session(config, overrides, resume, quiet)
+        if sum(one is not None for one in (config, resume, again)) != 1:
+            raise SettingsError("zk0 run: give one of a session file, --resume FOLDER and --from FOLDER")
+        if again is not None:
+            run_again(again, overrides, quiet)
+        else:
+            run_session(config, overrides, resume, quiet)
 
 
 if __name__ == "__main__":

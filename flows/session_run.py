@@ -4,12 +4,39 @@ import os
 from pathlib import Path
 from typing import Any
 
+import typer
+
 from flows.announcement import forget_stale
 from zk0.errors import SettingsError
 
 
-def run_session(config: Path | None, overrides: dict[str, Any], resume: Path | None, quiet: bool) -> None:
-    """Run a session on this machine and show what came out of it.
+def run_again(original: Path, overrides: dict[str, Any], quiet: bool) -> None:
+    """Run a session a second time from its folder alone, and hold the weights of every round against the first.
+
+    Args:
+        original: folder of a session that has finished rounds.
+        overrides: where things lie (`output_dir`, `cache_dir`) or how many work (`federation.workers`), nothing else.
+        quiet: log lines instead of a progress bar.
+    """
+    from zk0.folder import SessionFolder
+    from zk0.ledger import Ledger
+    from zk0.reproduction import check_reproduced
+
+    if other := sorted(overrides.keys() - {"output_dir", "cache_dir", "federation.workers"}):
+        raise SettingsError(
+            f"zk0 run --from: with --set {', '.join(other)} it would be another session; expected output_dir, "
+            f"cache_dir or federation.workers, or another session: zk0 run {original / 'session.toml'}"
+        )
+    first = SessionFolder(original)
+    history = Ledger(first.ledger).read()
+    if not history:
+        raise SettingsError(f"{original}: no round is finished there; expected the folder of a session")
+    made = run_session(first.session_toml, overrides, None, quiet)
+    typer.echo(check_reproduced(history, Ledger(SessionFolder(made).ledger).read(), str(original)))
+
+
+def run_session(config: Path | None, overrides: dict[str, Any], resume: Path | None, quiet: bool) -> Path:
+    """Run a session on this machine and show what came out of it; its folder.
 
     Args:
         config: a session file; None with `resume`.
@@ -32,6 +59,7 @@ def run_session(config: Path | None, overrides: dict[str, Any], resume: Path | N
             resume=str(resume) if resume else None,
         )
     show_result(Path(folder))
+    return Path(folder)
 
 
 def parse_overrides(settings: list[str]) -> dict[str, Any]:
