@@ -43,7 +43,7 @@ def tell_step(client: str, round_number: int, step: int, steps: int, work: str) 
 
 def say(text: str) -> None:
     """One log line: in the session's files and in the Prefect UI."""
-    logger.info(text)
+    logger.opt(depth=1).info(text)
     try:
         get_run_logger().info(text)
     except MissingContextError:

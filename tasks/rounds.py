@@ -14,6 +14,7 @@ from prefect.cache_policies import NO_CACHE
 from tasks.events import Event, say, tell
 from tasks.retry import is_transient
 from zk0 import merkle
+from zk0.diagnostics import memory_told
 from zk0.errors import CheckpointError, RoundIncomplete
 from zk0.folder import SessionFolder
 from zk0.ledger import Ledger
@@ -100,6 +101,9 @@ def train_clients(session: Session, folder: str, ground: "Ground", before: Check
 
     found = federation(here.name).train(plans, weights, spool, on_update, sent.path)
     found = without_outliers(found, spool, weights, session.aggregation.quarantine_factor, threads())
+    for update in found.updates:
+        measured = f"{update.metrics.local_steps} steps, {update.metrics.seconds:.1f} s"
+        say(f"round {decision.round}: {update.client}: loss {update.metrics.policy_loss:.4f}, {measured}")
     for refusal in found.refusals:
         say(f"round {decision.round}: {refusal.client} refused: {refusal.reason}")
     if len(found.updates) < session.federation.min_updates:
@@ -197,6 +201,7 @@ def finish_round(session: Session, folder: str, record: RoundRecord) -> tuple[Ro
     ledger = Ledger(here.ledger)
     ledger.append(record)
     finished = ledger.read()
+    say(f"round {record.round}: recorded after {record.seconds:.1f} s; {memory_told()}")
     if not session.keep_updates:
         for file in here.updates(record.round).glob("*.safetensors"):
             file.unlink(missing_ok=True)

@@ -10,6 +10,7 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from loguru import logger
 
+from zk0.diagnostics import libraries_logged, memory_told
 from zk0.errors import FederationError, Zk0Error
 from zk0.federation.gpu import gpu_turn
 from zk0.federation.receipts import keep_receipts
@@ -99,6 +100,7 @@ def _train(message: Message, config: dict[str, Any]) -> RecordDict:
     )
     with _turn(client, plan):
         update = client.train(plan, weights, on_step, on_frames)
+    logger.info("{}: round {} trained in {:.1f} s; {}", client.name, plan.round, update.metrics.seconds, memory_told())
     _note_round(client.scratch, update)
     said = update.model_copy(update={"path": Path(update.path).name})  # folders of this machine are nobody's business
     return RecordDict({"answer": ConfigRecord({"update": said.model_dump_json(), WEIGHTS_PATH: update.path})})
@@ -251,7 +253,7 @@ def _client_log(scratch: Path) -> Iterator[None]:
     mine = str(scratch)
     sink = logger.add(scratch / "client.log", filter=lambda r: bool(r["extra"].get("client") == mine), **keep)
     try:
-        with logger.contextualize(client=mine):
+        with logger.contextualize(client=mine), libraries_logged():
             yield
     finally:
         logger.remove(sink)
