@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from zk0.federation.collect import Collected
+from zk0.federation.answers import Collected
 from zk0.federation.quarantine import without_outliers
 from zk0.federation.spool import Spool
 from zk0.records import ClientMetrics, Update

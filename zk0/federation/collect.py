@@ -12,34 +12,17 @@ from pathlib import Path
 
 from flwr.app import ConfigRecord, MessageType, RecordDict
 from loguru import logger
-from pydantic import ValidationError
 
 from zk0.errors import FederationError
 from zk0.federation.accepted import AcceptedLog
+from zk0.federation.answers import Collected, Judged, score_of
 from zk0.federation.exchange import POLL_SECONDS, Grid, Question, Reply, ask
 from zk0.federation.roll import NOBODY, Roll
 from zk0.federation.sent import WEIGHTS_PATH
-from zk0.federation.spool import Spool, first_line
+from zk0.federation.spool import Spool
 from zk0.merkle import Receipt
-from zk0.records import ClientScore, Member, Record, Refusal, Update
+from zk0.records import ClientScore, Member, Refusal, Update
 from zk0.session import EvaluationPlan, JoiningPlan, Plan, RoundPlan, Terms
-
-
-class Collected(Record):
-    """What came back in one round: good updates and refusals, each in the order of client names."""
-
-    updates: tuple[Update, ...]
-    refusals: tuple[Refusal, ...]
-    """Of this attempt."""
-    all_refusals: tuple[Refusal, ...]
-    """Of this attempt and those before it."""
-
-
-class Judged(Record):
-    """What clients say of a model, in the order of their names."""
-
-    scores: tuple[ClientScore, ...]
-    refusals: tuple[Refusal, ...]
 
 
 class Federation:
@@ -175,7 +158,7 @@ class Federation:
         for reply in self._ask(questions, MessageType.EVALUATE, "evaluate"):
             if reply.extra:  # the first answer counts, and the weights are the same
                 continue
-            found = _score_of(reply)
+            found = score_of(reply)
             why = found.reason if isinstance(found, Refusal) else ""
             self._log.note(reply, ("evaluate", plans[0].round), why=why)
             if isinstance(found, Refusal):
@@ -255,15 +238,3 @@ class Federation:
 
 def _ignore(client: str) -> None:
     """Nobody listens."""
-
-
-def _score_of(reply: Reply) -> ClientScore | Refusal:
-    if reply.content is None:
-        return Refusal(client=reply.name, reason=reply.fault)
-    try:
-        found = ClientScore.model_validate_json(str(reply.content["answer"]["score"]))
-    except (KeyError, ValidationError) as e:
-        return Refusal(client=reply.name, reason=f"an answer that is no score ({first_line(e)})")
-    if found.client != reply.name:
-        return Refusal(client=reply.name, reason=f"answers as {found.client}")
-    return found

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from zk0.aggregation.quarantine import find_outliers
-from zk0.federation.collect import Collected
+from zk0.federation.answers import Collected
 from zk0.federation.spool import Spool
 
 

@@ -1,0 +1,37 @@
+"""What clients have answered, sorted into good and refused."""
+
+from pydantic import ValidationError
+
+from zk0.federation.exchange import Reply
+from zk0.federation.spool import first_line
+from zk0.records import ClientScore, Record, Refusal, Update
+
+
+class Collected(Record):
+    """What came back in one round: good updates and refusals, each in the order of client names."""
+
+    updates: tuple[Update, ...]
+    refusals: tuple[Refusal, ...]
+    """Of this attempt."""
+    all_refusals: tuple[Refusal, ...]
+    """Of this attempt and those before it."""
+
+
+class Judged(Record):
+    """What clients say of a model, in the order of their names."""
+
+    scores: tuple[ClientScore, ...]
+    refusals: tuple[Refusal, ...]
+
+
+def score_of(reply: Reply) -> ClientScore | Refusal:
+    """The score in an answer, or why there is none."""
+    if reply.content is None:
+        return Refusal(client=reply.name, reason=reply.fault)
+    try:
+        found = ClientScore.model_validate_json(str(reply.content["answer"]["score"]))
+    except (KeyError, ValidationError) as e:
+        return Refusal(client=reply.name, reason=f"an answer that is no score ({first_line(e)})")
+    if found.client != reply.name:
+        return Refusal(client=reply.name, reason=f"answers as {found.client}")
+    return found
