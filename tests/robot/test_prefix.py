@@ -139,6 +139,22 @@ def test_padding_of_language_does_not_matter(policy: Any) -> None:
     assert relative(kept_loss(policy, together, noise, time), torch.stack(each).sum() / counted) <= 1e-6
 
 
+def test_several_times_at_once_are_each_alone(policy: Any) -> None:
+    from zk0.robot.prefix import embed_frames, encode_prefix, flow_matching_losses
+
+    batch = batch_of(policy, TASKS)
+    features = embed_frames(policy, {k: v for k, v in batch.items() if k.startswith("observation.images.")})
+    prefix = encode_prefix(policy, features, *tokens_of(batch))
+    drawn = [noise_and_time(policy, 3) for _ in range(4)]
+    noise = torch.stack([n * (k + 1) for k, (n, _) in enumerate(drawn)], dim=1)
+    time = torch.stack([t / (k + 1) for k, (_, t) in enumerate(drawn)], dim=1)
+    given = (policy, prefix, batch["observation.state"], batch["action"])
+    together = flow_matching_losses(*given, noise, time)
+    assert together.shape == noise.shape
+    for k in range(4):
+        assert relative(together[:, k], flow_matching_losses(*given, noise[:, k], time[:, k])) <= 1e-6
+
+
 def test_predicted_chunks_are_those_of_the_policy(policy: Any) -> None:
     from zk0.robot.prefix import embed_frames, encode_prefix, predict_chunk
 

@@ -18,7 +18,6 @@ from lerobot.policies.common.flow_matching import euler_integrate
 from lerobot.policies.common.vla_utils import make_att_2d_masks
 from lerobot.policies.smolvla.smolvlm_with_expert import apply_rope
 from torch import Tensor
-from transformers import DynamicCache
 
 from zk0.errors import PolicyError
 
@@ -123,31 +122,61 @@ def encode_prefix(policy: Any, features: Tensor, tokens: Tensor, token_mask: Ten
 def flow_matching_losses(
     policy: Any, prefix: Prefix, state: Tensor, actions: Tensor, noise: Tensor, time: Tensor
 ) -> Tensor:
-    """Squared errors (batch, chunk, max_action_dim) of the predicted velocity (arXiv 2210.02747, eq. 23).
+    """Squared errors, in the shape of the noise, of the predicted velocity (arXiv 2210.02747, eq. 23).
 
     `state` (batch, joints) and `actions` (batch, chunk, joints) are normalised; `noise` has the padded
-    shape (batch, chunk, max_action_dim), `time` (batch,) lies in (0, 1].
+    shape (batch, chunk, max_action_dim), `time` (batch,) lies in (0, 1]. Or several of them for each frame at once:
+    (batch, times, chunk, max_action_dim) and (batch, times); what they share is computed once.
     """
-    model = policy.model
     wanted = policy.prepare_action({"action": actions})
-    at = time[:, None, None]
-    suffix, _, _ = model.embed_suffix(at * noise + (1 - at) * wanted, time)
-    velocity = model.action_out_proj(_run_expert(policy, prefix, state, suffix).to(torch.float32))
+    wanted = wanted if noise.ndim == 3 else wanted[:, None]
+    at = time[..., None, None]
+    velocity = _Expert(policy, prefix, state).velocity(at * noise + (1 - at) * wanted, time)
     return F.mse_loss(noise - wanted, velocity, reduction="none")
 
 
-def _run_expert(policy: Any, prefix: Prefix, state: Tensor, suffix: Tensor) -> Tensor:
-    """The state token through the frozen layers and the action tokens through the expert, side by side."""
-    both = policy.model.vlm_with_expert
-    masks = _Masks(prefix.mask, suffix.shape[1])
-    _, expert_layers = both.get_model_layers([both.get_vlm_model().text_model, both.lm_expert])
-    seen = _with_state(policy, prefix, state)
-    for index, (expert, (keys, values)) in enumerate(zip(expert_layers, seen, strict=True)):
-        if expert is not None:
-            joint = both.self_attn_every_n_layers > 0 and index % both.self_attn_every_n_layers == 0
-            attend = _attend_jointly if joint else _attend_across
-            suffix = _finish(expert, attend(both, expert, suffix, keys, values, masks), suffix)
-    return both.lm_expert.norm(suffix)
+class _Expert:
+    """The action expert on a batch of frames; what does not depend on noise and time is computed once."""
+
+    def __init__(self, policy: Any, prefix: Prefix, state: Tensor) -> None:
+        self._policy, self._mask = policy, prefix.mask
+        both = policy.model.vlm_with_expert
+        _, self._layers = both.get_model_layers([both.get_vlm_model().text_model, both.lm_expert])
+        self._seen = [
+            _across(layer, *seen) if layer is not None and not _is_joint(both, index) else seen
+            for index, (layer, seen) in enumerate(zip(self._layers, _with_state(policy, prefix, state), strict=True))
+        ]
+
+    def velocity(self, noisy: Tensor, time: Tensor) -> Tensor:
+        """At noisy actions (batch, [times,] chunk, max_action_dim) and times (batch[, times]), in the same shape."""
+        model = self._policy.model
+        suffix, _, _ = model.embed_suffix(noisy.flatten(0, -3), time.flatten())
+        copies, chunk = suffix.shape[0] // self._mask.shape[0], suffix.shape[1]
+        hidden = self._run(suffix.reshape(len(self._mask), copies * chunk, -1), _Masks(self._mask, chunk, copies))
+        return model.action_out_proj(hidden.to(torch.float32)).reshape(noisy.shape)
+
+    def _run(self, suffix: Tensor, masks: "_Masks") -> Tensor:
+        """The action tokens through the expert, beside what was seen."""
+        both = self._policy.model.vlm_with_expert
+        for index, (expert, (keys, values)) in enumerate(zip(self._layers, self._seen, strict=True)):
+            if expert is not None:
+                attend = _attend_jointly if _is_joint(both, index) else _attend_across
+                suffix = _finish(expert, attend(both, expert, suffix, keys, values, masks), suffix)
+        return both.lm_expert.norm(suffix)
+
+
+def _is_joint(both: Any, index: int) -> bool:
+    """Whether the action tokens of a layer see each other, or only what was seen before them."""
+    return bool(both.self_attn_every_n_layers > 0 and index % both.self_attn_every_n_layers == 0)
+
+
+def _across(expert: Any, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """Keys and values that the expert's cross attention makes of those of the frozen layers."""
+    attention, heads = expert.self_attn, (*keys.shape[:2], -1, expert.self_attn.head_dim)
+    return (
+        attention.k_proj(keys.to(attention.k_proj.weight.dtype).flatten(2)).view(heads),
+        attention.v_proj(values.to(attention.v_proj.weight.dtype).flatten(2)).view(heads),
+    )
 
 
 def _with_state(policy: Any, prefix: Prefix, state: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
@@ -172,18 +201,20 @@ def _and_state(mask: Tensor) -> Tensor:
 
 
 class _Masks:
-    """Who sees whom, and at which position, of `chunk` action tokens."""
+    """Who sees whom, and at which position, of `chunk` action tokens; of several copies none sees another."""
 
-    def __init__(self, prefix: Tensor, chunk: int) -> None:
+    def __init__(self, prefix: Tensor, chunk: int, copies: int) -> None:
         batch, device = prefix.shape[0], prefix.device
         before = prefix.sum(dim=1, keepdim=True)
         seen = _and_state(prefix)
-        steps = torch.arange(chunk, device=device)[None]
-        causal = (steps <= steps.T)[None].expand(batch, chunk, chunk)
+        steps = torch.arange(chunk, device=device).repeat(copies)[None]
+        copy = torch.arange(copies, device=device).repeat_interleave(chunk)[None]
+        causal = (steps <= steps.T) & (copy == copy.T)
+        count = chunk * copies
         self.joint_position = before + 1 + steps
-        self.across_position = steps.expand(batch, chunk)
-        self.across = seen[:, None].expand(batch, chunk, seen.shape[1])
-        self.joint = torch.cat([self.across, causal], dim=2)
+        self.across_position = steps.expand(batch, count)
+        self.across = seen[:, None].expand(batch, count, seen.shape[1])
+        self.joint = torch.cat([self.across, causal[None].expand(batch, count, count)], dim=2)
 
 
 def _project(layer: Any, hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -212,9 +243,6 @@ def _attend_across(both: Any, expert: Any, suffix: Tensor, keys: Tensor, values:
     attention = expert.self_attn
     normed = expert.input_layernorm(suffix).to(attention.q_proj.weight.dtype)
     query = apply_rope(attention.q_proj(normed).view(*normed.shape[:-1], -1, attention.head_dim), masks.across_position)
-    heads = (*keys.shape[:2], -1, attention.head_dim)
-    keys = attention.k_proj(keys.to(attention.k_proj.weight.dtype).flatten(2)).view(heads)
-    values = attention.v_proj(values.to(attention.v_proj.weight.dtype).flatten(2)).view(heads)
     return _attention(both, masks.across, query, keys, values)
 
 
@@ -229,10 +257,5 @@ def _finish(layer: Any, attended: Tensor, hidden: Tensor) -> Tensor:
 @torch.no_grad()
 def predict_chunk(policy: Any, prefix: Prefix, state: Tensor, noise: Tensor) -> Tensor:
     """Normalised actions (batch, chunk, joints), as `policy.predict_action_chunk` gives with the same noise."""
-    mask, cache = _and_state(prefix.mask), DynamicCache()
-    for index, (keys, values) in enumerate(_with_state(policy, prefix, state)):
-        cache.update(keys.transpose(1, 2), values.transpose(1, 2), index)
-    actions = euler_integrate(
-        lambda x_t, timestep: policy.model.denoise_step(mask, cache, x_t, timestep), noise, policy.config.num_steps
-    )
+    actions = euler_integrate(_Expert(policy, prefix, state).velocity, noise, policy.config.num_steps)
     return actions[:, :, : policy.config.action_feature.shape[0]]

@@ -160,11 +160,9 @@ def _score_batch(
     noise = torch.from_numpy(drawn).to(examples.states.device)
     valid = ~examples.padding[at]
     prefix = examples.prefix(indices)
-    total = torch.zeros(len(indices), dtype=torch.float64)
-    for index, t in enumerate(stratified_times(times)):
-        time = torch.full((len(indices),), t, device=noise.device)
-        losses = flow_matching_losses(policy, prefix, examples.states[at], examples.actions[at], noise[:, index], time)
-        total += _masked_sum(losses[:, :, : examples.actions.shape[-1]], valid)
+    time = torch.tensor(stratified_times(times), device=noise.device).expand(len(indices), times)
+    losses = flow_matching_losses(policy, prefix, examples.states[at], examples.actions[at], noise[:, :times], time)
+    total = _masked_sum(losses[..., : examples.actions.shape[-1]], valid)
     predicted = predict_chunk(policy, prefix, examples.states[at], noise[:, times])
     degrees = predicted.cpu().double().numpy() * np.asarray(statistics.action.std) + np.asarray(statistics.action.mean)
     error = np.abs(degrees - examples.raw_chunks[list(indices)])
@@ -172,7 +170,8 @@ def _score_batch(
 
 
 def _masked_sum(losses: Tensor, valid: Tensor) -> Tensor:
-    return (losses * valid.unsqueeze(-1)).double().sum(dim=(1, 2)).cpu()
+    """Over times, steps and joints of losses (frames, times, steps, joints), padding left out; (frames,)."""
+    return (losses * valid[:, None, :, None]).double().sum(dim=(1, 2, 3)).cpu()
 
 
 def composite(scores: Sequence[SetScore]) -> tuple[float, float | None, float]:
