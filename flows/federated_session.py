@@ -90,6 +90,8 @@ def carry_out(session: Session, here: SessionFolder, finished: tuple[RoundRecord
             track(session, here.name, history)
             if history[-1].round < session.rounds:
                 roll_out(session, folder, ground, history[-1])
+        if history == finished:  # killed after its last round was recorded, maybe before it was drawn
+            reporting.write_metrics(session.rounds, session, folder, history)
         rounds.give_receipts(session, folder, untracked(history))
         if session.evaluation.joining_report:
             judging.report_joining(session, folder, ground, untracked(history))

@@ -232,6 +232,7 @@ def take_up(folder: str) -> tuple[RoundRecord, ...]:
         LedgerError: the ledger contradicts itself.
     """
     here = SessionFolder(Path(folder))
+    here.forget_halves()
     history = Ledger(here.ledger).read()
     if history:
         last = history[-1]

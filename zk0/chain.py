@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from zk0.disk import room_for
 from zk0.errors import LedgerError
 from zk0.weights import sync_folder
 
@@ -53,7 +54,11 @@ def check_chained(path: Path, number: int, previous: str, expected: str) -> None
 
 @contextmanager
 def alone(path: Path) -> Iterator[int]:
-    """The file, made if need be, with nobody else in it; as a descriptor that appends."""
+    """The file, made if need be, with nobody else in it; as a descriptor that appends.
+
+    Raises:
+        DiskFull: there is no room for a line; whoever appends the next one removes what there is of it.
+    """
     # the lock goes with the process, so a killed writer never leaves it behind
     path.parent.mkdir(parents=True, exist_ok=True)
     new = not path.exists()
@@ -62,7 +67,8 @@ def alone(path: Path) -> Iterator[int]:
         fcntl.flock(handle, fcntl.LOCK_EX)
         if new:
             sync_folder(path.parent)
-        yield handle
+        with room_for(path):
+            yield handle
     finally:
         os.close(handle)
 

@@ -7,6 +7,7 @@ Zk0Error
 ├── SimulatorError    the simulator cannot render, or an expert cannot do its task
 ├── CheckpointError   weights on disk are not the weights that were recorded
 ├── UpdateError       one client's update is refused (the round may go on without it)
+├── DiskFull          a file does not fit on its disk; what is finished is kept
 ├── LedgerError       the record of a session contradicts itself
 ├── EvaluationError   a measurement could not be made (there is no number then)
 ├── FederationError   an engine cannot be opened or does not answer
@@ -48,6 +49,10 @@ class CheckpointError(Zk0Error):
 
 class UpdateError(Zk0Error):
     """One client's update is refused; the round may go on without it."""
+
+
+class DiskFull(Zk0Error):
+    """A file does not fit on its disk; what is finished is kept."""
 
 
 class LedgerError(Zk0Error):

@@ -11,8 +11,12 @@ from typing import Any
 
 import tomli_w
 
-from zk0.errors import SettingsError, Zk0Error
+from zk0.disk import room_for
+from zk0.errors import DiskFull, SettingsError, Zk0Error
 from zk0.session import Session, load_session
+
+_HALVES = ("round-*/.*", "round-*/updates/.*", "models/.*")
+"""Weights and policies are written under names that begin with a dot."""
 
 
 class SessionFolder:
@@ -116,6 +120,14 @@ class SessionFolder:
         except OSError as e:
             raise _unwritable(self.path, e) from e
 
+    def forget_halves(self) -> None:
+        """Remove what a killed process left half-written: nobody else may be working in this folder."""
+        for half in [f for pattern in _HALVES for f in self.path.glob(pattern)]:
+            if half.is_dir():
+                shutil.rmtree(half, ignore_errors=True)
+            else:
+                half.unlink(missing_ok=True)
+
     def session(self) -> Session:
         """The settings that were written down.
 
@@ -130,6 +142,7 @@ class SessionFolder:
 
         Raises:
             SettingsError: another process does.
+            DiskFull: there is no room for something; what is finished is kept, and the error says how to go on.
         """
         with (self.path / ".lock").open("a+") as handle:
             try:
@@ -140,11 +153,14 @@ class SessionFolder:
                 raise SettingsError(
                     f"{self.path}: process {owner} is working on this session; wait for it or stop it"
                 ) from e
-            handle.truncate(0)
-            handle.write(str(os.getpid()))
-            handle.flush()
             try:
-                yield
+                with room_for(self.path):
+                    handle.truncate(0)
+                    handle.write(str(os.getpid()))
+                    handle.flush()
+                    yield
+            except DiskFull as e:
+                raise DiskFull(f"{e}, then go on with zk0 run --resume {self.path}") from e
             except Zk0Error:
                 if not self.ledger.is_file():
                     shutil.rmtree(self.path, ignore_errors=True)
@@ -156,10 +172,18 @@ def _unwritable(path: Path, e: OSError) -> SettingsError:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """A small text file that is there whole or not at all."""
+    """A small text file that is there whole or not at all.
+
+    Raises:
+        DiskFull: there is no room for it.
+    """
     half = path.with_name(f"{path.name}.tmp")
-    half.write_text(text, encoding="utf-8")
-    half.replace(path)
+    try:
+        with room_for(path):
+            half.write_text(text, encoding="utf-8")
+            half.replace(path)
+    finally:
+        half.unlink(missing_ok=True)
 
 
 def toml_values(session: Session) -> dict[str, Any]:

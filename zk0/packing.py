@@ -13,6 +13,7 @@ import numpy as np
 import zstandard
 from numpy.typing import NDArray
 
+from zk0.disk import room_for
 from zk0.errors import CheckpointError
 from zk0.tensor_spec import TensorSpec, file_order, write_head
 from zk0.weights import open_weights
@@ -30,7 +31,7 @@ def pack(source: Path, target: Path) -> int:
     """Compress a file of weights as `save_weights` writes it; bytes of the packed file."""
     half = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        with open_weights(source) as file, half.open("wb") as handle:
+        with room_for(target), open_weights(source) as file, half.open("wb") as handle:
             with zstandard.ZstdCompressor(level=_LEVEL, write_checksum=True).stream_writer(
                 handle, closefd=False
             ) as out:
@@ -52,10 +53,11 @@ def unpack(source: Path, target: Path, specs: Mapping[str, TensorSpec]) -> None:
 
     Raises:
         CheckpointError: it does not, or is not a packed file.
+        DiskFull: there is no room for it.
     """
     half = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        with source.open("rb") as handle, half.open("wb") as out:
+        with room_for(target), source.open("rb") as handle, half.open("wb") as out:
             packed = zstandard.ZstdDecompressor().stream_reader(handle)
             for piece in _unpacked(packed, specs):
                 out.write(piece)

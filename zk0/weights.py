@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
+from zk0.disk import room_for
 from zk0.errors import CheckpointError
 from zk0.tensor_spec import CODES, TensorSpec, file_order, read_head, title, write_head
 
@@ -124,7 +125,8 @@ def save_weights(path: Path, weights: Weights) -> tuple[str, int]:
 
     Raises:
         CheckpointError: a dtype or a name that a file cannot hold.
-        OSError: the disk is full or refuses.
+        DiskFull: there is no room for it.
+        OSError: the disk refuses.
     """
     with writing(path, {name: _spec(name, tensor) for name, tensor in weights.items()}) as writer:
         for name in writer.names:
@@ -219,13 +221,14 @@ def writing(path: Path, specs: Mapping[str, TensorSpec]) -> Iterator[WeightsWrit
 
     Raises:
         CheckpointError: fewer or more values were written than `specs` says, or a file cannot hold them.
+        DiskFull: there is no room for it.
     """
     names = file_order(specs)
     head = write_head(names, specs)
     path.parent.mkdir(parents=True, exist_ok=True)
     half = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")  # two writers never share one
     try:
-        with half.open("xb") as handle:
+        with room_for(path), half.open("xb") as handle:
             handle.write(head)
             writer = WeightsWriter(handle, names, specs)
             yield writer

@@ -7,7 +7,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -178,3 +179,109 @@ def finished(stack: RunningStack) -> "subprocess.CompletedProcess[str]":
     """A session from the deployment, run to its end and watched."""
     overrides = json.dumps(stack.overrides("undisturbed"))
     return stack.prefect("deployment", "run", DEPLOYMENT, "--watch", "--param", f"overrides={overrides}")
+
+
+SESSION = """
+name = "mini"
+rounds = 2
+checkpoint_interval = 1
+[contract]
+cameras = ["front"]
+[policy]
+path = "tiny"
+[training]
+local_steps = 6
+batch_size = 8
+lr = 1e-3
+log_every_steps = 6
+[federation]
+workers = 0
+min_updates = 1
+[aggregation]
+strategy = "fedavgm"  # the server's optimizer has state of its own, which must be taken up too
+[evaluation]
+times = 2
+[video]
+episodes = 0
+[[clients]]
+name = "a"
+dataset = "local:{data}/a"
+[[clients]]
+name = "b"
+dataset = "local:{data}/b"
+[[evaluation.datasets]]
+dataset = "local:{data}/judge"
+"""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended, and what it printed."""
+
+    code: int
+    said: str
+
+    @property
+    def one_line(self) -> str:
+        """What the user is told; there must be exactly one line of it, and a failure."""
+        told = [line for line in self.said.splitlines() if line.startswith("zk0: ")]
+        assert self.code > 0, self.said
+        assert len(told) == 1, self.said
+        assert "Traceback" not in self.said
+        return told[0]
+
+
+class Place:
+    """A folder with three small data sets, a session file over them, and `zk0` as forks of one process."""
+
+    def __init__(self, path: Path, environment: dict[str, str]) -> None:
+        self.path, self.environment = path, environment
+        command = [sys.executable, str(Path(__file__).with_name("session_forks.py"))]
+        pipe = subprocess.PIPE
+        self._forks = subprocess.Popen(command, cwd=ROOT, env=environment, stdin=pipe, stdout=pipe, text=True)
+        self._outs = 0
+        assert self._fork(record=str(path / "data")).code == 0
+        (path / "session.toml").write_text(SESSION.format(data=path / "data"))
+
+    def new(self, output: str | Path, *settings: str) -> list[str]:
+        """Arguments of `zk0` that begin a session."""
+        chosen = [f"output_dir={self.path / output}", f"cache_dir={self.path / 'cache'}", *settings]
+        return ["run", str(self.path / "session.toml"), "--quiet", *(a for s in chosen for a in ("--set", s))]
+
+    def again(self, folder: Path) -> list[str]:
+        """Arguments that take one up."""
+        return ["run", "--resume", str(folder), "--quiet"]
+
+    def zk0(self, arguments: list[str], at: Sequence[Any] = (), then: Sequence[Any] = ("kill",), **more: Any) -> Ended:
+        """`zk0 ARGUMENT...` in a process of its own, to which something happens at a moment (see session_forks.py)."""
+        return self._fork(arguments=arguments, at=list(at), then=list(then), **more)
+
+    def until_recorded(self, folder: Path) -> Ended:
+        """Take a session up until its next round is in the ledger: what comes then, charts, takes longest."""
+        ended = self.zk0(self.again(folder), ("open", r"/\.federated_metrics", 1))
+        assert ended.code == -signal.SIGKILL, ended.said
+        return ended
+
+    def close(self) -> None:
+        self._forks.stdin.close()
+        assert self._forks.wait(60) == 0
+
+    def _fork(self, **command: Any) -> Ended:
+        self._outs += 1
+        out = self.path / f"out-{self._outs}.log"
+        self._forks.stdin.write(json.dumps(command | {"out": str(out)}) + "\n")
+        self._forks.stdin.flush()
+        return Ended(int(self._forks.stdout.readline()), out.read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    """Sessions of one Prefect server and one process that has imported everything."""
+    from flows.stack import lone_server
+
+    path = tmp_path_factory.mktemp("place")
+    with lone_server(ROOT, path / "prefect") as server:
+        quiet = {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL", "PREFECT_HOME": str(path / "prefect")}
+        found = Place(path, {**os.environ, **quiet, "PREFECT_API_URL": server.api_url})
+        yield found
+        found.close()

@@ -9,6 +9,7 @@ from flwr.app import RecordDict
 from pydantic import ValidationError
 
 from zk0.aggregation.verify import verify_update
+from zk0.disk import room_for
 from zk0.errors import CheckpointError, UpdateError
 from zk0.federation.sent import WEIGHTS_PATH
 from zk0.folder import write_whole
@@ -51,7 +52,8 @@ class Spool:
         target = self._weights(plan.client)
         try:
             update = Update.model_validate_json(str(answer["answer"]["update"]))
-            self._bring(update, Path(str(answer["answer"][WEIGHTS_PATH])), target)
+            with room_for(target):
+                self._bring(update, Path(str(answer["answer"][WEIGHTS_PATH])), target)
         except (KeyError, ValidationError) as e:
             return self.refuse(plan.client, f"an answer that is no update ({first_line(e)})")
         except FileNotFoundError as e:
@@ -75,7 +77,7 @@ class Spool:
     def refuse(self, client: str, reason: str) -> Refusal:
         """A refusal, written down at once: the next attempt or a killed session does not lose it."""
         refusal = Refusal(client=client, reason=reason)
-        with self._refusals.open("a", encoding="utf-8") as file:
+        with room_for(self._refusals), self._refusals.open("a", encoding="utf-8") as file:
             file.write(refusal.model_dump_json() + "\n")
         return refusal
 
@@ -133,7 +135,14 @@ def _link(source: Path, target: Path) -> None:
     half = target.with_name(f".{target.name}.{os.getpid()}")
     half.unlink(missing_ok=True)
     try:
-        os.link(source, half)
+        _copy(source, half)
+        half.replace(target)
+    finally:
+        half.unlink(missing_ok=True)  # where both are one file already, replacing does nothing
+
+
+def _copy(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
     except OSError:
-        shutil.copyfile(source, half)
-    half.replace(target)
+        shutil.copyfile(source, target)

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
+from zk0.disk import room_for
 from zk0.errors import CheckpointError, PolicyError
 from zk0.records import ACTION, CAMERA_PREFIX, STATE, Moments, PolicyRecipe, Statistics
 from zk0.robot.tiny import tiny_config, write_tiny_vlm
@@ -255,6 +256,9 @@ def save_policy(policy: Any, statistics: Statistics, folder: Path, extra: Mappin
 
     A tiny policy carries its tokenizer along in `vlm/` and names it relative to the folder.
     `extra` are further text files by name (README.md, metrics.json).
+
+    Raises:
+        DiskFull: there is no room for it.
     """
     pre, post = make_processors(policy, statistics)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -262,16 +266,18 @@ def save_policy(policy: Any, statistics: Statistics, folder: Path, extra: Mappin
     local_vlm = Path(policy.config.vlm_model_name)
     try:
         if local_vlm.is_dir():
-            shutil.copytree(local_vlm, half / VLM_FOLDER)
+            with room_for(folder):
+                shutil.copytree(local_vlm, half / VLM_FOLDER)
             policy.config.vlm_model_name = VLM_FOLDER
             for step in pre.steps:
                 if hasattr(step, "tokenizer_name"):
                     step.tokenizer_name = VLM_FOLDER
-        policy.save_pretrained(half)
-        pre.save_pretrained(half)
-        post.save_pretrained(half)
-        for name, text in (extra or {}).items():
-            (half / name).write_text(text, encoding="utf-8")
+        with room_for(folder, SafetensorError):
+            policy.save_pretrained(half)
+            pre.save_pretrained(half)
+            post.save_pretrained(half)
+            for name, text in (extra or {}).items():
+                (half / name).write_text(text, encoding="utf-8")
         half.chmod(0o755)
         if folder.exists():
             folder.rename(old := half.with_name(f"{half.name}-old"))
