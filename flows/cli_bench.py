@@ -15,7 +15,9 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 def bench(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="train, aggregate or check; its own options follow, or --help.")],
+    name: Annotated[
+        str, typer.Argument(help="train, evaluate, aggregate, overhead or check; its own options follow, or --help.")
+    ],
 ) -> None:
     """Measure zk0 beside what it is compared to: `zk0 bench train --geometry full --json train.json`."""
     with one_clear_line():

@@ -14,7 +14,10 @@ from flows.cli import app
 def test_a_name_that_is_none_of_ours() -> None:
     ended = CliRunner().invoke(app, ["bench", "nothing"])
     assert ended.exit_code == 2
-    assert "no benchmark nothing; expected one of a source checkout: aggregate, check, overhead, train" in ended.output
+    assert (
+        "no benchmark nothing; expected one of a source checkout: aggregate, check, evaluate, overhead, train"
+        in ended.output
+    )
 
 
 def test_options_are_handed_on() -> None:

@@ -33,3 +33,19 @@ def test_one_judged_round_is_drawn_alone_and_none_still_draws(history: list[Roun
     by_joint, by_step = action_error_figure(history[:1], JOINTS, "degrees").axes
     assert len(by_joint.containers) == len(by_step.get_lines()) == 1
     assert png(action_error_figure([], (), "degrees", DARK)) != png(action_error_figure([], (), "degrees", LIGHT))
+
+
+def test_every_chart_of_the_page_says_under_which_normalisation_and_seeds(history: list[RoundRecord]) -> None:
+    from zk0.report.chart import action_error_round_figure, federated_metrics_figure, policy_loss_figure
+    from zk0.report.matrix import matrix_figure
+
+    figures = (
+        policy_loss_figure(history),
+        action_error_round_figure(history, "degrees"),
+        federated_metrics_figure(history),
+        action_error_figure(history, JOINTS, "degrees"),
+        matrix_figure(history, "pooled"),
+        matrix_figure(history, "client"),
+    )
+    for figure in figures:
+        assert "normalisation pooled, seed 42, 8 times per frame" in figure.get_supxlabel()

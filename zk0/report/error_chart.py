@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from zk0.records import Evaluation, RoundRecord
+from zk0.report.chart import measured_under
 from zk0.report.lines import dress, foot
 from zk0.report.metrics import ordered
 from zk0.report.palette import LIGHT, Theme
@@ -41,7 +42,8 @@ def action_error_figure(
             axes.legend(frameon=False, fontsize=9.5, labelcolor=theme.ink, loc="best")
         else:
             axes.text(0.5, 0.5, "nothing measured", transform=axes.transAxes, ha="center", color=theme.muted)
-    foot(figure, "Open loop, on data that no client trained on; mean over the evaluation sets.", theme)
+    said = "Open loop, on data that no client trained on; mean over the evaluation sets."
+    foot(figure, f"{measured_under(history)} {said}", theme)
     return figure
 
 

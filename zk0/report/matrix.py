@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from zk0.public import public_name
 from zk0.records import Record, RoundRecord, SetScore
+from zk0.report.chart import measured_under
 from zk0.report.figures import DASH, fixed
 from zk0.report.lines import dress, foot, short
 from zk0.report.metrics import ordered
@@ -117,8 +118,9 @@ def matrix_figure(history: Sequence[RoundRecord], normalization: str, theme: The
     bar.set_label("share of the row's first loss", color=theme.muted, fontsize=9)
     bar.ax.tick_params(colors=theme.muted, labelsize=8, length=0)
     bar.outline.set_visible(False)
-    said = "Each client normalises by itself: rows are not comparable." if normalization == "client" else ""
-    foot(figure, f"Clients judge on their own held-out episodes and answer numbers only. {said}".strip(), theme)
+    said = "Each client normalises by itself: rows are not comparable. " if normalization == "client" else ""
+    judges = "Clients judge on their own held-out episodes and answer numbers only."
+    foot(figure, f"{said}{measured_under(history)} {judges}", theme)
     return figure
 
 
