@@ -1,6 +1,7 @@
-"""What left a machine, and what a server took, as tables."""
+"""What left a machine, and what a server took, as tables that fit a terminal; `--json` shows all there is."""
 
 from collections.abc import Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -10,58 +11,65 @@ if TYPE_CHECKING:
     from zk0.federation.receipts import Audited
     from zk0.journal import Accepted
 
+_RIGHT = ("round", "text", "weights", "norm")
+_DIGITS = 8
+
 
 def show_audit(found: "Sequence[Audited]") -> None:
-    """One row a message, and what was checked."""
-    table = Table(title=f"{len(found)} messages left this machine", title_justify="left")
-    for title in ("when", "session", "asked", "round"):
-        table.add_column(title)
-    for title in ("text, bytes", "tensors", "weights, bytes", "update norm"):
-        table.add_column(title, justify="right")
-    table.add_column("SHA-256 of weights")
-    table.add_column("in the average")
-    for one in found:
-        table.add_row(*_cells(one))
+    """One row a message under its session, and what was checked."""
     console = Console()
-    console.print(table)
+    for session, messages in groupby(found, lambda one: one.sent.to):
+        table = _table(session, ("when", "asked", "round", "text", "weights", "norm", "sha-256", "average"))
+        for one in messages:
+            sent, update, weights = one.sent, one.update, one.sent.weights
+            averaged = "" if update is None else f"root {one.receipt.root[:_DIGITS]}" if one.receipt else "no receipt"
+            table.add_row(
+                *(_minute(sent.at), sent.kind, _number(sent.round), f"{len(sent.text.encode()):,}"),
+                *((f"{weights.bytes:,}", _norm(update.metrics.update_norm)) if weights and update else ("", "")),
+                *(weights.digest[:_DIGITS] if weights else "", averaged),
+            )
+        console.print(table)
     updates = [one for one in found if one.update is not None]
     proved = sum(one.receipt is not None for one in updates)
+    console.print(f"{len(found)} messages left this machine (text and weights in bytes)")
     console.print(f"chain and signatures hold; {proved} of {len(updates)} updates are proved to be in their average")
 
 
 def show_accepted(found: "Sequence[Accepted]", public_key: str) -> None:
-    """One row an answer, and what was checked."""
-    table = Table(title=f"{len(found)} answers of clients", title_justify="left")
-    for title in ("when", "session", "client", "asked", "round"):
-        table.add_column(title)
-    for title in ("weights, bytes", "update norm"):
-        table.add_column(title, justify="right")
-    for title in ("SHA-256 of weights", "of its text", "taken"):
-        table.add_column(title)
-    for one in found:
-        number = "" if one.round is None else str(one.round)
-        norm = "" if one.update_norm is None else f"{one.update_norm:.4g}"
-        table.add_row(
-            *(one.at, one.session, one.client, one.kind, number, f"{one.bytes:,}", norm),
-            *(one.weights[:12], one.text[:12], f"no: {one.refusal}" if one.refusal else "yes"),
-        )
+    """One row an answer under its session, and what was checked."""
     console = Console()
-    console.print(table)
+    for session, answers in groupby(found, lambda one: one.session):
+        table = _table(session, ("when", "client", "asked", "round", "weights", "norm", "sha-256", "taken"))
+        for one in answers:
+            table.add_row(
+                *(_minute(one.at), one.client, one.kind, _number(one.round)),
+                *(f"{one.bytes:,}" if one.bytes else "", _norm(one.update_norm), one.weights[:_DIGITS]),
+                f"no: {one.refusal}" if one.refusal else "yes",
+            )
+        console.print(table)
     taken = sum(not one.refusal for one in found)
     console.print(f"chain and signatures hold (key {public_key[:16]}); {taken} of {len(found)} answers were taken")
 
 
-def _cells(one: "Audited") -> list[str]:
-    sent, update, weights = one.sent, one.update, one.sent.weights
-    return [
-        sent.at,
-        sent.to,
-        sent.kind,
-        "" if sent.round is None else str(sent.round),
-        f"{len(sent.text.encode()):,}",
-        f"{weights.tensors:,}" if weights else "none",
-        f"{weights.bytes:,}" if weights else "0",
-        f"{update.metrics.update_norm:.4g}" if update else "",
-        weights.digest[:12] if weights else "",
-        "" if update is None else f"root {one.receipt.root[:12]}" if one.receipt else "no receipt yet",
-    ]
+def _table(session: str, titles: Sequence[str]) -> Table:
+    table = Table(title=f"session {session}", title_justify="left", box=None, pad_edge=False)
+    for title in titles:
+        table.add_column(title, justify="right" if title in _RIGHT else "left", no_wrap=title != "taken")
+    return table
+
+
+def _minute(at: str) -> str:
+    """Day and minute of an ISO 8601 time.
+
+    >>> _minute("2026-11-22T11:09:58+00:00")
+    '11-22 11:09'
+    """
+    return f"{at[5:10]} {at[11:16]}"
+
+
+def _number(value: int | None) -> str:
+    return "" if value is None else str(value)
+
+
+def _norm(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
