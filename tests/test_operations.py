@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import dropwhile, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +116,8 @@ print(json.dumps(said))
 @pytest.mark.slow
 def test_a_command_of_prefects_is_understood() -> None:
     asked = sorted({line for _, line in commands() if line[0] == "prefect"})
-    words = [[w for w in line[1:] if re.fullmatch(r"[a-z-]+", w) and not w.startswith("-")][:2] for line in asked]
+    spoken = [list(dropwhile(lambda word: word.startswith("-"), line[1:])) for line in asked]
+    words = [list(takewhile(lambda word: re.fullmatch(r"[a-z][a-z-]*", word), line)) for line in spoken]
     done = subprocess.run([sys.executable, "-c", PREFECT_HELP, json.dumps(words)], capture_output=True, text=True)
     said = json.loads(done.stdout.splitlines()[-1])
     for line, text in zip(asked, said, strict=True):
