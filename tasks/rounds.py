@@ -99,8 +99,9 @@ def train_clients(session: Session, folder: str, ground: "Ground", before: Check
     def on_update(client: str) -> None:
         tell(Event(kind="client", client=client, round=decision.round))
 
-    found = federation(here.name).train(plans, weights, spool, on_update, sent.path)
-    found = without_outliers(found, spool, weights, session.aggregation.quarantine_factor, threads())
+    taken = federation(here.name).train(plans, weights, spool, on_update, sent.path)
+    found = without_outliers(taken, spool, weights, session.aggregation.quarantine_factor, threads())
+    federation(here.name).put_aside([r for r in found.refusals if r not in taken.refusals], decision.round)
     for update in found.updates:
         measured = f"{update.metrics.local_steps} steps, {update.metrics.seconds:.1f} s"
         say(f"round {decision.round}: {update.client}: loss {update.metrics.policy_loss:.4f}, {measured}")

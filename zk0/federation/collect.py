@@ -150,6 +150,11 @@ class Federation:
             all_refusals=lies.refusals(),
         )
 
+    def put_aside(self, refusals: Sequence[Refusal], round_number: int) -> None:
+        """Write down that updates which had been taken are refused after all."""
+        for refusal in refusals:
+            self._log.note(Reply(refusal.client, None), ("quarantine", round_number), why=refusal.reason)
+
     def evaluate(self, plans: Sequence[EvaluationPlan], weights: Path) -> Judged:
         """Let clients judge the weights in a file on what they hold out; who cannot is refused with the reason."""
         questions = {plan.client: (self._node(plan.client), self._content(plan, weights)) for plan in plans}
