@@ -55,7 +55,7 @@ class Accepted(Record):
     session: str
     client: str
     kind: str
-    """What was asked: join, train, evaluate, alone, joined, receipts; quarantine: a taken update is refused after all."""
+    """What was asked: join, train, evaluate, alone, joined, receipts; quarantine: an update is refused after all."""
     round: int | None
     refusal: str = ""
     """Why it was not taken; empty: it was."""
