@@ -332,6 +332,24 @@ def ray_engine(session_of: Callable[..., Session], tmp_path_factory: pytest.Temp
         yield engine
 
 
+@pytest.fixture(scope="module")
+def deployment_engine(deploy: Callable[..., Deployment], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    """A SuperLink and three nodes; what is elsewhere called clients/NAME is the scratch folder of a node."""
+    from zk0.federation.open import open_federation
+
+    folder = tmp_path_factory.mktemp("superlink")
+    started = deploy(folder, ("a", "b", "c"))
+    try:
+        (folder / "clients").mkdir()
+        for name, node in started.nodes.items():
+            (folder / "clients" / name).symlink_to(node.path / "scratch")
+        session = started.session()
+        with open_federation(session, "superlink", folder / "session") as found:
+            yield Engine("deployment", session, folder, found._grid, None)
+    finally:
+        started.stop()
+
+
 @pytest.fixture(scope="module", params=["local", "ray"])
 def engine(request: pytest.FixtureRequest) -> Engine:
     """Every engine."""

@@ -103,6 +103,15 @@ BAD = {
 }
 
 
+SLOW = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+
+@pytest.fixture(scope="module", params=["local", "ray", pytest.param("deployment", marks=SLOW)])
+def engine(request: pytest.FixtureRequest) -> Any:
+    """Every engine, a real SuperLink too."""
+    return request.getfixturevalue(f"{request.param}_engine")
+
+
 @pytest.fixture(scope="module")
 def session(engine: Any) -> Session:
     """One step a round."""
@@ -136,6 +145,29 @@ def test_a_bad_answer_is_refused_and_kept_aside(fault: str, engine: Any, driven:
     assert [u.client for u in again.updates] == ["a", "b", "c"]
     assert again.refusals == ()
     assert again.all_refusals == found.refusals
+
+
+def test_a_step_of_huge_length_is_refused_and_kept_aside(engine: Any, driven: Any) -> None:
+    """Every value is finite and the digest is right: only beside the others it is found out."""
+    from zk0.federation.quarantine import without_outliers
+
+    grid = Tampering(engine.grid)
+    federation = engine.federation(grid=grid)
+    driven.begin(federation)
+    grid.change = lambda values: rewrite(values, lambda w: w["model.state_proj.bias"].__imul__(np.float32(1e6)))
+    found = driven.train(federation)
+    grid.change = None
+    assert [u.client for u in found.updates] == ["a", "b", "c"]
+    left = without_outliers(found, driven.spool(), Path(driven.history[-1].path), 100.0)
+    assert [u.client for u in left.updates] == ["b", "c"]
+    assert [r.client for r in left.refusals] == ["a"]
+    assert re.search(r"times the median .* expected at most 100 times", left.refusals[0].reason)
+    assert (driven.spool() / "a.refused").is_file()
+
+    again = driven.train(federation)
+    whole = without_outliers(again, driven.spool(), Path(driven.history[-1].path), 100.0)
+    assert [u.client for u in whole.updates] == ["a", "b", "c"]
+    assert again.all_refusals == left.refusals
 
 
 def test_a_client_that_cannot_judge_is_told_and_the_others_count(
