@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as hnp
 from zk0.bf16 import from_bf16, to_bf16
 from zk0.deltas import DeltaWeights, delta_specs, save_deltas, to_int8
 from zk0.errors import CheckpointError, UpdateError
-from zk0.tensor_spec import TensorSpec
+from zk0.tensor_spec import TensorSpec, file_order, write_head
 from zk0.weights import load_weights, open_weights, save_weights
 
 SHAPES = {"a.weight": (30, 41), "b.bias": (7,), "c": (3, 4, 5), "empty": (0, 4), "none": (0,), "scalar": ()}
@@ -149,3 +149,28 @@ def test_what_cannot_be_sent_so_is_told(tmp_path):
         pytest.raises(UpdateError, match="only float32 is sent in few bits"),
     ):
         DeltaWeights(anchor, file, "int8")
+
+
+def full_policy() -> dict[str, TensorSpec]:
+    """The trained tensors of smolvla_base."""
+    shapes: dict[str, tuple[int, ...]] = {"model.vlm_with_expert.lm_expert.norm.weight": (720,)}
+    for layer in range(16):
+        module, width = f"model.vlm_with_expert.lm_expert.layers.{layer}", 320 if layer % 2 else 720
+        attention = {"q": (960, 720), "k": (320, width), "v": (320, width), "o": (720, 960)}
+        shapes |= {f"{module}.self_attn.{name}_proj.weight": shape for name, shape in attention.items()}
+        mlp = {"gate": (2048, 720), "up": (2048, 720), "down": (720, 2048)}
+        shapes |= {f"{module}.mlp.{name}_proj.weight": shape for name, shape in mlp.items()}
+        shapes |= {f"{module}.{name}_layernorm.weight": (720,) for name in ("input", "post_attention")}
+    ends = {"state_proj": (960, 32), "action_in_proj": (720, 32), "action_out_proj": (32, 720)}
+    ends |= {"action_time_mlp_in": (720, 1440), "action_time_mlp_out": (720, 720)}
+    for name, shape in ends.items():
+        shapes |= {f"model.{name}.weight": shape, f"model.{name}.bias": shape[:1]}
+    return {name: TensorSpec("float32", shape) for name, shape in shapes.items()}
+
+
+def test_megabytes_of_the_full_policy() -> None:
+    specs = full_policy()
+    assert sum(spec.size for spec in specs.values()) == 99_880_992
+    files = {"fp32": specs, "bf16": delta_specs(specs, "bf16"), "int8": delta_specs(specs, "int8")}
+    sizes = {w: sum(s.nbytes for s in f.values()) + len(write_head(file_order(f), f)) for w, f in files.items()}
+    assert {wire: round(size / 1e6, 1) for wire, size in sizes.items()} == {"fp32": 399.5, "bf16": 199.8, "int8": 100.4}
