@@ -6,6 +6,7 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from zk0.interval import Z_95
 from zk0.public import public_name
@@ -100,7 +101,7 @@ def federated_metrics_figure(history: Sequence[RoundRecord], theme: Theme = LIGH
     leave-one-out, proximal loss."""
     rows = ordered(history)
     rounds = [r.round for r in rows]
-    figure = Figure(figsize=(13, 10.8), facecolor=theme.card, layout="constrained")
+    figure = Figure(figsize=(13, 11.2), facecolor=theme.card, layout=ConstrainedLayoutEngine(h_pad=0.12, w_pad=0.08))
     (losses, held_out, lr), (norms, cosines, mu), (shares, without, proximal) = figure.subplots(3, 3)
     clients = sorted({u.client for r in rows for u in r.updates} | {c.client for r in rows for c in r.contributions})
     pulls = [{i.client: i for i in influences(r)} for r in rows]
@@ -125,6 +126,8 @@ def federated_metrics_figure(history: Sequence[RoundRecord], theme: Theme = LIGH
     _schedule(mu, rounds, _decided(rows, lambda d: d.mu), theme)
     for axes in figure.axes:
         finish(axes, rounds, theme, legend=axes is lr)
+        if not axes.get_subplotspec().is_last_row():
+            axes.set_xlabel("")
     named = norms.get_legend_handles_labels()
     figure.legend(*named, loc="outside upper center", ncols=6, frameon=False, fontsize=9.5, labelcolor=theme.ink)
     foot(figure, measured_under(rows) + " Gaps are rounds in which nothing was measured.", theme)
