@@ -126,8 +126,8 @@ def federated_metrics_figure(history: Sequence[RoundRecord], theme: Theme = LIGH
     _schedule(mu, rounds, _decided(rows, lambda d: d.mu), theme)
     for axes in figure.axes:
         finish(axes, rounds, theme, legend=axes is lr)
-        if not axes.get_subplotspec().is_last_row():
-            axes.set_xlabel("")
+    for axes in (losses, held_out, lr, norms, cosines, mu):
+        axes.set_xlabel("")
     named = norms.get_legend_handles_labels()
     figure.legend(*named, loc="outside upper center", ncols=6, frameon=False, fontsize=9.5, labelcolor=theme.ink)
     foot(figure, measured_under(rows) + " Gaps are rounds in which nothing was measured.", theme)
