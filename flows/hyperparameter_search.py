@@ -1,9 +1,13 @@
-"""A search over settings: sessions one after the other, each told by the ones before it, bad ones stopped early."""
+"""A search over settings: sessions, each told by those before it, bad ones stopped early.
+
+One run plays one session at a time. Several runs with the same folder, on as many workers, search together.
+"""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from prefect import flow
+from prefect.utilities.annotations import quote
 
 from tasks import tuning
 from zk0.errors import EvaluationError, SettingsError
@@ -31,7 +35,7 @@ def hyperparameter_search(
         trials: how many there are to be in the folder; run again with more to go on.
         objective: what is made small. held_out: the clients' mean loss on their own held-out episodes. unseen: the loss
             on the sets that judge, which then can no longer judge what was chosen.
-        folder: where the search lives; one that was interrupted goes on there.
+        folder: where the search lives; one that was interrupted goes on there, and runs that share it work together.
         keep_weights: keep every trial's weights and policies, not only its numbers.
 
     Returns the path of best.toml.
@@ -53,11 +57,12 @@ def hyperparameter_search(
         objective=objective,
         keep_weights=keep_weights,
     )
-    rows = tuning.ended(asked)
-    while len(rows) < trials:
-        tuning.run_trial(len(rows), asked)
-        rows = tuning.ended(asked)
-        tuning.show(len(rows), asked, rows)
+    with tuning.searching(asked) as search:
+        while (trial := search.next(trials)) is not None:
+            unseen = (cast(Any, quote(thing)) for thing in (search, trial))  # not for Prefect to look into
+            rows = tuning.run_trial(trial.number, asked, *unseen)
+            tuning.show(len(rows), asked, rows)
+        rows = search.rows()
     best = best_of(rows)
     if best is None:
         raise EvaluationError(f"{asked.folder}: no trial of {len(rows)} finished; the reasons are in results.json")

@@ -3,9 +3,10 @@
 import json
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tomli_w
 from prefect import task
@@ -21,6 +22,9 @@ from zk0.records import Record
 from zk0.session import Session, apply_overrides, parse_session
 from zk0.trials import Dimension, Objective, Outcome, TrialRow, best_of, loss_of
 
+if TYPE_CHECKING:
+    from zk0.search import Search, Trial
+
 _POLL_SECONDS = 0.5
 
 
@@ -35,34 +39,30 @@ class Asked(Record):
     keep_weights: bool
 
 
-@task(task_run_name="trial {number}", cache_policy=NO_CACHE)
-def run_trial(number: int, asked: Asked) -> TrialRow:
-    """The next trial, to its end or until it is pruned; one that was interrupted is taken up where it was."""
-    from zk0.search import Trial, open_search
-
-    here = Path(asked.folder)
-    with open_search(here, asked.space, asked.session.seed) as search:
-        trial: Trial = search.next()
-        output = here / "trials" / f"{trial.number:03d}"
-        tell(Event(kind="stage", text=f"trial {trial.number}: {_said(trial.settings)}"))
-        say(f"trial {trial.number}: {_said(trial.settings)}")
-        started = time.monotonic()
-        outcome, reason = _play(asked, trial, output)
-        search.end(trial, outcome, time.monotonic() - started, reason)
-        (row,) = [r for r in search.rows() if r.number == trial.number]
-    if not asked.keep_weights:
-        _forget_weights(output)
-    say(f"trial {row.number} {row.outcome} after {row.rounds} round(s), loss {row.loss}{reason and f': {reason}'}")
-    return row
-
-
-@task(task_run_name="rows of the search", cache_policy=NO_CACHE)
-def ended(asked: Asked) -> tuple[TrialRow, ...]:
-    """The trials that a search has behind it."""
+@contextmanager
+def searching(asked: Asked) -> "Iterator[Search]":
+    """The search in its folder, begun if there is none; trials that it hands out are nobody else's meanwhile."""
     from zk0.search import open_search
 
     with open_search(Path(asked.folder), asked.space, asked.session.seed) as search:
-        return search.rows()
+        yield search
+
+
+@task(task_run_name="trial {number}", cache_policy=NO_CACHE)
+def run_trial(number: int, asked: Asked, search: "Search", trial: "Trial") -> tuple[TrialRow, ...]:
+    """A trial to its end or until it is pruned, taken up where it was if it was interrupted; all rows so far."""
+    output = Path(asked.folder) / "trials" / f"{number:03d}"
+    tell(Event(kind="stage", text=f"trial {number}: {_said(trial.settings)}"))
+    say(f"trial {number}: {_said(trial.settings)}")
+    started = time.monotonic()
+    outcome, reason = _play(asked, trial, output)
+    search.end(trial, outcome, time.monotonic() - started, reason)
+    rows = search.rows()
+    (row,) = [r for r in rows if r.number == number]
+    if not asked.keep_weights:
+        _forget_weights(output)
+    say(f"trial {number} {row.outcome} after {row.rounds} round(s), loss {row.loss}{reason and f': {reason}'}")
+    return rows
 
 
 @task(task_run_name="results after {number} trials", cache_policy=NO_CACHE)

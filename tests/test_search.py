@@ -51,7 +51,8 @@ def play(folder: Path, trials: int, loss: Callable[[dict[str, Any], int], float]
     """Trials one after the other."""
     with open_search(folder, SPACE, seed=1) as search:
         for _ in range(trials):
-            trial = search.next()
+            trial = search.next(100)
+            assert trial is not None
             reported = (trial.report(number, loss(trial.settings, number)) for number in range(1, rounds + 1))
             search.end(trial, "pruned" if any(reported) else "finished", seconds=1.0)
 
@@ -81,16 +82,36 @@ def test_it_finds_the_valley_and_stops_what_is_bad(tmp_path: Path) -> None:
 def test_a_trial_that_a_crash_interrupted_goes_on(tmp_path: Path) -> None:
     play(tmp_path, 2, valley)
     with open_search(tmp_path, SPACE, seed=1) as search:
-        trial = search.next()
+        trial = search.next(100)
+        assert trial is not None
         trial.report(1, 5.0)
     with open_search(tmp_path, SPACE, seed=1) as search:
-        again = search.next()
+        again = search.next(3)
+        assert again is not None
         assert (again.number, again.settings) == (2, trial.settings)
         again.report(1, 5.0)  # its ledger is read from the start
         again.report(2, 4.0)
         search.end(again, "finished", seconds=2.0)
         *_, row = search.rows()
     assert (row.loss, row.rounds, row.outcome, row.seconds) == (4.0, 2, "finished", 2.0)
+
+
+def test_two_searches_in_one_folder_share_the_trials(tmp_path: Path) -> None:
+    with open_search(tmp_path, SPACE, seed=1) as one:
+        first = one.next(3)
+        with open_search(tmp_path, SPACE, seed=1) as two:
+            second, third = two.next(3), two.next(3)
+            assert first is not None
+            assert second is not None
+            assert third is not None
+            assert [t.number for t in (first, second, third)] == [0, 1, 2]
+            assert len({t.settings["training.lr"] for t in (first, second, third)}) == 3
+            assert one.next(3) is None  # others work on the last ones
+            two.end(second, "failed", seconds=1.0)
+        taken_up = one.next(3)  # whoever worked on the third has gone
+        assert taken_up is not None
+        assert (taken_up.number, taken_up.settings) == (2, third.settings)
+        assert one.next(3) is None
 
 
 def test_the_same_search_proposes_the_same(tmp_path: Path) -> None:
@@ -105,7 +126,8 @@ def test_the_same_search_proposes_the_same(tmp_path: Path) -> None:
 
 def test_a_failed_trial_is_told_and_counts_for_nothing(tmp_path: Path) -> None:
     with open_search(tmp_path, SPACE, seed=1) as search:
-        trial = search.next()
+        trial = search.next(100)
+        assert trial is not None
         search.end(trial, "failed", seconds=0.5, reason="not finite")
         (row,) = search.rows()
     assert (row.outcome, row.loss, row.reason, row.rounds) == ("failed", None, "not finite", 0)

@@ -1,11 +1,14 @@
 """The search itself, by Optuna, in a folder that survives a crash: TPE proposes, bad trials are pruned by early rounds.
 
+Several processes may search in one folder: each takes trials that nobody else works on, and learns from all.
+
 TPE: Bergstra et al., NeurIPS 2011; pruned is what is worse than the median of earlier trials at the same round.
 """
 
+import fcntl
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,24 +40,45 @@ class Trial:
 
 
 class Search:
-    """The trials so far, and the next one."""
+    """The trials so far, and the next one. What it hands out is its own until it ends, or its process does."""
 
-    def __init__(self, study: "optuna.Study", space: Space) -> None:
-        self._study = study
-        self._space = space
+    def __init__(self, study: "optuna.Study", space: Space, folder: Path, seed: int, held: ExitStack) -> None:
+        self._study, self._space, self._folder, self._seed, self._held = study, space, folder, seed, held
 
     def rows(self) -> tuple[TrialRow, ...]:
         """Every trial that has ended."""
         return tuple(_row(t) for t in self._study.trials if t.state.is_finished())
 
-    def next(self) -> Trial:
-        """A trial that was interrupted, or a new one."""
+    def next(self, trials: int) -> Trial | None:
+        """A trial that was interrupted, or a new one; None if there are so many already, or others work on the last."""
         import optuna
 
-        running = self._study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.RUNNING,))
-        trial = optuna.Trial(self._study, running[0]._trial_id) if running else self._study.ask()
-        settings = {name: _suggested(trial, name, dimension) for name, dimension in self._space.items()}
+        running = optuna.trial.TrialState.RUNNING
+        with _locked(self._folder / "search.lock"):
+            known = self._study.get_trials(deepcopy=False)
+            free = (one for one in known if one.state == running and self._take(one.number))
+            if (found := next(free, None)) is not None:
+                trial = optuna.Trial(self._study, found._trial_id)
+            elif len(known) < trials:
+                # a sampler's state is not stored: what it has seen decides, with the number of trials in the seed
+                sampler = optuna.samplers.TPESampler(seed=(self._seed + len(known)) % 2**32, constant_liar=True)
+                self._study.sampler = sampler
+                trial = self._study.ask()
+                self._take(trial.number)
+            else:
+                return None
+            settings = {name: _suggested(trial, name, dimension) for name, dimension in self._space.items()}
         return Trial(trial, settings)
+
+    def _take(self, number: int) -> bool:
+        """Whether nobody else works on this trial; then it is ours until this process ends."""
+        lock = self._held.enter_context((self._folder / f"trial-{number:03d}.lock").open("a"))
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            return False
+        return True
 
     def end(self, trial: Trial, outcome: Outcome, seconds: float, reason: str = "") -> None:
         """Write down how a trial ended; its loss is the last one that was reported."""
@@ -82,7 +106,8 @@ def open_search(folder: Path, space: Space, seed: int) -> Iterator[Search]:
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     folder.mkdir(parents=True, exist_ok=True)
-    storage = optuna.storages.RDBStorage(f"sqlite:///{folder / 'search.db'}")
+    with _locked(folder / "search.lock"):
+        storage = optuna.storages.RDBStorage(f"sqlite:///{folder / 'search.db'}")
     try:
         study = optuna.create_study(
             study_name="search",
@@ -95,12 +120,19 @@ def open_search(folder: Path, space: Space, seed: int) -> Iterator[Search]:
         if (known := study.user_attrs.get(_SPACE, asked)) != asked:
             raise SettingsError(f"{folder}: this search looks for {known}, expected {asked}; choose another folder")
         study.set_user_attr(_SPACE, asked)
-        # a sampler's state is not stored: what it has seen decides, with the number of trials in the seed
-        study.sampler = optuna.samplers.TPESampler(seed=(seed + len(study.trials)) % 2**32)
-        yield Search(study, space)
+        with ExitStack() as held:
+            yield Search(study, space, folder, seed, held)
     finally:
         storage.remove_session()
         storage.engine.dispose()
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """One process at a time; the lock goes with the process."""
+    with path.open("a") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
 
 
 def _suggested(trial: "optuna.Trial", name: str, dimension: Dimension) -> Value:

@@ -21,7 +21,7 @@ EXPECTED = {
     "zk0-intake/dataset-intake": ({"uri", "repair_to", "quick", "pictures", "rename_map", "cache"}, None),
     "zk0-tune/search": (
         {"config", "overrides", "space", "trials", "objective", "folder", "keep_weights"},
-        "ENQUEUE",
+        None,
     ),
     "zk0-benchmark/federated-vs-centralised": (
         {"config", "overrides", "seeds", "folder", "larger_batches"},
