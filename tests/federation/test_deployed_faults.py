@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -171,6 +172,37 @@ class TestNodes:
             os.kill(next(pid for pid, parent in workers().items() if parent == agent), signal.SIGKILL)
         assert session.updates() == ["b"]
         assert [(r.client, r.reason) for r in session.found.refusals] == [("a", "its process ended; see worker-0.log")]
+        again = session.driven.train(session.federation)
+        assert [u.client for u in again.updates] == ["a", "b"]
+        assert session.said("b", "step 150/150") == 1
+
+    def test_a_worker_that_hangs_past_the_timeout_is_left_out_and_answers_later(
+        self, running: Callable[..., Driven], deployment: Any, workers: Callable[[], dict[int, int]]
+    ) -> None:
+        session = running(round_timeout_seconds=60)
+        agent = deployment.pid(deployment.nodes["a"], "agent")
+        server = next(pid for pid, parent in workers().items() if parent == agent)
+        with session.training():
+            worker = next(pid for pid, parent in workers().items() if parent == server)
+            os.kill(worker, signal.SIGSTOP)
+        os.kill(worker, signal.SIGCONT)
+        assert session.updates() == ["b"]
+        assert [(r.client, r.reason) for r in session.found.refusals] == [("a", "no answer within 60 s")]
+        again = session.driven.train(session.federation)
+        assert [u.client for u in again.updates] == ["a", "b"]
+        assert session.trained_once()
+
+    def test_a_client_that_raises(self, running: Callable[..., Driven], deployment: Any) -> None:
+        """Where its updates belong lies a file: it trains and cannot keep what it trained."""
+        session, updates = running(), deployment.nodes["a"].path / "scratch" / "updates"
+        shutil.rmtree(updates, ignore_errors=True)
+        updates.touch()
+        found = session.driven.train(session.federation)
+        updates.unlink()
+        assert [u.client for u in found.updates] == ["b"]
+        ((client, reason),) = [(r.client, r.reason) for r in found.refusals]
+        assert client == "a"
+        assert re.fullmatch(r"FileExistsError: .*updates.*; see the client's log", reason)
         again = session.driven.train(session.federation)
         assert [u.client for u in again.updates] == ["a", "b"]
         assert session.said("b", "step 150/150") == 1
