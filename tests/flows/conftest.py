@@ -18,6 +18,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 DEPLOYMENT = "zk0/federated-session"
 SMALL = {
+    "policy.path": "tiny",
     "rounds": 2,
     "checkpoint_interval": 0,
     "clients": [
