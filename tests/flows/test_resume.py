@@ -448,7 +448,11 @@ def goes_on_with_room(place: Any, expected: Undisturbed, folder: Path, seen: Pat
 
 @pytest.mark.parametrize(
     "kind",
-    [pytest.param(kind, marks=[pytest.mark.slow] if kind in ("client", "packed answer") else []) for kind in FULL],
+    [
+        pytest.param(kind, marks=[pytest.mark.slow] if kind in ("client", "packed answer") else [])
+        for kind in FULL
+        if kind != "client"
+    ],
 )
 def test_a_full_disk_is_told_and_with_room_made_the_session_goes_on(
     place: Any, undisturbed: Callable[[str], Undisturbed], small_disk: SmallDisk, kind: str
