@@ -92,13 +92,13 @@ def carry_out(session: Session, here: SessionFolder, finished: tuple[RoundRecord
                 roll_out(session, folder, ground, history[-1])
         if history == finished:  # killed after its last round was recorded, maybe before it was drawn
             reporting.write_metrics(session.rounds, session, folder, history)
-        rounds.give_receipts(session, folder, untracked(history))
+        rounds.give_receipts(untracked(session), folder, untracked(history))
         if session.evaluation.joining_report:
-            judging.report_joining(session, folder, ground, untracked(history))
+            judging.report_joining(untracked(session), folder, ground, untracked(history))
     for record in history:
         roll_out(session, folder, ground, record)
-    releasing.decide(session, folder, untracked(history))
-    page = reporting.write_report(session, folder, untracked(history))
+    releasing.decide(untracked(session), folder, untracked(history))
+    page = reporting.write_report(untracked(session), folder, untracked(history))
     say(f"done: {page}")
     return history
 
@@ -106,7 +106,7 @@ def carry_out(session: Session, here: SessionFolder, finished: tuple[RoundRecord
 def release(session: Session, folder: str, history: tuple[RoundRecord, ...]) -> None:
     """What the rule allows, and a person if one is to be asked, is pushed; the report then says so."""
     look_up = releasing.decide.with_options(task_run_name="what was decided on a release")
-    decided = look_up(session, folder, untracked(history))
+    decided = look_up(untracked(session), folder, untracked(history))
     if decided.outcome in ("pushed", "refused"):
         return
     if session.publish.approval:
@@ -117,7 +117,7 @@ def release(session: Session, folder: str, history: tuple[RoundRecord, ...]) -> 
             pushing = releasing.push.with_options(retries=len(waits), retry_delay_seconds=waits)
             pushing(folder, untracked(history[-1]), decided)
     finally:
-        reporting.write_report(session, folder, untracked(history))
+        reporting.write_report(untracked(session), folder, untracked(history))
 
 
 def track(session: Session, name: str, history: tuple[RoundRecord, ...]) -> None:
@@ -197,7 +197,9 @@ def roll_out(session: Session, folder: str, ground: "Ground", record: RoundRecor
     """The model of a round in closed loop, if its turn has come; attempts that lie there already are only read."""
     if not session.rolled_out_after(record.round):
         return []
-    return [r for name in session.rollout.tasks for r in judging.roll_out(session, folder, ground, record, name)]
+    return [
+        r for name in session.rollout.tasks for r in judging.roll_out(untracked(session), folder, ground, record, name)
+    ]
 
 
 @task(task_run_name="round {number}", cache_policy=NO_CACHE)

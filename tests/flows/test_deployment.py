@@ -164,3 +164,22 @@ def test_a_killed_stack_leaves_nothing(new_stack: Any, wait_until: Callable[...,
     os.kill(new_stack.popen.pid, signal.SIGKILL)
     new_stack.popen.wait()
     wait_until(lambda: new_stack.left_behind() == {}, 60)
+
+
+@pytest.mark.slow
+def test_a_cancelled_session_leaves_no_process(stack: Any, wait_until: Callable[..., Any]) -> None:
+    run = stack.begin(stack.overrides("cancelled"))
+    wait_until(lambda: list((stack.home / "cancelled").glob("*/round-001/updates")), pause=0.01)
+    begun = stack.left_behind().items()
+    mine = {pid for pid, command in begun if "zk0.federation.worker" in command or "prefect.engine" in command}
+    assert len(mine) >= 2
+    assert stack.prefect("flow-run", "cancel", str(run)).returncode == 0
+    wait_until(lambda: stack.state(run).is_cancelled(), 120)
+    wait_until(lambda: not mine & stack.left_behind().keys(), 60)
+    folder = folder_of(stack, "cancelled")
+    assert [r.round for r in Ledger(folder / "ledger.jsonl").read()] == [0]
+    stack.let_go()
+    assert stack.prefect("flow-run", "retry", str(run)).returncode == 0
+    wait_until(lambda: not stack.state(run).is_cancelled())
+    assert stack.ended(run).is_completed()
+    assert [r.round for r in Ledger(folder / "ledger.jsonl").read()] == [0, 1, 2]
