@@ -24,6 +24,7 @@ SHARED = ("stack", "engine")
 Record = Callable[..., Path]
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks at the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files stay together, and so do files that share something that takes long to start."""
     for item in items:
