@@ -33,7 +33,7 @@ demo: .venv/.runtime ## a federated session: four simulated arms, three rounds, 
 	@.venv/bin/zk0 run deployments/sessions/demo.toml
 
 test: .venv/.development ## the tests that need no GPU, no network and no patience
-	@.venv/bin/pytest -n 2 --dist loadgroup --no-loadscope-reorder
+	@.venv/bin/pytest -n 2 --dist loadfile
 
 check: lint test ## everything that must hold before a commit
 
