@@ -150,7 +150,8 @@ def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
 
 
 async def drained() -> None:
-    await asyncio.wait(asyncio.all_tasks() - {asyncio.current_task()}, timeout=5)
+    if left := asyncio.all_tasks() - {asyncio.current_task()}:
+        await asyncio.wait(left, timeout=5)
 
 
 def reachable(port: int) -> bool:
