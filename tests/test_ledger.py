@@ -9,8 +9,9 @@ import time
 
 import pytest
 
+from zk0.chain import START
 from zk0.errors import LedgerError
-from zk0.ledger import START, Ledger
+from zk0.ledger import Ledger
 from zk0.records import Checkpoint, Decision, Refusal, RoundRecord
 
 

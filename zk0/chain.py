@@ -6,17 +6,27 @@ line feed, 64 zeros in the first one. A line counts once its line feed is on the
 
 import fcntl
 import hashlib
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from pydantic import Field, ValidationError
+
 from zk0.disk import room_for
 from zk0.errors import LedgerError
+from zk0.records import Record
 from zk0.weights import sync_folder
 
 START = "0" * 64
 """What the first line is chained to."""
+
+
+class ChainedLine(Record):
+    """What every line says; what else it says is its file's own."""
+
+    previous: str = Field(pattern=r"^[0-9a-f]{64}$")
 
 
 def line_digest(line: bytes) -> str:
@@ -50,6 +60,33 @@ def check_chained(path: Path, number: int, previous: str, expected: str) -> None
             f"{path} line {number}: chained to {previous[:12]}, expected {expected[:12]}: "
             "a line before it was changed, added or removed"
         )
+
+
+def line_of(name: str, record: Record, previous: str) -> bytes:
+    """The line that holds a record by a name, chained to `previous`."""
+    line = {"previous": previous, name: record.model_dump(mode="json")}
+    return json.dumps(line, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+
+
+def checked_lines[L: ChainedLine](path: Path, lines: Sequence[bytes], kind: type[L], what: str) -> Iterator[L]:
+    """Lines as they are meant, each chained to the one before; `what` names them where one cannot be read.
+
+    Raises:
+        LedgerError: a line was changed, removed, added or does not parse; its number is named.
+    """
+    previous = START
+    for number, text in enumerate(lines, start=1):
+        try:
+            line = kind.model_validate_json(text)
+        except ValidationError as e:
+            fault = e.errors(include_url=False)[0]
+            where = ".".join(map(str, fault["loc"])) or "it"
+            raise LedgerError(
+                f"{path} line {number}: not a {what}: {where}: {fault['msg']}; put the file back as it was"
+            ) from e
+        check_chained(path, number, line.previous, previous)
+        yield line
+        previous = line_digest(text)
 
 
 @contextmanager

@@ -16,7 +16,17 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from pydantic import Field
 
-from zk0.chain import START, alone, append_line, check_chained, last_digest, line_digest, whole_lines
+from zk0.chain import (
+    START,
+    ChainedLine,
+    alone,
+    append_line,
+    check_chained,
+    last_digest,
+    line_digest,
+    line_of,
+    whole_lines,
+)
 from zk0.errors import LedgerError
 from zk0.records import Record
 
@@ -69,8 +79,7 @@ class Accepted(Record):
     examples: int | None = None
 
 
-class _Line(Record):
-    previous: str = Field(pattern=r"^[0-9a-f]{64}$")
+class _Line(ChainedLine):
     signature: str = Field(pattern=r"^[0-9a-f]{128}$")
 
 
@@ -97,8 +106,7 @@ class SignedLines[T: Record]:
         """Put an entry on the disk."""
         with alone(self.path) as handle:
             lines = whole_lines(self.path)
-            line = {"previous": last_digest(lines), self.name: entry.model_dump(mode="json")}
-            text = json.dumps(line, ensure_ascii=False, allow_nan=False, separators=(",", ":"))[:-1].encode()
+            text = line_of(self.name, entry, last_digest(lines))[:-1]
             signature = self._signing_key().sign(text).hex().encode()
             append_line(handle, lines, text + _SIGNATURE + signature + b'"}')
 

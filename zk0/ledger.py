@@ -3,19 +3,15 @@
 A line of `ledger.jsonl` is `{"previous":"<64 hex digits>","record":{...}}`.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import Field, ValidationError
-
-from zk0.chain import START, alone, append_line, check_chained, last_digest, line_digest, whole_lines
+from zk0.chain import ChainedLine, alone, append_line, checked_lines, last_digest, line_digest, line_of, whole_lines
 from zk0.errors import LedgerError
-from zk0.records import Record, RoundRecord
+from zk0.records import RoundRecord
 
 
-class _Line(Record):
-    previous: str = Field(pattern=r"^[0-9a-f]{64}$")
+class _Line(ChainedLine):
     record: RoundRecord
 
 
@@ -43,7 +39,7 @@ class Ledger:
         """What the root is once this record, which comes next or is there, is the last one."""
         lines = whole_lines(self.path)
         self._checked(lines)
-        return line_digest(_line(record, last_digest(lines[: record.round])))
+        return line_digest(line_of("record", record, last_digest(lines[: record.round])))
 
     def append(self, record: RoundRecord) -> None:
         """Put a finished round on the disk, exactly once: the same record again changes nothing.
@@ -63,31 +59,14 @@ class Ledger:
                 return
             if record.round > len(finished):
                 raise LedgerError(f"{self.path}: round {record.round} comes next, expected round {len(finished)}")
-            append_line(handle, lines, _line(record, last_digest(lines)))
+            append_line(handle, lines, line_of("record", record, last_digest(lines)))
 
     def _checked(self, lines: list[bytes]) -> tuple[RoundRecord, ...]:
         records: list[RoundRecord] = []
-        previous = START
-        for number, text in enumerate(lines, start=1):
-            try:
-                line = _Line.model_validate_json(text)
-            except ValidationError as e:
-                fault = e.errors(include_url=False)[0]
-                where = ".".join(map(str, fault["loc"])) or "it"
-                raise LedgerError(
-                    f"{self.path} line {number}: not a finished round: {where}: {fault['msg']}; "
-                    "put the file back as it was"
-                ) from e
-            check_chained(self.path, number, line.previous, previous)
+        for line in checked_lines(self.path, lines, _Line, "finished round"):
             if line.record.round != len(records):
                 raise LedgerError(
-                    f"{self.path} line {number}: round {line.record.round}, expected round {len(records)}"
+                    f"{self.path} line {len(records) + 1}: round {line.record.round}, expected round {len(records)}"
                 )
             records.append(line.record)
-            previous = line_digest(text)
         return tuple(records)
-
-
-def _line(record: RoundRecord, previous: str) -> bytes:
-    line = {"previous": previous, "record": record.model_dump(mode="json")}
-    return json.dumps(line, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()

@@ -3,14 +3,12 @@
 A line of the file is `{"previous":"<64 hex digits>","night":{...}}` (`zk0.chain`).
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import Field, PositiveFloat, ValidationError
+from pydantic import Field, PositiveFloat
 
-from zk0.chain import START, alone, append_line, check_chained, last_digest, line_digest, whole_lines
-from zk0.errors import LedgerError
+from zk0.chain import ChainedLine, alone, append_line, checked_lines, last_digest, line_of, whole_lines
 from zk0.records import Evaluation, Record
 
 
@@ -64,8 +62,7 @@ class Night(Record):
         return not self.regressions or self.accepted is not None
 
 
-class _Line(Record):
-    previous: str = Field(pattern=r"^[0-9a-f]{64}$")
+class _Line(ChainedLine):
     night: Night
 
 
@@ -92,20 +89,7 @@ class NightLedger:
         with alone(self.path) as handle:
             lines = whole_lines(self.path)
             self._checked(lines)
-            line = {"previous": last_digest(lines), "night": night.model_dump(mode="json")}
-            text = json.dumps(line, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-            append_line(handle, lines, text.encode())
+            append_line(handle, lines, line_of("night", night, last_digest(lines)))
 
     def _checked(self, lines: list[bytes]) -> tuple[Night, ...]:
-        nights, previous = [], START
-        for number, text in enumerate(lines, start=1):
-            try:
-                line = _Line.model_validate_json(text)
-            except ValidationError as e:
-                fault = e.errors(include_url=False)[0]
-                where = ".".join(map(str, fault["loc"])) or "it"
-                raise LedgerError(f"{self.path} line {number}: not a night: {where}: {fault['msg']}") from e
-            check_chained(self.path, number, line.previous, previous)
-            nights.append(line.night)
-            previous = line_digest(text)
-        return tuple(nights)
+        return tuple(line.night for line in checked_lines(self.path, lines, _Line, "night"))
