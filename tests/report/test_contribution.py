@@ -71,8 +71,9 @@ def step(folder: Path) -> np.ndarray:
 def test_leaving_one_out_is_what_averaging_again_gives(updates: list[Update], tmp_path: Path) -> None:
     found = influences(taken(updates, tmp_path))
     whole = step(tmp_path)
-    for one in found:
-        taken([u for u in updates if u.client != one.client], tmp_path)
+    assert found.keys() == EXAMPLES.keys()
+    for client, one in found.items():
+        taken([u for u in updates if u.client != client], tmp_path)
         without = step(tmp_path)
         assert one.shift_without == pytest.approx(np.linalg.norm(whole - without) / np.linalg.norm(whole), rel=1e-4)
         wanted = whole @ without / np.linalg.norm(whole) / np.linalg.norm(without)
@@ -80,7 +81,7 @@ def test_leaving_one_out_is_what_averaging_again_gives(updates: list[Update], tm
 
 
 def test_shares_add_up_and_one_that_pulls_back_is_below_zero(updates: list[Update], tmp_path: Path) -> None:
-    found = {i.client: i.share for i in influences(taken(updates, tmp_path))}
+    found = {client: i.share for client, i in influences(taken(updates, tmp_path)).items()}
     assert sum(found.values()) == pytest.approx(1, abs=1e-5)
     assert found["one"] > found["two"] > 0 > found["three"]
 
@@ -88,16 +89,16 @@ def test_shares_add_up_and_one_that_pulls_back_is_below_zero(updates: list[Updat
 def test_clipped_updates_count_as_they_entered_the_mean(updates: list[Update], tmp_path: Path) -> None:
     record = taken(updates, tmp_path, clip_norm=0.5)
     assert any(c.scale < 1 for c in record.contributions)
-    assert sum(i.share for i in influences(record)) == pytest.approx(1, abs=1e-4)
+    assert sum(i.share for i in influences(record).values()) == pytest.approx(1, abs=1e-4)
 
 
 @pytest.mark.parametrize("strategy", ["median", "fedadam"])
 def test_a_step_that_is_no_mean_has_no_shares(updates: list[Update], tmp_path: Path, strategy: str) -> None:
-    assert influences(taken(updates, tmp_path, strategy=strategy)) == ()
+    assert influences(taken(updates, tmp_path, strategy=strategy)) == {}
 
 
 def test_a_client_alone_has_all_and_nothing_to_compare_with(updates: list[Update], tmp_path: Path) -> None:
-    (found,) = influences(taken(updates[:1], tmp_path))
+    (found,) = influences(taken(updates[:1], tmp_path)).values()
     assert found.share == pytest.approx(1)
     assert (found.shift_without, found.cosine_without) == (None, None)
-    assert influences(RoundRecord.model_validate(taken(updates, tmp_path).model_dump() | {"contributions": ()})) == ()
+    assert influences(RoundRecord.model_validate(taken(updates, tmp_path).model_dump() | {"contributions": ()})) == {}

@@ -104,7 +104,7 @@ def federated_metrics_figure(history: Sequence[RoundRecord], theme: Theme = LIGH
     figure = Figure(figsize=(13, 11.2), facecolor=theme.card, layout=ConstrainedLayoutEngine(h_pad=0.12, w_pad=0.08))
     (losses, held_out, lr), (norms, cosines, mu), (shares, without, proximal) = figure.subplots(3, 3)
     clients = sorted({u.client for r in rows for u in r.updates} | {c.client for r in rows for c in r.contributions})
-    pulls = [{i.client: i for i in influences(r)} for r in rows]
+    pulls = [influences(r) for r in rows]
     by_client: list[tuple[Axes, str, str, Callable[[str], list[float]]]] = [
         (losses, "Training loss of the clients", "policy loss (dimensionless)", lambda c: _trained(rows, c, _loss)),
         (held_out, "Held-out loss of the clients", "policy loss (dimensionless)", lambda c: _held_out(rows, c)),

@@ -5,7 +5,7 @@ from typing import Literal
 
 from zk0.public import public_name
 from zk0.records import Contribution, Member, Moments, RoundRecord, Statistics, Update
-from zk0.report.contribution import influences
+from zk0.report.contribution import Influence, influences
 from zk0.report.figures import percent, plus_minus
 from zk0.report.metrics import ordered
 from zk0.report.score_tables import joint_names, joint_unit
@@ -32,17 +32,20 @@ def client_table(members: Sequence[Member], history: Sequence[RoundRecord]) -> T
         Column(title="rounds used"),
         Column(title="refusals"),
     )
-    rows = tuple(_client_row(m, ordered(history)) for m in members)
+    records = ordered(history)
+    pulls = [influences(r) for r in records]
+    rows = tuple(_client_row(m, records, pulls) for m in members)
     return Table(caption="Clients", columns=columns, rows=rows)
 
 
-def _client_row(member: Member, rows: Sequence[RoundRecord]) -> tuple[Cell, ...]:
+def _client_row(
+    member: Member, rows: Sequence[RoundRecord], pulls: Sequence[dict[str, Influence]]
+) -> tuple[Cell, ...]:
     updates = [u for r in rows for u in r.updates if u.client == member.client]
     shares = [c for r in rows for c in r.contributions if c.client == member.client]
     first, last = (updates[0], updates[-1]) if updates else (None, None)
     share = shares[-1] if shares else None
-    pulls = [i for r in rows for i in influences(r) if i.client == member.client]
-    pull = pulls[-1] if pulls else None
+    pull = next((of[member.client] for of in reversed(pulls) if member.client in of), None)
     return (
         words(member.client),
         words(public_name(member.dataset)),
@@ -86,14 +89,18 @@ def work_table(history: Sequence[RoundRecord]) -> Table:
         Column(title="steps"),
         Column(title="seconds"),
     )
-    rows = tuple(_work_row(r, u) for r in ordered(history) for u in r.updates)
+    rows = tuple(row for r in ordered(history) for row in _work_rows(r))
     return Table(caption="Every client in every round", columns=columns, rows=rows)
 
 
-def _work_row(record: RoundRecord, update: Update) -> tuple[Cell, ...]:
+def _work_rows(record: RoundRecord) -> list[tuple[Cell, ...]]:
+    pulls = influences(record)
+    return [_work_row(record, update, pulls.get(update.client)) for update in record.updates]
+
+
+def _work_row(record: RoundRecord, update: Update, pull: Influence | None) -> tuple[Cell, ...]:
     told, name = update.metrics, update.client
     share = next((c for c in record.contributions if c.client == name), None)
-    pull = next((i for i in influences(record) if i.client == name), None)
     said = record.client_evaluation.scores if record.client_evaluation else ()
     held_out = next((s.score.policy_loss for s in said if s.client == name), None)
     return (

@@ -168,7 +168,7 @@ def interval(value: float, se: float | None) -> tuple[float, float] | None:
 
 def _clients(record: RoundRecord) -> tuple[ClientRound, ...]:
     shares = {c.client: c for c in record.contributions}
-    pulls = {i.client: i for i in influences(record)}
+    pulls = influences(record)
     rows = []
     for update in sorted(record.updates, key=lambda u: u.client):
         share, pull = shares.get(update.client), pulls.get(update.client)
