@@ -6,6 +6,7 @@ from typing import Any
 from prefect import flow
 
 from tasks import contrasting
+from zk0.contrast import CENTRALISED
 from zk0.errors import SettingsError
 from zk0.session import Session, load_session
 
@@ -44,7 +45,7 @@ def federated_vs_centralised(
     page = ""
     for number, seed in enumerate(seeds, start=1):
         source = contrasting.federate(seed, asked)
-        for name in (*session.client_names(), contrasting.CENTRALISED):
+        for name in (*session.client_names(), CENTRALISED):
             contrasting.train_baseline(name, seed, asked, source)
         page = contrasting.show(seeds[:number], asked)
     return page
@@ -60,5 +61,5 @@ def check_comparable(session: Session, seeds: tuple[int, ...], config: str) -> N
         raise SettingsError(
             f'{config}: losses under each client\'s own statistics differ; set normalization = "pooled"'
         )
-    if contrasting.CENTRALISED in session.client_names():
-        raise SettingsError(f"{config}: a client is called {contrasting.CENTRALISED}; choose another name")
+    if CENTRALISED in session.client_names():
+        raise SettingsError(f"{config}: a client is called {CENTRALISED}; choose another name")

@@ -8,11 +8,15 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO
 
+import tomli_w
 from prefect.settings import get_current_settings
 
 from zk0.errors import Zk0Error
+from zk0.folder import SessionFolder, toml_values, write_whole
+from zk0.session import Session
 
 _PATIENCE_SECONDS = 60.0
 
@@ -29,6 +33,26 @@ class Child:
         self.output.seek(0)
         lines = [line.strip() for line in self.output if line.strip()]
         return " | ".join(lines[-3:])[-400:]
+
+
+def begun_in(output_dir: Path) -> SessionFolder | None:
+    """The newest session in a folder of sessions; None where none has begun."""
+    found = sorted(output_dir.glob("*/session.toml"))
+    return SessionFolder(found[-1].parent) if found else None
+
+
+def session_command(session: Session, file: Path) -> list[str]:
+    """Arguments of `zk0` that take up the session that has begun in its `output_dir`, or else begin it.
+
+    Args:
+        session: its paths are absolute.
+        file: the session file, which is written where nothing has begun.
+    """
+    if (there := begun_in(Path(session.output_dir))) is not None:
+        return ["run", "--resume", str(there.path), "--quiet"]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(file, tomli_w.dumps(toml_values(session)))
+    return ["run", str(file), "--quiet"]
 
 
 @contextmanager

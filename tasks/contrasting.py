@@ -3,22 +3,20 @@
 import json
 from pathlib import Path
 
-import tomli_w
 from prefect import task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
-from tasks.children import run_zk0
+from tasks.children import begun_in, run_zk0, session_command
 from tasks.events import Event, say, tell
 from zk0.comparison import read_measured
-from zk0.contrast import Contestant, averages, contrasts, work_of
+from zk0.contrast import CENTRALISED, Contestant, averages, contrasts, work_of
 from zk0.errors import FederationError, SettingsError
-from zk0.folder import SessionFolder, toml_values, write_whole
+from zk0.folder import SessionFolder, write_whole
 from zk0.ledger import Ledger
 from zk0.records import Record
 from zk0.session import Session
 
-CENTRALISED = "centralised"
 SAME_BATCHES = (
     "The centralised model makes as many steps as all clients together, each as large as a client's on average: both "
     "steps and samples add up to the federation's."
@@ -64,21 +62,14 @@ def federate(seed: int, asked: Asked) -> str:
         FederationError: it fails.
     """
     here = asked.of_seed(seed)
-    if (found := _begun(here)) is None:
-        here.mkdir(parents=True, exist_ok=True)
-        session = asked.session.model_copy(update={"seed": seed, "output_dir": str(here / "federated")})
-        file = here / "session.toml"
-        write_whole(file, tomli_w.dumps(toml_values(session)))
-        command = ["run", str(file), "--quiet"]
-    elif _is_finished(found, asked.session.rounds):
+    output_dir = here / "federated"
+    if (found := begun_in(output_dir)) is not None and _is_finished(found, asked.session.rounds):
         return str(found.path)
-    else:
-        command = ["run", "--resume", str(found.path), "--quiet"]
+    session = asked.session.model_copy(update={"seed": seed, "output_dir": str(output_dir)})
     tell(Event(kind="stage", text=f"seed {seed}: federated training"))
     say(f"seed {seed}: federated training in {here}")
-    run_zk0(command, f"the session with seed {seed}", FederationError)
-    made = _begun(here)
-    if made is None:
+    run_zk0(session_command(session, here / "session.toml"), f"the session with seed {seed}", FederationError)
+    if (made := begun_in(output_dir)) is None:
         raise FederationError(f"{here}: the session left no folder; see what it printed")
     return str(made.path)
 
@@ -129,7 +120,7 @@ def show(seeds: tuple[int, ...], asked: Asked) -> str:
 def _models(seed: int, asked: Asked) -> list[Contestant]:
     """All models of one seed."""
     here, batch_size = asked.of_seed(seed), asked.session.training.batch_size
-    source = _begun(here)
+    source = begun_in(here / "federated")
     assert source is not None, "show comes after federate"
     history = Ledger(source.ledger).read()
     federation, nothing = work_of(history, batch_size), work_of([], batch_size)
@@ -151,7 +142,7 @@ def _models(seed: int, asked: Asked) -> list[Contestant]:
         *alone,
         Contestant(kind="federated", seed=seed, work=federation, measured=last),
         Contestant(
-            kind="centralised",
+            kind=CENTRALISED,
             seed=seed,
             work=federation.model_copy(update={"steps": steps}),
             measured=read_measured(folder),
@@ -161,11 +152,6 @@ def _models(seed: int, asked: Asked) -> list[Contestant]:
 
 def _baseline_folder(here: Path, client: str | None) -> Path:
     return here / CENTRALISED if client is None else here / "alone" / client
-
-
-def _begun(here: Path) -> SessionFolder | None:
-    found = [file.parent for file in sorted((here / "federated").glob("*/session.toml"))]
-    return SessionFolder(found[-1]) if found else None
 
 
 def _is_finished(source: SessionFolder, rounds: int) -> bool:

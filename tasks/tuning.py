@@ -13,7 +13,7 @@ from prefect import task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
-from tasks.children import Child, zk0_command
+from tasks.children import Child, session_command, zk0_command
 from tasks.events import Event, say, tell
 from zk0.errors import SettingsError
 from zk0.folder import SessionFolder, toml_values, write_whole
@@ -86,15 +86,7 @@ def _play(asked: Asked, trial: Any, output: Path) -> tuple[Outcome, str]:
         session = parse_session(values, f"trial {trial.number}")
     except SettingsError as e:
         return "failed", str(e)
-    begun = [f.parent for f in output.glob("*/session.toml")]
-    if begun:
-        command = ["run", "--resume", str(begun[0]), "--quiet"]
-    else:
-        file = output / "session.toml"
-        output.mkdir(parents=True, exist_ok=True)
-        write_whole(file, tomli_w.dumps(toml_values(session)))
-        command = ["run", str(file), "--quiet"]
-    with zk0_command(command) as child:
+    with zk0_command(session_command(session, output / "session.toml")) as child:
         if _worse(child, trial, output, asked.objective):
             return "pruned", "worse than the median of earlier trials at this round"
         code = child.process.wait()

@@ -21,6 +21,8 @@ WHERE: dict[Kind, tuple[Where, ...]] = {
     "centralised": ("held out", "unseen"),
 }
 """What each baseline is compared on: what clients hold out (their own, that of the others) and what nobody has."""
+CENTRALISED: Kind = "centralised"
+"""The baseline with all data in one place, and what stands for it where clients are named."""
 SHARED = "several clients"
 """Stands for the owner of a task that more than one client brought."""
 Unit = tuple[str | None, str, int]

@@ -38,9 +38,7 @@ def client_table(members: Sequence[Member], history: Sequence[RoundRecord]) -> T
     return Table(caption="Clients", columns=columns, rows=rows)
 
 
-def _client_row(
-    member: Member, rows: Sequence[RoundRecord], pulls: Sequence[dict[str, Influence]]
-) -> tuple[Cell, ...]:
+def _client_row(member: Member, rows: Sequence[RoundRecord], pulls: Sequence[dict[str, Influence]]) -> tuple[Cell, ...]:
     updates = [u for r in rows for u in r.updates if u.client == member.client]
     shares = [c for r in rows for c in r.contributions if c.client == member.client]
     first, last = (updates[0], updates[-1]) if updates else (None, None)

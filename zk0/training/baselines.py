@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from zk0.aggregation.aggregate import aggregate
-from zk0.contrast import work_of
+from zk0.contrast import CENTRALISED, work_of
 from zk0.errors import DatasetError, LedgerError
 from zk0.folder import SessionFolder
 from zk0.ledger import Ledger
@@ -33,8 +33,6 @@ from zk0.training.examples import Examples
 from zk0.training.fit import fit, round_seed
 from zk0.training.judge import Ground, evaluate_weights, policy_with
 from zk0.training.outbox import Finished, Outbox
-
-CENTRALISED = "centralised"
 
 
 class Union:
