@@ -4,14 +4,13 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from zk0.contrast import Average, Contestant, Contrast, averages
 from zk0.report.contrast_chart import contrast_figure
 from zk0.report.figures import DASH, count, fixed, percent
 from zk0.report.inline import inlined
 from zk0.report.palette import DARK, LIGHT, css_variables
 from zk0.report.tables import Cell, Column, Table, decimal, whole, words
+from zk0.report.template import render
 from zk0.report.write import write_bytes
 from zk0.session import Session
 
@@ -34,16 +33,10 @@ def write_contrast_page(
     Raises:
         ReportError: it cannot be written.
     """
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     found = averages(models)
     how = measured_how(session, models, batches)
-    page = environment.get_template("contrast.html.j2").render(
+    page = render(
+        "contrast.html.j2",
         name=session.name,
         subtitle=f"SmolVLA ({session.policy.path}), {count(session.rounds)} rounds, training seeds {seeds_of(models)}",
         sentences=_sentences(rows),

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from zk0.errors import ReportError
 from zk0.folder import SessionFolder
 from zk0.ledger import Ledger
@@ -25,12 +23,11 @@ from zk0.report.markdown import escaped, table
 from zk0.report.matrix import matrix_figure, matrix_table
 from zk0.report.metrics import ordered
 from zk0.report.palette import DARK, LIGHT, css_variables
+from zk0.report.template import render
 from zk0.report.verdict import success_sentence, verdict
 from zk0.report.write import write_bytes
 from zk0.results import read_films
 from zk0.session import Session
-
-_HERE = Path(__file__).parent
 
 
 class Film(Record):
@@ -68,10 +65,8 @@ def write_report(
     rows = ordered(history)
     here = SessionFolder(folder)
     statistics = _pooled(here)
-    environment = Environment(
-        loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    page = environment.get_template("page.html.j2").render(
+    page = render(
+        "page.html.j2",
         session=session,
         verdict=verdict(rows, rollouts),
         key_figures=key_figures(session, members, rows, rollouts),
