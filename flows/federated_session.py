@@ -76,7 +76,7 @@ def carry_out(session: Session, here: SessionFolder, finished: tuple[RoundRecord
     """Everything from the data to the report; the finished rounds."""
     from zk0.federation.open import open_federation
 
-    folder = str(here.path)
+    folder, known = str(here.path), untracked(session)
     with open_federation(session, here.name, here.path, tell_step), tracking.tracked(session, here):
         ground, history = prepare(session, here, finished)
         track(session, here.name, history)
@@ -85,20 +85,20 @@ def carry_out(session: Session, here: SessionFolder, finished: tuple[RoundRecord
         while history[-1].round < session.rounds:
             number, before = history[-1].round + 1, linked(history)
             if session.may_grow():
-                ground = untracked(data.welcome_newcomers(number, untracked(session), folder, ground))
-            history = federated_round(number, untracked(session), folder, ground, before, progress)
+                ground = untracked(data.welcome_newcomers(number, known, folder, ground))
+            history = federated_round(number, known, folder, ground, before, progress)
             track(session, here.name, history)
             if history[-1].round < session.rounds:
                 roll_out(session, folder, ground, history[-1])
         if history == finished:  # killed after its last round was recorded, maybe before it was drawn
             reporting.write_metrics(session.rounds, session, folder, history)
-        rounds.give_receipts(untracked(session), folder, untracked(history))
+        rounds.give_receipts(known, folder, untracked(history))
         if session.evaluation.joining_report:
-            judging.report_joining(untracked(session), folder, ground, untracked(history))
+            judging.report_joining(known, folder, ground, untracked(history))
     for record in history:
         roll_out(session, folder, ground, record)
-    releasing.decide(untracked(session), folder, untracked(history))
-    page = reporting.write_report(untracked(session), folder, untracked(history))
+    releasing.decide(known, folder, untracked(history))
+    page = reporting.write_report(known, folder, untracked(history))
     say(f"done: {page}")
     return history
 

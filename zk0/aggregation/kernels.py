@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 Values = NDArray[np.float64]
 
-_TILE = 2048
+TILE = 2048
 """Values of an update at a time: 16 KiB of float64 sums stay in the first cache."""
 
 
@@ -24,23 +24,23 @@ def mean(values: NDArray[Any], weights: Values, used: NDArray[np.intp], out: Val
     total = 0.0
     for i in used:
         total += weights[i]
-    for start in range(0, out.size, _TILE):
-        tile = out[start : start + _TILE]
-        first = values[used[0], start : start + _TILE]
+    for start in range(0, out.size, TILE):
+        tile = out[start : start + TILE]
+        first = values[used[0], start : start + TILE]
         for j in range(tile.size):
             tile[j] = weights[used[0]] * first[j]  # not 0.0 + that: it would lose the sign of -0.0
         at = 1
         while at + 4 <= used.size:  # four updates a pass: the sums are loaded and stored a quarter as often
             p, q, r, s = weights[used[at]], weights[used[at + 1]], weights[used[at + 2]], weights[used[at + 3]]
-            a = values[used[at], start : start + _TILE]
-            b = values[used[at + 1], start : start + _TILE]
-            c = values[used[at + 2], start : start + _TILE]
-            d = values[used[at + 3], start : start + _TILE]
+            a = values[used[at], start : start + TILE]
+            b = values[used[at + 1], start : start + TILE]
+            c = values[used[at + 2], start : start + TILE]
+            d = values[used[at + 3], start : start + TILE]
             for j in range(tile.size):
                 tile[j] = (((tile[j] + p * a[j]) + q * b[j]) + r * c[j]) + s * d[j]
             at += 4
         while at < used.size:
-            p, a = weights[used[at]], values[used[at], start : start + _TILE]
+            p, a = weights[used[at]], values[used[at], start : start + TILE]
             for j in range(tile.size):
                 tile[j] += p * a[j]
             at += 1
@@ -55,17 +55,17 @@ def measure(values: NDArray[Any], old: NDArray[Any], new: NDArray[Any], squares:
     Sums run in the dtype of the weights over a tile, and in float64 over tiles.
     """
     taken = 0.0
-    step = np.empty(_TILE, old.dtype)
+    step = np.empty(TILE, old.dtype)
     zero = old.dtype.type(0)
-    for start in range(0, old.size, _TILE):
-        before, after = old[start : start + _TILE], new[start : start + _TILE]
+    for start in range(0, old.size, TILE):
+        before, after = old[start : start + TILE], new[start : start + TILE]
         own = zero
         for j in range(before.size):
             step[j] = after[j] - before[j]
             own += step[j] * step[j]
         taken += own
         for i in range(values.shape[0]):
-            row = values[i, start : start + _TILE]
+            row = values[i, start : start + TILE]
             square, product = zero, zero
             for j in range(before.size):
                 way = row[j] - before[j]

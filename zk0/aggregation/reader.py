@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zk0.aggregation.blocks import Block
+from zk0.aggregation.kernels import TILE
 from zk0.weights import Source
 
 _READ_VALUES = 1 << 20
 """Values of all updates together that a thread reads at a time: 4 MiB of float32."""
-_LEAST_VALUES = 2048
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Reader:
 
     def __init__(self, anchor: Source, sources: Sequence[Source]) -> None:
         self.anchor, self.sources = anchor, sources
-        self.length = max(1, _READ_VALUES // len(sources) // _LEAST_VALUES) * _LEAST_VALUES
+        self.length = max(1, _READ_VALUES // len(sources) // TILE) * TILE
         """Values of each update that a block holds: it depends on their number only, so that bits do too."""
         self.scratch = Scratch()
 
