@@ -17,7 +17,7 @@ from safetensors.numpy import load_file, save, save_file
 
 from zk0.errors import CheckpointError
 from zk0.tensor_spec import TensorSpec
-from zk0.weights import digest, load_weights, open_weights, save_weights, writing
+from zk0.weights import check_weights_once, digest, load_weights, open_weights, save_weights, writing
 
 DTYPES = ("float64", "float32", "float16", "int64", "int32", "int16", "int8", "uint8", "bool")
 
@@ -32,9 +32,11 @@ def example() -> dict[str, np.ndarray]:
 
 
 def test_digest_is_that_of_the_documented_form():
-    text = b'["a","float32",[2]]\n' + np.array([1, 2], "<f4").tobytes() + b'["\xc3\xbc","int64",[]]\n'
-    text += np.array(3, "<i8").tobytes()
-    weights = {"ü": np.array(3, np.int64), "a": np.array([1, 2], np.float32)}
+    long = np.arange(300_000, dtype="<f4")
+    mib = hashlib.sha256(long[: 1 << 18].tobytes()).digest() + hashlib.sha256(long[1 << 18 :].tobytes()).digest()
+    text = b'["a","float32",[300000]]\n' + mib + b'["none","float32",[0]]\n'
+    text += b'["\xc3\xbc","int64",[]]\n' + hashlib.sha256(np.array(3, "<i8").tobytes()).digest()
+    weights = {"ü": np.array(3, np.int64), "none": np.zeros(0, np.float32), "a": long}
     assert digest(weights) == hashlib.sha256(text).hexdigest()
 
 
@@ -118,6 +120,26 @@ def test_flipped_bit_is_found(tmp_path):
     path.write_bytes(data)
     with pytest.raises(CheckpointError, match="digest"):
         load_weights(path, found)
+
+
+def test_a_file_is_checked_once_until_somebody_writes_it(tmp_path):
+    path = tmp_path / "w"
+    found, size = save_weights(path, example())
+    check_weights_once(path, found)
+    with pytest.raises(CheckpointError, match=f"expected {'f' * 12}"):
+        check_weights_once(path, "f" * 64)
+    before, data = path.stat(), bytearray(path.read_bytes())
+    data[size - 3] ^= 1
+    path.write_bytes(data)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    check_weights_once(path, found)  # it looks as it did: not read again
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+    for _ in range(2):
+        with pytest.raises(CheckpointError, match="not the weights that were recorded"):
+            check_weights_once(path, found)
+    path.unlink()
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        check_weights_once(path, found)
 
 
 def test_every_truncation_is_found(tmp_path):

@@ -14,8 +14,12 @@ LIBRARIES = ("flwr", "ray", "lerobot", "transformers", "datasets", "accelerate",
 
 @contextmanager
 def libraries_logged() -> Iterator[None]:
-    """What these libraries say from INFO on goes where our own lines go, under their own names, and nowhere else."""
-    bridge, loggers = _Bridge(logging.INFO), [logging.getLogger(name) for name in LIBRARIES]
+    """What these libraries say from INFO on goes where our own lines go, under their own names, and nowhere else.
+
+    Inside of itself it does nothing: a process that does it for all its life spares itself the changes.
+    """
+    loggers = [one for name in LIBRARIES if not _is_bridged(one := logging.getLogger(name))]
+    bridge = _Bridge(logging.INFO)
     before = [(one, one.handlers, one.level, one.propagate) for one in loggers]
     for one in loggers:
         one.handlers, one.propagate = [bridge], False  # not on the terminal as well, through a progress bar
@@ -38,6 +42,10 @@ def memory_told() -> str:
             peak, whole = torch.cuda.max_memory_allocated(device), torch.cuda.get_device_properties(device).total_memory
             told.append(f"GPU {device} {peak / 1e9:.2f} of {whole / 1e9:.1f} GB")
     return ", ".join(told)
+
+
+def _is_bridged(library: logging.Logger) -> bool:
+    return any(isinstance(handler, _Bridge) for handler in library.handlers)
 
 
 class _Bridge(logging.Handler):

@@ -40,8 +40,6 @@ def pack(source: Path, target: Path) -> int:
                     for block in file.blocks(name, _BLOCK_BYTES):
                         out.write(_shuffled(block))
             size = handle.tell()
-            handle.flush()
-            os.fsync(handle.fileno())
         half.replace(target)
     finally:
         half.unlink(missing_ok=True)

@@ -3,11 +3,11 @@
 Files are safetensors without metadata: the same weights give the same bytes.
 """
 
-import hashlib
 import os
 import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from zk0.disk import room_for
 from zk0.errors import CheckpointError
 from zk0.tensor_spec import CODES, TensorSpec, file_order, read_head, title, write_head
+from zk0.tree_sha import CHUNK_BYTES, TreeSha
 
 Weights = Mapping[str, NDArray[Any]]
 
@@ -73,6 +74,13 @@ class WeightsFile(Weights):
             self.read(name, start, block)
             yield block
 
+    def block(self, name: str, length: int, start: int) -> NDArray[Any]:
+        """At most `length` values of a flat tensor, from `start` on."""
+        spec = self.specs[name]
+        block = np.empty(min(length, spec.size - start), spec.dtype)
+        self.read(name, start, block)
+        return block
+
     def read(self, name: str, start: int, out: NDArray[Any]) -> None:
         """Fill `out` (one dimension, the tensor's dtype) with values `start`, `start + 1`, ... of the flat tensor.
 
@@ -98,37 +106,40 @@ def digest(weights: Weights) -> str:
 
     Canonical form: for each name in ascending order of code points, the UTF-8 bytes of the JSON array
     `["name","dtype",[dimension,...]]` (no blanks, non-ASCII as it is; dtype as numpy names it), a line feed, then
-    the values in C order, little-endian.
+    the SHA-256 (32 bytes) of every MiB of the values, which are in C order and little-endian (`zk0.tree_sha`).
 
     Raises:
         CheckpointError: a dtype that a file cannot hold.
 
     >>> digest({"w": np.zeros((2, 3), np.float32)})[:12]
-    '2dee88808c11'
-    >>> hashlib.sha256(b'["w","float32",[2,3]]\\n' + bytes(24)).hexdigest()[:12]
-    '2dee88808c11'
+    'd83803880ebb'
+    >>> from hashlib import sha256
+    >>> sha256(b'["w","float32",[2,3]]\\n' + sha256(bytes(24)).digest()).hexdigest()[:12]
+    'd83803880ebb'
     """
-    sha = hashlib.sha256()
-    for name in sorted(weights):
-        if isinstance(weights, WeightsFile):
-            sha.update(title(name, weights.specs[name]))
-            for block in weights.blocks(name):
-                sha.update(_flat_bytes(block))
-        else:
-            sha.update(title(name, _spec(name, weights[name])))
-            sha.update(_flat_bytes(weights[name]))
-    return sha.hexdigest()
+    with TreeSha() as sha:
+        for name in sorted(weights):
+            if isinstance(weights, WeightsFile):
+                spec = weights.specs[name]
+                sha.begin(title(name, spec))
+                step = CHUNK_BYTES // np.dtype(spec.dtype).itemsize
+                sha.take_chunks(partial(weights.block, name, step), range(0, spec.size, step))
+            else:
+                sha.begin(title(name, _spec(name, weights[name])))
+                with sha.taking(_flat_bytes(weights[name])):
+                    pass
+        return sha.hexdigest()
 
 
-def save_weights(path: Path, weights: Weights) -> tuple[str, int]:
-    """Write weights whole or not at all; parents are made. Digest and bytes of the file.
+def save_weights(path: Path, weights: Weights, lasting: bool = True) -> tuple[str, int]:
+    """Write weights whole or not at all; parents are made. Digest and bytes of the file. `lasting`: see `writing`.
 
     Raises:
         CheckpointError: a dtype or a name that a file cannot hold.
         DiskFull: there is no room for it.
         OSError: the disk refuses.
     """
-    with writing(path, {name: _spec(name, tensor) for name, tensor in weights.items()}) as writer:
+    with writing(path, {name: _spec(name, tensor) for name, tensor in weights.items()}, lasting) as writer:
         for name in writer.names:
             writer.write(weights[name])
     return writer.digest, writer.bytes
@@ -151,6 +162,24 @@ def check_weights(path: Path, expected: str) -> None:
     """Raises CheckpointError where a file's weights are not those of the digest; memory is a block."""
     with open_weights(path) as file:
         _check_digest(path, file, expected)
+
+
+def check_weights_once(path: Path, expected: str) -> None:
+    """The same, but this process reads a file again only after somebody has written it: several clients train from one.
+
+    Raises:
+        CheckpointError: no file, or its weights are not those of the digest.
+    """
+    try:
+        found = path.stat()
+    except OSError as e:
+        raise CheckpointError(f"{path}: cannot be read ({e.strerror}); expected a safetensors file") from e
+    _check_state(path, expected, (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns))
+
+
+@lru_cache(maxsize=4)
+def _check_state(path: Path, expected: str, state: tuple[int, ...]) -> None:
+    check_weights(path, expected)
 
 
 def _check_digest(path: Path, weights: Weights, expected: str) -> None:
@@ -183,25 +212,24 @@ def open_weights(path: Path) -> Iterator[WeightsFile]:
 class WeightsWriter:
     """Tensors written one after the other, in the order of `names`; `digest` and `bytes` are known at the end."""
 
-    def __init__(self, handle: BinaryIO, names: tuple[str, ...], specs: Mapping[str, TensorSpec]):
+    def __init__(self, handle: BinaryIO, names: tuple[str, ...], specs: Mapping[str, TensorSpec], sha: TreeSha) -> None:
         self.names = names
         self.digest = ""
         self.bytes = 0
-        self._handle, self._specs = handle, specs
-        self._sha = hashlib.sha256()
+        self._handle, self._specs, self._sha = handle, specs, sha
         self._coming, self._left = iter(names), 0
 
     def write(self, values: NDArray[Any]) -> None:
-        """Append a tensor, or the next block of one."""
+        """Append a tensor, or the next block of one; afterwards its memory may be used again."""
         data = _flat_bytes(values)
-        self._handle.write(data)
         while data and self._left <= 0 and self._begin():
             pass
-        self._sha.update(data)
+        with self._sha.taking(data):
+            self._handle.write(data)
         self._left -= len(data)
 
     def running_digest(self) -> str:
-        """SHA-256 of all that was written, once everything is; it is that of the weights if `names` ascend."""
+        """The digest of all that was written, once everything is; it is that of the weights if `names` ascend."""
         while self._begin():
             pass
         return self._sha.hexdigest()
@@ -210,14 +238,17 @@ class WeightsWriter:
         """Go on to the next tensor, if there is one."""
         name = next(self._coming, None)
         if name is not None:
-            self._sha.update(title(name, self._specs[name]))
+            self._sha.begin(title(name, self._specs[name]))
             self._left = self._specs[name].nbytes
         return name is not None
 
 
 @contextmanager
-def writing(path: Path, specs: Mapping[str, TensorSpec]) -> Iterator[WeightsWriter]:
-    """Stream weights into a file that appears under its name only when all of it is on the disk.
+def writing(path: Path, specs: Mapping[str, TensorSpec], lasting: bool = True) -> Iterator[WeightsWriter]:
+    """Stream weights into a file that appears under its name only when all of it is written.
+
+    `lasting`: only when it is on the disk, so that a power cut leaves it whole. Without, it survives any process, and a
+    power cut may leave less than all of it under its name: for what is made again then, and never read unchecked.
 
     Raises:
         CheckpointError: fewer or more values were written than `specs` says, or a file cannot hold them.
@@ -228,20 +259,22 @@ def writing(path: Path, specs: Mapping[str, TensorSpec]) -> Iterator[WeightsWrit
     path.parent.mkdir(parents=True, exist_ok=True)
     half = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")  # two writers never share one
     try:
-        with room_for(path), half.open("xb") as handle:
+        with room_for(path), half.open("xb") as handle, TreeSha() as sha:
             handle.write(head)
-            writer = WeightsWriter(handle, names, specs)
+            writer = WeightsWriter(handle, names, specs, sha)
             yield writer
             writer.bytes = handle.tell()
             if writer.bytes != (wanted := len(head) + sum(spec.nbytes for spec in specs.values())):
                 raise CheckpointError(f"{path}: {writer.bytes} bytes were written, expected {wanted}")
             handle.flush()
-            os.fsync(handle.fileno())
+            if lasting:
+                os.fsync(handle.fileno())
         writer.digest = writer.running_digest() if list(names) == sorted(names) else _digest_of(half)
         half.replace(path)
     finally:
         half.unlink(missing_ok=True)
-    sync_folder(path.parent)
+    if lasting:
+        sync_folder(path.parent)
 
 
 def _digest_of(path: Path) -> str:

@@ -1,6 +1,6 @@
-"""The two loops that touch every value of every update, compiled by Numba: each passes once through a core's caches.
+"""The loops that touch every value of every update, compiled by Numba: each passes once through a core's caches.
 
-Both run without Python's lock, on whatever thread calls them, and give the same bits on each.
+They run without Python's lock, on whatever thread calls them, and give the same bits on each.
 """
 
 from typing import Any
@@ -46,6 +46,20 @@ def mean(values: NDArray[Any], weights: Values, used: NDArray[np.intp], out: Val
             at += 1
         for j in range(tile.size):
             tile[j] /= total
+
+
+@njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc"})
+def squares(values: NDArray[Any], old: NDArray[Any], out: Values) -> None:
+    """Adds ||values_i - old||^2 to `out`, summed as `measure` does."""
+    for start in range(0, old.size, _TILE):
+        before = old[start : start + _TILE]
+        for i in range(values.shape[0]):
+            row = values[i, start : start + _TILE]
+            square = old.dtype.type(0)
+            for j in range(before.size):
+                way = row[j] - before[j]
+                square += way * way
+            out[i] += square
 
 
 @njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc"})

@@ -1,13 +1,16 @@
 """What a round's updates are like before they are combined: how long each step is, and how far they lie apart."""
 
 from collections.abc import Callable
+from functools import partial
 from math import sqrt
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from zk0.aggregation import kernels
 from zk0.aggregation.blocks import Block, blocks_of, in_order
+from zk0.aggregation.combine import widened
 from zk0.aggregation.opened import Opened
 from zk0.aggregation.reader import Part, Reader
 
@@ -18,17 +21,26 @@ _DOT_VALUES = 8192
 
 def step_norms(opened: Opened, threads: int = 1) -> tuple[float, ...]:
     """||update - old||, L2 over all tensors, of each update; good to seven digits."""
-    return tuple(map(sqrt, _summed(opened, lambda steps: _inner_products(steps, steps), threads)))
+    count = len(opened.sources)
+
+    def squares(reader: Reader, block: Block) -> Values:
+        part, found = reader.read(block), np.zeros(count)
+        kernels.squares(widened(part.values), widened(part.old), found)
+        return found
+
+    return tuple(map(sqrt, _summed(opened, squares, count, threads)))
 
 
 def squared_distances(opened: Opened, threads: int = 1) -> Values:
     """||update_i - update_j||^2 (updates, updates), from inner products of their steps."""
 
-    def products(steps: NDArray[Any]) -> Values:
-        rows = [_inner_products(steps[i:], steps[i]) for i in range(len(steps))]
-        return np.concatenate(rows)
+    def products(reader: Reader, block: Block) -> Values:
+        with np.errstate(invalid="ignore", over="ignore"):
+            steps = _steps(reader, reader.read(block))
+            return np.concatenate([_inner_products(steps[i:], steps[i]) for i in range(len(steps))])
 
-    flat, count = _summed(opened, products, threads), len(opened.sources)
+    count = len(opened.sources)
+    flat = _summed(opened, products, count * (count + 1) // 2, threads)
     gram = np.zeros((count, count))
     gram[np.triu_indices(count)] = flat
     gram += np.triu(gram, 1).T
@@ -36,17 +48,12 @@ def squared_distances(opened: Opened, threads: int = 1) -> Values:
     return np.maximum(square[:, None] + square[None, :] - 2 * gram, 0.0)
 
 
-def _summed(opened: Opened, measure: Callable[[NDArray[Any]], Values], threads: int) -> Values:
-    """The sum over all blocks, in their order, of what `measure` says of a block's steps (updates, n)."""
-    reader = Reader(opened.anchor, opened.sources)
-
-    def of_block(block: Block) -> Values:
-        with np.errstate(invalid="ignore", over="ignore"):
-            return measure(_steps(reader, reader.read(block)))
-
-    specs = opened.anchor.specs
-    found = list(in_order(of_block, blocks_of(specs, specs, reader.length), threads))
-    return np.asarray(sum(found)) if found else np.asarray(measure(np.zeros((len(opened.sources), 1))))
+def _summed(opened: Opened, measure: Callable[[Reader, Block], Values], length: int, threads: int) -> Values:
+    """The sum over all blocks, in their order, of what `measure` says of each: so many numbers."""
+    reader, specs, total = Reader(opened.anchor, opened.sources), opened.anchor.specs, np.zeros(length)
+    for found in in_order(partial(measure, reader), blocks_of(specs, specs, reader.length), threads):
+        total += found
+    return total
 
 
 def _steps(reader: Reader, part: Part) -> NDArray[Any]:

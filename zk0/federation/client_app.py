@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,16 @@ from zk0.federation.receipts import keep_receipts
 from zk0.federation.sent import ELSEWHERE, WEIGHTS_PATH, note_sent, without_places
 from zk0.folder import write_whole
 from zk0.merkle import Receipt
-from zk0.records import Update
+from zk0.records import EpisodeFilm, Update
 from zk0.session import ClientSettings, EvaluationPlan, JoiningPlan, Plan, RoundPlan, Terms
 from zk0.training.outbox import forget_session
 
 StepListener = Callable[[str, int, int, int, str], None]
 _listener: list[StepListener] = []
 _clients: dict[str, tuple[str, Any]] = {}
+_logs: dict[str, int] = {}
+_MOST_LOGS = 128
+"""Open at a time: a system lets a process have a thousand files."""
 
 app = ClientApp()
 
@@ -107,8 +111,6 @@ def _train(message: Message, config: dict[str, Any]) -> RecordDict:
 
 
 def _evaluate(message: Message, config: dict[str, Any]) -> RecordDict:
-    from zk0.training.films import film_held_out  # takes seconds
-
     plan = EvaluationPlan.model_validate_json(str(message.content["config"]["plan"]))
     client = _client_of(plan, config)
 
@@ -117,9 +119,13 @@ def _evaluate(message: Message, config: dict[str, Any]) -> RecordDict:
         _tell(client.name, plan.round, done, frames, "encode")
 
     weights = Path(str(message.content["config"][WEIGHTS_PATH]))
+    films: tuple[EpisodeFilm, ...] = ()
     with _turn(client, plan):
         found = client.evaluate(plan, weights, on_frames)
-        films = film_held_out(client, plan, weights, found.score)
+        if plan.film is not None:
+            from zk0.training.films import film_held_out  # takes seconds
+
+            films = film_held_out(client, plan, weights, found.score)
     loss, frames = found.score.policy_loss, found.score.frames
     logger.info("{}: round {} judged on {} held-out frames: loss {:.4f}", client.name, plan.round, frames, loss)
     for film in films:
@@ -247,13 +253,21 @@ def _client(terms: Terms, config: dict[str, Any]) -> Any:
 
 @contextmanager
 def _client_log(scratch: Path) -> Iterator[None]:
-    """What is logged meanwhile goes to the client's own log too; other clients in this process have theirs."""
+    """What is logged meanwhile goes to the client's own log too; other clients in this process have theirs.
+
+    A log stays open for the client's next message: opening one takes longer than most messages.
+    """
     scratch.mkdir(parents=True, exist_ok=True)
-    keep: dict[str, Any] = {"rotation": "500 MB", "retention": "10 days", "compression": "zip", "diagnose": False}
     mine = str(scratch)
-    sink = logger.add(scratch / "client.log", filter=lambda r: bool(r["extra"].get("client") == mine), **keep)
-    try:
-        with logger.contextualize(client=mine), libraries_logged():
-            yield
-    finally:
-        logger.remove(sink)
+    if mine not in _logs:
+        if len(_logs) == _MOST_LOGS:
+            logger.remove(_logs.pop(next(iter(_logs))))
+        keep: dict[str, Any] = {"rotation": "500 MB", "retention": "10 days", "compression": "zip", "diagnose": False}
+        belongs = partial(_is_of, mine)
+        _logs[mine] = logger.add(scratch / "client.log", filter=belongs, watch=True, **keep)
+    with logger.contextualize(client=mine), libraries_logged():
+        yield
+
+
+def _is_of(client: str, line: Any) -> bool:
+    return bool(line["extra"].get("client") == client)

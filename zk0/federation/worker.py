@@ -33,14 +33,16 @@ def die_with_parent(parent: int) -> None:
 def serve(connection: Connection) -> None:
     """Answer messages until the pipe closes or None arrives."""
     import zk0.training.client  # noqa: F401 -- takes seconds: paid while the worker starts, not with its first message
+    from zk0.diagnostics import libraries_logged
     from zk0.federation import client_app
 
     client_app.listen(lambda *step: connection.send(("step", step)))
     connection.send(("ready", os.getpid()))
-    while (job := connection.recv()) is not None:
-        message, context = job
-        reply = client_app.app(message, context)
-        connection.send(("reply", (reply, context)))
+    with libraries_logged():
+        while (job := connection.recv()) is not None:
+            message, context = job
+            reply = client_app.app(message, context)
+            connection.send(("reply", (reply, context)))
 
 
 def serve_until_closed(handle: int) -> None:

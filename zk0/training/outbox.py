@@ -15,7 +15,7 @@ from zk0.folder import write_whole
 from zk0.packing import pack
 from zk0.records import ClientMetrics, Update
 from zk0.session import Plan, RoundPlan
-from zk0.weights import Weights, check_weights, load_weights, open_weights, save_weights
+from zk0.weights import Weights, check_weights, check_weights_once, load_weights, open_weights, save_weights
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,9 @@ class Finished:
 class Outbox:
     """Updates that were trained once and are answered as often as they are asked for.
 
-    `updates/` in the client's scratch folder holds them, one file and its record for each plan; `memory/` what a
-    client carries from one round of a session to its next: what int8 has lost (`zk0.deltas`), or its control variate.
+    `updates/` in the client's scratch folder holds them, one file and its record for each plan: they are checked when
+    they are asked for, and what a power cut has spoilt is trained again. `memory/` holds what a client carries from one
+    round of a session to its next: what int8 has lost (`zk0.deltas`), or its control variate.
     """
 
     scratch: Path
@@ -97,7 +98,7 @@ class Outbox:
         if finished.control is not None:
             return self._save_with_control(plan, finished.weights, finished.control, file)
         if plan.wire.up == "fp32":
-            return save_weights(file, finished.weights)
+            return save_weights(file, finished.weights, lasting=False)
         with open_start(plan, start) as anchor:
             if plan.wire.up == "bf16":
                 return save_deltas(file, finished.weights, anchor, "bf16")
@@ -112,7 +113,7 @@ class Outbox:
         memory = _Memory(self.scratch, plan, "control")
         save_weights(memory.now, control)
         memory.forget_older()
-        return save_weights(file, {**weights, **change})
+        return save_weights(file, {**weights, **change}, lasting=False)
 
     def _file(self, plan: RoundPlan) -> Path:
         return self.scratch / "updates" / f"round-{plan.round:03d}-{plan.digest()[:16]}.safetensors"
@@ -165,7 +166,7 @@ def open_start(plan: Plan, path: Path) -> Iterator[Weights]:
         with open_bf16(path, str(plan.wire.down_digest)) as weights:
             yield weights
         return
-    check_weights(path, plan.wire.down_digest or plan.global_digest)
+    check_weights_once(path, plan.wire.down_digest or plan.global_digest)
     with open_weights(path) as file:
         yield file
 

@@ -51,8 +51,10 @@ def server_control(begun: Arrays) -> dict[str, NDArray[Any]]:
     return {name.removeprefix(CONTROL): begun[name] for name in begun if name.startswith(CONTROL)}
 
 
-def weights_alone(begun: Arrays) -> dict[str, NDArray[Any]]:
-    """The weights that came with a plan, without control variates."""
+def weights_alone(begun: Arrays) -> Arrays:
+    """The weights that came with a plan, without control variates; not read where none came with them."""
+    if not any(name.startswith(CONTROL) for name in begun):
+        return begun
     return {name: begun[name] for name in begun if not name.startswith(CONTROL)}
 
 
