@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 FRAMES, FPS, SIDE = 20, 10, 64
-FULL_WIDTH = 27.25
+FULL_WIDTH = 25.625
 """Of an expert on the tiny vision-language model, so that as much is trained and sent as of the full policy."""
 
 

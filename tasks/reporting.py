@@ -20,7 +20,7 @@ from zk0.records import RoundRecord
 from zk0.release import Release
 from zk0.session import Session
 
-_CHARTS_SECONDS = 20.0
+_CHARTS_SECONDS = 60.0
 """Drawing takes about a second: rounds that are shorter leave it to the report."""
 
 

@@ -51,10 +51,10 @@ def mean(values: NDArray[Any], weights: Values, used: NDArray[np.intp], out: Val
 @njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc"})
 def squares(values: NDArray[Any], old: NDArray[Any], out: Values) -> None:
     """Adds ||values_i - old||^2 to `out`, summed as `measure` does."""
-    for start in range(0, old.size, _TILE):
-        before = old[start : start + _TILE]
+    for start in range(0, old.size, TILE):
+        before = old[start : start + TILE]
         for i in range(values.shape[0]):
-            row = values[i, start : start + _TILE]
+            row = values[i, start : start + TILE]
             square = old.dtype.type(0)
             for j in range(before.size):
                 way = row[j] - before[j]
