@@ -44,7 +44,13 @@ def linked[T](value: T) -> T:
     return cast(T, opaque(value))
 
 
-@flow(name="zk0", flow_run_name=run_name, persist_result=False, on_crashed=[close_task_runs])
+@flow(
+    name="zk0",
+    flow_run_name=run_name,
+    persist_result=False,
+    on_crashed=[close_task_runs],
+    on_cancellation=[close_task_runs],
+)
 def federated_session(
     config: str = "deployments/sessions/demo.toml", overrides: dict[str, Any] | None = None, resume: str | None = None
 ) -> str:

@@ -10,6 +10,7 @@ from prefect import task
 from prefect.artifacts import create_link_artifact
 from prefect.cache_policies import NO_CACHE
 
+from tasks.client_runs import ClientRuns
 from tasks.events import Event, say, tell
 from zk0.folder import SessionFolder, write_whole
 from zk0.records import Checkpoint, ClientEvaluation, Evaluation, Rollout, RoundRecord
@@ -53,7 +54,8 @@ def evaluate_on_clients(session: Session, folder: str, ground: "Ground", checkpo
     names = [member.client for member in ground.members]
     asked = [evaluation_plan_for(name, session, here.name, ground, checkpoint) for name in names]
     plans = [sent.told(plan.model_copy(update={"film": film})) for plan in asked]
-    found = federation(here.name).evaluate(plans, sent.path)
+    with ClientRuns("judges", checkpoint.round) as runs:
+        found = federation(here.name).evaluate(plans, sent.path, runs)
     for refusal in found.refusals:
         say(f"round {checkpoint.round}: {refusal.client} did not judge: {refusal.reason}")
     losses = ", ".join(f"{s.client} {s.score.policy_loss:.4f}" for s in found.scores)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from tasks.client_runs import ClientRuns, measured
 from tasks.events import Event, say, tell
 from tasks.retry import is_transient
 from zk0 import merkle
@@ -96,15 +97,15 @@ def train_clients(session: Session, folder: str, ground: "Ground", before: Check
     names = [member.client for member in ground.members] if decision.clients is None else decision.clients
     plans = [sent.told(plan_for(name, session, here.name, ground, before, decision)) for name in names]
 
-    def on_update(client: str) -> None:
-        tell(Event(kind="client", client=client, round=decision.round))
-
-    taken = federation(here.name).train(plans, weights, spool, on_update, sent.path)
-    found = without_outliers(taken, spool, weights, session.aggregation.quarantine_factor, threads())
-    federation(here.name).put_aside([r for r in found.refusals if r not in taken.refusals], decision.round)
+    with ClientRuns("trains", decision.round) as runs:
+        taken = federation(here.name).train(plans, weights, spool, runs, sent.path)
+        found = without_outliers(taken, spool, weights, session.aggregation.quarantine_factor, threads())
+        outliers = [r for r in found.refusals if r not in taken.refusals]
+        federation(here.name).put_aside(outliers, decision.round)
+        for refusal in outliers:
+            runs.refused(refusal)
     for update in found.updates:
-        measured = f"{update.metrics.local_steps} steps, {update.metrics.seconds:.1f} s"
-        say(f"round {decision.round}: {update.client}: loss {update.metrics.policy_loss:.4f}, {measured}")
+        say(f"round {decision.round}: {update.client}: {measured(update)}")
     for refusal in found.refusals:
         say(f"round {decision.round}: {refusal.client} refused: {refusal.reason}")
     if len(found.updates) < session.federation.min_updates:

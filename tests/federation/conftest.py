@@ -86,17 +86,17 @@ class Drive:
     def spool(self) -> Path:
         return self.folder / f"round-{self.history[-1].round + 1:03d}" / "updates"
 
-    def train(self, federation: Any, on_update: Callable[[str], None] | None = None, **changes: Any) -> Any:
-        return federation.train(self.plans(**changes), Path(self.history[-1].path), self.spool(), on_update)
+    def train(self, federation: Any, listener: Any = None, **changes: Any) -> Any:
+        return federation.train(self.plans(**changes), Path(self.history[-1].path), self.spool(), listener)
 
-    def evaluate(self, federation: Any, **changes: Any) -> Any:
+    def evaluate(self, federation: Any, listener: Any = None, **changes: Any) -> Any:
         """What the clients say of the last global weights."""
         last = self.history[-1]
         common = {"terms": terms_of(self.session, self.name), "round": last.round, "recipe": self.recipe}
         common |= {"global_digest": last.digest, "statistics": self.statistics, "training": self.session.training}
         common |= {"times": 2, "batch_size": 8, "max_frames": None} | changes
         plans = [EvaluationPlan(client=m.client, **common) for m in self.members]
-        return federation.evaluate(plans, Path(last.path))
+        return federation.evaluate(plans, Path(last.path), listener)
 
     def average(self, updates: Any) -> Any:
         from zk0.aggregation.aggregate import aggregate

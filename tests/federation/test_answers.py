@@ -119,6 +119,22 @@ def session(engine: Any) -> Session:
     return engine.session.model_copy(update={"training": training})
 
 
+class Told:
+    """Writes down what it is told."""
+
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+
+    def asked(self, client: str) -> None:
+        self.heard.append(f"{client} asked")
+
+    def kept(self, update: Any) -> None:
+        self.heard.append(f"{update.client} kept")
+
+    def answered(self, found: Any) -> None:
+        self.heard.append(f"{found.client} answered {type(found).__name__}")
+
+
 @pytest.fixture
 def driven(session: Session, drive: type, tmp_path: Path) -> Any:
     """A session of the test's own, for its clients have one name each."""
@@ -132,17 +148,22 @@ def test_a_bad_answer_is_refused_and_kept_aside(fault: str, engine: Any, driven:
     federation = engine.federation(grid=grid)
     driven.begin(federation)
     grid.change = change
-    found = driven.train(federation)
+    told = Told()
+    found = driven.train(federation, told)
     grid.change = None
     assert [u.client for u in found.updates] == ["b", "c"]
     assert [r.client for r in found.refusals] == ["a"]
+    assert told.heard[:3] == ["a asked", "b asked", "c asked"]
+    assert sorted(told.heard[3:]) == ["a answered Refusal", "b answered Update", "c answered Update"]
     assert re.search(said, found.refusals[0].reason), found.refusals[0].reason
     names = {p.name for p in driven.spool().iterdir()}
     good = {f"{name}.{kind}" for name in "bc" for kind in ("safetensors", "json")}
     assert names == good | {"refusals.jsonl"} | ({"a.refused"} if aside else set())
 
-    again = driven.train(federation)
+    told = Told()
+    again = driven.train(federation, told)
     assert [u.client for u in again.updates] == ["a", "b", "c"]
+    assert told.heard == ["b kept", "c kept", "a asked", "a answered Update"]
     assert again.refusals == ()
     assert again.all_refusals == found.refusals
 
@@ -195,8 +216,14 @@ def test_a_client_that_cannot_judge_is_told_and_the_others_count(
     with Lying(nodes_of(session, tmp_path), 0, tmp_path / "server") as grid:
         federation, driven = Federation(grid, ("a", "b", "c"), 60), drive(session, tmp_path)
         driven.begin(federation)
-        found = driven.evaluate(federation)
+        told = Told()
+        found = driven.evaluate(federation, told)
         assert [s.client for s in found.scores] == ["a"]
+        assert told.heard == [f"{name} asked" for name in "abc"] + [
+            "a answered ClientScore",
+            "b answered Refusal",
+            "c answered Refusal",
+        ]
         assert json.loads((tmp_path / "clients/a/evaluation_0.json").read_text()) == found.scores[0].model_dump(
             mode="json"
         )
@@ -230,9 +257,10 @@ def test_answers_that_come_twice_or_late_change_nothing(engine: Any, driven: Any
     federation = engine.federation(grid=grid)
     driven.begin(federation)
     grid.twice = True
-    told: list[str] = []
-    first = driven.train(federation, told.append)
-    assert [u.client for u in first.updates] == sorted(told) == ["a", "b", "c"]
+    told = Told()
+    first = driven.train(federation, told)
+    assert [u.client for u in first.updates] == ["a", "b", "c"]
+    assert sorted(told.heard) == sorted(f"{name} {what}" for name in "abc" for what in ("asked", "answered Update"))
     assert {(r.client, r.reason) for r in first.refusals} == {
         (name, "answered twice; the first answer counts") for name in "abc"
     }

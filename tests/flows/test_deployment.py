@@ -11,6 +11,7 @@ from uuid import UUID
 
 import pytest
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId, FlowRunFilter, FlowRunFilterId
+from prefect.client.schemas.objects import StateType
 from prefect.client.schemas.sorting import TaskRunSort
 
 from zk0.ledger import Ledger
@@ -30,6 +31,11 @@ def task_runs(stack: Any, run: UUID) -> list[Any]:
             sort=TaskRunSort.EXPECTED_START_TIME_ASC,
             limit=200,
         )
+
+
+def running(stack: Any, run: UUID) -> set[str]:
+    """Names of task runs that have begun and not ended."""
+    return {r.name for r in task_runs(stack, run) if not r.state.is_final()}
 
 
 def artifacts(stack: Any, run: UUID) -> dict[str, list[Any]]:
@@ -90,6 +96,24 @@ def test_rounds_hold_their_stages(stack: Any, finished: Any) -> None:
     } <= of.keys()
 
 
+def test_each_client_is_shown_in_its_round(stack: Any, finished: Any) -> None:
+    of = {r.name: r for r in task_runs(stack, run_id(finished))}
+    folder = folder_of(stack, "undisturbed")
+    for record in Ledger(folder / "ledger.jsonl").read()[1:]:
+        train, judge = of[f"train round {record.round}"], of[f"clients evaluate round {record.round}"]
+        shown = [(train, u.client, "trains", f"loss {u.metrics.policy_loss:.4f}, 40 steps") for u in record.updates]
+        scores = record.client_evaluation.scores
+        shown += [(judge, s.client, "judges", f"policy loss {s.score.policy_loss:.4f}") for s in scores]
+        assert len(shown) == 4
+        for within, client, does, said in shown:
+            run = of[f"{client} {does}, round {record.round}"]
+            assert [p.id for p in run.task_inputs["__parents__"]] == [within.id]
+            assert run.state.is_completed()
+            assert said in run.state.message
+            assert within.start_time <= run.start_time < run.end_time <= within.end_time
+            assert run.total_run_time == run.end_time - run.start_time
+
+
 def test_artifacts_of_a_session(stack: Any, finished: Any) -> None:
     found = artifacts(stack, run_id(finished))
     assert found.keys() >= {"session-progress", "round-losses", "benchmark", "session-report", "rollout-video"}
@@ -118,11 +142,15 @@ def test_retry_goes_on_at_the_killed_round(stack: Any, finished: Any, wait_until
     """SIGKILL while clients train in round 2: same run, same folder, round 1 not trained again, same digests."""
     run = stack.begin(stack.overrides("killed"))
     wait_until(lambda: list((stack.home / "killed").glob("*/round-002/updates")), pause=0.01)
+    wait_until(lambda: running(stack, run) & {f"{name} trains, round 2" for name in ("lifter", "placer")}, pause=0.01)
     stack.kill_flow(run)
     crashed = stack.ended(run)
     assert crashed.is_crashed()
-    wait_until(lambda: not [r for r in task_runs(stack, run) if r.state_name == "Running"], 60)
+    wait_until(lambda: not running(stack, run), 60)
     folder = folder_of(stack, "killed")
+    there = {r.name: r.state.type for r in task_runs(stack, run)}
+    assert there["lifter trains, round 1"] == StateType.COMPLETED
+    assert there["placer trains, round 2"] == StateType.CRASHED
     before = (folder / "ledger.jsonl").read_bytes()
     assert before.count(b"\n") == 2, "killed before round 2 was finished"
     wait_until(lambda: not [c for c in stack.left_behind().values() if "zk0.federation.worker" in c], 30)
@@ -169,12 +197,13 @@ def test_a_killed_stack_leaves_nothing(new_stack: Any, wait_until: Callable[...,
 @pytest.mark.slow
 def test_a_cancelled_session_leaves_no_process(stack: Any, wait_until: Callable[..., Any]) -> None:
     run = stack.begin(stack.overrides("cancelled"))
-    wait_until(lambda: list((stack.home / "cancelled").glob("*/round-001/updates")), pause=0.01)
+    wait_until(lambda: "placer trains, round 1" in running(stack, run), pause=0.01)
     begun = stack.left_behind().items()
     mine = {pid for pid, command in begun if "zk0.federation.worker" in command or "prefect.engine" in command}
     assert len(mine) >= 2
     assert stack.prefect("flow-run", "cancel", str(run)).returncode == 0
     wait_until(lambda: stack.state(run).is_cancelled(), 120)
+    wait_until(lambda: not running(stack, run), 60)
     wait_until(lambda: not mine & stack.left_behind().keys(), 60)
     folder = folder_of(stack, "cancelled")
     assert [r.round for r in Ledger(folder / "ledger.jsonl").read()] == [0]

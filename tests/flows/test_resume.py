@@ -14,6 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.filters import TaskRunFilter, TaskRunFilterName
+from prefect.client.schemas.sorting import TaskRunSort
 
 from zk0.ledger import Ledger
 from zk0.records import RoundRecord
@@ -214,9 +217,22 @@ def test_refusals_of_a_killed_round_are_not_forgotten(
         found.append(
             (digests(folder), [(r.client, "FileExistsError" in r.reason) for r in rounds(folder)[-1].refusals])
         )
+        assert shown(place, "a trains, round 2" if name == "calm" else "a had answered, round 2").is_completed()
+        refused = shown(place, "b trains, round 2")
+        assert refused.is_failed()
+        assert refused.message == rounds(folder)[-1].refusals[-1].reason
+        assert shown(place, "train round 2").is_completed(), "a round of which enough is left has not failed"
     assert found[0][0] == found[1][0]
     assert found[0][1] == [("b", True)]
     assert found[1][1] == [("b", True), ("b", True)]
+
+
+def shown(place: Any, name: str) -> Any:
+    """The state of the newest task run of this name in the UI."""
+    with SyncPrefectClient(place.environment["PREFECT_API_URL"]) as client:
+        named = TaskRunFilter(name=TaskRunFilterName(any_=[name]))
+        (run,) = client.read_task_runs(task_run_filter=named, sort=TaskRunSort.EXPECTED_START_TIME_DESC, limit=1)
+        return run.state
 
 
 def workers_of(folder: Path) -> Iterator[int]:

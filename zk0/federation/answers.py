@@ -1,5 +1,7 @@
 """What clients have answered, sorted into good and refused."""
 
+from typing import Protocol
+
 from pydantic import ValidationError
 
 from zk0.federation.exchange import Reply
@@ -22,6 +24,27 @@ class Judged(Record):
 
     scores: tuple[ClientScore, ...]
     refusals: tuple[Refusal, ...]
+
+
+class Listener(Protocol):
+    """Is told what becomes of each client whose part a round or a judging waits for."""
+
+    def asked(self, client: str) -> None:
+        """It is about to be asked."""
+
+    def kept(self, update: Update) -> None:
+        """It is not asked: an earlier attempt has brought this."""
+
+    def answered(self, found: Update | ClientScore | Refusal) -> None:
+        """It was asked and is done with."""
+
+
+class Nobody:
+    """Does not listen."""
+
+    def asked(self, client: str) -> None: ...
+    def kept(self, update: Update) -> None: ...
+    def answered(self, found: Update | ClientScore | Refusal) -> None: ...
 
 
 def score_of(reply: Reply) -> ClientScore | Refusal:

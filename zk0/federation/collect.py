@@ -6,7 +6,7 @@ again answers from its own disk. So a retry never repeats finished work.
 
 import json
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from loguru import logger
 
 from zk0.errors import FederationError
 from zk0.federation.accepted import AcceptedLog
-from zk0.federation.answers import Collected, Judged, score_of
+from zk0.federation.answers import Collected, Judged, Listener, Nobody, score_of
 from zk0.federation.exchange import POLL_SECONDS, Grid, Question, Reply, ask
 from zk0.federation.roll import NOBODY, Roll
 from zk0.federation.sent import WEIGHTS_PATH
@@ -110,25 +110,27 @@ class Federation:
         plans: Sequence[RoundPlan],
         weights: Path,
         spool: Path,
-        on_update: Callable[[str], None] | None = None,
+        listener: Listener | None = None,
         sent: Path | None = None,
     ) -> Collected:
         """Let clients train on their plans from the weights in a file; answers lie in `spool` afterwards.
 
-        `on_update` is told each client as it is done with, whether its update is good or refused; `sent` is the file
-        that clients get, where it is not the weights themselves.
+        `listener` is told of each client as it is asked and as it is done with, whether its update is good or refused;
+        `sent` is the file that clients get, where it is not the weights themselves.
         """
-        lies = Spool(spool, weights)
+        lies, told = Spool(spool, weights), listener or Nobody()
         plans_of = {plan.client: plan for plan in plans}
         updates = {name: u for name, plan in plans_of.items() if (u := lies.kept(plan)) is not None}
         refusals: list[Refusal] = []
-        for name in updates:
-            (on_update or _ignore)(name)
+        for update in updates.values():
+            told.kept(update)
         questions = {
             name: (self._node(name), self._content(plan, sent or weights))
             for name, plan in plans_of.items()
             if name not in updates
         }
+        for name in questions:
+            told.asked(name)
         with closing(self._ask(questions, MessageType.TRAIN, str(plans[0].round))) as replies:
             for reply in replies:
                 if reply.content is None:
@@ -143,7 +145,7 @@ class Federation:
                     updates[reply.name] = taken
                     self._log.note(reply, asked, taken=taken)
                 if not reply.extra:
-                    (on_update or _ignore)(reply.name)
+                    told.answered(taken)
         return Collected(
             updates=tuple(updates[n] for n in sorted(updates)),
             refusals=tuple(sorted(refusals, key=lambda r: r.client)),
@@ -155,11 +157,14 @@ class Federation:
         for refusal in refusals:
             self._log.note(Reply(refusal.client, None), ("quarantine", round_number), why=refusal.reason)
 
-    def evaluate(self, plans: Sequence[EvaluationPlan], weights: Path) -> Judged:
+    def evaluate(self, plans: Sequence[EvaluationPlan], weights: Path, listener: Listener | None = None) -> Judged:
         """Let clients judge the weights in a file on what they hold out; who cannot is refused with the reason."""
+        told = listener or Nobody()
         questions = {plan.client: (self._node(plan.client), self._content(plan, weights)) for plan in plans}
         scores: dict[str, ClientScore] = {}
         refusals: list[Refusal] = []
+        for name in questions:
+            told.asked(name)
         for reply in self._ask(questions, MessageType.EVALUATE, "evaluate"):
             if reply.extra:  # the first answer counts, and the weights are the same
                 continue
@@ -170,6 +175,7 @@ class Federation:
                 refusals.append(found)
             else:
                 scores[found.client] = found
+            told.answered(found)
         return Judged(
             scores=tuple(scores[n] for n in sorted(scores)), refusals=tuple(sorted(refusals, key=lambda r: r.client))
         )
@@ -239,7 +245,3 @@ class Federation:
         for name in questions.keys() - there.keys():
             yield Reply(name, None, "its node has not come back since the session was interrupted")
         yield from ask(self._grid, there, kind, group, self._timeout)
-
-
-def _ignore(client: str) -> None:
-    """Nobody listens."""
