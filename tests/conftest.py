@@ -18,8 +18,36 @@ os.environ.setdefault("HF_XET_CLIENT_RETRY_BASE_DELAY", "10ms")
 os.environ.setdefault("HF_XET_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the same bits in every process
 
+TOGETHER = (
+    ("flows/test_deployment.py", "flows/test_release.py", "flows/test_resume.py", "flows/test_data_intake.py"),
+    ("federation/test_engines.py", "federation/test_answers.py", "federation/test_faults.py"),
+    ("federation/test_deployed.py",),
+)
+"""Files that share servers or engines, each of which takes long to start; those that take longest come first."""
 SIDE, FPS = 64, 10
 Record = Callable[..., Path]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """`--dist loadfile`, but what is shared is started by one worker alone, and what is long is not begun last."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Together(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return next((files[0] for files in TOGETHER if file.removeprefix("tests/") in files), file)
+
+    if config.getvalue("dist") != "loadfile":
+        return None
+    config.option.loadscopereorder = False
+    return Together(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """In the order of `TOGETHER`, then as they were found."""
+    order = [Path(__file__).parent / file for files in TOGETHER for file in files]
+    items.sort(key=lambda item: order.index(item.path) if item.path in order else len(order))
 
 
 @pytest.fixture(scope="session")

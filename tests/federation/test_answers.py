@@ -106,9 +106,9 @@ BAD = {
 SLOW = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
-@pytest.fixture(scope="module", params=["local", "ray", pytest.param("deployment", marks=SLOW)])
+@pytest.fixture(scope="module", params=["local", *(pytest.param(e, marks=SLOW) for e in ("ray", "deployment"))])
 def engine(request: pytest.FixtureRequest) -> Any:
-    """Every engine, a real SuperLink too."""
+    """Every engine, a real SuperLink too; the answers are looked at by one `collect`, whatever carries them."""
     return request.getfixturevalue(f"{request.param}_engine")
 
 

@@ -22,14 +22,16 @@ DRIVER = """
 import sys, time
 from pathlib import Path
 from zk0.federation.local import LocalGrid
-with LocalGrid([], 2, Path(sys.argv[1])) as grid:
-    while grid._server._process is None:
-        time.sleep(0.05)
-    print(grid._server._process.pid, flush=True)
-    for worker in grid._workers if len(sys.argv) == 3 else []:
+with LocalGrid([], 2, Path(sys.argv[1])) as warm:
+    for worker in warm._workers:
         worker._ready()
         print(worker._pid, flush=True)
-    time.sleep(600)
+    with LocalGrid([], 2, Path(sys.argv[2])) as importing:
+        while importing._server._process is None:
+            time.sleep(0.05)
+        for grid in (warm, importing):
+            print(grid._server._process.pid, flush=True)
+        time.sleep(600)
 """
 
 
@@ -193,19 +195,17 @@ def test_a_fault_of_the_client_itself_is_a_refusal_with_its_text(
 
 
 def test_processes_die_with_the_one_that_started_them(tmp_path: Path, workers: Callable[[], dict[int, int]]) -> None:
-    """The fork server while it imports; then with two workers, one of which hangs."""
-    for ready in ([], ["ready"]):
-        command = [sys.executable, "-c", DRIVER, str(tmp_path), *ready]
-        driver = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        assert driver.stdout is not None
-        started = {int(driver.stdout.readline()) for _ in range(1 + 2 * len(ready))}
-        assert started <= workers().keys()
-        if ready:
-            os.kill(max(started), signal.SIGSTOP)
-        driver.kill()
-        driver.wait()
-        driver.stdout.close()
-        assert until(lambda gone=started: not gone & workers().keys())
+    """A fork server with two workers, one of which hangs, and another one while it still imports."""
+    command = [sys.executable, "-c", DRIVER, str(tmp_path / "warm"), str(tmp_path / "importing")]
+    driver = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert driver.stdout is not None
+    started = [int(driver.stdout.readline()) for _ in range(4)]
+    assert {*started} <= workers().keys()
+    os.kill(started[1], signal.SIGSTOP)
+    driver.kill()
+    driver.wait()
+    driver.stdout.close()
+    assert until(lambda: not {*started} & workers().keys())
 
 
 def test_a_grid_that_is_closed_at_once_leaves_nothing(tmp_path: Path, my_workers: Callable[[], list[int]]) -> None:

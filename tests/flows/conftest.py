@@ -115,10 +115,11 @@ class RunningStack:
 
     def begin(self, overrides: dict[str, Any], **environment: str) -> UUID:
         """Ask for a session whose process has this environment too; the flow run's id."""
-        more = ["--job-variable", f"env={json.dumps(environment)}"] if environment else []
-        done = self.prefect("deployment", "run", DEPLOYMENT, "--param", f"overrides={json.dumps(overrides)}", *more)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return UUID(re.search(r"UUID: (\S+)", done.stdout).group(1))
+        with self.client() as client:
+            deployment = client.read_deployment_by_name(DEPLOYMENT).id
+            more = {"job_variables": {"env": environment}} if environment else {}
+            run = client.create_flow_run_from_deployment(deployment, parameters={"overrides": overrides}, **more)
+            return UUID(str(run.id))
 
     def kill_flow(self, run: UUID) -> None:
         """SIGKILL for the process of a flow run, and for nobody else."""
@@ -177,8 +178,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
 
 @pytest.fixture(scope="session")
 def finished(stack: RunningStack) -> "subprocess.CompletedProcess[str]":
-    """A session from the deployment, run to its end and watched."""
-    overrides = json.dumps(stack.overrides("undisturbed"))
+    """A session from the deployment, run to its end and watched; its clients train in its own process."""
+    overrides = json.dumps(stack.overrides("undisturbed", **{"federation.workers": 0}))
     return stack.prefect("deployment", "run", DEPLOYMENT, "--watch", "--param", f"overrides={overrides}")
 
 
@@ -275,14 +276,20 @@ class Place:
         return Ended(int(self._forks.stdout.readline()), out.read_text(encoding="utf-8"))
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    """Sessions of one Prefect server and one process that has imported everything."""
+@pytest.fixture(scope="session")
+def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The API URL of a Prefect server without a worker."""
     from flows.stack import lone_server
 
+    with lone_server(ROOT, tmp_path_factory.mktemp("prefect")) as server:
+        yield server.api_url
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory, prefect_api: str) -> Iterator[Place]:
+    """Sessions of one Prefect server and one process that has imported everything."""
     path = tmp_path_factory.mktemp("place")
-    with lone_server(ROOT, path / "prefect") as server:
-        quiet = {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL", "PREFECT_HOME": str(path / "prefect")}
-        found = Place(path, {**os.environ, **quiet, "PREFECT_API_URL": server.api_url})
-        yield found
-        found.close()
+    quiet = {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL", "PREFECT_HOME": str(path / "prefect")}
+    found = Place(path, {**os.environ, **quiet, "PREFECT_API_URL": prefect_api})
+    yield found
+    found.close()

@@ -36,7 +36,10 @@ WARM = (
     "flows.federated_session flows.terminal flows.stack flows.cli zk0.federation.open zk0.federation.local "
     "zk0.federation.client_app zk0.training.client zk0.training.films zk0.training.judge zk0.aggregation.aggregate "
     "zk0.aggregation.privacy zk0.report.card zk0.report.chart zk0.report.page zk0.federation.quarantine "
-    "datasets.io.parquet fastapi graphviz num2words anyio._backends._asyncio PIL.JpegImagePlugin av.subtitles.stream"
+    "datasets.io.parquet fastapi graphviz num2words anyio._backends._asyncio PIL.JpegImagePlugin av.subtitles.stream "
+    "prefect.flow_engine prefect.task_engine transformers.models.llama.modeling_llama "
+    "transformers.models.smolvlm.processing_smolvlm transformers.models.smolvlm.image_processing_pil_smolvlm "
+    "transformers.models.smolvlm.video_processing_smolvlm zk0.federation.downlink zk0.report.kept"
 )
 
 
@@ -170,10 +173,21 @@ def record(folder: Path) -> None:
         write_dataset(folder / name, episodes, fps=10, joints=SO101_JOINTS, robot_type="so101_follower")
 
 
-def main() -> None:
-    """Carry commands out until there are no more."""
+def warm() -> None:
+    """What a process does only once and takes long: imports, and loading the compiled kernels."""
+    import numpy as np
+
     for name in WARM.split():
         importlib.import_module(name)
+    kernels = importlib.import_module("zk0.aggregation.kernels")
+    values, sums = np.ones((1, 1), np.float32), np.ones(1)
+    kernels.mean(values, sums, np.flatnonzero(sums), sums)
+    kernels.measure(values, values[0], values[0], sums, sums)
+
+
+def main() -> None:
+    """Carry commands out until there are no more."""
+    warm()
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     warnings.simplefilter("ignore", DeprecationWarning)  # of threads: those here are the allocator's, made for a fork

@@ -140,12 +140,12 @@ def test_help_names_every_command() -> None:
 # ── the flow ──────────────────────────────────────────────────────────────────
 
 
-@pytest.fixture(scope="module")
-def prefect_server():
-    """A Prefect server of the test's own."""
-    from prefect.testing.utilities import prefect_test_harness
+@pytest.fixture
+def prefect_server(prefect_api):
+    """Flows that are called here belong to a server of the tests."""
+    from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    with prefect_test_harness(server_startup_timeout=180):
+    with temporary_settings({PREFECT_API_URL: prefect_api}):
         yield
 
 

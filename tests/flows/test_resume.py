@@ -288,13 +288,12 @@ class Started:
 
 
 def test_the_command_itself_killed_while_a_client_trains(place: Any, calm: Path) -> None:
-    """With a worker of its own, from outside, and taken up; everything else here runs in forks."""
+    """With a worker of its own, from outside; it is taken up, like everything else here, by a fork."""
     with Started(place, "command") as started:
         started.end(signal.SIGKILL)
     assert not (started.folder / "round-001/weights.safetensors").exists()
-    again = [ZK0, *place.again(started.folder)]
-    done = subprocess.run(again, env=place.environment, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr[-3000:]
+    done = place.zk0(place.again(started.folder))
+    assert done.code == 0, done.said[-3000:]
     assert digests(started.folder) == digests(calm)[:2]
     assert steps(started.folder, 1) in [(1, 1), (1, 2)]  # b may have come to its last step, but not to its update
     assert list(workers_of(started.folder)) == []
