@@ -1,6 +1,6 @@
 """What fewer bytes cost: one session for each wire format, its last loss beside that of fp32, paired over episodes.
 
-    python benchmarks/wire.py deployments/sessions/demo.toml --seeds 42,43 --json wire.json
+    python benchmarks/wire.py deployments/sessions/demo.toml --seeds 42,43 --set policy.path=tiny --json wire.json
 
 A wire is `up`, or `up/down`: what clients send, and what they are sent (`federation.wire`, `federation.wire_down`).
 Megabytes are of files, a client and round; what goes over a socket is counted by a relay in
@@ -15,33 +15,40 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-WIRES = "fp32,bf16,int8,bf16/bf16,int8/bf16"
+WIRES = "fp32,bf16,int8,bf16/bf16,int8/int8"
 
 
 def main() -> None:
     """Run what is missing and print a table."""
+    from flows.session_run import parse_overrides
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("session", type=Path)
     parser.add_argument("--wires", default=WIRES, help=f"the first is what the others are compared to; {WIRES}")
     parser.add_argument("--seeds", default="42", help="of sessions: 42,43")
     parser.add_argument("--out", type=Path, default=Path("outputs/wire"), help="where the sessions are kept")
     parser.add_argument("--json", metavar="FILE", help="write the figures here too")
+    parser.add_argument("--set", metavar="NAME=VALUE", action="append", default=[], help="replace a setting")
     arguments = parser.parse_args()
     wires, seeds = arguments.wires.split(","), [int(seed) for seed in arguments.seeds.split(",")]
-    folders = {(wire, seed): run(arguments.session, wire, seed, arguments.out) for seed in seeds for wire in wires}
+    settings = parse_overrides(arguments.set)
+    folders = {
+        (wire, seed): run(arguments.session, (wire, seed), settings, arguments.out) for seed in seeds for wire in wires
+    }
     rows = [row(wire, wires[0], seeds, folders) for wire in wires]
     sys.stdout.write(table(rows, wires[0], len(seeds)) + "\n")
     if arguments.json:
         Path(arguments.json).write_text(json.dumps({"rows": rows}, indent=2) + "\n", encoding="utf-8")
 
 
-def run(session: Path, wire: str, seed: int, out: Path) -> Path:
-    """The folder of the session with this wire."""
+def run(session: Path, which: tuple[str, int], settings: dict[str, Any], out: Path) -> Path:
+    """The folder of the session with this wire and seed."""
     from flows.federated_session import federated_session
     from flows.stack import some_server
     from zk0.folder import SessionFolder
     from zk0.ledger import Ledger
 
+    wire, seed = which
     place = out.resolve() / f"{wire.replace('/', '-')}-{seed}"
     for folder in sorted(place.glob("*")):
         here = SessionFolder(folder)
@@ -51,7 +58,7 @@ def run(session: Path, wire: str, seed: int, out: Path) -> Path:
     chosen = {"output_dir": str(place), "seed": seed, "federation.wire": up, "federation.wire_down": down or "fp32"}
     quick = {"rollout.tasks": [], "checkpoint_interval": 0, "keep_updates": True}
     with some_server(Path.cwd(), lambda _: None):
-        return Path(federated_session(config=str(session), overrides=chosen | quick))
+        return Path(federated_session(config=str(session), overrides=settings | chosen | quick))
 
 
 def row(wire: str, base: str, seeds: list[int], folders: dict[tuple[str, int], Path]) -> dict[str, Any]:

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zk0.errors import CheckpointError
-from zk0.weights import Weights, WeightsFile, check_weights_once, open_weights, writing
+from zk0.tensor_spec import TensorSpec
+from zk0.weights import LazyWeights, WeightsFile, check_weights_once, open_weights, writing
 
 
 def to_bf16(values: NDArray[np.float32]) -> NDArray[np.uint16]:
@@ -51,7 +52,7 @@ def save_bf16(source: Path, target: Path) -> None:
 
 
 @contextmanager
-def open_bf16(path: Path, expected: str) -> Iterator[Weights]:
+def open_bf16(path: Path, expected: str) -> Iterator[LazyWeights]:
     """The weights of such a file as float32, a tensor at a time.
 
     Raises:
@@ -62,15 +63,10 @@ def open_bf16(path: Path, expected: str) -> Iterator[Weights]:
         yield _Widened(file)
 
 
-class _Widened(Weights):
+class _Widened(LazyWeights):
     def __init__(self, file: WeightsFile) -> None:
+        self.specs = {name: TensorSpec("float32", spec.shape) for name, spec in file.specs.items()}
         self._file = file
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._file)
-
-    def __len__(self) -> int:
-        return len(self._file)
 
     def __getitem__(self, name: str) -> NDArray[np.float32]:
         return from_bf16(self._file[name])

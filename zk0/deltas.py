@@ -1,4 +1,4 @@
-"""Steps away from known weights in fewer bits: bf16, or int8 with one scale a row (Dettmers, arXiv 1511.04561).
+"""Steps away from known weights in fewer bits: bf16 (`zk0.bf16`), or int8 with a scale for each channel (`zk0.int8`).
 
 What a client sends is `update - global`, rounded to the nearest. A step is a hundred times smaller than a weight, and
 so is what rounding loses of it. int8 loses a percent, so what it lost is added to the client's next step before that
@@ -15,34 +15,19 @@ from numpy.typing import NDArray
 
 from zk0.bf16 import from_bf16, to_bf16
 from zk0.errors import CheckpointError, UpdateError
+from zk0.int8 import from_int8, int8_specs, read_int8, scales_in, scales_of, to_int8
 from zk0.records import WireFormat
 from zk0.tensor_spec import TensorSpec
 from zk0.weights import Source, Weights, WeightsFile, open_weights, writing
 
-_SCALE = ":scale"
-_LEVELS = 127
 Array = NDArray[Any]
-
-
-def to_int8(rows: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
-    """Levels -127..127 (rows, n) and the scale of each row: the largest magnitude is 127 of it.
-
-    >>> levels, scales = to_int8(np.array([[1.27, -0.634], [0.0, 0.0]], np.float32))
-    >>> levels.tolist(), scales.round(4).tolist()
-    ([[127, -63], [0, 0]], [0.009999999776482582, 0.0])
-    """
-    scales = (np.abs(rows).max(axis=1, initial=0.0) / _LEVELS).astype(np.float32)
-    safe = np.where(scales > 0, scales, 1).astype(np.float32)
-    levels = np.clip(np.rint(rows / safe[:, None]), -_LEVELS, _LEVELS).astype(np.int8)
-    return levels, scales
 
 
 def delta_specs(specs: Mapping[str, TensorSpec], wire: WireFormat) -> dict[str, TensorSpec]:
     """The tensors of a file that holds steps away from weights like these."""
     if wire == "bf16":
         return {name: TensorSpec("uint16", spec.shape) for name, spec in specs.items()}
-    levels = {name: TensorSpec("int8", spec.shape) for name, spec in specs.items()}
-    return levels | {name + _SCALE: TensorSpec("float32", (_rows(spec),)) for name, spec in specs.items()}
+    return int8_specs(specs)
 
 
 def save_deltas(
@@ -53,7 +38,7 @@ def save_deltas(
     `lost`: the file of what earlier rounding has lost (None: nothing yet), and where to write what is lost now.
 
     Raises:
-        UpdateError: the weights are not float32, or not finite.
+        UpdateError: the weights are not float32, not finite, or too far away for 8 bits.
         CheckpointError: the file of what was lost does not fit.
     """
     specs = {name: TensorSpec.of(weights[name]) for name in weights}
@@ -67,10 +52,10 @@ def save_deltas(
         for name in writer.names:
             if wire == "bf16":
                 writer.write(to_bf16(steps.of(name)))
-            elif name.endswith(_SCALE):
-                writer.write(to_int8(steps.rows(name.removesuffix(_SCALE)))[1])
+            elif (of := scales_of(name)) is not None:
+                writer.write(to_int8(steps.of(of))[1])
             else:
-                writer.write(to_int8(steps.rows(name))[0])
+                writer.write(to_int8(steps.of(name))[0])
         for name in later.names if later else ():
             assert later is not None
             later.write(steps.of(name) - _rounded(steps, name, wire))
@@ -97,7 +82,7 @@ class DeltaWeights:
             raise UpdateError(f"tensor {wide[0]} is {anchor.specs[wide[0]].dtype}; only float32 is sent in few bits")
         self.specs = anchor.specs
         self._anchor, self._file, self._wire = anchor, file, wire
-        self._scales = {n: file[n + _SCALE] for n in anchor.specs} if wire == "int8" else {}
+        self._scales = {name: scales_in(file, name) for name in anchor.specs} if wire == "int8" else {}
 
     def read(self, name: str, start: int, out: Array) -> None:
         """Fill `out` (one dimension) with values `start`, `start + 1`, ... of anchor + step, summed in float32."""
@@ -107,17 +92,7 @@ class DeltaWeights:
             self._file.read(name, start, halves)
             out += from_bf16(halves)
             return
-        levels = np.empty(out.size, np.int8)
-        self._file.read(name, start, levels)
-        out += levels * self._scale(name, start, out.size)
-
-    def _scale(self, name: str, start: int, count: int) -> NDArray[np.float32]:
-        """Of each value: that of its row."""
-        scales = self._scales[name]
-        columns = max(1, self.specs[name].size // scales.size)
-        first, last = start // columns, -(-(start + count) // columns)
-        skipped = start - first * columns
-        return np.repeat(scales[first:last], columns)[skipped : skipped + count]
+        out += read_int8(self._file, self._scales[name], name, start, out.size)
 
 
 class _Steps:
@@ -140,21 +115,10 @@ class _Steps:
             self._last = name, step
         return self._last[1]
 
-    def rows(self, name: str) -> NDArray[np.float32]:
-        step = self.of(name)
-        rows = _rows(TensorSpec.of(step))
-        return step.reshape(rows, step.size // max(1, rows))
-
 
 def _rounded(steps: _Steps, name: str, wire: WireFormat) -> NDArray[np.float32]:
     """The step of a tensor as the server reads it."""
     step = steps.of(name)
     if wire == "bf16":
         return from_bf16(to_bf16(step))
-    levels, scales = to_int8(steps.rows(name))
-    return (levels * scales[:, None]).reshape(step.shape)
-
-
-def _rows(spec: TensorSpec) -> int:
-    """Rows that have a scale each: output channels of a matrix, one of anything else."""
-    return spec.shape[0] if len(spec.shape) > 1 else 1
+    return from_int8(*to_int8(step))

@@ -164,7 +164,7 @@ class Wire(Record):
     """fp32: a client sends its weights; else its step from the global ones, in fewer bits."""
     packed: bool = False
     """What a client sends is compressed without loss."""
-    down: Literal["fp32", "bf16", "with_control"] = "fp32"
+    down: Literal["fp32", "bf16", "int8", "with_control"] = "fp32"
     """with_control: float32 weights with SCAFFOLD's control variates."""
     down_digest: str | None = None
     """Of the file that the client was sent, where that is not the global weights themselves."""

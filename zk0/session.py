@@ -255,8 +255,8 @@ class FederationSettings(Record):
         default="fp32",
         description="what clients send: fp32: weights; bf16, int8: steps in half or a quarter of the bytes",
     )
-    wire_down: Literal["fp32", "bf16"] = Field(
-        default="fp32", description="what clients are sent; the server's own weights stay float32"
+    wire_down: WireFormat = Field(
+        default="fp32", description="how clients are sent the weights; the server's own stay float32"
     )
     compress: bool = Field(default=False, description="clients compress what they send, without loss: for slow lines")
     server: str = Field(default="~/.zk0/server", description="folder of `zk0bot server init` (deployment only)")

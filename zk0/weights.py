@@ -40,7 +40,19 @@ class Source(Protocol):
         """
 
 
-class WeightsFile(Weights):
+class LazyWeights(Weights):
+    """Weights that stay where they are: names and shapes are known, values are read a tensor at a time."""
+
+    specs: Mapping[str, TensorSpec]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.specs)
+
+    def __len__(self) -> int:
+        return len(self.specs)
+
+
+class WeightsFile(LazyWeights):
     """Weights that stay on disk: `file[name]` reads one tensor, `read` a block of one.
 
     Bytes are read, not mapped: resident memory stays that of the caller's buffers, and a file that is cut short
@@ -52,12 +64,6 @@ class WeightsFile(Weights):
         self.specs = specs
         self._handle = handle
         self._offsets = offsets
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.specs)
-
-    def __len__(self) -> int:
-        return len(self.specs)
 
     def __getitem__(self, name: str) -> NDArray[Any]:
         spec = self.specs[name]

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from zk0.bf16 import save_bf16
 from zk0.control import save_with_control
+from zk0.int8 import save_int8
 from zk0.records import Wire
 from zk0.session import FederationSettings, Plan
 from zk0.weights import digest, open_weights
@@ -32,7 +33,7 @@ def as_sent(settings: FederationSettings, weights: Path, target: Path, control: 
 
     `control` is the file of SCAFFOLD's control variates that go with them, where there is one.
 
-    The server's own weights stay float32: what bf16 loses, it loses for this round's clients only, because they answer
+    The server's own weights stay float32: what few bits lose is lost for this round's clients only, because they answer
     with steps, which are added to the server's own.
     """
     wire = Wire(up=settings.wire, packed=settings.compress)
@@ -40,10 +41,10 @@ def as_sent(settings: FederationSettings, weights: Path, target: Path, control: 
         down = "with_control"
         if not target.is_file():
             save_with_control(weights, control, target)
-    elif settings.wire_down == "bf16":
-        down = "bf16"
+    elif settings.wire_down != "fp32":
+        down = settings.wire_down
         if not target.is_file():
-            save_bf16(weights, target)
+            {"bf16": save_bf16, "int8": save_int8}[settings.wire_down](weights, target)
     else:
         return Sent(weights, wire)
     with open_weights(target) as file:

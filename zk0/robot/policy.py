@@ -20,7 +20,7 @@ from zk0.errors import CheckpointError, PolicyError
 from zk0.records import ACTION, CAMERA_PREFIX, STATE, Moments, PolicyRecipe, Statistics
 from zk0.robot.tiny import tiny_config, write_tiny_vlm
 from zk0.session import BASE, TINY
-from zk0.weights import WeightsFile
+from zk0.weights import LazyWeights
 
 PEFT_NAME = ".default."
 """What peft puts into the names of an adapter's parameters, and leaves out of its files."""
@@ -197,7 +197,7 @@ def install_weights(policy: Any, weights: Mapping[str, NDArray[Any]]) -> None:
     parameters = trained_parameters(policy)
     if missing := sorted(parameters.keys() ^ weights.keys()):
         raise CheckpointError(f"{len(missing)} tensor names differ from the policy's, first: {missing[0]}")
-    specs = weights.specs if isinstance(weights, WeightsFile) else None
+    specs = weights.specs if isinstance(weights, LazyWeights) else None
     for name, parameter in parameters.items():
         if tuple(parameter.shape) != (found := specs[name].shape if specs else weights[name].shape):
             raise CheckpointError(f"{name}: shape {found}, expected {tuple(parameter.shape)}")

@@ -12,6 +12,7 @@ from zk0.control import CONTROL
 from zk0.deltas import save_deltas
 from zk0.errors import CheckpointError
 from zk0.folder import write_whole
+from zk0.int8 import open_int8
 from zk0.packing import pack
 from zk0.records import ClientMetrics, Update
 from zk0.session import Plan, RoundPlan
@@ -162,8 +163,9 @@ def open_start(plan: Plan, path: Path) -> Iterator[Weights]:
     Raises:
         CheckpointError: they are not those that the plan names.
     """
-    if plan.wire.down == "bf16":
-        with open_bf16(path, str(plan.wire.down_digest)) as weights:
+    few_bits = {"bf16": open_bf16, "int8": open_int8}
+    if plan.wire.down in few_bits:
+        with few_bits[plan.wire.down](path, str(plan.wire.down_digest)) as weights:
             yield weights
         return
     check_weights_once(path, plan.wire.down_digest or plan.global_digest)
