@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from train import CAMERAS, SHAPES, VLM, prepare
+from train import CAMERAS, SHAPES, options, prepare
 
 from zk0.session import EvaluationSettings
 
@@ -37,11 +37,7 @@ def main() -> None:
 
 def parsed() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--geometry", choices=list(SHAPES), default="tiny", help="full: 450M parameters, random weights"
-    )
-    parser.add_argument("--vlm", default=VLM, help="name or folder of the full model's configuration and tokenizer")
+    parser = options(__doc__)
     parser.add_argument("--episodes", type=int, default=20)
     parser.add_argument("--length", type=int, help="frames of an episode; unset: 40 (tiny), 1 (full)")
     parser.add_argument("--batch", type=int, help="frames; unset: 32 (tiny), 4 (full)")
@@ -49,10 +45,6 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--times", type=int, default=8, help="flow-matching times a frame")
     parser.add_argument("--features", choices=["embeddings", "kv"], default="embeddings")
     parser.add_argument("--repeats", type=int, help="that are timed; unset: 5 (tiny), 2 (full)")
-    parser.add_argument("--threads", type=int, default=1, help="of the CPU")
-    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
-    parser.add_argument("--json", metavar="FILE", help="write the figures here too")
-    parser.add_argument("--folder", help="where data and features are put meanwhile; unset: the temporary folder")
     found = parser.parse_args()
     full = found.geometry == "full"
     found.length = found.length or (1 if full else 40)

@@ -114,18 +114,12 @@ def write_data(folder: Path, clients: int) -> None:
 
 def write_wide_policy(folder: Path) -> str:
     """A policy folder with random weights, whose expert is as large as the full policy's."""
-    import torch
-    from lerobot.configs import FeatureType, PolicyFeature
-    from lerobot.policies.smolvla.configuration_smolvla import SmolVLAConfig
-    from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy
+    from train import write_random_policy
 
     from zk0.robot.tiny import tiny_config, write_tiny_vlm
 
-    inputs = {"observation.images.front": PolicyFeature(FeatureType.VISUAL, (3, SIDE, SIDE))}
-    geometry = tiny_config() | {"expert_width_multiplier": FULL_WIDTH, "vlm_model_name": str(write_tiny_vlm(folder))}
-    torch.manual_seed(0)
-    SmolVLAPolicy(SmolVLAConfig(device="cpu", input_features=inputs, **geometry)).save_pretrained(folder / "wide")
-    return str(folder / "wide")
+    wide = {"expert_width_multiplier": FULL_WIDTH, "vlm_model_name": str(write_tiny_vlm(folder))}
+    return write_random_policy(folder / "wide", "front", SIDE, **tiny_config() | wide)
 
 
 def write_session(folder: Path, clients: int, rounds: int, steps: int, policy: str) -> Path:

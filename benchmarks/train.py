@@ -57,19 +57,25 @@ def main() -> None:
         Path(arguments.json).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
-def parsed() -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def options(description: str | None) -> argparse.ArgumentParser:
+    """Those of every benchmark of a policy at work: which one, on what, and where figures and files go."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--geometry", choices=list(SHAPES), default="tiny", help="full: 450M parameters, random weights"
     )
     parser.add_argument("--vlm", default=VLM, help="name or folder of the full model's configuration and tokenizer")
-    parser.add_argument("--batch", type=int, help="unset: 8 (tiny), 2 (full)")
-    parser.add_argument("--steps", type=int, help="that are timed; unset: 20 (tiny), 4 (full)")
     parser.add_argument("--threads", type=int, default=1, help="of the CPU")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="cuda: with bf16 autocast")
     parser.add_argument("--json", metavar="FILE", help="write the figures here too")
     parser.add_argument("--folder", help="where data and features are put meanwhile; unset: the temporary folder")
+    return parser
+
+
+def parsed() -> argparse.Namespace:
+    """The command line."""
+    parser = options(__doc__)
+    parser.add_argument("--batch", type=int, help="unset: 8 (tiny), 2 (full)")
+    parser.add_argument("--steps", type=int, help="that are timed; unset: 20 (tiny), 4 (full)")
     parser.add_argument("--way", choices=["prepare", *WAYS], help=argparse.SUPPRESS)
     parser.add_argument("--result", help=argparse.SUPPRESS)
     found = parser.parse_args()
@@ -147,21 +153,22 @@ def prepare(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
         robot_type="so101_follower",
     )
     if arguments.geometry == "full":
-        write_random_policy(folder / "base", arguments.vlm)
+        write_random_policy(folder / "base", "camera1", 256, vlm_model_name=arguments.vlm)
     return {}
 
 
-def write_random_policy(folder: Path, vlm: str) -> None:
-    """A policy folder as smolvla_base's, with random weights."""
+def write_random_policy(folder: Path, camera: str, side: int, **geometry: Any) -> str:
+    """A policy folder with random weights; its geometry is smolvla_base's, but for what is given."""
     import torch
     from lerobot.configs import FeatureType, PolicyFeature
     from lerobot.policies.smolvla.configuration_smolvla import SmolVLAConfig
     from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy
 
-    inputs = {"observation.images.camera1": PolicyFeature(FeatureType.VISUAL, (3, 256, 256))}
+    inputs = {f"observation.images.{camera}": PolicyFeature(FeatureType.VISUAL, (3, side, side))}
     torch.manual_seed(0)
-    config = SmolVLAConfig(device="cpu", vlm_model_name=vlm, input_features=inputs, push_to_hub=False)
+    config = SmolVLAConfig(device="cpu", input_features=inputs, **{"push_to_hub": False} | geometry)
     SmolVLAPolicy(config).save_pretrained(folder)
+    return str(folder)
 
 
 def train_with_lerobot(
