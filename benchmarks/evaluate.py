@@ -4,8 +4,8 @@
 
 Both read the same kept features in one process, in turn, `--repeats` times; figures are medians of CPU time (of wall
 time on a GPU), the first turn left out. An epoch is a client's round with `local_epochs = 1`; an evaluation is the
-server's: policy loss at `--times` stratified times and the action error of the predicted chunk, on every frame
-(`evaluation`) and on a quarter of the frames, evenly spaced (`quarter`, as with `evaluation.max_frames`).
+server's: policy loss at `--times` stratified times and the action error of the predicted chunk, on the frames that are
+judged by default (`evaluation`, see `evaluation.every_frames`) and on every frame (`every frame`).
 """
 
 import argparse
@@ -84,15 +84,15 @@ def measured(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     plan = plan_for(recipe, training)
     how = {"dataset": "x", "seed": 1, "times": arguments.times, "batch_size": arguments.judge_batch}
 
-    def judge(most: int | None) -> None:
-        found = score(policy, examples, statistics_, max_frames=most, **how)
-        errors["quarter" if most else "evaluation"] = (found.policy_loss, found.policy_loss_se)
+    def judge(every: int) -> None:
+        found = score(policy, examples, statistics_, every_frames=every, **how)
+        errors["every frame" if every == 1 else "evaluation"] = (found.policy_loss, found.policy_loss_se)
 
     errors: dict[str, tuple[float, float | None]] = {}
     ways: dict[str, Callable[[], Any]] = {
         "epoch": lambda: fit(policy, examples, plan),
-        "evaluation": lambda: judge(None),
-        "quarter": lambda: judge(examples.frames // 4),
+        "evaluation": lambda: judge(EvaluationSettings().every_frames),
+        "every frame": lambda: judge(1),
     }
     seconds: dict[str, list[dict[str, float]]] = {way: [] for way in ways}
     for _ in range(arguments.repeats + 1):
@@ -126,7 +126,7 @@ def compared(found: dict[str, Any], arguments: argparse.Namespace) -> dict[str, 
         way: {name: statistics.median(turn[name] for turn in turns[1:]) for name in ("wall", "cpu")}
         for way, turns in found["ways"].items()
     }
-    ratios = {f"evaluate: {way} / epoch": ways[way][clock] / ways["epoch"][clock] for way in ("evaluation", "quarter")}
+    ratios = {f"evaluate: {way} / epoch": ways[way][clock] / ways["epoch"][clock] for way in list(ways)[1:]}
     names = ("geometry", "episodes", "length", "batch", "judge_batch", "times", "features", "repeats", "threads")
     settings = {name: getattr(arguments, name) for name in names}
     return found | {"ways": ways, "ratio_of": clock, "ratios": ratios, "settings": settings}

@@ -142,7 +142,7 @@ def evaluation_plan_for(
         training=session.training,
         times=session.evaluation.times,
         batch_size=session.evaluation.batch_size,
-        max_frames=session.evaluation.max_frames,
+        every_frames=session.evaluation.every_frames,
     )
 
 

@@ -39,7 +39,7 @@ def to_int8(values: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.u
     """
     matrix = values.reshape(_matrix(values.shape))
     along = int(_by_row(matrix.shape))
-    needed = np.abs(matrix).max(axis=along, initial=0.0) / _LEVELS
+    needed = np.abs(matrix).max(axis=along, initial=0.0).astype(np.float64) / _LEVELS  # float32 would lose the least
     if needed.size and needed.max() > _SCALES[0]:
         raise UpdateError(f"{needed.max() * _LEVELS:g} is too large for int8, which holds {_SCALES[0] * _LEVELS:g}")
     with np.errstate(divide="ignore"):

@@ -353,7 +353,11 @@ class EvaluationSettings(Record):
     )
     times: int = Field(default=8, ge=1, description="stratified flow-matching times per frame")
     batch_size: int = Field(default=32, ge=1, description="frames")
-    max_frames: int | None = Field(default=None, ge=1, description="evenly spaced frames per set; unset: all")
+    every_frames: int = Field(
+        default=4,
+        ge=1,
+        description="frames 0, N, 2N, ... of each episode are judged: their neighbours say nearly the same",
+    )
 
 
 class RolloutSettings(Record):
@@ -627,7 +631,7 @@ class EvaluationPlan(Plan):
 
     times: int
     batch_size: int
-    max_frames: int | None
+    every_frames: int
     film: FilmPlan | None = None
     """None: nothing is filmed."""
 

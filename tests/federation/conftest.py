@@ -94,7 +94,7 @@ class Drive:
         last = self.history[-1]
         common = {"terms": terms_of(self.session, self.name), "round": last.round, "recipe": self.recipe}
         common |= {"global_digest": last.digest, "statistics": self.statistics, "training": self.session.training}
-        common |= {"times": 2, "batch_size": 8, "max_frames": None} | changes
+        common |= {"times": 2, "batch_size": 8, "every_frames": 1} | changes
         plans = [EvaluationPlan(client=m.client, **common) for m in self.members]
         return federation.evaluate(plans, Path(last.path), listener)
 

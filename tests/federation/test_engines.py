@@ -215,7 +215,13 @@ def test_reports_on_joining_leave_only_from_those_who_share(
     driven = drive(session_of(clients=clients, training={"local_steps": 1}), tmp_path)
     with open_federation(driven.session, "mini", tmp_path) as federation:
         driven.begin(federation)
-        asked = {"times": 1, "batch_size": 32, "max_frames": 2, "lrs": (1e-3,), "scheduler": driven.session.scheduler}
+        asked = {
+            "times": 1,
+            "batch_size": 32,
+            "every_frames": 20,
+            "lrs": (1e-3,),
+            "scheduler": driven.session.scheduler,
+        }
         plans = [
             JoiningPlan(**{k: v for k, v in dict(plan).items() if k not in ("lr", "mu", "control")} | asked)
             for plan in driven.plans()

@@ -13,7 +13,7 @@ from zk0.records import Moments, RoundRecord
 from zk0.session import Session, parse_session, terms_of
 
 pytestmark = pytest.mark.real_data
-CLIENTS, HELD_OUT, FRAMES = 4, 5, 6
+CLIENTS, HELD_OUT, EVERY = 4, 5, 150
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def session(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Session:
         "policy": {"path": "tiny"},
         "training": {"local_steps": 3, "batch_size": 8, "features": "off"},
         "federation": {"workers": 2, "round_timeout_seconds": 280},
-        "evaluation": {"times": 2, "max_frames": FRAMES, "datasets": [judge]},
+        "evaluation": {"times": 2, "every_frames": EVERY, "datasets": [judge]},
         "cache_dir": str(tmp_path_factory.mktemp("cache")),
     }  # fmt: skip
     return parse_session(values, "test")
@@ -123,7 +123,7 @@ def test_loss_and_action_error(
 
     policy = build_policy(recipe, Path(session.cache_dir))
     trained, held = rows["episode_index"] < 20, np.flatnonzero(rows["episode_index"] >= 20)
-    chosen = [int(held[round(i)]) for i in np.linspace(0, len(held) - 1, FRAMES)]
+    chosen = [int(i) for i in held if rows["frame_index"][i] % EVERY == 0]
     episodes = pq.read_table(root / "meta/episodes").to_pylist()
     starts = {e["episode_index"]: e["videos/observation.images.wrist/from_timestamp"] for e in episodes}
     seconds = [starts[rows["episode_index"][i]] + rows["timestamp"][i] for i in chosen]
@@ -156,8 +156,8 @@ def test_loss_and_action_error(
         degrees = predicted * action["std"] + action["mean"]
         errors.append(np.abs(degrees - rows["action"][steps])[real])
         counts.append(real.sum())
-    assert found.sets[0].frames == FRAMES
-    assert len(found.sets[0].episodes) == len({int(rows["episode_index"][i]) for i in chosen})
+    assert found.sets[0].frames == len(chosen) > HELD_OUT
+    assert len(found.sets[0].episodes) == HELD_OUT
     assert found.policy_loss == pytest.approx(sum(losses) / (2 * sum(counts)), rel=1e-5)
     assert found.action_error_degrees == pytest.approx(np.concatenate(errors).mean(), rel=1e-5)
 

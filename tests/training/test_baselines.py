@@ -107,7 +107,7 @@ def test_alone_is_the_clients_own_training(source: SessionFolder, session: Sessi
     assert [r.checkpoint.digest for r in history][-1] == digest
     assert work_of(history, BATCH) == work_of(one.federated, BATCH, client="a") == Work(steps=8, samples=2 * 27)
 
-    plan = EvaluationPlan(**told, round=2, global_digest=digest, times=2, batch_size=32, max_frames=None)
+    plan = EvaluationPlan(**told, round=2, global_digest=digest, times=2, batch_size=32, every_frames=4)
     by_client = {s.client: s.score for s in history[-1].client_evaluation.scores}
     assert by_client["a"] == client.evaluate(plan, weights).score
     assert by_client.keys() == {"a", "b"}

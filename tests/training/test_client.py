@@ -136,7 +136,7 @@ class TestEvaluate:
 
         def make(**changes: Any) -> EvaluationPlan:
             shared = plan().model_dump(exclude={"lr", "mu", "scheduler", "round", "control"})
-            return EvaluationPlan(**shared | {"round": 0, "times": 2, "batch_size": 8, "max_frames": None} | changes)
+            return EvaluationPlan(**shared | {"round": 0, "times": 2, "batch_size": 8, "every_frames": 1} | changes)
 
         return make
 
@@ -171,7 +171,7 @@ class TestEvaluate:
     def test_only_numbers_leave(
         self, client_of: Callable[..., Any], start: tuple[Path, str], asked: Callable[..., EvaluationPlan]
     ) -> None:
-        said = client_of().evaluate(asked(max_frames=5), start[0]).model_dump_json()
+        said = client_of().evaluate(asked(every_frames=5), start[0]).model_dump_json()
         assert len(said) < 1500
 
     def test_own_statistics_are_used_where_none_are_given(

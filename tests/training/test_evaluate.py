@@ -12,7 +12,7 @@ from zk0.errors import EvaluationError
 from zk0.records import SetScore, Statistics
 from zk0.robot.dataset import EpisodeReader
 from zk0.robot.policy import make_processors
-from zk0.training.evaluate import composite, frame_noise, score, spread, stratified_times
+from zk0.training.evaluate import composite, frame_noise, score, stratified_times
 from zk0.training.examples import CachedExamples
 from zk0.training.features import FeatureCache
 
@@ -131,13 +131,16 @@ def test_a_single_episode_has_no_standard_error(
     assert judge(policy, one, statistics).policy_loss_se is None
 
 
-def test_chosen_frames_are_evenly_spaced(policy: Any, examples: CachedExamples, statistics: Statistics) -> None:
-    assert spread(42, 5) == [0, 10, 20, 31, 41]
-    assert spread(3, 9) == [0, 1, 2]
-    assert spread(9, 1) == [0]
-    found = judge(policy, examples, statistics, max_frames=5)
-    assert found.frames == 5
-    assert judge(policy, examples, statistics, max_frames=42) == judge(policy, examples, statistics)
+def test_every_nth_frame_of_each_episode_is_judged(
+    policy: Any, examples: CachedExamples, statistics: Statistics
+) -> None:
+    every = judge(policy, examples, statistics, every_frames=1)
+    assert every == judge(policy, examples, statistics)
+    found = judge(policy, examples, statistics, every_frames=5)
+    assert [(e.episode, e.frames) for e in found.episodes] == [(0, 3), (1, 3), (2, 4)]  # of 13, 12 and 17
+    assert found.policy_loss != every.policy_loss
+    first = judge(policy, examples, statistics, every_frames=100)
+    assert [(e.episode, e.frames) for e in first.episodes] == [(0, 1), (1, 1), (2, 1)]
 
 
 def test_weights_that_are_not_finite_give_no_number(

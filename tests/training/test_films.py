@@ -106,7 +106,7 @@ class TestClient:
         settings = ClientSettings(name="a", dataset=f"local:{recordings['a']}")
         client = Client(settings, terms, tmp_path / "scratch", kept, tmp_path / films if films else None)
         shared = plan().model_dump(exclude={"lr", "mu", "scheduler", "round", "control"})
-        asked = EvaluationPlan(**shared, round=0, times=2, batch_size=8, max_frames=None, film=PLAN)
+        asked = EvaluationPlan(**shared, round=0, times=2, batch_size=8, every_frames=1, film=PLAN)
         found = client.evaluate(asked, start[0])
         (made,) = film_held_out(client, asked, start[0], found.score)
         assert (made.client, made.episode, made.policy_loss) == ("a", 2, found.score.episodes[0].policy_loss)

@@ -34,7 +34,7 @@ def test_four_models(
     first = by_hand.train(plan(lr=1e-3, **common), start[0])
     second = by_hand.train(plan(lr=5e-4, round=2, global_digest=first.digest, **common), Path(first.path))
     shared = {n: getattr(plan(**common), n) for n in ("terms", "client", "recipe", "statistics", "training")}
-    shared |= {"round": 2, "times": 2, "batch_size": 8, "max_frames": None}
+    shared |= {"round": 2, "times": 2, "batch_size": 8, "every_frames": 1}
 
     def judged(path: Path, digest: str) -> Any:
         return by_hand.evaluate(EvaluationPlan(global_digest=digest, **shared), path).score

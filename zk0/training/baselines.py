@@ -220,7 +220,7 @@ class Baseline:
         session, started = self.session, perf_counter()
         if not session.clients_judge_after(model.round):
             return None
-        how = session.evaluation.model_dump(include={"times", "batch_size", "max_frames"})
+        how = session.evaluation.model_dump(include={"times", "batch_size", "every_frames"})
         weights = self.folder / model.path
         return ClientEvaluation(
             round=model.round,

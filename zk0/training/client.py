@@ -175,7 +175,7 @@ class Client:
             seed=plan.terms.seed,
             times=plan.times,
             batch_size=plan.batch_size,
-            max_frames=plan.max_frames,
+            every_frames=plan.every_frames,
         )
         return ClientScore(client=self.name, score=found)
 

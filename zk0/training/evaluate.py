@@ -32,17 +32,6 @@ def frame_noise(seed: int, episode: int, frame: int, shape: tuple[int, ...]) -> 
     return generator.standard_normal(shape, dtype=np.float32)
 
 
-def spread(frames: int, limit: int | None) -> list[int]:
-    """Indices of at most `limit` frames, evenly spaced.
-
-    >>> spread(10, 4), spread(3, None)
-    ([0, 3, 6, 9], [0, 1, 2])
-    """
-    if limit is None or limit >= frames:
-        return list(range(frames))
-    return [round(i) for i in np.linspace(0, frames - 1, limit)]
-
-
 @dataclass
 class _EpisodeSums:
     """Sums over the frames of one episode and the actions of their chunks that are not padding."""
@@ -107,9 +96,9 @@ def score(
     seed: int,
     times: int = 8,
     batch_size: int = 32,
-    max_frames: int | None = None,
+    every_frames: int = 1,
 ) -> SetScore:
-    """Policy loss and action error of one evaluation set.
+    """Policy loss and action error of one evaluation set, on frames 0, N, 2N, ... of its episodes (N: `every_frames`).
 
     The loss is the mean squared velocity error over all real (not padded) steps, joints and stratified
     times; its standard error is that of a ratio over episodes. The action error is the mean absolute error of the
@@ -119,7 +108,7 @@ def score(
         EvaluationError: there is no frame, or a number is not finite.
     """
     policy.eval()
-    chosen = spread(examples.frames, max_frames)
+    chosen = np.flatnonzero(examples.frame_in_episode % every_frames == 0).tolist()
     if not chosen:
         raise EvaluationError(f"{dataset}: no frame to judge on")
     joints, horizon = examples.actions.shape[-1], policy.config.chunk_size

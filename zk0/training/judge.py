@@ -181,7 +181,7 @@ def evaluate_weights(
             seed=session.seed,
             times=settings.times,
             batch_size=settings.batch_size,
-            max_frames=settings.max_frames,
+            every_frames=settings.every_frames,
         )
         for one in ground.sets
     ]
