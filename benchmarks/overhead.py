@@ -5,14 +5,18 @@
 Sessions with the tiny policy run as `zk0 run` runs them, one after the other, with one worker process, so that clients
 train one after the other. A round's wall time is from one finished round to the next; work is what the clients and the
 judge themselves measured; `rest` is what is left. Medians over rounds after the first, which fills caches; `late` is
-the rest of the second half of the rounds over that of the first half: 1.0 where rounds do not grow dearer. `--full`:
-as many weights are trained, sent, checked and averaged as of the full policy: 100 million, 400 MB.
+the rest of the second half of the rounds over that of the first half: 1.0 where rounds do not grow dearer. `start` is
+from the call to the end of round 0 without judging, and without `imports`: what a fresh process takes to import what a
+worker needs (this process has it already). `--full`: as many weights are trained, sent, checked and averaged as of the
+full policy: 100 million, 400 MB.
 """
 
 import argparse
+import importlib
 import itertools
 import json
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -40,7 +44,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="zk0-overhead-") as folder, some_server(Path.cwd(), lambda _: None):
         write_data(Path(folder), max(counts))
         policy = write_wide_policy(Path(folder)) if arguments.full else "tiny"
+        imports = import_seconds()
         rows = [measured(Path(folder), count, arguments.rounds, arguments.steps, policy) for count in counts]
+    for row in rows:
+        row |= {"imports": imports, "start": row["begun"] - imports - row["judged"]}
     ratios = {f"overhead: a round of {row['clients']} clients / its training and judging": row["ratio"] for row in rows}
     result = {"rows": rows, "ratios": ratios}
     sys.stdout.write(table(rows) + "\n")
@@ -85,12 +92,26 @@ def measured(folder: Path, clients: int, rounds: int, steps: int, policy: str) -
         "clients": clients,
         "rounds": len(found),
         "megabytes": history[-1].checkpoint.bytes / 1e6,
-        "start": ended[0] - began,
+        "begun": ended[0] - began,
+        "judged": history[0].evaluation.seconds if history[0].evaluation else 0.0,
         **{key: statistics.median(row[key] for row in found) for key in ("wall", "train", "judge")},
         "rest": statistics.median(rest),
         "late": statistics.median(rest[half:]) / statistics.median(rest[:half]),
         "ratio": statistics.median(row["wall"] / (row["train"] + row["judge"]) for row in found),
     }
+
+
+def import_seconds() -> float:
+    """What a process takes to import what a worker needs, files warm; this one imports it, too."""
+    needed = "import zk0.federation.client_app, zk0.training.client"
+    found = []
+    for _ in range(2):
+        began = time.perf_counter()
+        subprocess.run([sys.executable, "-c", needed], check=True)
+        found.append(time.perf_counter() - began)
+    for room in ("zk0.training.client", "zk0.training.judge", "flows.federated_session"):
+        importlib.import_module(room)
+    return min(found)
 
 
 def write_data(folder: Path, clients: int) -> None:
@@ -146,12 +167,13 @@ def write_session(folder: Path, clients: int, rounds: int, steps: int, policy: s
 
 def table(rows: list[dict[str, Any]]) -> str:
     """The result for people."""
+    columns = ("imports", "start", "wall", "train", "judge", "rest")
     lines = [
         f"a round with {rows[0]['megabytes']:.1f} MB of weights, median of {rows[0]['rounds']} rounds, milliseconds",
-        f"{'clients':>8}{'start':>8}{'wall':>8}{'train':>8}{'judge':>8}{'rest':>8}{'rest/client':>13}{'late':>7}",
+        f"{'clients':>8}{''.join(f'{column:>9}' for column in columns)}{'rest/client':>13}{'late':>7}",
     ]
     for row in rows:
-        times = "".join(f"{row[key] * 1e3:>8.0f}" for key in ("start", "wall", "train", "judge", "rest"))
+        times = "".join(f"{row[column] * 1e3:>9.0f}" for column in columns)
         lines.append(f"{row['clients']:>8}{times}{row['rest'] / row['clients'] * 1e3:>13.1f}{row['late']:>7.2f}")
     return "\n".join(lines)
 

@@ -128,7 +128,7 @@ def show_client(node: "NodeFolder") -> None:
 def _settings(name: str, dataset: str, renames: list[str], cache: Path) -> "ClientSettings":
     """Checked before anything is started for it."""
     from flows.cli_data import parse_renames
-    from zk0.robot.dataset import locate
+    from zk0.robot.locate import locate
     from zk0.session import ClientSettings
 
     scheme, _, rest = dataset.partition(":")

@@ -85,7 +85,7 @@ def parse_overrides(settings: list[str]) -> dict[str, Any]:
 def _check_before_starting(config: Path | None, overrides: dict[str, Any], resume: Path | None) -> None:
     """Wrong input is told at once, before a server is started for it."""
     from zk0.folder import SessionFolder
-    from zk0.robot.dataset import locate
+    from zk0.robot.locate import locate
     from zk0.session import load_session
 
     if resume is not None:

@@ -18,27 +18,27 @@ def rows_of(root: Path, episode: int) -> dict[str, list]:
 
 class TestLocate:
     def test_a_folder_is_taken_as_it_is(self, recordings: dict[str, Path], tmp_path: Path) -> None:
-        from zk0.robot.dataset import locate
+        from zk0.robot.locate import locate
 
         assert locate(f"local:{recordings['a']}", tmp_path) == recordings["a"]
 
     @pytest.mark.parametrize("uri", ["local:{tmp}/nothing", "local:{tmp}"])
     def test_a_folder_without_a_data_set(self, uri: str, tmp_path: Path) -> None:
-        from zk0.robot.dataset import locate
+        from zk0.robot.locate import locate
 
         with pytest.raises(DatasetError, match=r"no LeRobot data set at .*info.json"):
             locate(uri.format(tmp=tmp_path), tmp_path)
 
     @pytest.mark.parametrize("uri", ["just-a-name", "ftp:user/name", "a/b/c", "hf:name"])
     def test_what_is_no_name_of_a_data_set(self, uri: str, tmp_path: Path) -> None:
-        from zk0.robot.dataset import locate
+        from zk0.robot.locate import locate
 
         with pytest.raises(DatasetError, match=rf"{uri}: not a data set; expected hf:user/name"):
             locate(uri, tmp_path)
 
     @pytest.mark.parametrize("uri", ["hf:nobody/nothing-at-all", "nobody/nothing-at-all", "hf:../name", "us er/na me"])
     def test_what_the_hub_does_not_give(self, uri: str, tmp_path: Path) -> None:
-        from zk0.robot.dataset import locate
+        from zk0.robot.locate import locate
 
         with pytest.raises(DatasetError, match=r"cannot be fetched from the Hub .*local:/path"):
             locate(uri, tmp_path)

@@ -1,4 +1,4 @@
-"""LeRobot data sets on disk: find one, read its numbers, decode its frames in order, write one."""
+"""LeRobot data sets on disk: read the numbers of one, decode its frames in order, write one."""
 
 import shutil
 import tempfile
@@ -12,46 +12,13 @@ from numpy.typing import NDArray
 
 from zk0.errors import DatasetError
 from zk0.records import ACTION, CAMERA_PREFIX, STATE
+from zk0.robot.episodes import read_episode_table, read_task_table
+from zk0.robot.folder import list_folder
+from zk0.robot.info import read_info
 from zk0.robot.priority import own_priority
 
 VIDEO_BACKEND = "pyav"
 TOLERANCE_SECONDS = 1e-4
-
-
-def locate(uri: str, cache: Path) -> Path:
-    """The folder of a data set: `local:/path` as it is, `hf:user/name` or `user/name` downloaded into the cache.
-
-    Raises:
-        DatasetError: there is no such folder, or the Hub does not have it or cannot be reached.
-    """
-    scheme, colon, rest = uri.partition(":")
-    if colon and scheme == "local":
-        root = Path(rest).expanduser()
-        if not (root / "meta" / "info.json").is_file():
-            raise DatasetError(f"{uri}: no LeRobot data set at {root} (meta/info.json is missing)")
-        return root
-    name = rest if colon else uri
-    if (colon and scheme != "hf") or name.count("/") != 1:
-        raise DatasetError(f"{uri}: not a data set; expected hf:user/name, user/name, local:/path or sim:task")
-    return _download(name, cache / "datasets" / name)
-
-
-def _download(name: str, target: Path) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        OfflineModeIsEnabled,
-    )
-
-    try:
-        return Path(snapshot_download(name, repo_type="dataset", local_dir=target))
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, HFValidationError, OSError) as e:
-        raise DatasetError(
-            f"{name}: cannot be fetched from the Hub ({type(e).__name__}: {str(e).splitlines()[0]}); "
-            "check the name and the connection, or bring the data as local:/path"
-        ) from e
 
 
 @dataclass(frozen=True)
@@ -74,25 +41,28 @@ class EpisodeReader:
 
     `rename_map` maps feature keys of the data set to those of the contract; cameras are named by the
     contract everywhere outside this class.
+
+    Raises:
+        DatasetError: its metadata cannot be read.
     """
 
     def __init__(self, root: Path, rename_map: Mapping[str, str] | None = None) -> None:
-        from lerobot.datasets import LeRobotDatasetMetadata
-
         self.root = root
-        self.meta = LeRobotDatasetMetadata(f"local/{root.name}", root=root)
+        folder = list_folder(root)
+        self._info = read_info(folder)
+        self._entries = {entry.index: entry for entry in read_episode_table(folder, self._info)}
+        self._tasks = read_task_table(folder, self._info)
         self._stored = {new: old for old, new in (rename_map or {}).items()}
-        self._tasks = {int(row.task_index): str(task) for task, row in self.meta.tasks.iterrows()}
 
     @property
     def fps(self) -> float:
         """Frames per second."""
-        return float(self.meta.fps)
+        return self._info.fps
 
     @property
     def episodes(self) -> tuple[int, ...]:
         """All episode indices."""
-        return tuple(int(e) for e in self.meta.episodes["episode_index"])
+        return tuple(self._entries)
 
     def read(self, episodes: Sequence[int]) -> list[Episode]:
         """The numbers of some episodes, in the order asked for.
@@ -128,32 +98,31 @@ class EpisodeReader:
             DatasetError: names the episode, the camera and the video that cannot be decoded.
         """
         key = self._key(camera)
-        if key in self.meta.image_keys:
+        if key in self._info.image_keys:
             return self._stored_images(episode, key)
         return self._decoded(episode, key)
 
     def source(self, episode: Episode, camera: str) -> tuple[Path, float, float]:
         """The file that holds an episode's frames of one camera, and from when to when in it, in seconds (of stored
         images: from which to which row of the data set)."""
-        key = self._key(camera)
-        row = self.meta.episodes[episode.index]
-        if key in self.meta.image_keys:
-            first, end = (float(row[f"dataset_{edge}_index"]) for edge in ("from", "to"))
-            return self.root / self.meta.get_data_file_path(episode.index), first, end
-        start, end = (float(row[f"videos/{key}/{edge}_timestamp"]) for edge in ("from", "to"))
-        return self.root / self.meta.get_video_file_path(episode.index, key), start, end
+        key, entry = self._key(camera), self._entries[episode.index]
+        if key in self._info.image_keys:
+            first = float(entry.from_index or 0)
+            return self.root / entry.data_file, first, first + entry.length
+        clip = entry.clips[key]
+        return self.root / clip.file, clip.start_seconds, clip.end_seconds
 
     def _key(self, camera: str) -> str:
         key = self._stored.get(f"{CAMERA_PREFIX}{camera}", f"{CAMERA_PREFIX}{camera}")
-        if key not in self.meta.camera_keys:
-            raise DatasetError(f"{self.root}: no camera {key}; it has {', '.join(self.meta.camera_keys) or 'none'}")
+        if key not in self._info.cameras:
+            raise DatasetError(f"{self.root}: no camera {key}; it has {', '.join(self._info.cameras) or 'none'}")
         return key
 
     def _decoded(self, episode: Episode, key: str) -> NDArray[np.uint8]:
         from lerobot.datasets.video_utils import decode_video_frames
 
-        video = self.root / self.meta.get_video_file_path(episode.index, key)
-        start = float(self.meta.episodes[episode.index][f"videos/{key}/from_timestamp"])
+        clip = self._entries[episode.index].clips[key]
+        video, start = self.root / clip.file, clip.start_seconds
         try:
             frames = decode_video_frames(
                 video, (episode.timestamps + start).tolist(), TOLERANCE_SECONDS, VIDEO_BACKEND, return_uint8=True
@@ -167,7 +136,8 @@ class EpisodeReader:
     def _stored_images(self, episode: Episode, key: str) -> NDArray[np.uint8]:
         from lerobot.datasets import LeRobotDataset
 
-        data = LeRobotDataset(self.meta.repo_id, root=self.root, episodes=[episode.index], video_backend=VIDEO_BACKEND)
+        name = f"local/{self.root.name}"
+        data = LeRobotDataset(name, root=self.root, episodes=[episode.index], video_backend=VIDEO_BACKEND)
         pictures = [data[i][key].mul(255).round().clamp(0, 255).byte().numpy() for i in range(len(data))]
         return np.stack(pictures)
 

@@ -128,7 +128,7 @@ def folder_of(uri: str, cache: Path) -> Path:
     Raises:
         DatasetError: there is no such folder, or the Hub does not have it or cannot be reached.
     """
-    from zk0.robot.dataset import locate
+    from zk0.robot.locate import locate
 
     if not uri.startswith("local:"):
         return locate(uri, cache)

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from zk0.errors import DatasetError
-from zk0.robot.dataset import RecordedFrame, locate, write_dataset
+from zk0.robot.dataset import RecordedFrame, write_dataset
+from zk0.robot.locate import locate
 from zk0.session import SO101_JOINTS, SimulatorSettings
 
 SCHEME = "sim:"
