@@ -12,7 +12,7 @@ SEEDS = (7001, 7002, 7003, 7005, 7006, 7008)
 
 
 def test_it_lifts_green_cubes_that_it_has_not_seen_before() -> None:
-    """All six succeeded where the figures of docs/benchmarks/learning.md were made; other machines render differently."""
+    """All six of them where docs/benchmarks/learning.md was measured; other machines render differently."""
     if choose_backend(required=False) is None:
         pytest.skip("no OpenGL backend renders here")
     saved = load_saved("base")
