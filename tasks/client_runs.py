@@ -14,7 +14,7 @@ from prefect.events.schemas.events import Event as PrefectEvent
 from prefect.states import Completed, Crashed, Failed, Running
 from prefect.utilities.engine import emit_task_run_state_change_event
 
-from tasks.events import Event, tell
+from tasks.events import Event, say, tell
 from zk0.records import ClientScore, Refusal, Update
 
 
@@ -68,6 +68,11 @@ class ClientRuns:
     def refused(self, refusal: Refusal) -> None:
         """It is refused, or what had been taken of it is after all."""
         self._enter(refusal.client, Failed(message=refusal.reason))
+
+    def say(self, client: str, text: str) -> None:
+        """One log line, shown with the client's task run."""
+        run, _ = self._runs.get(client, (None, None))
+        say(f"round {self._round}: {client}{text}", run)
 
     def _open(self, client: str, doing: str) -> None:
         attempt = f", attempt {self._parent.run_count}" if self._parent.run_count > 1 else ""

@@ -4,8 +4,10 @@ from collections.abc import Callable
 from typing import Literal
 
 from loguru import logger
+from prefect.client.schemas.objects import TaskRun
 from prefect.exceptions import MissingContextError
 from prefect.logging import get_run_logger
+from prefect.logging.loggers import task_run_logger
 
 from zk0.records import Record
 
@@ -41,10 +43,10 @@ def tell_step(client: str, round_number: int, step: int, steps: int, work: str) 
     tell(Event(kind="step", client=client, round=round_number, step=step, steps=steps, text=work))
 
 
-def say(text: str) -> None:
-    """One log line: in the session's files and in the Prefect UI."""
+def say(text: str, of: TaskRun | None = None) -> None:
+    """One log line: in the session's files and in the Prefect UI, of the task run that runs unless of another one."""
     logger.opt(depth=1).info(text)
     try:
-        get_run_logger().info(text)
+        (task_run_logger(of) if of else get_run_logger()).info(text)
     except MissingContextError:
         return

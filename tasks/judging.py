@@ -10,7 +10,7 @@ from prefect import task
 from prefect.artifacts import create_link_artifact
 from prefect.cache_policies import NO_CACHE
 
-from tasks.client_runs import ClientRuns
+from tasks.client_runs import ClientRuns, measured
 from tasks.events import Event, say, tell
 from zk0.folder import SessionFolder, write_whole
 from zk0.records import Checkpoint, ClientEvaluation, Evaluation, Rollout, RoundRecord
@@ -56,10 +56,10 @@ def evaluate_on_clients(session: Session, folder: str, ground: "Ground", checkpo
     plans = [sent.told(plan.model_copy(update={"film": film})) for plan in asked]
     with ClientRuns("judges", checkpoint.round) as runs:
         found = federation(here.name).evaluate(plans, sent.path, runs)
+    for score in found.scores:
+        runs.say(score.client, f": {measured(score)}")
     for refusal in found.refusals:
-        say(f"round {checkpoint.round}: {refusal.client} did not judge: {refusal.reason}")
-    losses = ", ".join(f"{s.client} {s.score.policy_loss:.4f}" for s in found.scores)
-    say(f"round {checkpoint.round}: policy loss on held-out episodes: {losses or 'of no client'}")
+        runs.say(refusal.client, f" did not judge: {refusal.reason}")
     return ClientEvaluation(
         round=checkpoint.round,
         scores=found.scores,

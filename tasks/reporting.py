@@ -41,10 +41,19 @@ def show_progress(artifact: UUID, done: int, rounds: int) -> None:
 @task(task_run_name="tables round {number}", cache_policy=NO_CACHE)
 def show_rounds(number: int, history: Sequence[RoundRecord]) -> None:
     """Losses of all rounds, and where the time went, as tables in the UI."""
-    create_table_artifact(table=[_losses(r) for r in history], key="round-losses", description="Losses by round")
-    create_table_artifact(
-        table=[_timings(r) for r in history], key="benchmark", description="Seconds by round and stage"
-    )
+    losses, timings = aligned([_losses(r) for r in history]), aligned([_timings(r) for r in history])
+    create_table_artifact(table=losses, key="round-losses", description="Losses by round")
+    create_table_artifact(table=timings, key="benchmark", description="Seconds by round and stage")
+
+
+def aligned(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows that all have the columns of any, in the order of the last rows: the UI shows those of the first row alone.
+
+    >>> aligned([{"round": 0, "why": "start"}, {"round": 1, "arm-1": 0.5, "why": "as set"}])
+    [{'round': 0, 'arm-1': None, 'why': 'start'}, {'round': 1, 'arm-1': 0.5, 'why': 'as set'}]
+    """
+    columns = dict.fromkeys(column for row in reversed(rows) for column in row)
+    return [{column: row.get(column) for column in columns} for row in rows]
 
 
 def _losses(record: RoundRecord) -> dict[str, Any]:

@@ -105,9 +105,9 @@ def train_clients(session: Session, folder: str, ground: "Ground", before: Check
         for refusal in outliers:
             runs.refused(refusal)
     for update in found.updates:
-        say(f"round {decision.round}: {update.client}: {measured(update)}")
+        runs.say(update.client, f": {measured(update)}")
     for refusal in found.refusals:
-        say(f"round {decision.round}: {refusal.client} refused: {refusal.reason}")
+        runs.say(refusal.client, f" refused: {refusal.reason}")
     if len(found.updates) < session.federation.min_updates:
         reasons = "; ".join(f"{r.client}: {r.reason}" for r in found.refusals)
         raise RoundIncomplete(

@@ -1,5 +1,6 @@
 """zk0 under Prefect: a session from its deployment, what is shown of it, a wrong setting, a killed run, a full stop."""
 
+import json
 import os
 import re
 import signal
@@ -10,7 +11,14 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId, FlowRunFilter, FlowRunFilterId
+from prefect.client.schemas.filters import (
+    ArtifactFilter,
+    ArtifactFilterFlowRunId,
+    FlowRunFilter,
+    FlowRunFilterId,
+    LogFilter,
+    LogFilterTaskRunId,
+)
 from prefect.client.schemas.objects import StateType
 from prefect.client.schemas.sorting import TaskRunSort
 
@@ -36,6 +44,12 @@ def task_runs(stack: Any, run: UUID) -> list[Any]:
 def running(stack: Any, run: UUID) -> set[str]:
     """Names of task runs that have begun and not ended."""
     return {r.name for r in task_runs(stack, run) if not r.state.is_final()}
+
+
+def logged(stack: Any, task_run: Any) -> list[str]:
+    with stack.client() as client:
+        found = client.read_logs(LogFilter(task_run_id=LogFilterTaskRunId(any_=[task_run.id])))
+    return [line.message for line in found]
 
 
 def artifacts(stack: Any, run: UUID) -> dict[str, list[Any]]:
@@ -112,6 +126,8 @@ def test_each_client_is_shown_in_its_round(stack: Any, finished: Any) -> None:
             assert said in run.state.message
             assert within.start_time <= run.start_time < run.end_time <= within.end_time
             assert run.total_run_time == run.end_time - run.start_time
+            (line,) = logged(stack, run)
+            assert re.fullmatch(rf"round {record.round}: {client}: {re.escape(said)}.*", line)
 
 
 def test_artifacts_of_a_session(stack: Any, finished: Any) -> None:
@@ -119,10 +135,11 @@ def test_artifacts_of_a_session(stack: Any, finished: Any) -> None:
     assert found.keys() >= {"session-progress", "round-losses", "benchmark", "session-report", "rollout-video"}
     (progress,) = found["session-progress"]
     assert float(progress.data) == 100.0
-    losses = found["round-losses"][-1].data
-    assert '"round": 2' in losses
-    assert '"lifter"' in losses
-    assert '"train"' in found["benchmark"][-1].data
+    losses, timings = (json.loads(found[key][-1].data) for key in ("round-losses", "benchmark"))
+    assert [row["round"] for row in losses] == [0, 1, 2]
+    assert {"lifter", "placer", "refused", "why"} <= losses[0].keys(), "the UI shows the columns of the first row alone"
+    assert [row["lifter"] is None for row in losses] == [True, False, False]
+    assert {"train", "aggregate"} <= timings[0].keys()
     (report,) = found["session-report"]
     assert "data:image/png;base64," in report.data
     (video,) = found["rollout-video"]
