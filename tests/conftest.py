@@ -19,11 +19,15 @@ os.environ.setdefault("HF_XET_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the same bits in every process
 
 TOGETHER = (
-    ("flows/test_deployment.py", "flows/test_release.py", "flows/test_resume.py", "flows/test_data_intake.py"),
+    (
+        *(f"flows/test_{name}.py" for name in ("deployment", "deployments", "release", "schedule")),
+        *(f"flows/test_{name}.py" for name in ("resume", "data_intake", "nightly", "versus")),
+    ),
     ("federation/test_engines.py", "federation/test_answers.py", "federation/test_faults.py"),
     ("federation/test_deployed.py",),
 )
 """Files that share servers or engines, each of which takes long to start; those that take longest come first."""
+SHARED = {"stack", "prefect_api", "place", "engine", "local_engine", "ray_engine"}
 SIDE, FPS = 64, 10
 Record = Callable[..., Path]
 
@@ -47,6 +51,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """In the order of `TOGETHER`, then as they were found."""
     order = [Path(__file__).parent / file for files in TOGETHER for file in files]
+    for item in items:
+        if item.path not in order and SHARED & {*item.fixturenames}:
+            raise pytest.UsageError(f"{item.nodeid}: uses what several files share; name its file in TOGETHER")
     items.sort(key=lambda item: order.index(item.path) if item.path in order else len(order))
 
 

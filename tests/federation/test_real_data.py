@@ -1,6 +1,5 @@
 """A real SO-101 folding cloth, shared to four clients: against numbers taken straight from its files."""
 
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -34,7 +33,7 @@ def session(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Session:
         "data": {"holdout_episodes": HELD_OUT},
         "policy": {"path": "tiny"},
         "training": {"local_steps": 3, "batch_size": 8, "features": "off"},
-        "federation": {"workers": 2, "round_timeout_seconds": 280},
+        "federation": {"workers": 0, "round_timeout_seconds": 280},
         "evaluation": {"times": 2, "every_frames": EVERY, "datasets": [judge]},
         "cache_dir": str(tmp_path_factory.mktemp("cache")),
     }  # fmt: skip
@@ -163,7 +162,7 @@ def test_loss_and_action_error(
 
 
 def test_a_federated_round_ends_in_the_ledger(
-    session: Session, drive: type, tmp_path: Path, rows: dict[str, np.ndarray], my_workers: Callable[[], list[int]]
+    session: Session, drive: type, tmp_path: Path, rows: dict[str, np.ndarray]
 ) -> None:
     from zk0.federation.open import open_federation
     from zk0.ledger import Ledger

@@ -35,6 +35,7 @@ SMALL = {
     "rollout.tasks": ["lift-red"],
     "rollout.seeds": [9000],
     "rollout.max_steps": 5,
+    "video.episodes": 0,
 }
 """Two clients, two rounds, one worker process: what costs time is the import of LeRobot."""
 

@@ -10,6 +10,7 @@ from uuid import UUID
 
 import pytest
 from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.exceptions import PrefectHTTPStatusError
 
 from zk0.ledger import Ledger
 
@@ -62,11 +63,14 @@ def test_the_benchmark_comes_every_night(stack: Any) -> None:
 
 
 def test_what_the_form_refuses(stack: Any) -> None:
-    done = stack.prefect("deployment", "run", "zk0-benchmark/nightly", "--param", "repeats=many")
-    assert done.returncode != 0
-    assert "repeats" in done.stdout + done.stderr
-    done = stack.prefect("deployment", "run", "zk0-intake/dataset-intake")
-    assert "uri" in done.stdout + done.stderr
+    with stack.client() as client:
+        for name, parameters, said in (
+            ("zk0-benchmark/nightly", {"repeats": "many"}, "repeats"),
+            ("zk0-intake/dataset-intake", {}, "uri"),
+        ):
+            deployment = client.read_deployment_by_name(name).id
+            with pytest.raises(PrefectHTTPStatusError, match=said):
+                client.create_flow_run_from_deployment(deployment, parameters=parameters)
 
 
 @pytest.mark.parametrize("kind", ["docker", "kubernetes"])
