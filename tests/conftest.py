@@ -23,11 +23,11 @@ TOGETHER = (
         *(f"flows/test_{name}.py" for name in ("deployment", "deployments", "release", "schedule")),
         *(f"flows/test_{name}.py" for name in ("resume", "data_intake", "nightly", "versus")),
     ),
-    ("federation/test_engines.py", "federation/test_answers.py", "federation/test_faults.py"),
+    tuple(f"federation/test_{name}.py" for name in ("engines", "answers", "faults")),
     ("federation/test_deployed.py",),
 )
 """Files that share servers or engines, each of which takes long to start; those that take longest come first."""
-SHARED = {"stack", "prefect_api", "place", "engine", "local_engine", "ray_engine"}
+SHARED = {"stack", "prefect_api", "engine", "local_engine", "ray_engine"}
 SIDE, FPS = 64, 10
 Record = Callable[..., Path]
 

@@ -151,6 +151,8 @@ def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Door]:
 
 async def drained() -> None:
     if left := asyncio.all_tasks() - {asyncio.current_task()}:
+        for task in left:  # of connections that are kept open
+            task.cancel()
         await asyncio.wait(left, timeout=5)
 
 
