@@ -89,7 +89,7 @@ def carry_out(session: Session, here: SessionFolder, finished: tuple[RoundRecord
         ground = untracked(ground)
         progress = reporting.start_progress(session, history[-1].round)
         while history[-1].round < session.rounds:
-            number, before = history[-1].round + 1, linked(history)
+            number, before = history[-1].next_round, linked(history)
             if session.may_grow():
                 ground = untracked(data.welcome_newcomers(number, known, folder, ground))
             history = federated_round(number, known, folder, ground, before, progress)

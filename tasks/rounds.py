@@ -137,7 +137,7 @@ def plan_for(
     )
 
 
-@task(task_run_name="aggregate after round {last.round}", cache_policy=NO_CACHE)
+@task(task_run_name="aggregate round {last.next_round}", cache_policy=NO_CACHE)
 def aggregate_updates(
     session: Session, folder: str, ground: "Ground", last: RoundRecord, updates: Sequence[Update]
 ) -> Averaged:
@@ -146,7 +146,7 @@ def aggregate_updates(
     from zk0.aggregation.privacy import session_secret, spent
     from zk0.aggregation.strategy import Terms
 
-    here, number = SessionFolder(Path(folder)), last.round + 1
+    here, number = SessionFolder(Path(folder)), last.next_round
     absolute = [u.model_copy(update={"path": str(here.path / u.path)}) for u in updates]
     settings, state = session.aggregation, {one.slot: here.path / one.path for one in last.server_state}
     terms = Terms(settings, number, state, len(ground.members), session_secret(here.privacy_key, settings))

@@ -394,3 +394,8 @@ class RoundRecord(Record):
     """Where the time went: train, aggregate, evaluate, checkpoint."""
     finished_at: str
     """ISO 8601 with time zone."""
+
+    @property
+    def next_round(self) -> int:
+        """The number of the round that comes after it."""
+        return self.round + 1

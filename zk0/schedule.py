@@ -28,7 +28,7 @@ PLATEAU_EPS = 1e-8
 
 def decide(session: Session, history: Sequence[RoundRecord]) -> Decision:
     """Learning rate, mu and their reason for the round after the last of `history` (round 1 if it is empty)."""
-    number = history[-1].round + 1 if history else 1
+    number = history[-1].next_round if history else 1
     losses = server_losses(history)
     clients = {u.client: u.metrics.policy_loss for u in history[-1].updates} if history else {}
 

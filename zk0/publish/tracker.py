@@ -32,7 +32,7 @@ class Tracker:
         new = [record for record in history if record.round >= self._next]
         for record in new:
             self._run.log(round_values(record), step=record.round)
-            self._next = record.round + 1
+            self._next = record.next_round
         return len(new)
 
 
