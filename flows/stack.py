@@ -151,10 +151,10 @@ def some_server(root: Path, tell: Callable[[str], None]) -> Iterator[str]:
         try:
             yield server.api_url
         finally:
-            _send_what_is_left()
+            send_what_is_left()
 
 
-def _send_what_is_left() -> None:
+def send_what_is_left() -> None:
     """Log lines and events that Prefect sends in the background reach the server before it ends."""
     from prefect.events.worker import EventsWorker
     from prefect.logging.handlers import APILogWorker

@@ -142,11 +142,14 @@ def test_help_names_every_command() -> None:
 
 @pytest.fixture
 def prefect_server(prefect_api):
-    """Flows that are called here belong to a server of the tests."""
+    """Flows that are called here belong to a server of the tests, which hears of everything before it ends."""
     from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    from flows.stack import send_what_is_left
 
     with temporary_settings({PREFECT_API_URL: prefect_api}):
         yield
+        send_what_is_left()
 
 
 def artifact(key: str):

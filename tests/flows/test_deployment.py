@@ -43,7 +43,7 @@ def task_runs(stack: Any, run: UUID) -> list[Any]:
 
 def running(stack: Any, run: UUID) -> set[str]:
     """Names of task runs that have begun and not ended."""
-    return {r.name for r in task_runs(stack, run) if not r.state.is_final()}
+    return {r.name for r in task_runs(stack, run) if r.state and not r.state.is_final()}
 
 
 def logged(stack: Any, task_run: Any) -> list[str]:
