@@ -196,6 +196,30 @@ def test_failed_write_keeps_the_old_file(tmp_path):
     load_weights(path, found)
 
 
+@pytest.mark.parametrize("old", [10_000, 20])
+def test_a_spare_file_is_written_over(tmp_path, old):
+    weights = {"w": np.arange(100, dtype=np.float32)}
+    spare = tmp_path / "spare"
+    spare.write_bytes(os.urandom(old))
+    node = spare.stat().st_ino
+    found, size = save_weights(tmp_path / "w", weights, lasting=False, spare=spare)
+    assert (tmp_path / "w").stat().st_ino == node
+    assert (tmp_path / "w").stat().st_size == size
+    assert [p.name for p in tmp_path.iterdir()] == ["w"]
+    load_weights(tmp_path / "w", found)
+    save_weights(tmp_path / "v", weights, lasting=False, spare=spare)  # there is none: a new one
+    assert (tmp_path / "v").read_bytes() == (tmp_path / "w").read_bytes()
+
+
+def test_what_has_another_name_is_not_written_over(tmp_path):
+    spare, other = tmp_path / "spare", tmp_path / "other"
+    spare.write_bytes(b"somebody needs it")
+    os.link(spare, other)
+    save_weights(tmp_path / "w", example(), lasting=False, spare=spare)
+    assert other.read_bytes() == b"somebody needs it"
+    assert not spare.exists()
+
+
 def test_blocks_of_an_open_file(tmp_path):
     save_weights(tmp_path / "w", example())
     with open_weights(tmp_path / "w") as file:

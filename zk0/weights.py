@@ -137,15 +137,17 @@ def digest(weights: Weights) -> str:
         return sha.hexdigest()
 
 
-def save_weights(path: Path, weights: Weights, lasting: bool = True) -> tuple[str, int]:
-    """Write weights whole or not at all; parents are made. Digest and bytes of the file. `lasting`: see `writing`.
+def save_weights(path: Path, weights: Weights, lasting: bool = True, spare: Path | None = None) -> tuple[str, int]:
+    """Write weights whole or not at all; parents are made. Digest and bytes of the file.
+
+    `lasting` and `spare`: see `writing`.
 
     Raises:
         CheckpointError: a dtype or a name that a file cannot hold.
         DiskFull: there is no room for it.
         OSError: the disk refuses.
     """
-    with writing(path, {name: _spec(name, tensor) for name, tensor in weights.items()}, lasting) as writer:
+    with writing(path, {name: _spec(name, tensor) for name, tensor in weights.items()}, lasting, spare) as writer:
         for name in writer.names:
             writer.write(weights[name])
     return writer.digest, writer.bytes
@@ -250,11 +252,16 @@ class WeightsWriter:
 
 
 @contextmanager
-def writing(path: Path, specs: Mapping[str, TensorSpec], lasting: bool = True) -> Iterator[WeightsWriter]:
+def writing(
+    path: Path, specs: Mapping[str, TensorSpec], lasting: bool = True, spare: Path | None = None
+) -> Iterator[WeightsWriter]:
     """Stream weights into a file that appears under its name only when all of it is written.
 
     `lasting`: only when it is on the disk, so that a power cut leaves it whole. Without, it survives any process, and a
     power cut may leave less than all of it under its name: for what is made again then, and never read unchecked.
+
+    `spare`: a file that nobody needs any more. It is written over where no other name leads to it, and removed else: a
+    new file takes longer, for its memory must be found first.
 
     Raises:
         CheckpointError: fewer or more values were written than `specs` says, or a file cannot hold them.
@@ -265,13 +272,15 @@ def writing(path: Path, specs: Mapping[str, TensorSpec], lasting: bool = True) -
     path.parent.mkdir(parents=True, exist_ok=True)
     half = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")  # two writers never share one
     try:
-        with room_for(path), half.open("xb") as handle, TreeSha() as sha:
+        again = spare is not None and _taken_over(spare, half)
+        with room_for(path), half.open("r+b" if again else "xb") as handle, TreeSha() as sha:
             handle.write(head)
             writer = WeightsWriter(handle, names, specs, sha)
             yield writer
             writer.bytes = handle.tell()
             if writer.bytes != (wanted := len(head) + sum(spec.nbytes for spec in specs.values())):
                 raise CheckpointError(f"{path}: {writer.bytes} bytes were written, expected {wanted}")
+            handle.truncate()
             handle.flush()
             if lasting:
                 os.fsync(handle.fileno())
@@ -281,6 +290,18 @@ def writing(path: Path, specs: Mapping[str, TensorSpec], lasting: bool = True) -
         half.unlink(missing_ok=True)
     if lasting:
         sync_folder(path.parent)
+
+
+def _taken_over(spare: Path, path: Path) -> bool:
+    """Whether `spare` is now called `path`; gone is it in any case."""
+    try:
+        if spare.stat().st_nlink == 1:
+            spare.replace(path)
+            return True
+        spare.unlink()
+    except FileNotFoundError:
+        pass
+    return False
 
 
 def _digest_of(path: Path) -> str:

@@ -116,8 +116,11 @@ class TestTrain:
         folder = tmp_path / "scratch" / "updates"
         (folder / ".round-001-half.safetensors.0a1b2c3d.tmp").touch()
         client.outbox.forget_before(3)
-        assert {f.name[:9] for f in folder.iterdir()} == {"round-003"}
-        assert len(list(folder.iterdir())) == 2
+        assert sorted(f.name[:9] for f in folder.iterdir()) == ["round-003", "round-003", "spare"]
+        node = (folder / "spare").stat().st_ino
+        last = client.train(plan({"local_steps": 1}, round=4), start[0])
+        assert Path(last.path).stat().st_ino == node
+        assert not (folder / "spare").exists()
 
     def test_own_statistics_are_used_where_none_are_given(
         self, client_of: Callable[..., Any], start: tuple[Path, str], plan: Callable[..., RoundPlan]

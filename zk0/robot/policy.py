@@ -20,7 +20,8 @@ from zk0.errors import CheckpointError, PolicyError
 from zk0.records import ACTION, CAMERA_PREFIX, STATE, Moments, PolicyRecipe, Statistics
 from zk0.robot.tiny import tiny_config, write_tiny_vlm
 from zk0.session import BASE, TINY
-from zk0.weights import LazyWeights
+from zk0.tensor_spec import TensorSpec
+from zk0.weights import LazyWeights, WeightsFile
 
 PEFT_NAME = ".default."
 """What peft puts into the names of an adapter's parameters, and leaves out of its files."""
@@ -203,7 +204,15 @@ def install_weights(policy: Any, weights: Mapping[str, NDArray[Any]]) -> None:
             raise CheckpointError(f"{name}: shape {found}, expected {tuple(parameter.shape)}")
     with torch.no_grad():
         for name, parameter in parameters.items():
-            parameter.copy_(torch.from_numpy(np.ascontiguousarray(weights[name])))
+            if isinstance(weights, WeightsFile) and _is_alike(parameter, weights.specs[name]):
+                weights.read(name, 0, parameter.numpy().reshape(-1))  # a copy would take new memory
+            else:
+                parameter.copy_(torch.from_numpy(np.ascontiguousarray(weights[name])))
+
+
+def _is_alike(parameter: torch.Tensor, spec: TensorSpec) -> bool:
+    dtype = str(parameter.dtype).removeprefix("torch.")
+    return parameter.device.type == "cpu" and parameter.is_contiguous() and dtype == spec.dtype
 
 
 def frozen_digest(policy: Any) -> str:

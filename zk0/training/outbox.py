@@ -35,8 +35,9 @@ class Outbox:
     """Updates that were trained once and are answered as often as they are asked for.
 
     `updates/` in the client's scratch folder holds them, one file and its record for each plan: they are checked when
-    they are asked for, and what a power cut has spoilt is trained again. `memory/` holds what a client carries from one
-    round of a session to its next: what int8 has lost (`zk0.deltas`), or its control variate.
+    they are asked for, and what a power cut has spoilt is trained again. The next update is written over one that
+    nobody needs any more. `memory/` holds what a client carries from one round of a session to its next: what int8 has lost
+    (`zk0.deltas`), or its control variate.
     """
 
     scratch: Path
@@ -92,14 +93,18 @@ class Outbox:
     def forget_before(self, round_number: int) -> None:
         """Remove finished updates of earlier rounds: the server has gone on, so nobody asks for them again."""
         for file in (self.scratch / "updates").glob("*round-*"):  # also what a killed process left half-written
-            if int(file.name.split("-")[1]) < round_number:
+            if int(file.name.split("-")[1]) >= round_number:
+                continue
+            if file.suffix == ".safetensors" and not self._spare.exists():
+                file.replace(self._spare)
+            else:
                 file.unlink(missing_ok=True)
 
     def _save(self, plan: RoundPlan, finished: Finished, start: Path, file: Path) -> tuple[str, int]:
         if finished.control is not None:
             return self._save_with_control(plan, finished.weights, finished.control, file)
         if plan.wire.up == "fp32":
-            return save_weights(file, finished.weights, lasting=False)
+            return save_weights(file, finished.weights, lasting=False, spare=self._spare)
         with open_start(plan, start) as anchor:
             if plan.wire.up == "bf16":
                 return save_deltas(file, finished.weights, anchor, "bf16")
@@ -114,7 +119,11 @@ class Outbox:
         memory = _Memory(self.scratch, plan, "control")
         save_weights(memory.now, control)
         memory.forget_older()
-        return save_weights(file, {**weights, **change}, lasting=False)
+        return save_weights(file, {**weights, **change}, lasting=False, spare=self._spare)
+
+    @property
+    def _spare(self) -> Path:
+        return self.scratch / "updates" / "spare"
 
     def _file(self, plan: RoundPlan) -> Path:
         return self.scratch / "updates" / f"round-{plan.round:03d}-{plan.digest()[:16]}.safetensors"
