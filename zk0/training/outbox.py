@@ -36,8 +36,8 @@ class Outbox:
 
     `updates/` in the client's scratch folder holds them, one file and its record for each plan: they are checked when
     they are asked for, and what a power cut has spoilt is trained again. The next update is written over one that
-    nobody needs any more. `memory/` holds what a client carries from one round of a session to its next: what int8 has lost
-    (`zk0.deltas`), or its control variate.
+    nobody needs any more. `memory/` holds what a client carries from one round of a session to its next: what int8 has
+    lost (`zk0.deltas`), or its control variate.
     """
 
     scratch: Path
