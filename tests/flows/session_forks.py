@@ -76,7 +76,8 @@ def kill() -> Callable[[str], None]:
 
 def limit(more: int) -> Callable[[str], None]:
     def then(text: str) -> None:
-        size = Path(text).stat().st_size if Path(text).is_file() else 0
+        appended = Path(text).is_file() and not text.endswith(".tmp")  # a spare file is written over from its beginning
+        size = Path(text).stat().st_size if appended else 0
         resource.setrlimit(resource.RLIMIT_FSIZE, (size + more, resource.RLIM_INFINITY))
 
     return then
