@@ -8,6 +8,7 @@ from uuid import UUID
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.context import FlowRunContext
+from prefect.futures import PrefectFuture
 from prefect.runtime import flow_run
 from prefect.utilities.annotations import opaque, quote
 
@@ -87,15 +88,18 @@ def carry_out(session: Session, here: SessionFolder, finished: tuple[RoundRecord
         ground, history = prepare(session, here, finished)
         track(session, here.name, history)
         ground = untracked(ground)
-        progress = reporting.start_progress(session, history[-1].round)
+        progress, shown = reporting.start_progress(session, history[-1].round), None
         while history[-1].round < session.rounds:
             number, before = history[-1].next_round, linked(history)
             if session.may_grow():
                 ground = untracked(data.welcome_newcomers(number, known, folder, ground))
-            history = federated_round(number, known, folder, ground, before, progress)
+            history = federated_round(number, known, folder, ground, before)
+            shown = show(session.rounds, history, progress, shown)
             track(session, here.name, history)
             if history[-1].round < session.rounds:
                 roll_out(session, folder, ground, history[-1])
+        if shown is not None:
+            shown.result()
         if history == finished:  # killed after its last round was recorded, maybe before it was drawn
             reporting.write_metrics(session.rounds, session, folder, history)
         rounds.give_receipts(known, folder, untracked(history))
@@ -107,6 +111,15 @@ def carry_out(session: Session, here: SessionFolder, finished: tuple[RoundRecord
     page = reporting.write_report(known, folder, untracked(history))
     say(f"done: {page}")
     return history
+
+
+def show(
+    rounds: int, history: tuple[RoundRecord, ...], progress: UUID, before: PrefectFuture[None] | None
+) -> PrefectFuture[None]:
+    """Bring what the UI shows up to date while the next round trains, one round after the other."""
+    if before is not None:
+        before.result()
+    return reporting.show_rounds.submit(history[-1].round, rounds, linked(history), progress)
 
 
 def release(session: Session, folder: str, history: tuple[RoundRecord, ...]) -> None:
@@ -210,7 +223,7 @@ def roll_out(session: Session, folder: str, ground: "Ground", record: RoundRecor
 
 @task(task_run_name="round {number}", cache_policy=NO_CACHE)
 def federated_round(
-    number: int, session: Session, folder: str, ground: "Ground", history: tuple[RoundRecord, ...], progress: UUID
+    number: int, session: Session, folder: str, ground: "Ground", history: tuple[RoundRecord, ...]
 ) -> tuple[RoundRecord, ...]:
     """Decide, train, average, judge, keep, record: after the last step the round is finished, before it nothing is."""
     started, seconds, before = perf_counter(), dict[str, float](), history[-1].checkpoint
@@ -221,7 +234,7 @@ def federated_round(
         retried = rounds.train_clients.with_options(retries=session.federation.round_retries, retry_delay_seconds=2)
         trained = retried(known, folder, ground, before, decision)
     with rounds.timed(seconds, "aggregate"):
-        averaged = rounds.aggregate_updates(known, folder, ground, untracked(history[-1]), trained.updates)
+        averaged = rounds.aggregate_updates(known, folder, ground, untracked(history[-1]), untracked(trained.updates))
     judged, by_clients = judge(session, folder, ground, averaged.checkpoint, seconds)
     record = RoundRecord(
         round=number,
@@ -246,6 +259,5 @@ def federated_round(
         rounds.save_checkpoint(session, folder, ground, record)
     finished = rounds.finish_round(known, folder, record)
     reporting.write_metrics(number, known, folder, linked(finished))
-    reporting.show_rounds(number, linked(finished))
-    reporting.show_progress(progress, number, session.rounds)
+    tell(Event(kind="round", round=number, rounds=session.rounds))
     return finished

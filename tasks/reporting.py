@@ -32,15 +32,10 @@ def start_progress(session: Session, done: int) -> UUID:
     return UUID(str(found))
 
 
-def show_progress(artifact: UUID, done: int, rounds: int) -> None:
-    """Move the bar, and tell whoever listens."""
-    update_progress_artifact(artifact_id=artifact, progress=100.0 * done / rounds)
-    tell(Event(kind="round", round=done, rounds=rounds))
-
-
 @task(task_run_name="tables round {number}", cache_policy=NO_CACHE)
-def show_rounds(number: int, history: Sequence[RoundRecord]) -> None:
-    """Losses of all rounds, and where the time went, as tables in the UI."""
+def show_rounds(number: int, rounds: int, history: Sequence[RoundRecord], progress: UUID) -> None:
+    """How far the session is, losses of all rounds, and where the time went, as artifacts in the UI."""
+    update_progress_artifact(artifact_id=progress, progress=100.0 * number / rounds)
     losses, timings = aligned([_losses(r) for r in history]), aligned([_timings(r) for r in history])
     create_table_artifact(table=losses, key="round-losses", description="Losses by round")
     create_table_artifact(table=timings, key="benchmark", description="Seconds by round and stage")
