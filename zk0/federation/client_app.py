@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -263,11 +262,8 @@ def _client_log(scratch: Path) -> Iterator[None]:
         if len(_logs) == _MOST_LOGS:
             logger.remove(_logs.pop(next(iter(_logs))))
         keep: dict[str, Any] = {"rotation": "500 MB", "retention": "10 days", "compression": "zip", "diagnose": False}
-        belongs = partial(_is_of, mine)
-        _logs[mine] = logger.add(scratch / "client.log", filter=belongs, watch=True, **keep)
+        _logs[mine] = logger.add(
+            scratch / "client.log", filter=lambda r: bool(r["extra"].get("client") == mine), watch=True, **keep
+        )
     with logger.contextualize(client=mine), libraries_logged():
         yield
-
-
-def _is_of(client: str, line: Any) -> bool:
-    return bool(line["extra"].get("client") == client)
