@@ -17,7 +17,7 @@ from safetensors.numpy import load_file, save, save_file
 
 from zk0.errors import CheckpointError
 from zk0.tensor_spec import TensorSpec
-from zk0.weights import check_weights_once, digest, load_weights, open_weights, save_weights, writing
+from zk0.weights import digest, load_weights, open_checked, open_weights, save_weights, writing
 
 DTYPES = ("float64", "float32", "float16", "int64", "int32", "int16", "int8", "uint8", "bool")
 
@@ -123,23 +123,27 @@ def test_flipped_bit_is_found(tmp_path):
 
 
 def test_a_file_is_checked_once_until_somebody_writes_it(tmp_path):
+    def check(digest: str) -> None:
+        with open_checked(path, digest) as file:
+            assert set(file) == set(example())
+
     path = tmp_path / "w"
     found, size = save_weights(path, example())
-    check_weights_once(path, found)
+    check(found)
     with pytest.raises(CheckpointError, match=f"expected {'f' * 12}"):
-        check_weights_once(path, "f" * 64)
+        check("f" * 64)
     before, data = path.stat(), bytearray(path.read_bytes())
     data[size - 3] ^= 1
     path.write_bytes(data)
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-    check_weights_once(path, found)  # it looks as it did: not read again
+    check(found)  # it looks as it did: not read again
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
     for _ in range(2):
         with pytest.raises(CheckpointError, match="not the weights that were recorded"):
-            check_weights_once(path, found)
+            check(found)
     path.unlink()
     with pytest.raises(CheckpointError, match="cannot be read"):
-        check_weights_once(path, found)
+        check(found)
 
 
 def test_every_truncation_is_found(tmp_path):

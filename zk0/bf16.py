@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zk0.errors import CheckpointError
-from zk0.tensor_spec import TensorSpec
-from zk0.weights import LazyWeights, WeightsFile, check_weights_once, open_weights, writing
+from zk0.tensor_spec import TensorSpec, not_float32
+from zk0.weights import LazyWeights, WeightsFile, open_checked, open_weights, writing
 
 
 def to_bf16(values: NDArray[np.float32]) -> NDArray[np.uint16]:
@@ -42,8 +42,8 @@ def save_bf16(source: Path, target: Path) -> None:
         CheckpointError: a tensor is not float32.
     """
     with open_weights(source) as file:
-        if wide := sorted(name for name, spec in file.specs.items() if spec.dtype != "float32"):
-            raise CheckpointError(f"{source}: tensor {wide[0]} is {file.specs[wide[0]].dtype}, expected float32")
+        if other := not_float32(file.specs):
+            raise CheckpointError(f"{source}: {other}, expected float32")
         halves = {name: replace(spec, dtype="uint16") for name, spec in file.specs.items()}
         with writing(target, halves) as writer:
             for name in writer.names:
@@ -58,8 +58,7 @@ def open_bf16(path: Path, expected: str) -> Iterator[LazyWeights]:
     Raises:
         CheckpointError: no file, not a whole one, or its digest is not `expected`.
     """
-    check_weights_once(path, expected)
-    with open_weights(path) as file:
+    with open_checked(path, expected) as file:
         yield _Widened(file)
 
 

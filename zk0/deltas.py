@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from zk0.bf16 import from_bf16, to_bf16
 from zk0.errors import CheckpointError, UpdateError
-from zk0.int8 import from_int8, int8_specs, read_int8, scales_in, scales_of, to_int8
+from zk0.int8 import from_int8, in_int8, int8_specs, read_int8, scales_in, to_int8
 from zk0.records import WireFormat
-from zk0.tensor_spec import TensorSpec
+from zk0.tensor_spec import TensorSpec, not_float32
 from zk0.weights import Source, Weights, WeightsFile, open_weights, writing
 
 Array = NDArray[Any]
@@ -49,13 +49,9 @@ def save_deltas(
             raise CheckpointError(f"{earlier.path}: holds other tensors than are sent; delete it to begin anew")
         later = stack.enter_context(writing(lost[1], specs)) if lost else None
         steps = _Steps(weights, anchor, earlier)
-        for name in writer.names:
-            if wire == "bf16":
-                writer.write(to_bf16(steps.of(name)))
-            elif (of := scales_of(name)) is not None:
-                writer.write(to_int8(steps.of(of))[1])
-            else:
-                writer.write(to_int8(steps.of(name))[0])
+        few_bits = map(to_bf16, map(steps.of, writer.names)) if wire == "bf16" else in_int8(writer.names, steps.of)
+        for values in few_bits:
+            writer.write(values)
         for name in later.names if later else ():
             assert later is not None
             later.write(steps.of(name) - _rounded(steps, name, wire))
@@ -78,8 +74,8 @@ class DeltaWeights:
                 f"{len(names)} tensors are not those of {wire} steps; first {name}: found "
                 f"{file.specs.get(name, 'nothing')}, expected {expected.get(name, 'nothing')}"
             )
-        if wide := sorted(name for name, spec in anchor.specs.items() if spec.dtype != "float32"):
-            raise UpdateError(f"tensor {wide[0]} is {anchor.specs[wide[0]].dtype}; only float32 is sent in few bits")
+        if other := not_float32(anchor.specs):
+            raise UpdateError(f"{other}; only float32 is sent in few bits")
         self.specs = anchor.specs
         self._anchor, self._file, self._wire = anchor, file, wire
         self._scales = {name: scales_in(file, name) for name in anchor.specs} if wire == "int8" else {}

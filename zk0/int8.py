@@ -4,8 +4,9 @@ A tensor is a matrix of its first dimension and all the others; its channels are
 fewer. A scale is a byte: 2 to the power of 4, 3 7/8, 3 6/8, ..., so levels are at most 9 % wider than they need be.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import groupby
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zk0.errors import CheckpointError, UpdateError
-from zk0.tensor_spec import TensorSpec
-from zk0.weights import LazyWeights, Source, WeightsFile, check_weights_once, open_weights, writing
+from zk0.tensor_spec import TensorSpec, not_float32
+from zk0.weights import LazyWeights, Source, WeightsFile, open_checked, open_weights, writing
 
 _SCALE = ":scale"
 _LEVELS = 127
@@ -70,9 +71,21 @@ def int8_specs(specs: Mapping[str, TensorSpec]) -> dict[str, TensorSpec]:
     }
 
 
-def scales_of(name: str) -> str | None:
-    """The tensor whose scales a name stands for; None: it is levels."""
-    return name.removesuffix(_SCALE) if name.endswith(_SCALE) else None
+def in_int8(names: Iterable[str], read: Callable[[str], NDArray[np.float32]]) -> Iterator[Array]:
+    """What such a file holds under each of its names, of tensors that are read by theirs.
+
+    A tensor is rounded once where its levels and scales lie side by side.
+
+    Raises:
+        UpdateError: names a tensor with a value that is too large.
+    """
+    for of, group in groupby(names, lambda name: name.removesuffix(_SCALE)):
+        try:
+            levels, scales = to_int8(read(of))
+        except UpdateError as e:
+            raise UpdateError(f"tensor {of}: {e}") from e
+        for name in group:
+            yield scales if name.endswith(_SCALE) else levels
 
 
 def read_int8(file: Source, scales: NDArray[np.uint8], name: str, start: int, count: int) -> NDArray[np.float32]:
@@ -102,15 +115,14 @@ def save_int8(source: Path, target: Path) -> None:
         CheckpointError: a tensor is not float32, or too large a number for 8 bits.
     """
     with open_weights(source) as file:
-        if wide := sorted(name for name, spec in file.specs.items() if spec.dtype != "float32"):
-            raise CheckpointError(f"{source}: tensor {wide[0]} is {file.specs[wide[0]].dtype}, expected float32")
+        if other := not_float32(file.specs):
+            raise CheckpointError(f"{source}: {other}, expected float32")
         with writing(target, int8_specs(file.specs)) as writer:
-            for name in writer.names:
-                of = scales_of(name)
-                try:
-                    writer.write(to_int8(file[of or name])[1 if of else 0])
-                except UpdateError as e:
-                    raise CheckpointError(f"{source}: tensor {of or name}: {e}; use federation.wire_down bf16") from e
+            try:
+                for values in in_int8(writer.names, file.__getitem__):
+                    writer.write(values)
+            except UpdateError as e:
+                raise CheckpointError(f"{source}: {e}; use federation.wire_down bf16") from e
 
 
 @contextmanager
@@ -120,14 +132,13 @@ def open_int8(path: Path, expected: str) -> Iterator[LazyWeights]:
     Raises:
         CheckpointError: no file, not a whole one, or its digest is not `expected`.
     """
-    check_weights_once(path, expected)
-    with open_weights(path) as file:
+    with open_checked(path, expected) as file:
         yield _Widened(path, file)
 
 
 class _Widened(LazyWeights):
     def __init__(self, path: Path, file: WeightsFile) -> None:
-        self.specs = {n: TensorSpec("float32", s.shape) for n, s in file.specs.items() if scales_of(n) is None}
+        self.specs = {n: TensorSpec("float32", s.shape) for n, s in file.specs.items() if not n.endswith(_SCALE)}
         self._file = file
         if dict(file.specs) != int8_specs(self.specs):
             raise CheckpointError(f"{path}: its tensors are not levels with the scales of their channels")

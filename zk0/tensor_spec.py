@@ -46,6 +46,15 @@ class TensorSpec:
         return self.size * np.dtype(self.dtype).itemsize
 
 
+def not_float32(specs: Mapping[str, TensorSpec]) -> str | None:
+    """Which tensor comes first that is not float32, and what it is; None: all are.
+
+    >>> not_float32({"v": TensorSpec("float32", ()), "w": TensorSpec("int8", (2,))})
+    'tensor w is int8'
+    """
+    return next((f"tensor {n} is {specs[n].dtype}" for n in sorted(specs) if specs[n].dtype != "float32"), None)
+
+
 def title(name: str, spec: TensorSpec) -> bytes:
     """What stands before a tensor's values in a digest: the JSON array `["name","dtype",[dimension,...]]` in a line."""
     return json.dumps([name, spec.dtype, list(spec.shape)], ensure_ascii=False, separators=(",", ":")).encode() + b"\n"

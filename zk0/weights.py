@@ -172,12 +172,21 @@ def check_weights(path: Path, expected: str) -> None:
         _check_digest(path, file, expected)
 
 
-def check_weights_once(path: Path, expected: str) -> None:
-    """The same, but this process reads a file again only after somebody has written it: several clients train from one.
+@contextmanager
+def open_checked(path: Path, expected: str) -> Iterator[WeightsFile]:
+    """The weights of a file, which must be those of the digest.
+
+    This process hashes a file again only after somebody has written it: several clients train from one.
 
     Raises:
-        CheckpointError: no file, or its weights are not those of the digest.
+        CheckpointError: no file, not a whole one, or its weights are not those of the digest.
     """
+    _check_once(path, expected)
+    with open_weights(path) as file:
+        yield file
+
+
+def _check_once(path: Path, expected: str) -> None:
     try:
         found = path.stat()
     except OSError as e:

@@ -23,8 +23,8 @@ from zk0.training.evaluate import composite, score
 from zk0.training.examples import CachedExamples
 from zk0.training.features import FramesListener
 from zk0.training.recordings import find_dataset
-from zk0.weights import check_weights_once, open_weights, save_weights
 from zk0.weights import digest as digest_of
+from zk0.weights import open_checked, save_weights
 
 SetListener = Callable[[str, int, int], None]
 """Told a data set, its frames whose features are computed so far, and how many have to be."""
@@ -214,8 +214,7 @@ def save_checkpoint(
 def policy_with(session: Session, recipe: PolicyRecipe, weights: tuple[Path, str]) -> Any:
     """The policy with the weights of a file (path, digest) in it."""
     policy, _ = warm_policy(recipe, Path(session.cache_dir), pick_device(session.training.device))
-    check_weights_once(*weights)
-    with open_weights(weights[0]) as file:
+    with open_checked(*weights) as file:
         install_weights(policy, file)
     return policy
 

@@ -16,7 +16,7 @@ from zk0.int8 import open_int8
 from zk0.packing import pack
 from zk0.records import ClientMetrics, Update
 from zk0.session import Plan, RoundPlan
-from zk0.weights import Weights, check_weights, check_weights_once, load_weights, open_weights, save_weights
+from zk0.weights import Weights, check_weights, load_weights, open_checked, save_weights
 
 
 @dataclass(frozen=True)
@@ -172,14 +172,9 @@ def open_start(plan: Plan, path: Path) -> Iterator[Weights]:
     Raises:
         CheckpointError: they are not those that the plan names.
     """
-    few_bits = {"bf16": open_bf16, "int8": open_int8}
-    if plan.wire.down in few_bits:
-        with few_bits[plan.wire.down](path, str(plan.wire.down_digest)) as weights:
-            yield weights
-        return
-    check_weights_once(path, plan.wire.down_digest or plan.global_digest)
-    with open_weights(path) as file:
-        yield file
+    opened = {"bf16": open_bf16, "int8": open_int8}.get(plan.wire.down, open_checked)
+    with opened(path, plan.wire.down_digest or plan.global_digest) as weights:
+        yield weights
 
 
 def forget_session(scratch: Path, session: str) -> None:
