@@ -50,7 +50,7 @@ class Process:
 def running(what: str, arguments: Sequence[str], around: Surroundings, patience_seconds: float) -> Iterator[Process]:
     """`prefect ARGUMENT...` until the end of the block; then it has `patience_seconds` to end by itself."""
     log = around.logs / f"{what}.log"
-    with log.open("wb") as output:
+    with log.open("ab") as output:
         popen = subprocess.Popen(
             _command(*arguments),
             cwd=around.root,

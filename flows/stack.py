@@ -6,10 +6,11 @@ import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Self
 
 from flows.prefect_process import Process, Surroundings, run, running, undisturbed
 from flows.server import Server
@@ -20,26 +21,67 @@ USUAL_PORT = 4200
 _HOST = "127.0.0.1"
 _HEALTHY_SECONDS = 180.0
 _WORKER_SECONDS = 120.0
+_LEAST_SECONDS = 30.0
+"""A worker that ends sooner is not started again."""
 _STOP_WORKER_SECONDS = 40.0  # Prefect gives a flow 30 s to end
 _STOP_SERVER_SECONDS = 5.0  # an open page would hold it for ever
 
 
 @dataclass(frozen=True)
 class Stack:
-    """A server, and the processes that it lives in together with its worker."""
+    """A server, the process that it lives in, and its worker."""
 
     server: Server
     logs: Path
-    processes: tuple[Process, ...]
+    process: Process
+    worker: "KeptWorker"
 
     def check(self) -> None:
-        """Nothing while all is well.
+        """Start the worker again where it has ended; otherwise nothing while all is well.
 
         Raises:
-            StackError: a process has ended by itself.
+            StackError: the server has ended by itself, or the worker soon after it was started.
         """
-        for process in self.processes:
-            process.check()
+        self.process.check()
+        self.worker.keep()
+
+
+class KeptWorker:
+    """A worker that is started again when it ends by itself.
+
+    Prefect's worker does where a run that was suspended is resumed before its process is gone (`this borrower is
+    already holding one of this CapacityLimiter's tokens`, Prefect 3.7); the run is still there for the next worker.
+    """
+
+    def __init__(self, start: Callable[[], AbstractContextManager[Process]], tell: Callable[[str], None]) -> None:
+        self._start, self._tell = start, tell
+        self._open = ExitStack()
+
+    def __enter__(self) -> Self:
+        self._begin()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
+
+    def keep(self) -> None:
+        """Start it again where it has ended.
+
+        Raises:
+            StackError: it has ended soon after it was started: the next one would, too.
+        """
+        try:
+            self._process.check()
+        except StackError as e:
+            if time.monotonic() - self._began < _LEAST_SECONDS:
+                raise
+            self._tell(f"{e}; starting another one")
+            self._open.close()
+            self._begin()
+
+    def _begin(self) -> None:
+        self._process = self._open.enter_context(self._start())
+        self._began = time.monotonic()
 
 
 @contextmanager
@@ -62,6 +104,8 @@ def local_stack(root: Path, home: Path, port: int | None, tell: Callable[[str], 
     with _only_one(logs):
         chosen = choose_port(port)
         server = Server(f"http://{_HOST}:{chosen}")
+        for log in logs.glob("*.log"):
+            log.unlink()
         (logs / "lock").write_text(f"{os.getpid()} at {server.url}", encoding="utf-8")
         around = Surroundings(root, _environment(home, chosen), logs)
         tell(f"starting the Prefect server at {server.url} (with a new database this takes up to half a minute)")
@@ -70,7 +114,7 @@ def local_stack(root: Path, home: Path, port: int | None, tell: Callable[[str], 
             server.create_pools(root / "deployments" / "pools")
             run("deployments", ["--no-prompt", "deploy", "--all"], around)
             with _worker(server, around, tell) as working:
-                yield Stack(server=server, logs=logs, processes=(process, working))
+                yield Stack(server=server, logs=logs, process=process, worker=working)
 
 
 @contextmanager
@@ -110,7 +154,7 @@ def lone_server(root: Path, home: Path) -> Iterator[Server]:
 
 
 @contextmanager
-def _worker(server: Server, around: Surroundings, tell: Callable[[str], None]) -> Iterator[Process]:
+def _worker(server: Server, around: Surroundings, tell: Callable[[str], None]) -> Iterator[KeptWorker]:
     """A worker; what it leaves unfinished, or left when it was killed the last time, is called Crashed."""
     name = f"zk0-ui-{socket.gethostname()}"
 
@@ -118,13 +162,18 @@ def _worker(server: Server, around: Surroundings, tell: Callable[[str], None]) -
         for run_id in server.crash_unfinished(name, reason):
             tell(f"not finished, can be taken up again: prefect flow-run retry {run_id}")
 
-    settle("its worker was killed; Retry goes on after the last finished round")
-    tell(f"starting a worker for the pool {POOL}")
-    begun = datetime.now(UTC)
-    arguments = ["worker", "start", "--pool", POOL, "--name", name, "--limit", "1"]
-    try:
+    @contextmanager
+    def started() -> Iterator[Process]:
+        settle("its worker was killed; Retry goes on after the last finished round")
+        begun = datetime.now(UTC)
+        arguments = ["worker", "start", "--pool", POOL, "--name", name, "--limit", "1"]
         with running("worker", arguments, around, _STOP_WORKER_SECONDS) as worker:
             _wait(worker, _WORKER_SECONDS, lambda: server.heard_since(begun, POOL, name))
+            yield worker
+
+    tell(f"starting a worker for the pool {POOL}")
+    try:
+        with KeptWorker(started, tell) as worker:
             try:
                 yield worker
             finally:

@@ -127,15 +127,10 @@ class RunningStack:
         (pid,) = [p for p, c in processes_with(f"PREFECT__FLOW_RUN_ID={run}\0").items() if "prefect.engine" in c]
         os.kill(pid, signal.SIGKILL)
 
-    def let_go(self) -> None:
-        """Wait until the worker has noticed that every process of a flow run has ended.
-
-        A run that is resumed before that ends the worker: `this borrower is already holding one of this
-        CapacityLimiter's tokens`.
-        """
-        log = self.home / "zk0-ui" / "worker.log"
-        _wait_until(lambda: (t := log.read_text()).count(" exited ") >= t.count("submitted to infrastructure"))
-        time.sleep(2)
+    def kill_worker(self) -> None:
+        """SIGKILL for Prefect's worker."""
+        (pid,) = [p for p, c in self.left_behind().items() if "flows.prefect_process worker" in c]
+        os.kill(pid, signal.SIGKILL)
 
     def state(self, run: UUID) -> Any:
         """The state of a flow run."""

@@ -187,6 +187,21 @@ def test_retry_goes_on_at_the_killed_round(stack: Any, finished: Any, wait_until
 
 
 @pytest.mark.slow
+def test_a_killed_worker_is_started_again(stack: Any, wait_until: Callable[..., Any]) -> None:
+    run = stack.begin(stack.overrides("workerless"))
+    wait_until(lambda: "placer trains, round 1" in running(stack, run), pause=0.01)
+    stack.kill_worker()
+    assert stack.ended(run).is_crashed()
+    assert "the Prefect worker ended with -9" in stack.said()
+    assert "starting another one" in stack.said()
+    wait_until(lambda: not [c for c in stack.left_behind().values() if "zk0.federation.worker" in c], 30)
+    assert stack.prefect("flow-run", "retry", str(run)).returncode == 0
+    wait_until(lambda: not stack.state(run).is_crashed())
+    assert stack.ended(run).is_completed()
+    assert [r.round for r in Ledger(folder_of(stack, "workerless") / "ledger.jsonl").read()] == [0, 1, 2]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_stopped_in_a_round(new_stack: Any, wait_until: Callable[..., Any], number: int) -> None:
     """Nothing is left running, the session can be taken up by the next stack, and blocks nobody."""
@@ -223,9 +238,9 @@ def test_a_cancelled_session_leaves_no_process(stack: Any, wait_until: Callable[
     wait_until(lambda: not running(stack, run), 60)
     wait_until(lambda: not mine & stack.left_behind().keys(), 60)
     folder = folder_of(stack, "cancelled")
-    assert [r.round for r in Ledger(folder / "ledger.jsonl").read()] == [0]
-    stack.let_go()
+    before = (folder / "ledger.jsonl").read_bytes()
     assert stack.prefect("flow-run", "retry", str(run)).returncode == 0
     wait_until(lambda: not stack.state(run).is_cancelled())
     assert stack.ended(run).is_completed()
+    assert (folder / "ledger.jsonl").read_bytes().startswith(before)
     assert [r.round for r in Ledger(folder / "ledger.jsonl").read()] == [0, 1, 2]

@@ -71,7 +71,6 @@ def test_a_person_agrees_and_the_model_is_pushed(
     assert Release.read(folder / "release.json").outcome == "allowed"
     assert (folder / "report.html").is_file(), "what is there to look at when one is asked"
     assert hub_server.requests == []
-    stack.let_go()
     with stack.client() as client:
         client.resume_flow_run(run, run_input={"approve": True, "note": "it grips"})
     assert stack.ended(run).is_completed(), stack.state(run).message
