@@ -99,7 +99,7 @@ def train_clients(session: Session, folder: str, ground: "Ground", before: Check
 
     with ClientRuns("trains", decision.round) as runs:
         taken = federation(here.name).train(plans, weights, spool, runs, sent.path)
-        found = without_outliers(taken, spool, weights, session.aggregation.quarantine_factor, threads())
+        found = without_outliers(taken, spool, weights, session.aggregation.quarantine_factor)
         outliers = [r for r in found.refusals if r not in taken.refusals]
         federation(here.name).put_aside(outliers, decision.round)
         for refusal in outliers:

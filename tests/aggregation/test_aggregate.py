@@ -9,14 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from zk0.aggregation.aggregate import aggregate
 from zk0.aggregation.verify import verify_update
 from zk0.errors import CheckpointError, UpdateError
-from zk0.records import ClientMetrics, Update
+from zk0.records import ClientMetrics, Refusal, Update
 from zk0.weights import load_weights, save_weights
 
 METRICS = ClientMetrics(
@@ -47,9 +47,11 @@ def given_update(folder: Path, client: str, weights: dict[str, np.ndarray], exam
 
 
 def reason_for(update: Update, global_path: Path, seen: tuple[str, ...] = ()) -> str | None:
-    refusal = verify_update(update, round=3, global_digest="g" * 64, global_path=global_path, seen=seen)
-    assert refusal is None or refusal.client == update.client
-    return refusal and refusal.reason
+    found = verify_update(update, round=3, global_digest="g" * 64, global_path=global_path, seen=seen)
+    if not isinstance(found, Refusal):
+        return None
+    assert found.client == update.client
+    return found.reason
 
 
 @pytest.fixture
@@ -251,6 +253,22 @@ def test_record_that_does_not_fit_is_refused(tmp_path, global_path, change, reas
 def test_weights_that_do_not_fit_are_refused(tmp_path, global_path, change, reason):
     weights = {n: w for n, w in {**random_weights(1), **change}.items() if w is not None}
     assert (reason_for(given_update(tmp_path, "a", weights), global_path) or "").startswith(reason)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@given(st.data())
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_length_of_a_step_and_any_value_that_is_not_sane(tmp_path, dtype, data):
+    size = data.draw(st.sampled_from([1, 2047, 2048, 2049, 300_000]))
+    rng = np.random.default_rng(data.draw(st.integers(0, 99)))
+    old, new = (rng.normal(size=size).astype(dtype) for _ in range(2))
+    save_weights(tmp_path / "old", {"w": old})
+    whole = given_update(tmp_path, "a", {"w": new})
+    found = verify_update(whole, round=3, global_digest="g" * 64, global_path=tmp_path / "old", seen=())
+    wide = new.astype(np.float32 if dtype == np.float16 else dtype)
+    assert found == pytest.approx(np.linalg.norm(wide.astype(np.float64) - old.astype(np.float64)), rel=1e-6)
+    new[data.draw(st.integers(0, size - 1))] = data.draw(st.sampled_from([np.nan, np.inf, -np.inf]))
+    assert "expected finite numbers" in str(reason_for(given_update(tmp_path, "a", {"w": new}), tmp_path / "old"))
 
 
 def test_last_value_of_a_big_tensor_is_looked_at(tmp_path, global_path):

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from zk0.aggregation.verify import verify_update
 from zk0.federation.answers import Collected
 from zk0.federation.quarantine import without_outliers
 from zk0.federation.spool import Spool
@@ -18,7 +19,7 @@ METRICS = ClientMetrics(
 def collected(folder: Path, steps: dict[str, float]) -> Collected:
     """Each client's weights in a spool, so many away from weights that are all one."""
     save_weights(folder / "global.safetensors", {"w": np.ones(4, np.float32)})
-    updates = []
+    updates, norms = [], {}
     for client, step in steps.items():
         path = folder / "updates" / f"{client}.safetensors"
         digest, size = save_weights(path, {"w": np.array([1, 1, 1, 1 + step], np.float32)})
@@ -36,14 +37,17 @@ def collected(folder: Path, steps: dict[str, float]) -> Collected:
                 metrics=METRICS,
             )
         )
-    return Collected(updates=tuple(updates), refusals=(), all_refusals=())
+        whole = folder / "global.safetensors"
+        norms[client] = verify_update(updates[-1], round=1, global_digest="g" * 64, global_path=whole, seen=())
+    return Collected(updates=tuple(updates), refusals=(), all_refusals=(), step_norms=norms)
 
 
 def test_outlier_is_refused_kept_and_no_longer_taken(tmp_path):
     found = collected(tmp_path, {"a": 1.0, "b": -2.0, "c": 3.0, "wild": 500.0})
     spool = tmp_path / "updates"
-    left = without_outliers(found, spool, tmp_path / "global.safetensors", 100.0, threads=2)
+    left = without_outliers(found, spool, tmp_path / "global.safetensors", 100.0)
     assert [u.client for u in left.updates] == ["a", "b", "c"]
+    assert left.step_norms == {"a": 1.0, "b": 2.0, "c": 3.0}
     (refusal,) = left.refusals
     assert left.all_refusals == left.refusals == Spool(spool, tmp_path / "global.safetensors").refusals()
     assert refusal.client == "wild"

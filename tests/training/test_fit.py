@@ -98,7 +98,8 @@ class TestOneClientIsPlainTraining:
         assert update.metrics.policy_loss == sum(losses) / 6
         assert update.examples == FRAMES
 
-        assert verify_update(update, round=1, global_digest=start[1], global_path=start[0], seen=()) is None
+        length = verify_update(update, round=1, global_digest=start[1], global_path=start[0], seen=())
+        assert length == pytest.approx(update.metrics.update_norm, rel=1e-6)
         mean = aggregate([update], start[0], tmp_path / "mean.safetensors")
         averaged = load_weights(Path(mean.path), mean.digest)
         assert all(wanted[n].tobytes() == averaged[n].tobytes() for n in wanted)

@@ -13,7 +13,7 @@ from zk0.aggregation.strategy import Terms
 from zk0.aggregation.verify import verify_update
 from zk0.control import CONTROL, save_with_control
 from zk0.errors import UpdateError
-from zk0.records import ClientMetrics, PolicyRecipe, Update, Wire
+from zk0.records import ClientMetrics, PolicyRecipe, Refusal, Update, Wire
 from zk0.session import (
     AggregationSettings,
     ClientSettings,
@@ -169,7 +169,8 @@ def test_an_update_without_whole_control_variates_is_refused(tmp_path: Path, ses
     linear.round = 1
     update = linear.train("a", linear.weights)
     told = {"round": 1, "global_digest": update.global_digest, "global_path": linear.weights, "seen": ()}
-    assert verify_update(update, **told) is None
+    step = load_weights(Path(update.path))["w"] - load_weights(linear.weights)["w"]
+    assert verify_update(update, **told) == pytest.approx(np.linalg.norm(step))
     for tensors, words in [
         ({"w": np.zeros(4, np.float32)}, "not weights with their control variates; first: control:w"),
         ({"w": np.zeros(4, np.float32), CONTROL + "w": np.zeros(3, np.float32)}, "of another shape"),
@@ -177,7 +178,7 @@ def test_an_update_without_whole_control_variates_is_refused(tmp_path: Path, ses
     ]:
         found, size = save_weights(Path(update.path), tensors)
         refusal = verify_update(update.model_copy(update={"digest": found, "bytes": size}), **told)
-        assert refusal is not None
+        assert isinstance(refusal, Refusal)
         assert words in refusal.reason
     found, _ = save_weights(Path(update.path), {"w": np.zeros(4, np.float32)})
     with pytest.raises(UpdateError, match="not weights with their control variates"):

@@ -49,6 +49,28 @@ def mean(values: NDArray[Any], weights: Values, used: NDArray[np.intp], out: Val
 
 
 @njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc"})
+def inspect(values: NDArray[Any], old: NDArray[Any], largest: float) -> tuple[int, float]:
+    """Where `values` (n,) first exceeds `largest` or is NaN (-1: nowhere), and ||values - old||^2 up to there.
+
+    Summed as `measure` does.
+    """
+    total, limit = 0.0, old.dtype.type(largest)
+    for start in range(0, old.size, TILE):
+        row, before = values[start : start + TILE], old[start : start + TILE]
+        square, bad = old.dtype.type(0), 0
+        for j in range(before.size):
+            bad += not abs(row[j]) <= limit
+            way = row[j] - before[j]
+            square += way * way
+        if bad:
+            for j in range(before.size):
+                if not abs(row[j]) <= limit:
+                    return start + j, total
+        total += square
+    return -1, total
+
+
+@njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc"})
 def squares(values: NDArray[Any], old: NDArray[Any], out: Values) -> None:
     """Adds ||values_i - old||^2 to `out`, summed as `measure` does."""
     for start in range(0, old.size, TILE):

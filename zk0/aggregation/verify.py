@@ -1,11 +1,16 @@
 """Whether an update may be used: of this round, from these weights, whole, and made of sane numbers."""
 
+import os
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
+from math import sqrt
 from pathlib import Path
 
 import numpy as np
 
-from zk0.aggregation.blocks import blocks_of
+from zk0.aggregation import kernels
+from zk0.aggregation.blocks import Block, blocks_of, in_order
+from zk0.aggregation.combine import widened
 from zk0.errors import CheckpointError, UpdateError
 from zk0.records import Refusal, Update
 from zk0.tensor_spec import TensorSpec
@@ -13,56 +18,67 @@ from zk0.weights import Source, digest, open_weights
 from zk0.wire import open_control, open_update
 
 _BLOCK = 1 << 18
+_THREADS = min(2, os.cpu_count() or 1)
+"""Of a check: others train meanwhile, and the last check of a round is waited for."""
 _LARGEST = 1e15
 """Of any weight: no sum of squares of such numbers leaves float32's range, and no network needs them."""
 
 
 def verify_update(
     update: Update, *, round: int, global_digest: str, global_path: Path, seen: Collection[str]
-) -> Refusal | None:
-    """Why this update must not be averaged, or None if it is good. Memory is a block.
+) -> float | Refusal:
+    """How far the update lies from the global weights (L2 over all tensors), or why it must not be averaged.
+
+    Memory is a few blocks.
 
     `global_path` is the file of the global weights, `seen` the clients of this round whose updates were taken already.
     """
-    reason = _fault_of_record(update, round, global_digest, seen)
-    if reason is None:
-        try:
-            reason = _fault_of_bytes(update)
-            with open_weights(global_path) as anchor, open_update(update, anchor) as source:
-                reason = reason or _fault_of_values(source, anchor.specs)
-                if update.control and reason is None:
-                    with open_control(update, anchor) as control:
-                        reason = _fault_of_values(control, anchor.specs)
-        except (CheckpointError, UpdateError) as e:
-            reason = str(e)
-    return None if reason is None else Refusal(client=update.client, reason=reason)
+    try:
+        _check_record(update, round, global_digest, seen)
+        _check_bytes(update)
+        with open_weights(global_path) as anchor, open_update(update, anchor) as source:
+            norm = _measured(source, anchor)
+            if update.control:
+                with open_control(update, anchor) as control:
+                    _measured(control, anchor)
+    except (CheckpointError, UpdateError) as e:
+        return Refusal(client=update.client, reason=str(e))
+    return norm
 
 
-def _fault_of_record(update: Update, round: int, global_digest: str, seen: Collection[str]) -> str | None:
+def _check_record(update: Update, round: int, global_digest: str, seen: Collection[str]) -> None:
     if update.round != round:
-        return f"is of round {update.round}, expected round {round}"
+        raise UpdateError(f"is of round {update.round}, expected round {round}")
     if update.global_digest != global_digest:
-        return f"was trained from weights {update.global_digest[:12]}, expected {global_digest[:12]}"
+        raise UpdateError(f"was trained from weights {update.global_digest[:12]}, expected {global_digest[:12]}")
     if update.client in seen:
-        return f"a second update of {update.client} in round {round}; the first is kept"
-    return None
+        raise UpdateError(f"a second update of {update.client} in round {round}; the first is kept")
 
 
-def _fault_of_bytes(update: Update) -> str | None:
+def _check_bytes(update: Update) -> None:
     with open_weights(Path(update.path)) as file:
         found = digest(file)
-    return None if found == update.digest else f"{update.path}: digest {found[:12]}, expected {update.digest[:12]}"
+    if found != update.digest:
+        raise UpdateError(f"{update.path}: digest {found[:12]}, expected {update.digest[:12]}")
 
 
-def _fault_of_values(source: Source, specs: Mapping[str, TensorSpec]) -> str | None:
-    if fault := fault_of_specs(source.specs, specs):
-        return fault
-    for block in blocks_of(specs, specs, _BLOCK):
-        values = np.empty(block.length, specs[block.name].dtype)
-        source.read(block.name, block.start, values)
-        if not (good := np.abs(values) <= min(_LARGEST, np.finfo(values.dtype).max)).all():
-            return f"tensor {block.name} holds {values[~good][0]:g}, expected finite numbers up to {_LARGEST:g}"
-    return None
+def _measured(source: Source, anchor: Source) -> float:
+    """||source - anchor||, L2 over all tensors, once every value of the source was looked at."""
+    if fault := fault_of_specs(source.specs, anchor.specs):
+        raise UpdateError(fault)
+    blocks = blocks_of(anchor.specs, anchor.specs, _BLOCK)
+    return sqrt(sum(in_order(partial(_square, source, anchor), blocks, _THREADS)))
+
+
+def _square(source: Source, anchor: Source, block: Block) -> float:
+    values, old = np.empty((2, block.length), anchor.specs[block.name].dtype)
+    source.read(block.name, block.start, values)
+    anchor.read(block.name, block.start, old)
+    largest = min(_LARGEST, float(np.finfo(values.dtype).max))
+    bad, square = kernels.inspect(widened(values), widened(old), largest)
+    if bad >= 0:
+        raise UpdateError(f"tensor {block.name} holds {values[bad]:g}, expected finite numbers up to {_LARGEST:g}")
+    return float(square)
 
 
 def fault_of_specs(found: Mapping[str, TensorSpec], expected: Mapping[str, TensorSpec]) -> str | None:

@@ -17,6 +17,8 @@ class Collected(Record):
     """Of this attempt."""
     all_refusals: tuple[Refusal, ...]
     """Of this attempt and those before it."""
+    step_norms: dict[str, float]
+    """How far each good update lies from the weights of the round's beginning (L2), by client."""
 
 
 class Judged(Record):

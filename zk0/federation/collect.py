@@ -150,6 +150,7 @@ class Federation:
             updates=tuple(updates[n] for n in sorted(updates)),
             refusals=tuple(sorted(refusals, key=lambda r: r.client)),
             all_refusals=lies.refusals(),
+            step_norms={n: lies.step_norms[n] for n in sorted(updates)},
         )
 
     def put_aside(self, refusals: Sequence[Refusal], round_number: int) -> None:

@@ -35,6 +35,8 @@ class Spool:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._global = weights
+        self.step_norms: dict[str, float] = {}
+        """How far each update that was found good lies from the global weights (L2), by client."""
 
     def kept(self, plan: RoundPlan) -> Update | None:
         """The good update that this very plan brought in an earlier attempt, if it is still good."""
@@ -114,10 +116,13 @@ class Spool:
             return f"control variates: {update.control}, expected {plan.control}"
         if update.wire != plan.wire:
             return f"was sent as {update.wire}, expected {plan.wire}"
-        refusal = verify_update(
+        found = verify_update(
             update, round=plan.round, global_digest=plan.global_digest, global_path=self._global, seen=seen
         )
-        return None if refusal is None else refusal.reason
+        if isinstance(found, Refusal):
+            return found.reason
+        self.step_norms[update.client] = found
+        return None
 
 
 class _Kept(Record):
