@@ -16,6 +16,7 @@ from tasks.events import Event, say, tell
 from tasks.retry import is_transient
 from zk0 import merkle
 from zk0.diagnostics import memory_told
+from zk0.disk import forget_pages
 from zk0.errors import CheckpointError, RoundIncomplete
 from zk0.folder import SessionFolder
 from zk0.ledger import Ledger
@@ -151,6 +152,7 @@ def aggregate_updates(
     settings, state = session.aggregation, {one.slot: here.path / one.path for one in last.server_state}
     terms = Terms(settings, number, state, len(ground.members), session_secret(here.privacy_key, settings))
     target = here.weights(number)
+    forget_pages(here.weights(number - 2))  # no client reads them any more
     made = aggregate(absolute, here.path / last.checkpoint.path, target, terms, threads())
     moved = f"moved by {made.param_update_norm:.4g}, digest {made.digest[:12]}"
     privacy = spent(settings, len(updates), last.privacy)
