@@ -10,8 +10,8 @@ that of the process above what its imports take, file buffers of the system asid
 - `add` is the float32 sum of weighted clients in memory with PyTorch: what an average has to do at least.
 - `Flower` starts with all replies in memory and ends in memory (FedAvg, float32).
 - `zk0 mean` starts from files: float64 mean, each client's norm and cosine. The result is dropped block by block.
-- `zk0` is that, and a file on the disk: SHA-256, write, fsync.
-- `zk0 verify` is the check of every update before it: SHA-256 and finite values.
+- `zk0` is that, and a file on the disk: BLAKE3, write, fsync.
+- `zk0 verify` is the check of every update before it: BLAKE3, finite values, length of the step.
 
 `--memory` shows the peak of `zk0` for 4 to 100 clients; the same files then stand for several clients.
 """

@@ -19,7 +19,7 @@ def show_audit(found: "Sequence[Audited]") -> None:
     """One row a message under its session, and what was checked."""
     console = Console()
     for session, messages in groupby(found, lambda one: one.sent.to):
-        table = _table(session, ("when", "asked", "round", "text", "weights", "norm", "sha-256", "average"))
+        table = _table(session, ("when", "asked", "round", "text", "weights", "norm", "digest", "average"))
         for one in messages:
             sent, update, weights = one.sent, one.update, one.sent.weights
             averaged = "" if update is None else f"root {one.receipt.root[:_DIGITS]}" if one.receipt else "no receipt"
@@ -39,7 +39,7 @@ def show_accepted(found: "Sequence[Accepted]", public_key: str) -> None:
     """One row an answer under its session, and what was checked."""
     console = Console()
     for session, answers in groupby(found, lambda one: one.session):
-        table = _table(session, ("when", "client", "asked", "round", "weights", "norm", "sha-256", "taken"))
+        table = _table(session, ("when", "client", "asked", "round", "weights", "norm", "digest", "taken"))
         for one in answers:
             table.add_row(
                 *(_minute(one.at), one.client, one.kind, _number(one.round)),

@@ -33,7 +33,7 @@ class PinnedSession(Record):
 
     name: str
     digest: str
-    """SHA-256 of the trained weights."""
+    """Of the trained weights."""
     seconds: tuple[PositiveFloat, ...] = Field(min_length=1)
     """Of rounds 1, 2, ..."""
     evaluation: Evaluation

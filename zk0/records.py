@@ -314,7 +314,7 @@ class RolloutSubject(Record):
     round: int | None
     """None for a policy that no session trained."""
     checkpoint: str
-    """SHA-256 of the weights that move the arm."""
+    """Digest of the weights that move the arm."""
     task: str
     client: str | None = None
     """The one that brought recordings of this task; None where nobody trained on it."""
@@ -350,7 +350,7 @@ class EpisodeFilm(Record):
     kind: Literal["open-loop"] = "open-loop"
     round: int
     checkpoint: str
-    """SHA-256 of the weights that predict."""
+    """Digest of the weights that predict."""
     dataset: str
     client: str | None
     """The one that holds the episode out; None where it is of a set that the server judges on."""

@@ -7,18 +7,18 @@ import os
 import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 import numpy as np
+from blake3 import blake3
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from zk0.disk import room_for
 from zk0.errors import CheckpointError
 from zk0.tensor_spec import CODES, TensorSpec, file_order, read_head, title, write_head
-from zk0.tree_sha import CHUNK_BYTES, TreeSha
 
 Weights = Mapping[str, NDArray[Any]]
 
@@ -80,13 +80,6 @@ class WeightsFile(LazyWeights):
             self.read(name, start, block)
             yield block
 
-    def block(self, name: str, length: int, start: int) -> NDArray[Any]:
-        """At most `length` values of a flat tensor, from `start` on."""
-        spec = self.specs[name]
-        block = np.empty(min(length, spec.size - start), spec.dtype)
-        self.read(name, start, block)
-        return block
-
     def read(self, name: str, start: int, out: NDArray[Any]) -> None:
         """Fill `out` (one dimension, the tensor's dtype) with values `start`, `start + 1`, ... of the flat tensor.
 
@@ -108,33 +101,28 @@ class WeightsFile(LazyWeights):
 
 
 def digest(weights: Weights) -> str:
-    """SHA-256 (64 hex digits) of the weights, whatever their order and wherever they lie.
+    """BLAKE3 (64 hex digits) of the weights, whatever their order and wherever they lie.
 
     Canonical form: for each name in ascending order of code points, the UTF-8 bytes of the JSON array
     `["name","dtype",[dimension,...]]` (no blanks, non-ASCII as it is; dtype as numpy names it), a line feed, then
-    the SHA-256 (32 bytes) of every MiB of the values, which are in C order and little-endian (`zk0.tree_sha`).
+    the values in C order and little-endian.
 
     Raises:
         CheckpointError: a dtype that a file cannot hold.
 
-    >>> digest({"w": np.zeros((2, 3), np.float32)})[:12]
-    'd83803880ebb'
-    >>> from hashlib import sha256
-    >>> sha256(b'["w","float32",[2,3]]\\n' + sha256(bytes(24)).digest()).hexdigest()[:12]
-    'd83803880ebb'
+    >>> digest({"w": np.zeros((2, 3), np.float32)}) == blake3(b'["w","float32",[2,3]]\\n' + bytes(24)).hexdigest()
+    True
     """
-    with TreeSha() as sha:
-        for name in sorted(weights):
-            if isinstance(weights, WeightsFile):
-                spec = weights.specs[name]
-                sha.begin(title(name, spec))
-                step = CHUNK_BYTES // np.dtype(spec.dtype).itemsize
-                sha.take_chunks(partial(weights.block, name, step), range(0, spec.size, step))
-            else:
-                sha.begin(title(name, _spec(name, weights[name])))
-                with sha.taking(_flat_bytes(weights[name])):
-                    pass
-        return sha.hexdigest()
+    found = blake3()
+    for name in sorted(weights):
+        if isinstance(weights, WeightsFile):
+            found.update(title(name, weights.specs[name]))
+            for block in weights.blocks(name):
+                found.update(_flat_bytes(block))
+        else:
+            found.update(title(name, _spec(name, weights[name])))
+            found.update(_flat_bytes(weights[name]))
+    return found.hexdigest()
 
 
 def save_weights(path: Path, weights: Weights, lasting: bool = True, spare: Path | None = None) -> tuple[str, int]:
@@ -229,11 +217,11 @@ def open_weights(path: Path) -> Iterator[WeightsFile]:
 class WeightsWriter:
     """Tensors written one after the other, in the order of `names`; `digest` and `bytes` are known at the end."""
 
-    def __init__(self, handle: BinaryIO, names: tuple[str, ...], specs: Mapping[str, TensorSpec], sha: TreeSha) -> None:
+    def __init__(self, handle: BinaryIO, names: tuple[str, ...], specs: Mapping[str, TensorSpec]) -> None:
         self.names = names
         self.digest = ""
         self.bytes = 0
-        self._handle, self._specs, self._sha = handle, specs, sha
+        self._handle, self._specs, self._hash = handle, specs, blake3()
         self._coming, self._left = iter(names), 0
 
     def write(self, values: NDArray[Any]) -> None:
@@ -241,21 +229,21 @@ class WeightsWriter:
         data = _flat_bytes(values)
         while data and self._left <= 0 and self._begin():
             pass
-        with self._sha.taking(data):
-            self._handle.write(data)
+        self._hash.update(data)
+        self._handle.write(data)
         self._left -= len(data)
 
     def running_digest(self) -> str:
         """The digest of all that was written, once everything is; it is that of the weights if `names` ascend."""
         while self._begin():
             pass
-        return self._sha.hexdigest()
+        return self._hash.hexdigest()
 
     def _begin(self) -> bool:
         """Go on to the next tensor, if there is one."""
         name = next(self._coming, None)
         if name is not None:
-            self._sha.begin(title(name, self._specs[name]))
+            self._hash.update(title(name, self._specs[name]))
             self._left = self._specs[name].nbytes
         return name is not None
 
@@ -282,9 +270,9 @@ def writing(
     half = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")  # two writers never share one
     try:
         again = spare is not None and _taken_over(spare, half)
-        with room_for(path), half.open("r+b" if again else "xb") as handle, TreeSha() as sha:
+        with room_for(path), half.open("r+b" if again else "xb") as handle:
             handle.write(head)
-            writer = WeightsWriter(handle, names, specs, sha)
+            writer = WeightsWriter(handle, names, specs)
             yield writer
             writer.bytes = handle.tell()
             if writer.bytes != (wanted := len(head) + sum(spec.nbytes for spec in specs.values())):

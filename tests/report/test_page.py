@@ -219,7 +219,7 @@ def test_statistics_and_digests(page: Page, told: Path) -> None:
     assert row["joint"] == "shoulder lift"
     assert row["state mean ± std"] == "3.00 ± 11.00"
     assert row["action min"] == "−36.50"
-    assert [r["SHA-256 of the global weights"] for r in page.rows("Weights")] == [f"{n}c" * 32 for n in range(4)]
+    assert [r["BLAKE3 of the global weights"] for r in page.rows("Weights")] == [f"{n}c" * 32 for n in range(4)]
     assert Ledger(told / "ledger.jsonl").root() in page.text
     assert f"zk0 run --resume {told}" in page.text
 

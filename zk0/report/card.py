@@ -220,6 +220,6 @@ def _digests(first: RoundRecord, last: RoundRecord, ledger_root: str | None) -> 
         (f"round {first.round} (start)", first.checkpoint.digest),
         (f"round {last.round} (these)", last.checkpoint.digest),
     ]
-    text = "SHA-256 of the trained weights:\n\n" + table(("weights", "digest"), rows)
+    text = "Digests of the trained weights (BLAKE3):\n\n" + table(("weights", "digest"), rows)
     chained = f"Root of the session's ledger with round {last.round} as its last: `{ledger_root}`"
     return text if ledger_root is None else f"{text}\n\n{chained}"

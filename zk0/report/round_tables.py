@@ -95,7 +95,7 @@ def digest_table(history: Sequence[RoundRecord]) -> Table:
     """The global weights of every round."""
     columns = (
         Column(title="round"),
-        Column(title="SHA-256 of the global weights", kind="code"),
+        Column(title="BLAKE3 of the global weights", kind="code"),
         Column(title="size"),
         Column(title="clients", kind="text"),
     )
