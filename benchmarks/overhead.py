@@ -4,11 +4,11 @@
 
 Sessions with the tiny policy run as `zk0 run` runs them, one after the other, with one worker process, so that clients
 train one after the other. A round's wall time is from one finished round to the next; work is what the clients and the
-judge themselves measured; `rest` is what is left. Medians over rounds after the first, which fills caches; `late` is
-the rest of the second half of the rounds over that of the first half: 1.0 where rounds do not grow dearer. `start` is
-from the call to the end of round 0 without judging, and without `imports`: what a fresh process takes to import what a
-worker needs (this process has it already). `--full`: as many weights are trained, sent, checked and averaged as of the
-full policy: 100 million, 400 MB.
+judge themselves measured; `rest` is what is left. Medians over rounds between the first, which fills caches, and the
+last, which films and saves; `late` is the rest of the second half of them over that of the first half: 1.0 where rounds do
+not grow dearer. `start` is from the call to the end of round 0 without judging, and without `imports`: what a fresh
+process takes to import what a worker needs (this process has it already). `--full`: as many weights are trained, sent,
+checked and averaged as of the full policy: 100 million, 400 MB.
 """
 
 import argparse
@@ -35,11 +35,13 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clients", default="2", help="how many take part; several sessions: 12,40,100")
-    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=8, help="at least 4: the first and the last do not count")
     parser.add_argument("--steps", type=int, default=30, help="optimizer steps of a client in a round")
     parser.add_argument("--full", action="store_true", help="an expert of the full policy's size")
     parser.add_argument("--json", metavar="FILE", help="write the figures here too")
     arguments = parser.parse_args()
+    if arguments.rounds < 4:
+        parser.error("--rounds: expected at least 4")
     counts = [int(count) for count in arguments.clients.split(",")]
     with tempfile.TemporaryDirectory(prefix="zk0-overhead-") as folder, some_server(Path.cwd(), lambda _: None):
         write_data(Path(folder), max(counts))
@@ -84,7 +86,7 @@ def measured(folder: Path, clients: int, rounds: int, steps: int, policy: str) -
             "judge": record.evaluation.seconds if record.evaluation else 0.0,
         }
         for record in history
-        if record.round > 1
+        if 1 < record.round < rounds
     ]
     rest = [row["wall"] - row["train"] - row["judge"] for row in found]
     half = len(rest) // 2
