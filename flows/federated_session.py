@@ -170,6 +170,7 @@ def prepare(
     from zk0.training.judge import Ground
 
     started, seconds = perf_counter(), dict[str, float]()
+    recipe, checkpoint = rounds.start_policy(session, str(here.path), history)  # while workers import what they need
     with rounds.timed(seconds, "check"):
         before = Ground.kept_in(here.ground)
         members = data.join_clients(here.name, session, before.members if before else ())
@@ -177,7 +178,6 @@ def prepare(
         data.prove_agreement(session, members, sets)
         late = before.late if before else {}
         statistics = data.pool_statistics(tuple(member for member in members if member.client not in late))
-    recipe, checkpoint = rounds.start_policy(session, str(here.path), history)
     ground = Ground(recipe=recipe, members=members, sets=sets, statistics=statistics, late=late)
     ground.keep(here.ground)
     if not history:
