@@ -207,6 +207,7 @@ def compiled() -> None:
     one, sums = np.ones((1, 1), np.float32), np.ones(1)
     kernels.mean(one, sums, np.zeros(1, np.intp), sums)
     kernels.measure(one, one[0], one[0], sums, sums)
+    kernels.inspect(one[0], one[0], 1.0)
 
 
 def with_zk0_mean(folder: Path, updates: list[Update], threads: int) -> Callable[[], Work]:
@@ -231,6 +232,7 @@ def with_zk0(folder: Path, updates: list[Update], threads: int) -> Callable[[], 
 
 def with_zk0_verify(folder: Path, updates: list[Update], threads: int) -> Callable[[], Work]:
     """Our check of every update."""
+    compiled()
     where = folder / "global.safetensors"
 
     def work() -> None:
