@@ -7,7 +7,7 @@ UV := $(shell if uv --version >/dev/null 2>&1; then command -v uv; else echo .to
 export HF_HUB_OFFLINE ?= 1
 export UV_LINK_MODE ?= hardlink
 
-.PHONY: help install demo test check lint format ui bench clean
+.PHONY: help install demo test slow check lint format ui bench clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ demo: .venv/.runtime ## a federated session: four simulated arms, three rounds, 
 
 test: .venv/.development ## the tests that need no GPU, no network and no patience
 	@.venv/bin/pytest -n 2 --dist loadfile
+
+slow: .venv/.development ## the tests that need patience (half an hour): every fault on every engine, killed sessions
+	@.venv/bin/pytest -n 2 --dist loadfile -m "slow and not gpu and not network"
 
 check: lint test ## everything that must hold before a commit
 
