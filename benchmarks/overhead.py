@@ -2,13 +2,13 @@
 
     python benchmarks/overhead.py --clients 12,40,100 --rounds 8 --json overhead.json
 
-Sessions with the tiny policy run as `zk0 run` runs them, one after the other, with one worker process, so that clients
-train one after the other. A round's wall time is from one finished round to the next; work is what the clients and the
-judge themselves measured; `rest` is what is left. Medians over rounds between the first, which fills caches, and the
-last, which films and saves; `late` is the rest of the second half of them over that of the first half: 1.0 where rounds do
-not grow dearer. `start` is from the call to the end of round 0 without judging, and without `imports`: what a fresh
-process takes to import what a worker needs (this process has it already). `--full`: as many weights are trained, sent,
-checked and averaged as of the full policy: 100 million, 400 MB.
+Sessions with the tiny policy run as `zk0 run` runs them, one after the other, with one worker process, so that
+clients train one after the other. A round's wall time is from one finished round to the next; work is what the
+clients and the judge themselves measured; `rest` is what is left. Medians over rounds between the first, which fills
+caches, and the last, which films and saves; `late` is the rest of the second half of them over that of the first
+half: 1.0 where rounds do not grow dearer. `start` is from the call to the end of round 0 without judging, and without
+`imports`: what a fresh process takes to import what a worker needs (this process has it already). `--full`: as many
+weights are trained, sent, checked and averaged as of the full policy: 100 million, 400 MB.
 """
 
 import argparse

@@ -9,7 +9,6 @@ import typer
 from flows import bot_client, bot_server
 from flows.bot_client import client_app, show_client
 from flows.bot_server import HOME, Home, server_app, show_server
-from flows.commands import Commands
 from flows.failure import one_clear_line
 from flows.session_run import parse_overrides, run_session
 from zk0.errors import SettingsError
@@ -25,7 +24,6 @@ SESSION = Path("deployments/sessions/federation.toml")
 
 app = typer.Typer(
     name="zk0bot",
-    cls=Commands,
     help="Federated training over the network: a server, nodes that keep their data, and sessions between them.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

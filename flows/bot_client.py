@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flows.bot_server import HOME, Follow, Foreground, Home, Lines
-from flows.commands import Commands
 from flows.failure import one_clear_line
 from flows.kept_view import show_log, show_state
 
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
 
 client_app = typer.Typer(
     name="client",
-    cls=Commands,
     help="Take part in a federation with a data set of this machine.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

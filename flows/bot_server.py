@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.commands import Commands
 from flows.failure import one_clear_line
 from flows.kept_view import show_log, show_state
 
@@ -16,7 +15,6 @@ if TYPE_CHECKING:
 
 server_app = typer.Typer(
     name="server",
-    cls=Commands,
     help="Make, start and stop the server of a federation, and say who may take part.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

@@ -13,14 +13,12 @@ from flows.cli_rollout import rollout
 from flows.cli_ui import ui
 from flows.cli_versus import versus
 from flows.cli_videos import videos_app
-from flows.commands import Commands
 from flows.failure import one_clear_line
 from flows.session_run import parse_overrides, run_again, run_session
 from zk0.errors import SettingsError
 
 app = typer.Typer(
     name="zk0",
-    cls=Commands,
     help="Federated training of SmolVLA robot policies on LeRobot data that stays where it is.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.commands import Commands
 from flows.failure import one_clear_line
 from zk0.errors import SettingsError
 
@@ -14,7 +13,6 @@ if TYPE_CHECKING:
 
 data_app = typer.Typer(
     name="data",
-    cls=Commands,
     help="Check, repair, split and measure a data set before it takes part.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,

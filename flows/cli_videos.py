@@ -5,12 +5,10 @@ from typing import Annotated
 
 import typer
 
-from flows.commands import Commands
 from flows.failure import one_clear_line
 
 videos_app = typer.Typer(
     name="videos",
-    cls=Commands,
     help="Measure films and put rounds side by side.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
