@@ -15,6 +15,8 @@ from uuid import UUID
 
 import pytest
 
+from flows.prefect_process import end_with_parent
+
 ROOT = Path(__file__).parents[2]
 DEPLOYMENT = "zk0/federated-session"
 SMALL = {
@@ -79,7 +81,13 @@ class RunningStack:
         command = [sys.executable, "-m", "flows.cli", "ui", "--home", str(self.home), *options]
         with self.out.open("wb") as out:
             self.popen = subprocess.Popen(
-                command, cwd=ROOT, env=self.environment, stdout=out, stderr=out, start_new_session=True
+                command,
+                cwd=ROOT,
+                env=self.environment,
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
+                preexec_fn=end_with_parent,
             )
         _wait_until(lambda: self.popen.poll() is not None or "Ctrl-C" in self.said())
         assert self.popen.poll() is None, self.said()

@@ -36,7 +36,7 @@ def test_the_table_of_training(tmp_path: Path) -> None:
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     ways = json.loads(figures.read_text())["ways"]
-    assert list(ways) == ["lerobot", "off", "embeddings", "kv"]
+    assert list(ways) == ["lerobot", "off", "embeddings", "kv", "lora", "deterministic"]
     assert {row["parameters"] for row in ways.values()} == {532_000}
     assert ways["kv"]["frames"] == ways["embeddings"]["frames"] == 120
     assert ways["embeddings"]["bytes_per_frame"] == pytest.approx(2 * 9 * 64 * 4, rel=0.01)
