@@ -71,20 +71,6 @@ def inspect(values: NDArray[Any], old: NDArray[Any], largest: float) -> tuple[in
 
 
 @njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc"})
-def squares(values: NDArray[Any], old: NDArray[Any], out: Values) -> None:
-    """Adds ||values_i - old||^2 to `out`, summed as `measure` does."""
-    for start in range(0, old.size, TILE):
-        before = old[start : start + TILE]
-        for i in range(values.shape[0]):
-            row = values[i, start : start + TILE]
-            square = old.dtype.type(0)
-            for j in range(before.size):
-                way = row[j] - before[j]
-                square += way * way
-            out[i] += square
-
-
-@njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc"})
 def measure(values: NDArray[Any], old: NDArray[Any], new: NDArray[Any], squares: Values, products: Values) -> float:
     """||new - old||^2; adds ||values_i - old||^2 and <values_i - old, new - old> to `squares` and `products`.
 
