@@ -118,8 +118,7 @@ def _last_line(log: Path) -> str:
     return next((line for line in reversed(lines) if line), "no output")
 
 
-def end_with_parent() -> None:
-    """From now on, the end of the process that started this one is SIGTERM for it (Linux)."""
+def _end_with_parent() -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() == 1:
@@ -127,6 +126,6 @@ def end_with_parent() -> None:
 
 
 if __name__ == "__main__":
-    end_with_parent()
+    _end_with_parent()
     sys.argv[0] = "prefect"
     runpy.run_module("prefect", run_name="__main__", alter_sys=True)

@@ -9,13 +9,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import pytest
 
-from flows.prefect_process import end_with_parent
+from zk0.federation.worker import die_with_parent
 
 ROOT = Path(__file__).parents[2]
 DEPLOYMENT = "zk0/federated-session"
@@ -87,7 +88,7 @@ class RunningStack:
                 stdout=out,
                 stderr=out,
                 start_new_session=True,
-                preexec_fn=end_with_parent,
+                preexec_fn=partial(die_with_parent, os.getpid()),
             )
         _wait_until(lambda: self.popen.poll() is not None or "Ctrl-C" in self.said())
         assert self.popen.poll() is None, self.said()

@@ -228,7 +228,7 @@ def test_a_killed_stack_leaves_nothing(new_stack: Any, wait_until: Callable[...,
 
 @pytest.mark.slow
 def test_a_cancelled_session_leaves_no_process(stack: Any, wait_until: Callable[..., Any]) -> None:
-    run = stack.begin(stack.overrides("cancelled"))
+    run = stack.begin(stack.overrides("cancelled", **{"training.local_steps": 500}))  # a round outlasts the command
     wait_until(lambda: "placer trains, round 1" in running(stack, run), pause=0.01)
     begun = stack.left_behind().items()
     mine = {pid for pid, command in begun if "zk0.federation.worker" in command or "prefect.engine" in command}
@@ -238,6 +238,7 @@ def test_a_cancelled_session_leaves_no_process(stack: Any, wait_until: Callable[
     wait_until(lambda: not running(stack, run), 60)
     wait_until(lambda: not mine & stack.left_behind().keys(), 60)
     folder = folder_of(stack, "cancelled")
+    assert [r.round for r in Ledger(folder / "ledger.jsonl").read()] == [0]
     before = (folder / "ledger.jsonl").read_bytes()
     assert stack.prefect("flow-run", "retry", str(run)).returncode == 0
     wait_until(lambda: not stack.state(run).is_cancelled())
