@@ -7,7 +7,7 @@ UV := $(shell if uv --version >/dev/null 2>&1; then command -v uv; else echo .to
 export HF_HUB_OFFLINE ?= 1
 export UV_LINK_MODE ?= hardlink
 
-.PHONY: help install demo test slow check lint format ui bench clean
+.PHONY: help install demo test slow check lint docs format ui bench clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,30 +32,38 @@ install: .venv/.runtime ## what zk0 needs, into .venv
 demo: .venv/.runtime ## a federated session: four simulated arms, three rounds, a report
 	@.venv/bin/zk0 run deployments/sessions/demo.toml
 
-test: .venv/.development ## the tests that need no GPU, no network and no patience
-	@.venv/bin/pytest -n 2 --dist loadfile
+test: .venv/.development ## the tests that need no GPU, no network and no long time (SLOW=1: the slow ones in the same run)
+	@.venv/bin/coverage erase
+	@.venv/bin/coverage run -m pytest -n 2 --dist loadfile -m "not gpu and not network$(if $(SLOW),, and not slow)"
+	@find . -maxdepth 1 -name '.coverage.*' ! -name '*.H*h' -delete # half written: a test killed the process
+	@.venv/bin/coverage combine --quiet
+	@echo "line coverage of zk0, tasks and flows: $$(.venv/bin/coverage report --format=total) %"
 
-slow: .venv/.development ## the tests that need patience (half an hour): every fault on every engine, killed sessions
+slow: .venv/.development ## the slow tests (half an hour): every fault on every engine, killed sessions
 	@.venv/bin/pytest -n 2 --dist loadfile -m "slow and not gpu and not network"
 
-check: lint test ## everything that must hold before a commit
+check: lint test ## everything that must pass before a commit
 
-lint: .venv/.development ## style, types, import floors, doctests: all of check but the tests
+lint: .venv/.development docs ## style, types, import layers, dependencies, doctests, documentation: check without the tests
 	@.venv/bin/ruff check
 	@.venv/bin/ruff format --check
 	@.venv/bin/mypy
 	@.venv/bin/lint-imports
+	@.venv/bin/deptry .
 	@.venv/bin/pytest -q --doctest-modules zk0 tasks flows
 
-format: .venv/.development ## put the code into shape
+docs: .venv/.development ## the documentation with the API reference, in site/index.html
+	@NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet
+
+format: .venv/.development ## apply ruff's fixes and formatting
 	@.venv/bin/ruff check --fix
 	@.venv/bin/ruff format
 
 ui: .venv/.runtime ## Prefect server, worker and deployments on this machine, with the UI
 	@.venv/bin/zk0 ui
 
-bench: .venv/.development ## the benchmarks, side by side with what they are compared to
+bench: .venv/.development ## the benchmarks, each beside what it is compared with
 	@for file in benchmarks/*.py; do echo "== $$file"; .venv/bin/python $$file || exit 1; done
 
 clean: ## remove caches (not outputs, not recordings)
-	@rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	@rm -rf site .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

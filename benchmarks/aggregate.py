@@ -1,19 +1,19 @@
-"""Averaging the clients' weights: ours, Flower's FedAvg, and what the memory bus allows, side by side.
+"""Aggregation of updates: zk0, Flower's FedAvg, and what the memory bandwidth allows, side by side.
 
     python benchmarks/aggregate.py --clients 12 --parameters 99880992 --json aggregate.json
 
-Each way runs in a process of its own, on `--threads` threads, over the same files; the ways take turns `--repeats`
-times and the best of each counts, so that a machine that is busy for a moment is busy for all of them. Peak memory is
-that of the process above what its imports take, file buffers of the system aside.
+Each way runs in a process of its own, on `--threads` threads, over the same files. The ways take turns `--repeats`
+times and the best time of each counts, so that a load on the machine affects all of them. Peak memory is that of the
+process minus what its imports take, without the system's page cache.
 
-- `copy` copies every client's bytes once in memory: nothing that looks at all updates can be faster.
-- `add` is the float32 sum of weighted clients in memory with PyTorch: what an average has to do at least.
+- `copy` copies every client's bytes once in memory: nothing that reads all updates can be faster.
+- `add` is the weighted float32 sum of the clients in memory with PyTorch, the least work of an average.
 - `Flower` starts with all replies in memory and ends in memory (FedAvg, float32).
-- `zk0 mean` starts from files: float64 mean, each client's norm and cosine. The result is dropped block by block.
-- `zk0` is that, and a file on the disk: BLAKE3, write, fsync.
-- `zk0 verify` is the check of every update before it: BLAKE3, finite values, length of the step.
+- `zk0 mean` starts from files: float64 mean, each delta's norm and cosine. The result is dropped block by block.
+- `zk0` also writes the result to a file: BLAKE3, write, fsync.
+- `zk0 verify` verifies every update before: BLAKE3, finite values, norm of the delta.
 
-`--memory` shows the peak of `zk0` for 4 to 100 clients; the same files then stand for several clients.
+`--memory` measures the peak of `zk0` for 4 to 100 clients; each file then serves as the update of several clients.
 """
 
 import argparse
@@ -33,28 +33,31 @@ import numpy as np
 
 from zk0.aggregation import kernels
 from zk0.aggregation.aggregate import aggregate
-from zk0.aggregation.blocks import blocks_of, in_order
-from zk0.aggregation.fold import Fold
-from zk0.aggregation.opened import open_round
-from zk0.aggregation.reader import Reader
-from zk0.aggregation.strategy import Terms, recipe_of
+from zk0.aggregation.block_reader import BlockReader
+from zk0.aggregation.block_reducer import BlockReducer
+from zk0.aggregation.blocks import map_in_order, split_into_blocks
+from zk0.aggregation.open_round import open_round_files
+from zk0.aggregation.reduction_plan import AggregationTerms, plan_reduction
+from zk0.aggregation.strategies import build_strategy
 from zk0.aggregation.verify import verify_update
 from zk0.records import ClientMetrics, Update
-from zk0.weights import load_weights, open_weights, save_weights
+from zk0.weights.digests import load_weights
+from zk0.weights.files import open_weights
+from zk0.weights.writer import save_weights
 
 Work = tuple[Callable[[], object], Callable[[], Path | None]]
-"""What is timed, and what gives the file with the result (if there is one)."""
+"""The function that is timed, and one that returns the file with its result (if there is one)."""
 
 
 def main() -> None:
-    """Run every way and print a table."""
-    arguments = parsed()
+    """Measure every way and print a table."""
+    arguments = parse_arguments()
     if arguments.way:
         serve(arguments.way, Path(arguments.folder), arguments.clients, arguments.threads)
         return
     with tempfile.TemporaryDirectory(dir=arguments.folder, prefix="zk0-aggregate-") as folder:
         write_updates(Path(folder), arguments.clients, arguments.parameters, arguments.tensors)
-        rows = in_turns(folder, arguments)
+        rows = measure_in_turns(folder, arguments)
         result = {
             "clients": arguments.clients,
             "parameters": arguments.parameters,
@@ -72,37 +75,37 @@ def main() -> None:
         Path(arguments.json).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
-def parsed() -> argparse.Namespace:
-    """The command line."""
+def parse_arguments() -> argparse.Namespace:
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clients", type=int, default=8)
-    parser.add_argument("--parameters", type=int, default=10_000_000, help="of one client, in all tensors together")
+    parser.add_argument("--parameters", type=int, default=10_000_000, help="of one client, over all tensors")
     parser.add_argument("--tensors", type=int, default=160)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--memory", action="store_true", help="peak memory of 4 to 100 clients too")
-    parser.add_argument("--folder", help="where the weights are put meanwhile; unset: the system's temporary folder")
-    parser.add_argument("--json", metavar="FILE", help="write the figures here too")
+    parser.add_argument("--memory", action="store_true", help="also measure the peak memory of 4 to 100 clients")
+    parser.add_argument("--folder", help="folder for the weights; default: the system's temporary folder")
+    parser.add_argument("--json", metavar="FILE", help="also write the numbers to this file")
     parser.add_argument("--way", choices=list(WAYS), help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
-def in_turns(folder: str, arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """Every way's best seconds and peak memory; all of them are open at once, and work one after the other."""
+def measure_in_turns(folder: str, arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """Return every way's best seconds and peak memory; all processes run at once and are measured one by one."""
     with ExitStack() as stack:
         workers = {way: stack.enter_context(worker(way, folder, arguments.clients, arguments)) for way in WAYS}
         found: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
         for _ in range(arguments.repeats):
             for way, ask in workers.items():
                 found[way].append(ask())
-    floor = min(row["seconds"] for row in found["copy"])
+    copy_seconds = min(row["seconds"] for row in found["copy"])
     best = {way: min(row["seconds"] for row in rows) for way, rows in found.items()}
     return {
         way: {
             "seconds": best[way],
             "cpu_seconds": min(row["cpu_seconds"] for row in rows),
             "peak_mib": max(row["peak_mib"] for row in rows),
-            "to_copy": best[way] / floor,
+            "to_copy": best[way] / copy_seconds,
             "to_flower": best[way] / best["Flower"],
         }
         for way, rows in found.items()
@@ -110,7 +113,7 @@ def in_turns(folder: str, arguments: argparse.Namespace) -> dict[str, dict[str, 
 
 
 def peaks(folder: str, arguments: argparse.Namespace) -> dict[int, float]:
-    """Peak memory of ours in MiB by number of clients."""
+    """Measure the peak memory of zk0 in MiB, by number of clients."""
     found = {}
     for clients in (4, 12, 40, 100):
         with worker("zk0", folder, clients, arguments) as ask:
@@ -120,7 +123,7 @@ def peaks(folder: str, arguments: argparse.Namespace) -> dict[int, float]:
 
 @contextmanager
 def worker(way: str, folder: str, clients: int, arguments: argparse.Namespace) -> Iterator[Callable[[], Any]]:
-    """One way in a process of its own, which works each time it is asked."""
+    """Start a process for one way; the yielded function runs it once and returns the measurement."""
     command = [sys.executable, __file__, "--way", way, "--folder", folder, "--clients", str(clients)]
     command += ["--threads", str(arguments.threads)]
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(arguments.threads))
@@ -141,7 +144,7 @@ def worker(way: str, folder: str, clients: int, arguments: argparse.Namespace) -
 
 
 def serve(way: str, folder: Path, clients: int, threads: int) -> None:
-    """Work once for each line that comes in."""
+    """Run a way once for each line on standard input."""
     records = [Update.model_validate_json(path.read_text()) for path in sorted(folder.glob("client-*.json"))]
     updates = [records[i % len(records)].model_copy(update={"client": f"c{i:03d}"}) for i in range(clients)]
     prepare = WAYS[way](folder, updates, threads)
@@ -158,7 +161,7 @@ def serve(way: str, folder: Path, clients: int, threads: int) -> None:
 
 
 def table(result: dict[str, Any]) -> str:
-    """The result for people."""
+    """Format the result as a table."""
     lines = [
         f"{result['clients']} clients x {result['parameters']:,} float32 parameters in {result['tensors']} tensors, "
         f"{result['threads']} threads",
@@ -177,7 +180,7 @@ def table(result: dict[str, Any]) -> str:
 
 
 def write_updates(folder: Path, clients: int, parameters: int, tensors: int) -> None:
-    """Global weights and the updates of all clients, with the records that name them."""
+    """Write global weights and the updates of all clients, with their records."""
     sizes = [parameters // tensors] * (tensors - 1)
     sizes.append(parameters - sum(sizes))
     rng = np.random.default_rng(0)
@@ -197,54 +200,59 @@ def write_updates(folder: Path, clients: int, parameters: int, tensors: int) -> 
 
 
 def status(field: str) -> int:
-    """A figure of this process in KiB, from Linux's /proc."""
+    """Return a field of this process's status in KiB, from Linux's /proc."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(field))
 
 
-def compiled() -> None:
-    """What is compiled once is not part of an average."""
+def compile_kernels() -> None:
+    """Compile the kernels before the measurement."""
     one, sums = np.ones((1, 1), np.float32), np.ones(1)
-    kernels.mean(one, sums, np.zeros(1, np.intp), sums)
-    kernels.measure(one, one[0], one[0], sums, sums)
-    kernels.inspect(one[0], one[0], 1.0)
+    kernels.weighted_mean_kernel(one, sums, np.zeros(1, np.intp), sums)
+    kernels.delta_products_kernel(one, one[0], one[0], sums, sums)
+    kernels.delta_norm_kernel(one[0], one[0], 1.0)
 
 
 def with_zk0_mean(folder: Path, updates: list[Update], threads: int) -> Callable[[], Work]:
-    """Ours, from files to blocks of new weights that nobody keeps."""
-    compiled()
+    """zk0, from files to blocks of new weights, which are dropped."""
+    compile_kernels()
 
     def work() -> None:
-        with open_round(updates, folder / "global.safetensors") as opened:
-            reader, specs = Reader(opened.anchor, opened.sources), opened.anchor.specs
-            fold = Fold(reader, recipe_of(opened, Terms(), threads))
-            deque(in_order(fold, blocks_of(specs, specs, reader.length), threads), maxlen=0)
+        with open_round_files(updates, folder / "global.safetensors") as open_round:
+            reader, specs = BlockReader(open_round.global_weights, open_round.sources), open_round.global_weights.specs
+            terms = AggregationTerms()
+            plan = plan_reduction(open_round, build_strategy(terms.settings), terms, threads)
+            deque(
+                map_in_order(BlockReducer(reader, plan), split_into_blocks(specs, specs, reader.length), threads),
+                maxlen=0,
+            )
 
     return lambda: (work, lambda: None)
 
 
 def with_zk0(folder: Path, updates: list[Update], threads: int) -> Callable[[], Work]:
-    """Ours, from files to a file."""
-    compiled()
+    """zk0, from files to a file."""
+    compile_kernels()
     target = folder / "zk0"
     return lambda: (lambda: aggregate(updates, folder / "global.safetensors", target, threads=threads), lambda: target)
 
 
 def with_zk0_verify(folder: Path, updates: list[Update], threads: int) -> Callable[[], Work]:
-    """Our check of every update."""
-    compiled()
+    """zk0's verification of every update."""
+    compile_kernels()
     where = folder / "global.safetensors"
 
     def work() -> None:
         for update in updates:
-            found = verify_update(update, round=1, global_digest=update.global_digest, global_path=where, seen=())
+            digest = update.global_digest
+            found = verify_update(update, round=1, global_digest=digest, global_path=where, already_received=())
             assert isinstance(found, float), found
 
     return lambda: (work, lambda: None)
 
 
 def with_flower(folder: Path, updates: list[Update], threads: int) -> Callable[[], Work]:
-    """Flower's FedAvg over replies that are in memory."""
+    """Flower's FedAvg over replies in memory."""
     from flwr.app import Array, ArrayRecord, MetricRecord, RecordDict
     from flwr.serverapp.strategy.strategy_utils import aggregate_arrayrecords
 
@@ -271,17 +279,17 @@ def with_flower(folder: Path, updates: list[Update], threads: int) -> Callable[[
 
 
 def with_copy(folder: Path, updates: list[Update], threads: int) -> Callable[[], Work]:
-    """Every client's bytes copied once, in memory."""
+    """Copy every client's bytes once, in memory."""
     return lambda: in_memory(folder, updates, threads, lambda target, source, _: target.copy_(source))
 
 
 def with_add(folder: Path, updates: list[Update], threads: int) -> Callable[[], Work]:
-    """The weighted sum of the clients, in memory."""
+    """Sum up the weighted clients in memory."""
     return lambda: in_memory(folder, updates, threads, lambda total, source, n: total.add_(source, alpha=n))
 
 
 def in_memory(folder: Path, updates: list[Update], threads: int, step: Callable[[Any, Any, float], Any]) -> Work:
-    """A step of PyTorch over one client's values, as often as there are clients."""
+    """Apply a PyTorch operation to one client's values, once for each client."""
     import torch
 
     torch.set_num_threads(threads)
@@ -297,7 +305,7 @@ def in_memory(folder: Path, updates: list[Update], threads: int, step: Callable[
 
 
 def largest_difference(first: Path, second: Path) -> float:
-    """The largest absolute difference between two files' values."""
+    """Return the largest absolute difference between two files' values."""
     with open_weights(first) as a, open_weights(second) as b:
         return max(float(np.abs(a[name].astype(np.float64) - b[name]).max()) for name in a)
 

@@ -1,14 +1,20 @@
-"""What a round costs beside training and judging: messages, checks, averaging, ledger, Prefect.
+"""Overhead of a round besides training and evaluation: messages, checks, aggregation, ledger, Prefect.
 
     python benchmarks/overhead.py --clients 12,40,100 --rounds 8 --json overhead.json
 
-Sessions with the tiny policy run as `zk0 run` runs them, one after the other, with one worker process, so that
-clients train one after the other. A round's wall time is from one finished round to the next; work is what the
-clients and the judge themselves measured; `rest` is what is left. Medians over rounds between the first, which fills
-caches, and the last, which films and saves; `late` is the rest of the second half of them over that of the first
-half: 1.0 where rounds do not grow dearer. `start` is from the call to the end of round 0 without judging, and without
-`imports`: what a fresh process takes to import what a worker needs (this process has it already). `--full`: as many
-weights are trained, sent, checked and averaged as of the full policy: 100 million, 400 MB.
+Sessions with the tiny policy run as `zk0 run` runs them, one after the other, with one worker process, so that clients
+train one after the other. Columns, in milliseconds; medians over the rounds between the first, which fills caches, and
+the last, which renders videos and saves a checkpoint:
+
+    wall        from one finished round to the next
+    train       sum of the clients' own measurements
+    evaluate    the server's own measurement
+    rest        wall - train - evaluate: the overhead
+    late        rest in the second half of the rounds / rest in the first half: 1.0 if rounds do not become slower
+    imports     time in which a fresh process imports what a worker needs
+    start       from the call to the end of round 0, without evaluation and without imports
+
+`--full`: as many weights are trained, sent, checked and aggregated as of the full policy: 100 million, 400 MB.
 """
 
 import argparse
@@ -26,102 +32,112 @@ from typing import Any
 
 FRAMES, FPS, SIDE = 20, 10, 64
 FULL_WIDTH = 25.625
-"""Of an expert on the tiny vision-language model, so that as much is trained and sent as of the full policy."""
+"""Width multiplier of an action expert on the tiny vision-language model that has as many weights as the full one."""
 
 
 def main() -> None:
-    """Measure and print."""
-    from flows.stack import some_server
+    """Run the sessions and print the table."""
+    from flows.prefect_local.temporary_server import configured_or_temporary_server
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--clients", default="2", help="how many take part; several sessions: 12,40,100")
-    parser.add_argument("--rounds", type=int, default=8, help="at least 4: the first and the last do not count")
+    parser.add_argument("--clients", default="2", help="number of clients; 12,40,100 runs three sessions")
+    parser.add_argument(
+        "--rounds", type=int, default=8, help="number of rounds, at least 4; the first and the last are not counted"
+    )
     parser.add_argument("--steps", type=int, default=30, help="optimizer steps of a client in a round")
-    parser.add_argument("--full", action="store_true", help="an expert of the full policy's size")
-    parser.add_argument("--json", metavar="FILE", help="write the figures here too")
+    parser.add_argument("--full", action="store_true", help="use an action expert as large as the full policy's")
+    parser.add_argument("--json", metavar="FILE", help="write the numbers to this file too")
     arguments = parser.parse_args()
     if arguments.rounds < 4:
         parser.error("--rounds: expected at least 4")
     counts = [int(count) for count in arguments.clients.split(",")]
-    with tempfile.TemporaryDirectory(prefix="zk0-overhead-") as folder, some_server(Path.cwd(), lambda _: None):
+    with (
+        tempfile.TemporaryDirectory(prefix="zk0-overhead-") as folder,
+        configured_or_temporary_server(Path.cwd(), lambda _: None),
+    ):
         write_data(Path(folder), max(counts))
         policy = write_wide_policy(Path(folder)) if arguments.full else "tiny"
         imports = import_seconds()
-        rows = [measured(Path(folder), count, arguments.rounds, arguments.steps, policy) for count in counts]
+        rows = [run_session(Path(folder), count, arguments.rounds, arguments.steps, policy) for count in counts]
     for row in rows:
-        row |= {"imports": imports, "start": row["begun"] - imports - row["judged"]}
-    ratios = {f"overhead: a round of {row['clients']} clients / its training and judging": row["ratio"] for row in rows}
+        row |= {"imports": imports, "start": row["until_round_0"] - imports - row["evaluate_round_0"]}
+    ratios = {
+        f"overhead: a round of {row['clients']} clients / its training and evaluation": row["ratio"] for row in rows
+    }
     result = {"rows": rows, "ratios": ratios}
     sys.stdout.write(table(rows) + "\n")
     if arguments.json:
         Path(arguments.json).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
-def measured(folder: Path, clients: int, rounds: int, steps: int, policy: str) -> dict[str, Any]:
-    """Run a session and take its rounds apart."""
+def run_session(folder: Path, clients: int, rounds: int, steps: int, policy: str) -> dict[str, Any]:
+    """Run a session and return the medians of its rounds' times, in seconds."""
     from flows.federated_session import federated_session
-    from tasks.events import Event, listen
-    from zk0.folder import SessionFolder
-    from zk0.ledger import Ledger
+    from tasks.events import ProgressEvent, add_progress_listener
+    from zk0.audit.ledger import Ledger
+    from zk0.storage.session_folder import SessionFolder
 
     ended: dict[int, float] = {}
 
-    def note(event: Event) -> None:
-        if event.kind == "round":
+    def record_end(event: ProgressEvent) -> None:
+        if event.kind == "round_finished":
             ended[event.round] = time.perf_counter()
 
     config = write_session(folder, clients, rounds, steps, policy)
-    stop = listen(note)
+    remove_listener = add_progress_listener(record_end)
     began = time.perf_counter()
     try:
         here = SessionFolder(Path(federated_session(config=str(config))))
     finally:
-        stop()
+        remove_listener()
     walls = {later: ended[later] - ended[earlier] for earlier, later in itertools.pairwise(sorted(ended))}
     history = Ledger(here.ledger).read()
     found = [
         {
             "wall": walls[record.round],
             "train": sum(update.metrics.seconds for update in record.updates),
-            "judge": record.evaluation.seconds if record.evaluation else 0.0,
+            "evaluate": record.evaluation.seconds if record.evaluation else 0.0,
         }
         for record in history
         if 1 < record.round < rounds
     ]
-    rest = [row["wall"] - row["train"] - row["judge"] for row in found]
+    rest = [row["wall"] - row["train"] - row["evaluate"] for row in found]
     half = len(rest) // 2
     return {
         "clients": clients,
         "rounds": len(found),
         "megabytes": history[-1].checkpoint.bytes / 1e6,
-        "begun": ended[0] - began,
-        "judged": history[0].evaluation.seconds if history[0].evaluation else 0.0,
-        **{key: statistics.median(row[key] for row in found) for key in ("wall", "train", "judge")},
+        "until_round_0": ended[0] - began,
+        "evaluate_round_0": history[0].evaluation.seconds if history[0].evaluation else 0.0,
+        **{key: statistics.median(row[key] for row in found) for key in ("wall", "train", "evaluate")},
         "rest": statistics.median(rest),
         "late": statistics.median(rest[half:]) / statistics.median(rest[:half]),
-        "ratio": statistics.median(row["wall"] / (row["train"] + row["judge"]) for row in found),
+        "ratio": statistics.median(row["wall"] / (row["train"] + row["evaluate"]) for row in found),
     }
 
 
 def import_seconds() -> float:
-    """What a process takes to import what a worker needs, files warm; this one imports it, too."""
-    needed = "import zk0.federation.client_app, zk0.training.client"
+    """Return the seconds in which a process imports what a worker needs, with files in the page cache.
+
+    This process imports it too, so that the sessions do not.
+    """
+    needed = "import zk0.federation.protocol.client_app, zk0.client.client"
     found = []
     for _ in range(2):
         began = time.perf_counter()
         subprocess.run([sys.executable, "-c", needed], check=True)
         found.append(time.perf_counter() - began)
-    for room in ("zk0.training.client", "zk0.training.judge", "flows.federated_session"):
-        importlib.import_module(room)
+    for module in ("zk0.client.client", "zk0.evaluation.global_model", "flows.federated_session"):
+        importlib.import_module(module)
     return min(found)
 
 
 def write_data(folder: Path, clients: int) -> None:
-    """Invented recordings for so many clients, and for the judge."""
+    """Write random recordings for the clients, and an evaluation set."""
     import numpy as np
 
-    from zk0.robot.dataset import RecordedFrame, write_dataset
-    from zk0.session import SO101_JOINTS
+    from zk0.data.dataset_writer import RecordedFrame, write_dataset
+    from zk0.settings.dataset_settings import SO101_JOINTS
 
     def episode(rng: np.random.Generator) -> Iterator[RecordedFrame]:
         states = np.cumsum(rng.normal(size=(FRAMES + 1, 6)), axis=0).astype(np.float32) * 5
@@ -129,24 +145,24 @@ def write_data(folder: Path, clients: int) -> None:
         for t in range(FRAMES):
             yield RecordedFrame(states[t], states[t + 1], {"front": np.roll(image, t, axis=0)}, "Move the arm.")
 
-    for seed, name in enumerate([*(f"client-{i:03d}" for i in range(clients)), "judge"]):
+    for seed, name in enumerate([*(f"client-{i:03d}" for i in range(clients)), "unseen"]):
         rng = np.random.default_rng(seed)
         episodes = [list(episode(rng)) for _ in range(3)]
         write_dataset(folder / name, episodes, fps=FPS, joints=SO101_JOINTS, robot_type="so101_follower")
 
 
 def write_wide_policy(folder: Path) -> str:
-    """A policy folder with random weights, whose expert is as large as the full policy's."""
+    """Write a policy folder with random weights whose action expert is as large as the full policy's."""
     from train import write_random_policy
 
-    from zk0.robot.tiny import tiny_config, write_tiny_vlm
+    from zk0.policy.smolvla.tiny_geometry import tiny_config, write_tiny_vlm
 
     wide = {"expert_width_multiplier": FULL_WIDTH, "vlm_model_name": str(write_tiny_vlm(folder))}
     return write_random_policy(folder / "wide", "front", SIDE, **tiny_config() | wide)
 
 
 def write_session(folder: Path, clients: int, rounds: int, steps: int, policy: str) -> Path:
-    """A session file over the invented recordings."""
+    """Write a session file over the random recordings."""
     import tomli_w
 
     names = [f"client-{i:03d}" for i in range(clients)]
@@ -154,7 +170,7 @@ def write_session(folder: Path, clients: int, rounds: int, steps: int, policy: s
         "name": f"overhead-{clients}",
         "rounds": rounds,
         "clients": [{"name": name, "dataset": f"local:{folder / name}"} for name in names],
-        "evaluation": {"datasets": [{"dataset": f"local:{folder / 'judge'}"}], "clients_frequency": 0},
+        "evaluation": {"datasets": [{"dataset": f"local:{folder / 'unseen'}"}], "clients_frequency": 0},
         "contract": {"cameras": ["front"]},
         "policy": {"path": policy},
         "training": {"local_steps": steps, "batch_size": 8, "lr": 1e-3},
@@ -168,8 +184,8 @@ def write_session(folder: Path, clients: int, rounds: int, steps: int, policy: s
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """The result for people."""
-    columns = ("imports", "start", "wall", "train", "judge", "rest")
+    """Return the table that is printed."""
+    columns = ("imports", "start", "wall", "train", "evaluate", "rest")
     lines = [
         f"a round with {rows[0]['megabytes']:.1f} MB of weights, median of {rows[0]['rounds']} rounds, milliseconds",
         f"{'clients':>8}{''.join(f'{column:>9}' for column in columns)}{'rest/client':>13}{'late':>7}",

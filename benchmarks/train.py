@@ -1,13 +1,13 @@
-"""A training step of SmolVLA: lerobot's own and ours, on the same data, side by side.
+"""A training step of SmolVLA: LeRobot's own and zk0's variants of it, on the same data.
 
     python benchmarks/train.py --geometry full --batch 2 --steps 4 --json train.json
 
-Each way runs in a process of its own. `lerobot` is its LeRobotDataset, DataLoader (no workers), processors, optimizer
-preset and `update_policy`; `off` is zk0 without kept features; `embeddings` and `kv` are zk0 with them; `lora` is
-`embeddings` with low-rank adapters, `deterministic` is `embeddings` with deterministic kernels. Times are
-medians over steps after the first. The ratio is of CPU time where a CPU computes (steadier on a machine that others
-use) and of wall time on a GPU. Building the features is timed apart: `epochs` says after how many passes over the
-frames it has paid off. Peak memory is that of the steps, the policy and the features that were read included.
+Each variant runs in a process of its own. `lerobot` is LeRobotDataset, DataLoader (no workers), processors, optimizer
+preset and `update_policy`; `off` is zk0 without the feature cache; `embeddings` and `kv` are zk0 with it; `lora` is
+`embeddings` with LoRA, `deterministic` is `embeddings` with deterministic kernels. Times are medians over steps after
+the first. The ratio is of CPU time on a CPU (which varies less on a shared machine) and of wall time on a GPU. The time
+to compute the features is measured separately; `epochs to break even` is the number of passes over the frames after
+which the cache has saved that time. Peak memory is that of the steps, including the policy and the features read.
 """
 
 import argparse
@@ -24,32 +24,32 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-OURS: dict[str, dict[str, Any]] = {
+ZK0_VARIANTS: dict[str, dict[str, Any]] = {
     "off": {"features": "off"},
     "embeddings": {"features": "embeddings"},
     "kv": {"features": "kv"},
     "lora": {"features": "embeddings", "adapter": "lora"},
     "deterministic": {"features": "embeddings", "deterministic": True},
 }
-"""Settings of `training` by way."""
-WAYS = ("lerobot", *OURS)
+"""Settings of `training` by variant."""
+VARIANTS = ("lerobot", *ZK0_VARIANTS)
 CAMERAS = ("overhead", "wrist")
 VLM = "HuggingFaceTB/SmolVLM2-500M-Video-Instruct"
 SHAPES = {"tiny": ((96, 96), 3, 40), "full": ((480, 640), 1, 6)}
-"""Height and width of a frame, episodes, frames of an episode."""
+"""(height, width) of a frame, number of episodes, frames per episode; by geometry."""
 
 
 def main() -> None:
-    """Run every way and print a table."""
-    arguments = parsed()
-    if arguments.way:
-        Path(arguments.result).write_text(json.dumps(measured(arguments)), encoding="utf-8")
+    """Run every variant and print a table."""
+    arguments = parse_arguments()
+    if arguments.variant:
+        Path(arguments.result).write_text(json.dumps(run_variant(arguments)), encoding="utf-8")
         return
     with tempfile.TemporaryDirectory(dir=arguments.folder, prefix="zk0-train-") as folder:
         arguments.folder = folder
-        in_its_own_process("prepare", arguments)
-        ways = {way: in_its_own_process(way, arguments) for way in WAYS}
-    result = compared(ways) | {
+        run_in_subprocess("prepare", arguments)
+        variants = {variant: run_in_subprocess(variant, arguments) for variant in VARIANTS}
+    result = with_ratios(variants) | {
         "settings": {k: getattr(arguments, k) for k in ("geometry", "batch", "steps", "threads")}
     }
     sys.stdout.write(table(result) + "\n")
@@ -58,58 +58,58 @@ def main() -> None:
 
 
 def options(description: str | None) -> argparse.ArgumentParser:
-    """Those of every benchmark of a policy at work: which one, on what, and where figures and files go."""
+    """Command-line options that the benchmarks of training and evaluation share."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--geometry", choices=list(SHAPES), default="tiny", help="full: 450M parameters, random weights"
     )
     parser.add_argument("--vlm", default=VLM, help="name or folder of the full model's configuration and tokenizer")
-    parser.add_argument("--threads", type=int, default=1, help="of the CPU")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="cuda: with bf16 autocast")
-    parser.add_argument("--json", metavar="FILE", help="write the figures here too")
-    parser.add_argument("--folder", help="where data and features are put meanwhile; unset: the temporary folder")
+    parser.add_argument("--json", metavar="FILE", help="write the results to this file too")
+    parser.add_argument("--folder", help="folder for temporary data and features; unset: the system's")
     return parser
 
 
-def parsed() -> argparse.Namespace:
-    """The command line."""
+def parse_arguments() -> argparse.Namespace:
+    """The command line's arguments, with defaults by geometry."""
     parser = options(__doc__)
-    parser.add_argument("--batch", type=int, help="unset: 8 (tiny), 2 (full)")
-    parser.add_argument("--steps", type=int, help="that are timed; unset: 20 (tiny), 4 (full)")
-    parser.add_argument("--way", choices=["prepare", *WAYS], help=argparse.SUPPRESS)
+    parser.add_argument("--batch", type=int, help="frames per step; unset: 8 (tiny), 2 (full)")
+    parser.add_argument("--steps", type=int, help="timed steps; unset: 20 (tiny), 4 (full)")
+    parser.add_argument("--variant", choices=["prepare", *VARIANTS], help=argparse.SUPPRESS)
     parser.add_argument("--result", help=argparse.SUPPRESS)
-    found = parser.parse_args()
-    found.batch = found.batch or {"tiny": 8, "full": 2}[found.geometry]
-    found.steps = found.steps or {"tiny": 20, "full": 4}[found.geometry]
-    return found
+    arguments = parser.parse_args()
+    arguments.batch = arguments.batch or {"tiny": 8, "full": 2}[arguments.geometry]
+    arguments.steps = arguments.steps or {"tiny": 20, "full": 4}[arguments.geometry]
+    return arguments
 
 
-def in_its_own_process(way: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    """One way's figures; what libraries print goes to a log that is shown if it fails."""
-    result, log = Path(arguments.folder) / f"{way}.json", Path(arguments.folder) / f"{way}.log"
-    passed = {k: v for k, v in vars(arguments).items() if v is not None and k != "json"} | {
-        "way": way,
+def run_in_subprocess(variant: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    """The results of one variant, run in a subprocess; its output is shown only if it fails."""
+    result, log = Path(arguments.folder) / f"{variant}.json", Path(arguments.folder) / f"{variant}.log"
+    options = {k: v for k, v in vars(arguments).items() if v is not None and k != "json"} | {
+        "variant": variant,
         "result": result,
     }
-    command = [sys.executable, __file__, *(f"--{k}={v}" for k, v in passed.items())]
+    command = [sys.executable, __file__, *(f"--{k}={v}" for k, v in options.items())]
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(arguments.threads))
     with log.open("w") as output:
         ended = subprocess.run(command, stdout=output, stderr=output, env={**os.environ, **threads}, check=False)
     if ended.returncode:
-        sys.exit(f"{way} failed:\n{log.read_text()[-3000:]}")
+        sys.exit(f"{variant} failed:\n{log.read_text()[-3000:]}")
     return dict(json.loads(result.read_text()))
 
 
-def measured(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Run one way in this process."""
+def run_variant(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The results of one variant, run in this process."""
     folder = Path(arguments.folder)
-    if arguments.way == "prepare":
+    if arguments.variant == "prepare":
         return prepare(folder, arguments)
     import torch
 
+    from zk0.data.statistics import measure_statistics
+    from zk0.policy.smolvla.build import build_policy
     from zk0.records import PolicyRecipe
-    from zk0.robot.policy import build_policy
-    from zk0.robot.statistics import measure
     from zk0.training.device import pick_device
 
     torch.set_num_threads(arguments.threads)
@@ -118,22 +118,22 @@ def measured(arguments: argparse.Namespace) -> dict[str, Any]:
     device = pick_device(arguments.device)
     policy = build_policy(recipe, folder, device)
     episodes = tuple(range(SHAPES[arguments.geometry][1]))
-    moments = measure(folder / "set", episodes)
-    train = train_with_lerobot if arguments.way == "lerobot" else train_with_zk0
-    figures = train(policy, recipe, moments, episodes, arguments)
-    return figures | {
+    moments = measure_statistics(folder / "set", episodes)
+    train = train_with_lerobot if arguments.variant == "lerobot" else train_with_zk0
+    results = train(policy, recipe, moments, episodes, arguments)
+    return results | {
         "parameters": sum(p.numel() for p in policy.parameters()),
         "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
-        "peak_mib": torch.cuda.max_memory_allocated() / 2**20 if device == "cuda" else status("VmHWM") / 1024,
+        "peak_mib": torch.cuda.max_memory_allocated() / 2**20 if device == "cuda" else memory_kib("VmHWM") / 1024,
     }
 
 
 def prepare(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
-    """The data set and, for the full geometry, a policy with random weights."""
+    """Write the dataset and, for the full geometry, a policy with random weights."""
     import numpy as np
 
-    from zk0.robot.dataset import RecordedFrame, write_dataset
-    from zk0.session import SO101_JOINTS
+    from zk0.data.dataset_writer import RecordedFrame, write_dataset
+    from zk0.settings.dataset_settings import SO101_JOINTS
 
     (height, width), episodes, frames = SHAPES[arguments.geometry]
     rng = np.random.default_rng(0)
@@ -158,7 +158,7 @@ def prepare(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def write_random_policy(folder: Path, camera: str, side: int, **geometry: Any) -> str:
-    """A policy folder with random weights; its geometry is smolvla_base's, but for what is given."""
+    """Write a policy folder with random weights; `geometry` replaces fields of smolvla_base's configuration."""
     import torch
     from lerobot.configs import FeatureType, PolicyFeature
     from lerobot.policies.smolvla.configuration_smolvla import SmolVLAConfig
@@ -174,14 +174,14 @@ def write_random_policy(folder: Path, camera: str, side: int, **geometry: Any) -
 def train_with_lerobot(
     policy: Any, recipe: Any, moments: Any, episodes: tuple[int, ...], arguments: argparse.Namespace
 ) -> dict[str, Any]:
-    """What lerobot-train does, with its own function for a step."""
+    """Train as `lerobot-train` does, with its own function for a step."""
     import torch
     from accelerate import Accelerator
     from lerobot.datasets import LeRobotDataset
     from lerobot.policies.factory import make_pre_post_processors
     from lerobot.scripts.lerobot_train import update_policy
 
-    from zk0.robot.policy import lerobot_statistics
+    from zk0.policy.processors import lerobot_statistics
 
     on_gpu = policy.config.device == "cuda"
     deltas = {"action": [i / 30 for i in range(policy.config.chunk_size)]}
@@ -200,7 +200,7 @@ def train_with_lerobot(
             yield from loader
 
     endless, metrics = batches(), SimpleNamespace(update_metrics=lambda _: None)
-    clock = Clock()
+    clock = StepClock()
     for _ in range(arguments.steps + 1):
         update_policy(metrics, policy, pre(next(endless)), optimizer, preset.grad_clip_norm, accelerator)
         clock.tick()
@@ -210,76 +210,70 @@ def train_with_lerobot(
 def train_with_zk0(
     policy: Any, recipe: Any, moments: Any, episodes: tuple[int, ...], arguments: argparse.Namespace
 ) -> dict[str, Any]:
-    """A client's round."""
+    """Train as a client does in one round."""
+    from zk0.data.episode_reader import EpisodeReader
+    from zk0.policy.processors import make_processors
     from zk0.records import Statistics
-    from zk0.robot.dataset import EpisodeReader
-    from zk0.robot.policy import make_processors
-    from zk0.session import (
-        ContractSettings,
-        DataSettings,
-        RoundPlan,
-        SchedulerSettings,
-        SimulatorSettings,
-        Terms,
-        TrainingSettings,
-    )  # fmt: skip
-    from zk0.training.client import adapted, feature_cache
+    from zk0.settings.dataset_settings import ContractSettings, DataSettings, SimulatorSettings  # fmt: skip
+    from zk0.settings.plans import RoundPlan, SessionTerms  # fmt: skip
+    from zk0.settings.training_settings import LocalTrainingSettings, SchedulerSettings  # fmt: skip
+    from zk0.training.cached_policy import open_feature_cache, planned_adapter
     from zk0.training.examples import CachedExamples, DecodedExamples
     from zk0.training.fit import fit
 
     folder = Path(arguments.folder)
-    training = TrainingSettings(
+    training = LocalTrainingSettings(
         local_steps=arguments.steps + 1, batch_size=arguments.batch, amp=policy.config.device == "cuda",
-        **OURS[arguments.way],
+        **ZK0_VARIANTS[arguments.variant],
     )  # fmt: skip
     pre, _ = make_processors(policy, Statistics(state=moments.state, action=moments.action))
-    began = time.perf_counter(), time.process_time()
-    built: dict[str, Any] = {}
+    started = time.perf_counter(), time.process_time()
+    build: dict[str, Any] = {}
     if training.features == "off":
         examples: Any = DecodedExamples(folder / "set", episodes, policy, pre, {})
     else:
-        kept = folder / f"cache-{arguments.way}"
-        cache = feature_cache(kept, policy, recipe, training)
+        cache_folder = folder / f"cache-{arguments.variant}"
+        cache = open_feature_cache(cache_folder, policy, recipe, training)
         examples = CachedExamples(EpisodeReader(folder / "set"), episodes, policy, pre, cache)
-        stored = sum(f.stat().st_size for f in kept.rglob("*.npy"))
-        built = {
-            "build_seconds": time.perf_counter() - began[0],
-            "build_cpu_seconds": time.process_time() - began[1],
+        stored = sum(f.stat().st_size for f in cache_folder.rglob("*.npy"))
+        build = {
+            "build_seconds": time.perf_counter() - started[0],
+            "build_cpu_seconds": time.process_time() - started[1],
             "frames": examples.frames,
             "bytes_per_frame": round(stored / examples.frames),
         }
-    terms = Terms(
+    terms = SessionTerms(
         session="bench", seed=42, contract=ContractSettings(), data=DataSettings(), simulator=SimulatorSettings()
     )
     plan = RoundPlan(
         terms=terms, round=1, client="bench", recipe=recipe, global_digest="", statistics=None, lr=1e-4, mu=0.01,
         training=training, scheduler=SchedulerSettings(),
     )  # fmt: skip
-    clock = Clock()
-    with adapted(policy, plan):
+    clock = StepClock()
+    with planned_adapter(policy, plan):
         fit(policy, examples, plan, lambda *_: clock.tick())
-    return built | clock.figures()
+    return build | clock.figures()
 
 
-class Clock:
-    """Wall and CPU time of steps; from here on the peak of memory counts."""
+class StepClock:
+    """Wall and CPU time of steps; creating it resets the peak of memory."""
 
     def __init__(self) -> None:
-        forget_peak_memory()
+        reset_peak_memory()
         self._ticks: list[tuple[float, float]] = []
 
     def tick(self) -> None:
-        """A step is done."""
+        """Record the end of a step."""
         self._ticks.append((time.perf_counter(), time.process_time()))
 
     def figures(self) -> dict[str, float]:
-        """Medians over all steps but the first, which warms up."""
+        """Medians over all steps but the first, which is a warm-up."""
         wall, cpu = ([b - a for a, b in itertools.pairwise(times)] for times in zip(*self._ticks, strict=True))
         return {"step_seconds": statistics.median(wall), "step_cpu_seconds": statistics.median(cpu)}
 
 
-def forget_peak_memory() -> None:
-    """Count the peak from now on."""
+def reset_peak_memory() -> None:
+    """Measure the peak of memory from now on."""
     import torch
 
     Path("/proc/self/clear_refs").write_text("5")
@@ -287,34 +281,34 @@ def forget_peak_memory() -> None:
         torch.cuda.reset_peak_memory_stats()
 
 
-def status(field: str) -> int:
-    """A figure of this process in KiB, from Linux's /proc."""
+def memory_kib(field: str) -> int:
+    """A memory figure of this process in KiB, from Linux's /proc."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(field))
 
 
-def compared(ways: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """All figures, with ratios to lerobot and the epochs after which building has paid off."""
-    on_gpu = ways["lerobot"]["device"] != "cpu"
+def with_ratios(variants: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """All results with their ratios to LeRobot's time. The names of the ratios are read by the nightly comparison."""
+    on_gpu = variants["lerobot"]["device"] != "cpu"
     step, build = ("step_seconds", "build_seconds") if on_gpu else ("step_cpu_seconds", "build_cpu_seconds")
-    plain = ways["lerobot"][step]
-    for row in ways.values():
+    plain = variants["lerobot"][step]
+    for row in variants.values():
         row["times_faster"] = plain / row[step]
-    ratios = {f"train: {way} / lerobot": row[step] / plain for way, row in ways.items() if way != "lerobot"}
-    return {"ways": ways, "ratio_of": step, "build_of": build, "ratios": ratios}
+    ratios = {f"train: {name} / lerobot": row[step] / plain for name, row in variants.items() if name != "lerobot"}
+    return {"variants": variants, "ratio_of": step, "build_of": build, "ratios": ratios}
 
 
 def epochs_to_break_even(row: dict[str, Any], plain: dict[str, Any], batch: int, keys: tuple[str, str]) -> str:
-    """Passes over the frames after which building and stepping together took less than lerobot's steps."""
+    """Passes over the frames after which computing features and training took less time than LeRobot's training."""
     step, build = keys
     saved = (plain[step] - row[step]) / batch * row["frames"]
     return f"{row[build] / saved:.1f}" if saved > 0 else "never"
 
 
 def table(result: dict[str, Any]) -> str:
-    """The result for people; the last three columns are of kept features."""
-    settings, ways = result["settings"], result["ways"]
-    plain, batch = ways["lerobot"], settings["batch"]
+    """The results as a Markdown table; the last three columns are about the feature cache."""
+    settings, variants = result["settings"], result["variants"]
+    plain, batch = variants["lerobot"], settings["batch"]
     keys = (result["ratio_of"], result["build_of"])
     of_step: dict[str, Callable[[dict[str, Any]], str]] = {
         "ms/step": lambda r: f"{r['step_seconds'] * 1e3:.1f}",
@@ -331,13 +325,13 @@ def table(result: dict[str, Any]) -> str:
     lines = [
         f"{plain['parameters']:,} parameters, batch {batch}, median of {settings['steps']} steps, {plain['device']}, "
         f"{settings['threads']} thread(s)",
-        "| way | " + " | ".join([*of_step, *of_features]) + " |",
+        "| variant | " + " | ".join([*of_step, *of_features]) + " |",
         "|---|" + "---:|" * (len(of_step) + len(of_features)),
     ]
-    for way, row in ways.items():
+    for name, row in variants.items():
         cells = [make(row) for make in of_step.values()]
         cells += [make(row) if "frames" in row else "" for make in of_features.values()]
-        lines.append(f"| {way} | " + " | ".join(cells) + " |")
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 

@@ -1,11 +1,11 @@
-"""What fewer bytes cost: one session for each wire format, its last loss beside that of fp32, paired over episodes.
+"""The effect of wire formats on bytes and loss: one session per format, its last loss compared with that of fp32.
 
     python benchmarks/wire.py deployments/sessions/demo.toml --seeds 42,43 --set policy.path=tiny --json wire.json
 
-A wire is `up`, or `up/down`: what clients send, and what they are sent (`federation.wire`, `federation.wire_down`).
-Megabytes are of files, a client and round; what goes over a socket is counted by a relay in
-tests/federation/test_wire_bytes.py. Compression changes no value; its row is of the same session's last updates.
-Sessions that are already in `--out` are only read.
+A wire format is `up`, or `up/down`: that of updates and that of global weights (`federation.wire`,
+`federation.wire_down`). Losses are paired over episodes. Megabytes are those of files, per client and round; a relay in
+tests/federation/protocol/test_wire_bytes.py counts the bytes on the socket. Compression is lossless; its column is that
+of the same session's last updates. Sessions that are already in `--out` are read, not run again.
 """
 
 import argparse
@@ -19,15 +19,15 @@ WIRES = "fp32,bf16,int8,bf16/bf16,int8/int8"
 
 
 def main() -> None:
-    """Run what is missing and print a table."""
-    from flows.session_run import parse_overrides
+    """Run the missing sessions and print a table."""
+    from flows.cli.session_run import parse_overrides
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("session", type=Path)
-    parser.add_argument("--wires", default=WIRES, help=f"the first is what the others are compared to; {WIRES}")
-    parser.add_argument("--seeds", default="42", help="of sessions: 42,43")
-    parser.add_argument("--out", type=Path, default=Path("outputs/wire"), help="where the sessions are kept")
-    parser.add_argument("--json", metavar="FILE", help="write the figures here too")
+    parser.add_argument("--wires", default=WIRES, help=f"the others are compared with the first; default: {WIRES}")
+    parser.add_argument("--seeds", default="42", help="seeds of the sessions: 42,43")
+    parser.add_argument("--out", type=Path, default=Path("outputs/wire"), help="folder of the sessions")
+    parser.add_argument("--json", metavar="FILE", help="also write the numbers to this file")
     parser.add_argument("--set", metavar="NAME=VALUE", action="append", default=[], help="replace a setting")
     arguments = parser.parse_args()
     wires, seeds = arguments.wires.split(","), [int(seed) for seed in arguments.seeds.split(",")]
@@ -42,11 +42,11 @@ def main() -> None:
 
 
 def run(session: Path, which: tuple[str, int], settings: dict[str, Any], out: Path) -> Path:
-    """The folder of the session with this wire and seed."""
+    """Return the folder of the session with this wire format and seed; run the session if it is missing."""
     from flows.federated_session import federated_session
-    from flows.stack import some_server
-    from zk0.folder import SessionFolder
-    from zk0.ledger import Ledger
+    from flows.prefect_local.temporary_server import configured_or_temporary_server
+    from zk0.audit.ledger import Ledger
+    from zk0.storage.session_folder import SessionFolder
 
     wire, seed = which
     place = out.resolve() / f"{wire.replace('/', '-')}-{seed}"
@@ -57,45 +57,45 @@ def run(session: Path, which: tuple[str, int], settings: dict[str, Any], out: Pa
     up, _, down = wire.partition("/")
     chosen = {"output_dir": str(place), "seed": seed, "federation.wire": up, "federation.wire_down": down or "fp32"}
     quick = {"rollout.tasks": [], "checkpoint_interval": 0, "keep_updates": True}
-    with some_server(Path.cwd(), lambda _: None):
+    with configured_or_temporary_server(Path.cwd(), lambda _: None):
         return Path(federated_session(config=str(session), overrides=settings | chosen | quick))
 
 
 def row(wire: str, base: str, seeds: list[int], folders: dict[tuple[str, int], Path]) -> dict[str, Any]:
-    """Bytes and losses of a wire, and the change against the first wire with its paired 95 % interval of each seed."""
-    from zk0.comparison import compare, read_measured
-    from zk0.ledger import Ledger
+    """Return bytes and losses of a wire format, and its change from the first format with an interval per seed."""
+    from zk0.audit.ledger import Ledger
+    from zk0.stats.model_comparison import compare_models, read_model_results
 
-    measured = [read_measured(folders[wire, seed]) for seed in seeds]
+    measured = [read_model_results(folders[wire, seed]) for seed in seeds]
     last = Ledger(folders[wire, seeds[0]] / "ledger.jsonl").read()[-1]
     changes = []
     for seed, after in zip(seeds, measured, strict=True):
         if wire != base:
-            found = compare(read_measured(folders[base, seed]), after, ("policy_loss",))
-            changes.append([d for d in found if "held" not in d.what][-1].model_dump())
+            found = compare_models(read_model_results(folders[base, seed]), after, ("policy_loss",))
+            changes.append([d for d in found if "held" not in d.subject][-1].model_dump())
     first = last.updates[0]
     path = folders[wire, seeds[0]] / first.path
     return {
         "wire": wire,
         "up_megabytes": first.bytes / 1e6,
-        "up_compressed_megabytes": packed_bytes(path) / 1e6,
+        "up_compressed_megabytes": compressed_bytes(path) / 1e6,
         "down_megabytes": (last.sent_bytes or last.checkpoint.bytes) / 1e6,
         "loss": [m.unseen.policy_loss for m in measured if m.unseen],
         "changes": changes,
     }
 
 
-def packed_bytes(path: Path) -> int:
-    """What `federation.compress` would send of it."""
-    from zk0.packing import pack
+def compressed_bytes(path: Path) -> int:
+    """Return the bytes that a client with `federation.compress` would send."""
+    from zk0.weights.compression import compress_weights
 
     with tempfile.TemporaryDirectory() as folder:
-        pack(path, Path(folder, "packed"))
-        return Path(folder, "packed").stat().st_size
+        compress_weights(path, Path(folder, "compressed"))
+        return Path(folder, "compressed").stat().st_size
 
 
 def table(rows: list[dict[str, Any]], base: str, seeds: int) -> str:
-    """The result for people."""
+    """Format the result as a table."""
     lines = [
         f"last loss on unseen data, {seeds} seed(s); change against {base} with its 95 % interval over episodes",
         "",

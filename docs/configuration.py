@@ -1,4 +1,7 @@
-"""Writes configuration.md from the Session model: `python docs/configuration.py`; with --check, says if it is stale."""
+"""Write configuration.md from the settings models: `python docs/configuration.py`; with --check, fail if it is stale.
+
+Each table of settings becomes a section with one row per setting: type and limits, default, description.
+"""
 
 import sys
 from collections.abc import Iterator
@@ -9,25 +12,34 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from zk0.session import Session
+from zk0.settings.node_limits import NodeLimits
+from zk0.settings.session import Session
 
 PAGE = Path(__file__).with_suffix(".md")
-HEAD = """# Configuration
+INTRODUCTION = """# Configuration
 
-Every setting of a session. A session file (TOML) holds only what differs from the defaults below; on the command line
-`--set NAME=VALUE` replaces one, under Prefect `overrides = {"NAME": VALUE}`. A setting that does not exist, or a value
-that cannot be, is refused by name. Each session's folder holds `session.toml` with all of them written out.
+All settings of a session. A session file (TOML) only needs the settings that differ from the defaults below. On the
+command line, `--set NAME=VALUE` replaces a setting; a Prefect run takes `overrides = {"NAME": VALUE}`. A setting that
+does not exist, or an invalid value, is an error that names the setting. The folder of each session holds a
+`session.toml` with all settings written out.
 
-Written by `python docs/configuration.py` from `zk0/session.py`.
+Generated from `zk0/settings/` by `python docs/configuration.py`.
 """
-WORDS = {
+NODE_LIMITS = """## Limits of a node
+
+What a node lets a server ask ([To run a node](node.md#what-a-server-may-ask)): `limits.toml`, given to
+`zk0bot client start --limits FILE`. These are no settings of a session.
+
+"""
+LIMITS = {
     "ge": "at least {}", "gt": "above {}", "le": "at most {}", "lt": "below {}", "min_length": "{} or more",
-    "max_length": "up to {} characters", "pattern": "fits `{}`",
+    "max_length": "up to {} characters", "pattern": "matches `{}`",
 }  # fmt: skip
+"""Attribute of a pydantic constraint -> its description."""
 
 
 def main() -> None:
-    """Write the page, or compare it."""
+    """Write the page, or compare it with the settings."""
     text = page()
     if "--check" in sys.argv:
         if not PAGE.is_file() or PAGE.read_text(encoding="utf-8") != text:
@@ -37,66 +49,68 @@ def main() -> None:
 
 
 def page() -> str:
-    """The whole page."""
-    tables = dict(tables_of(Session, ""))
-    parts = [HEAD]
-    for name, (model, rows) in tables.items():
+    """Content of the page in Markdown."""
+    parts = [INTRODUCTION]
+    for name, model, rows in tables(Session, ""):
         title = f"`[{name}]`" if name and not name.endswith("]]") else f"`{name}`" if name else "Top level"
-        said = (model.__doc__ or "").strip().splitlines()[0]
-        lines = ["| setting | value | default | what for |", "|---|---|---|---|", *rows]
-        parts.append(f"## {title}\n\n{said}\n\n" + "\n".join(lines) + "\n")
+        summary = (model.__doc__ or "").strip().splitlines()[0]
+        lines = ["| setting | value | default | description |", "|---|---|---|---|", *rows]
+        parts.append(f"## {title}\n\n{summary}\n\n" + "\n".join(lines) + "\n")
+    rows = [table_row(key, field) for key, field in NodeLimits.model_fields.items()]
+    lines = ["| limit | value | default | description |", "|---|---|---|---|", *rows]
+    parts.append(NODE_LIMITS + "\n".join(lines) + "\n")
     return "\n".join(parts)
 
 
-def tables_of(model: type[BaseModel], name: str) -> Iterator[tuple[str, tuple[type[BaseModel], list[str]]]]:
-    """A table for the model itself, then those inside it."""
-    rows, inner = [], []
-    for key, info in model.model_fields.items():
-        below, many = record_in(info.annotation)
-        if below is None:
-            rows.append(row(key, info))
+def tables(model: type[BaseModel], name: str) -> Iterator[tuple[str, type[BaseModel], list[str]]]:
+    """Name, model and rows of the table of a model, then of the tables inside it."""
+    rows, nested = [], []
+    for key, field in model.model_fields.items():
+        inner, is_list = nested_model(field.annotation)
+        if inner is None:
+            rows.append(table_row(key, field))
         else:
             path = f"{name.strip('[]')}.{key}".lstrip(".")
-            inner.append((below, f"[[{path}]]" if many else path))
-    yield name, (model, rows)
-    for below, path in inner:
-        yield from tables_of(below, path)
+            nested.append((inner, f"[[{path}]]" if is_list else path))
+    yield name, model, rows
+    for inner, path in nested:
+        yield from tables(inner, path)
 
 
-def record_in(annotation: Any) -> tuple[type[BaseModel] | None, bool]:
-    """The model in a field's type, and whether there may be several."""
+def nested_model(annotation: Any) -> tuple[type[BaseModel] | None, bool]:
+    """The model in a field's type, if any, and whether the field holds a list of them."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation, False
     origin = get_origin(annotation)
     for inner in get_args(annotation):
-        found, many = record_in(inner)
-        if found is not None:
-            return found, many or origin is tuple
+        model, is_list = nested_model(inner)
+        if model is not None:
+            return model, is_list or origin is tuple
     return None, False
 
 
-def row(key: str, info: FieldInfo) -> str:
-    """One setting."""
-    value = ", ".join([kind(info.annotation), *limits_of(info)]).replace("|", "\\|")
-    return f"| `{key}` | {value} | {shown(info)} | {(info.description or '').replace('|', chr(92) + '|')} |"
+def table_row(key: str, field: FieldInfo) -> str:
+    """Markdown row of one setting."""
+    value = ", ".join([type_text(field.annotation), *limits(field)]).replace("|", "\\|")
+    return f"| `{key}` | {value} | {default_text(field)} | {(field.description or '').replace('|', chr(92) + '|')} |"
 
 
-def limits_of(info: FieldInfo) -> Iterator[str]:
-    """What pydantic checks beside the type; that a text is not empty goes without saying."""
-    for metadata in info.metadata:
-        for key, words in WORDS.items():
+def limits(field: FieldInfo) -> Iterator[str]:
+    """The constraints that pydantic checks, apart from the one that a text is not empty."""
+    for metadata in field.metadata:
+        for key, words in LIMITS.items():
             value = getattr(metadata, key, None)
             if value is not None and (key, value) != ("min_length", 1):
                 yield words.format(value)
 
 
-def kind(annotation: Any) -> str:
+def type_text(annotation: Any) -> str:
     """A type in words."""
     origin, inner = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
-        return ", ".join([kind(inner[0]), *(limit for m in inner[1:] for limit in limits_of(m))])
+        return ", ".join([type_text(inner[0]), *(limit for m in inner[1:] for limit in limits(m))])
     if origin in (Union, UnionType):
-        return kind(next(a for a in inner if a is not NoneType)) + (", or unset" if NoneType in inner else "")
+        return type_text(next(a for a in inner if a is not NoneType)) + (", or unset" if NoneType in inner else "")
     if origin is Literal:
         return " or ".join(f'`"{choice}"`' if isinstance(choice, str) else f"`{choice}`" for choice in inner)
     if origin is tuple:
@@ -107,15 +121,15 @@ def kind(annotation: Any) -> str:
 
 
 def plural(annotation: Any) -> str:
-    """Several of a type in words."""
-    return {int: "integers", float: "numbers", str: "texts"}.get(annotation) or kind(annotation)
+    """Several values of a type in words."""
+    return {int: "integers", float: "numbers", str: "texts"}.get(annotation) or type_text(annotation)
 
 
-def shown(info: FieldInfo) -> str:
-    """The default as TOML has it."""
-    if info.is_required():
-        return "*must be given*"
-    value = info.get_default(call_default_factory=True)
+def default_text(field: FieldInfo) -> str:
+    """The default as TOML writes it."""
+    if field.is_required():
+        return "*required*"
+    value = field.get_default(call_default_factory=True)
     if value is None:
         return "unset"
     if isinstance(value, bool):

@@ -1,1 +1,1 @@
-"""The order of things."""
+"""The Prefect flows: each is the order of its steps. The command lines `zk0` and `zk0bot` are in `cli` and `bot`."""

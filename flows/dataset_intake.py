@@ -1,4 +1,4 @@
-"""One candidate data set: fetched, looked at, checked, repaired if asked for, and let in or refused."""
+"""The flow of the dataset intake: fetch, check, repair and preview one candidate dataset, then accept or reject it."""
 
 from prefect import flow
 
@@ -16,18 +16,20 @@ def dataset_intake(
     rename_map: dict[str, str] | None = None,
     cache: str = "~/.cache/zk0",
 ) -> DatasetReport:
-    """The check of a data set that may take part in a federation.
+    """Check a dataset that a client wants to join a federation with.
 
     Args:
         uri: hf:user/name, user/name or local:/path.
-        repair_to: a folder for a repaired copy, made if there is something to repair; unset: nothing is repaired.
+        repair_to: a folder for a repaired copy, written if a finding can be repaired; unset: nothing is repaired.
         quick: decode no video.
         pictures: show thumbnails and joint plots in this Prefect server's UI.
-        rename_map: feature key in the data set -> key in the contract.
-        cache: where downloads are kept.
+        rename_map: feature key in the dataset -> key in the contract.
+        cache: the folder of downloads.
+
+    Returns the report of the check, of the repaired copy where there is one.
 
     Raises:
-        DatasetError: findings keep it out; they are in the artifact `dataset-findings`.
+        DatasetError: the dataset has errors; they are in the artifact `dataset-findings`.
     """
     renames = rename_map or {}
     root = intake.fetch_data(uri, cache)

@@ -1,4 +1,4 @@
-"""One federated session, whole: data in, rounds until they are done, judged, filmed, reported."""
+"""The flow of a federated session: prepare, run rounds until all are done, evaluate, report, release."""
 
 from pathlib import Path
 from time import perf_counter
@@ -12,252 +12,327 @@ from prefect.futures import PrefectFuture
 from prefect.runtime import flow_run
 from prefect.utilities.annotations import opaque, quote
 
-from flows.taking_up import begun_in, named
-from tasks import data, judging, releasing, reporting, rounds, tracking
-from tasks.crash import close_task_runs
-from tasks.events import Event, say, tell, tell_step
+from flows.session_loading import check_session_inputs, load_session_to_run
+from flows.session_location import folder_of_flow_run, folder_to_resume
+from tasks import evaluation, preparation, releasing, reporting, rounds, tracking
+from tasks.crashed_task_runs import mark_task_runs_crashed
+from tasks.events import ProgressEvent, emit_progress, emit_step_progress, log_line
 from tasks.logs import session_logs
-from zk0 import merkle
+from zk0.aggregation.check_strategy import check_strategy
+from zk0.audit import merkle
+from zk0.audit.finished_rounds import read_finished_rounds
 from zk0.errors import SettingsError
-from zk0.folder import SessionFolder
-from zk0.participation import with_participants
 from zk0.records import Checkpoint, ClientEvaluation, Evaluation, Rollout, RoundRecord
-from zk0.schedule import decide
-from zk0.session import Session, load_session
+from zk0.rules.participation import with_participants
+from zk0.rules.round_decision import decide_round
+from zk0.rules.selection import final_round, select_round
+from zk0.settings.session import Session
+from zk0.storage.session_folder import SessionFolder
 
 if TYPE_CHECKING:
-    from zk0.training.judge import Ground
+    from zk0.evaluation.session_setup import SessionSetup
 
 
-def run_name() -> str:
-    """What a run is called in the UI: its session file, or the folder that it takes up."""
-    asked = flow_run.parameters
-    return Path(asked.get("resume") or asked.get("config") or "session").stem
+def session_run_name() -> str:
+    """Return the name of a flow run in the UI: that of its session file, or of the folder that it resumes."""
+    parameters = flow_run.parameters
+    return Path(parameters.get("resume") or parameters.get("config") or "session").stem
 
 
-def untracked[T](value: T) -> T:
-    """The same value, but Prefect draws no arrow for it and does not walk through it."""
+def without_dependency[T](value: T) -> T:
+    """Wrap a task's argument so that Prefect neither searches it for task runs nor draws a dependency on one."""
     return cast(T, quote(value))
 
 
-def linked[T](value: T) -> T:
-    """The same value with an arrow from where it was made, but no walk through it: history makes the chain."""
+def with_dependency[T](value: T) -> T:
+    """Wrap a task's argument so that Prefect draws the dependency on the task run that made it, but searches no deeper.
+
+    The history of rounds is passed so: each round then depends on the round before it.
+    """
     return cast(T, opaque(value))
 
 
 @flow(
     name="zk0",
-    flow_run_name=run_name,
+    flow_run_name=session_run_name,
     persist_result=False,
-    on_crashed=[close_task_runs],
-    on_cancellation=[close_task_runs],
+    on_crashed=[mark_task_runs_crashed],
+    on_cancellation=[mark_task_runs_crashed],
 )
 def federated_session(
     config: str = "deployments/sessions/demo.toml", overrides: dict[str, Any] | None = None, resume: str | None = None
 ) -> str:
-    """Train one policy on data that stays where it is.
+    """Train one policy on datasets that stay on their machines.
 
     Args:
-        config: a session file, from the directory the worker runs in.
+        config: a session file; a relative path starts at the directory of the worker.
         overrides: settings by dotted name that replace those of the file, such as {"rounds": 5, "training.lr": 3e-4}.
-        resume: the folder of a session to take up after its last finished round, or the id of the flow run that worked
+        resume: the folder of a session to resume after its last finished round, or the id of the flow run that worked
             in it; `config` is then ignored.
 
     Returns the session's folder.
     """
-    session, here = settle(config, overrides, resume)
+    session, here = resolve_session(config, overrides, resume)
     folder = str(here.path)
-    tell(Event(kind="begun", text=folder))
-    with here.alone(), session_logs(here.path):
-        releasing.check_ready(session)
-        history = rounds.take_up(folder)
-        if history and history[-1].round == session.rounds and here.report.is_file():
-            say(f"{here.name}: all {session.rounds} rounds and the report are there already")
+    emit_progress(ProgressEvent(kind="session_started", text=folder))
+    with here.locked(), session_logs(here.path):
+        releasing.check_release_token(session)
+        history = read_finished_rounds(here)
+        if history and history[-1].round == final_round(session, history) and here.report.is_file():
+            log_line(f"{here.name}: all {history[-1].round} rounds and the report are finished already")
         else:
-            history = carry_out(session, here, history)
-        release(session, folder, history)
+            history = run_federation(session, here, history)
+        release_checkpoint(session, folder, history)
     return folder
 
 
-def carry_out(session: Session, here: SessionFolder, finished: tuple[RoundRecord, ...]) -> tuple[RoundRecord, ...]:
-    """Everything from the data to the report; the finished rounds."""
+def run_federation(session: Session, here: SessionFolder, finished: tuple[RoundRecord, ...]) -> tuple[RoundRecord, ...]:
+    """Run everything from the datasets to the report; return all rounds.
+
+    Args:
+        session: the settings.
+        here: the session's folder.
+        finished: rounds that are recorded already; none in a new session.
+    """
     from zk0.federation.open import open_federation
 
-    folder, known = str(here.path), untracked(session)
-    with open_federation(session, here.name, here.path, tell_step), tracking.tracked(session, here):
-        ground, history = prepare(session, here, finished)
-        track(session, here.name, history)
-        ground = untracked(ground)
-        progress, shown = reporting.start_progress(session, history[-1].round), None
-        while history[-1].round < session.rounds:
-            number, before = history[-1].next_round, linked(history)
-            if session.may_grow():
-                ground = untracked(data.welcome_newcomers(number, known, folder, ground))
-            history = federated_round(number, known, folder, ground, before)
-            shown = show(session.rounds, history, progress, shown)
-            track(session, here.name, history)
-            if history[-1].round < session.rounds:
-                roll_out(session, folder, ground, history[-1])
+    folder, known = str(here.path), without_dependency(session)
+    with open_federation(session, here.name, here.path, emit_step_progress), tracking.wandb_run(session, here):
+        setup, history = prepare_session(session, here, finished)
+        track_rounds(session, here.name, history)
+        setup = without_dependency(setup)
+        progress, shown = reporting.create_session_progress(session, history[-1].round), None
+        while history[-1].round < final_round(session, history):
+            number, before = history[-1].next_round, with_dependency(history)
+            if session.accepts_new_clients():
+                setup = without_dependency(preparation.admit_new_clients(number, known, folder, setup))
+            history = federated_round(number, known, folder, setup, before)
+            shown = submit_round_artifacts(session.rounds, history, progress, shown)
+            track_rounds(session, here.name, history)
+            if history[-1].round < final_round(session, history):
+                run_round_rollouts(session, folder, setup, history[-1])
         if shown is not None:
             shown.result()
-        if history == finished:  # killed after its last round was recorded, maybe before it was drawn
-            reporting.write_metrics(session.rounds, session, folder, history)
-        rounds.give_receipts(known, folder, untracked(history))
+        if history == finished:  # the process was killed after the last round was recorded, maybe before its metrics
+            reporting.update_metric_files(session.rounds, session, folder, history)
+        rounds.send_receipts(known, folder, without_dependency(history))
         if session.evaluation.joining_report:
-            judging.report_joining(known, folder, ground, untracked(history))
+            evaluation.write_joining_reports(known, folder, setup, without_dependency(history))
+    ended = session.model_copy(update={"rounds": history[-1].round})  # `patience` may have ended it before
     for record in history:
-        roll_out(session, folder, ground, record)
-    releasing.decide(known, folder, untracked(history))
-    page = reporting.write_report(known, folder, untracked(history))
-    say(f"done: {page}")
+        run_round_rollouts(ended, folder, setup, record)
+    save_best_round(session, here, setup, history)
+    releasing.decide_on_release(known, folder, without_dependency(history))
+    page = reporting.publish_session_report(known, folder, without_dependency(history))
+    log_line(f"done: {page}")
     return history
 
 
-def show(
+def save_best_round(
+    session: Session, here: SessionFolder, setup: "SessionSetup", history: tuple[RoundRecord, ...]
+) -> None:
+    """Save the policies of the best and of the last round, where that did not happen after their rounds."""
+    from zk0.storage.results import read_rollouts
+
+    selection = select_round(session, history, read_rollouts(here.rollouts_folder))
+    log_line(f"policy of the session: round {selection.round} ({selection.reason})")
+    for number in sorted({selection.best, history[-1].round}):
+        if not here.checkpoint(number).is_dir():
+            rounds.save_round_checkpoint(session, str(here.path), setup, history[number])
+
+
+def submit_round_artifacts(
     rounds: int, history: tuple[RoundRecord, ...], progress: UUID, before: PrefectFuture[None] | None
 ) -> PrefectFuture[None]:
-    """Bring what the UI shows up to date while the next round trains, one round after the other."""
+    """Update the artifacts in the UI while the next round trains, one round after the other.
+
+    Args:
+        rounds: of the whole session.
+        history: all finished rounds.
+        progress: id of the progress bar.
+        before: the update after the round before, which is waited for.
+    """
     if before is not None:
         before.result()
-    return reporting.show_rounds.submit(history[-1].round, rounds, linked(history), progress)
+    return reporting.update_round_artifacts.submit(history[-1].round, rounds, with_dependency(history), progress)
 
 
-def release(session: Session, folder: str, history: tuple[RoundRecord, ...]) -> None:
-    """What the rule allows, and a person if one is to be asked, is pushed; the report then says so."""
-    look_up = releasing.decide.with_options(task_run_name="what was decided on a release")
-    decided = look_up(untracked(session), folder, untracked(history))
+def release_checkpoint(session: Session, folder: str, history: tuple[RoundRecord, ...]) -> None:
+    """Push the session's policy if the release rule, and a person if configured, allows it; update the report."""
+    read_decision = releasing.decide_on_release.with_options(task_run_name="read the decision on a release")
+    decided = read_decision(without_dependency(session), folder, without_dependency(history))
     if decided.outcome in ("pushed", "refused"):
         return
     if session.publish.approval:
-        decided = releasing.ask(session, folder, decided)
+        decided = releasing.request_approval(session, folder, decided)
     waits = list(session.publish.retry_seconds)
     try:
         if decided.outcome == "allowed":
-            pushing = releasing.push.with_options(retries=len(waits), retry_delay_seconds=waits)
-            pushing(folder, untracked(history[-1]), decided)
+            push = releasing.push_release.with_options(retries=len(waits), retry_delay_seconds=waits)
+            push(folder, without_dependency(history[decided.round]), decided)
     finally:
-        reporting.write_report(untracked(session), folder, untracked(history))
+        reporting.publish_session_report(without_dependency(session), folder, without_dependency(history))
 
 
-def track(session: Session, name: str, history: tuple[RoundRecord, ...]) -> None:
-    """The rounds so far to Weights & Biases, if asked for."""
+def track_rounds(session: Session, name: str, history: tuple[RoundRecord, ...]) -> None:
+    """Send the finished rounds to Weights & Biases, if `tracking.wandb` asks for it."""
     if session.tracking.wandb != "off":
-        tracking.track(history[-1].round, name, untracked(history))
+        tracking.log_rounds_to_wandb(history[-1].round, name, without_dependency(history))
 
 
-def settle(config: str, overrides: dict[str, Any] | None, resume: str | None) -> tuple[Session, SessionFolder]:
-    """What is asked for, and the folder it is done in: the same one when Prefect runs this run again."""
+def resolve_session(config: str, overrides: dict[str, Any] | None, resume: str | None) -> tuple[Session, SessionFolder]:
+    """Return the settings and the folder of this flow run's session: the same when Prefect runs this run again.
+
+    Raises:
+        SettingsError: a setting is invalid, or a session to resume comes with overrides.
+        DatasetError: the metadata of datasets or policy shows faults.
+    """
     if resume is not None:
         if overrides:
             raise SettingsError(
-                f"{resume}: a session is taken up with its own settings; found overrides {sorted(overrides)}"
+                f"{resume}: a session resumes with its own settings; found overrides {sorted(overrides)}"
             )
-        here = SessionFolder(named(resume))
-        return here.session(), here
-    session = load_session(Path(config), overrides).at(Path.cwd())
+        here = SessionFolder(folder_to_resume(resume))
+        session = here.read_session()
+        check_strategy(session, resume)
+        return session, here
+    session = load_session_to_run(Path(config), overrides)
+    check_session_inputs(session)
     run = FlowRunContext.get()
     if run is None or run.flow_run is None:
         raise RuntimeError("a session runs as a Prefect flow run: call federated_session(), not its function")
-    here = SessionFolder(begun_in(run.flow_run, session))
+    here = SessionFolder(folder_of_flow_run(run.flow_run, session))
     here.create(session)
     return session, here
 
 
-def prepare(
+def prepare_session(
     session: Session, here: SessionFolder, history: tuple[RoundRecord, ...]
-) -> "tuple[Ground, tuple[RoundRecord, ...]]":
-    """Clients and judges checked and proved disjoint, statistics pooled, round 0 in the ledger."""
-    from zk0.training.judge import Ground
+) -> "tuple[SessionSetup, tuple[RoundRecord, ...]]":
+    """Build the session setup, and in a new session evaluate the start policy as round 0.
 
-    started, seconds = perf_counter(), dict[str, float]()
-    recipe, checkpoint = rounds.start_policy(session, str(here.path), history)  # while workers import what they need
-    with rounds.timed(seconds, "check"):
-        before = Ground.kept_in(here.ground)
-        members = data.join_clients(here.name, session, before.members if before else ())
-        sets = tuple(data.check_evaluation_set(one, session) for one in session.judges())
-        data.prove_agreement(session, members, sets)
-        late = before.late if before else {}
-        statistics = data.pool_statistics(tuple(member for member in members if member.client not in late))
-    ground = Ground(recipe=recipe, members=members, sets=sets, statistics=statistics, late=late)
-    ground.keep(here.ground)
+    Clients join, all datasets are checked against each other, statistics are chosen. Meanwhile the policy is built.
+    A resumed session must come to the setup that it started with.
+
+    Returns the setup and all finished rounds.
+    """
+    from zk0.evaluation.session_setup import SessionSetup
+
+    started, seconds, folder = perf_counter(), dict[str, float](), str(here.path)
+    recipe, checkpoint = rounds.build_initial_policy(session, folder, history)  # worker processes import meanwhile
+    with rounds.stage_timer(seconds, "check"):
+        before = SessionSetup.read_from(here.setup)
+        members = preparation.join_clients(here.name, session, before.members if before else ())
+        sets = preparation.check_evaluation_sets(session)
+        previous = before.members if before else ()
+        members = preparation.check_datasets_disjoint(session, here.name, members, sets, previous)
+        late = before.late_joiners if before else {}
+        first_members = tuple(member for member in members if member.client not in late)
+        groups = preparation.pool_statistics(session, first_members, sets)
+        chosen = preparation.choose_normalization(session, recipe, groups[0].statistics, before)
+    setup = SessionSetup(
+        recipe=recipe,
+        members=members,
+        sets=sets,
+        statistics=chosen.statistics,
+        groups=groups if session.contract.other_groups else (),
+        normalization=chosen.kind,
+        normalization_reason=chosen.reason,
+        late_joiners=late,
+    )
+    setup.check_groups()
+    setup.write_or_verify(here.setup)
     if not history:
-        judged, by_clients = judge(session, str(here.path), ground, checkpoint, seconds)
+        on_server, on_clients = evaluate_round(session, folder, setup, checkpoint, seconds)
         record = RoundRecord(
             round=0,
             checkpoint=checkpoint,
-            evaluation=judged,
-            client_evaluation=by_clients,
+            evaluation=on_server,
+            client_evaluation=on_clients,
             seconds=perf_counter() - started,
             stage_seconds=seconds,
-            finished_at=rounds.now(),
+            finished_at=rounds.local_timestamp(),
         )
-        history = rounds.finish_round(session, str(here.path), record)
-    return ground, history
+        history = rounds.record_round(session, folder, record)
+    return setup, history
 
 
-def judge(
-    session: Session, folder: str, ground: "Ground", checkpoint: Checkpoint, seconds: dict[str, float]
+def evaluate_round(
+    session: Session, folder: str, setup: "SessionSetup", checkpoint: Checkpoint, seconds: dict[str, float]
 ) -> tuple[Evaluation | None, ClientEvaluation | None]:
-    """The global model on unseen data and on what clients hold out, in the rounds that ask for it."""
-    judged, by_clients, known = None, None, untracked(session)
-    if session.judged_after(checkpoint.round):
-        with rounds.timed(seconds, "evaluate"):
-            judged = judging.evaluate(known, folder, ground, checkpoint)
-    if judged and session.filmed_after(checkpoint.round):
-        with rounds.timed(seconds, "film"):
-            judging.film(known, folder, ground, checkpoint, judged)
-    if session.clients_judge_after(checkpoint.round):
-        with rounds.timed(seconds, "clients evaluate"):
-            by_clients = judging.evaluate_on_clients(known, folder, ground, checkpoint)
-    return judged, by_clients
+    """Evaluate the global model on the server and on the clients, in the rounds in which the session asks for it.
+
+    Args:
+        session: the settings.
+        folder: the session's folder.
+        setup: evaluation sets, members and statistics.
+        checkpoint: the global weights.
+        seconds: the duration of each stage is added here.
+
+    Returns the evaluation on the evaluation sets and that on the clients' held-out episodes; None where not asked for.
+    """
+    on_server, on_clients, known = None, None, without_dependency(session)
+    if session.evaluates_after(checkpoint.round):
+        with rounds.stage_timer(seconds, "evaluate"):
+            on_server = evaluation.evaluate_global_model(known, folder, setup, checkpoint)
+    if on_server and session.renders_videos_after(checkpoint.round):
+        with rounds.stage_timer(seconds, "render videos"):
+            evaluation.render_episode_videos(known, folder, setup, checkpoint, on_server)
+    if session.evaluates_on_clients_after(checkpoint.round):
+        with rounds.stage_timer(seconds, "clients evaluate"):
+            on_clients = evaluation.evaluate_on_clients(known, folder, setup, checkpoint)
+    return on_server, on_clients
 
 
-def roll_out(session: Session, folder: str, ground: "Ground", record: RoundRecord) -> list[Rollout]:
-    """The model of a round in closed loop, if its turn has come; attempts that lie there already are only read."""
-    if not session.rolled_out_after(record.round):
+def run_round_rollouts(session: Session, folder: str, setup: "SessionSetup", record: RoundRecord) -> list[Rollout]:
+    """Run the model of a round in closed loop on all tasks, if the session asks for it; finished attempts are read."""
+    if not session.rolls_out_after(record.round):
         return []
-    return [
-        r for name in session.rollout.tasks for r in judging.roll_out(untracked(session), folder, ground, record, name)
-    ]
+    known = without_dependency(session)
+    return [r for name in session.rollout.tasks for r in evaluation.run_rollouts(known, folder, setup, record, name)]
 
 
 @task(task_run_name="round {number}", cache_policy=NO_CACHE)
 def federated_round(
-    number: int, session: Session, folder: str, ground: "Ground", history: tuple[RoundRecord, ...]
+    number: int, session: Session, folder: str, setup: "SessionSetup", history: tuple[RoundRecord, ...]
 ) -> tuple[RoundRecord, ...]:
-    """Decide, train, average, judge, keep, record: after the last step the round is finished, before it nothing is."""
-    started, seconds, before = perf_counter(), dict[str, float](), history[-1].checkpoint
-    decision = with_participants(decide(session, history), session, [member.client for member in ground.members])
-    ground, known = untracked(ground), untracked(session)
-    say(f"round {number} of {session.rounds}: {decision.reason}")
-    with rounds.timed(seconds, "train"):
-        retried = rounds.train_clients.with_options(retries=session.federation.round_retries, retry_delay_seconds=2)
-        trained = retried(known, folder, ground, before, decision)
-    with rounds.timed(seconds, "aggregate"):
-        averaged = rounds.aggregate_updates(known, folder, ground, untracked(history[-1]), untracked(trained.updates))
-    judged, by_clients = judge(session, folder, ground, averaged.checkpoint, seconds)
+    """Run one round: decide, train, aggregate, evaluate, save, record. Return all finished rounds.
+
+    The round is finished when it is recorded. One that is interrupted before that runs again; results that clients
+    have already sent are used again.
+    """
+    started, seconds, before = perf_counter(), dict[str, float](), history[-1]
+    decision = with_participants(decide_round(session, history), session, [member.client for member in setup.members])
+    setup, known = without_dependency(setup), without_dependency(session)
+    log_line(f"round {number} of {session.rounds}: {decision.reason}")
+    with rounds.stage_timer(seconds, "train"):
+        train = rounds.train_clients.with_options(retries=session.federation.round_retries, retry_delay_seconds=2)
+        trained = train(known, folder, setup, before.checkpoint, decision)
+    with rounds.stage_timer(seconds, "aggregate"):
+        last, updates = without_dependency(before), without_dependency(trained.updates)
+        aggregated = rounds.aggregate_updates(known, folder, setup, last, updates)
+    on_server, on_clients = evaluate_round(session, folder, setup, aggregated.checkpoint, seconds)
     record = RoundRecord(
         round=number,
         decision=decision,
-        checkpoint=averaged.checkpoint,
+        checkpoint=aggregated.checkpoint,
         updates=trained.updates,
         sent_bytes=trained.sent_bytes,
-        updates_root=merkle.root([merkle.leaf(update) for update in trained.updates]),
+        updates_root=merkle.merkle_root([merkle.update_leaf(update) for update in trained.updates]),
         refusals=trained.refusals,
-        contributions=averaged.contributions,
-        param_update_norm=averaged.param_update_norm,
-        server_state=averaged.server_state,
-        privacy=averaged.privacy,
-        evaluation=judged,
-        client_evaluation=by_clients,
+        contributions=aggregated.contributions,
+        param_update_norm=aggregated.param_update_norm,
+        server_state=aggregated.server_state,
+        privacy=aggregated.privacy,
+        evaluation=on_server,
+        client_evaluation=on_clients,
         seconds=perf_counter() - started,
         stage_seconds=seconds,
-        finished_at=rounds.now(),
+        finished_at=rounds.local_timestamp(),
     )
-    interval = session.checkpoint_interval
-    if number == session.rounds or (interval and number % interval == 0):
-        rounds.save_checkpoint(session, folder, ground, record)
-    finished = rounds.finish_round(known, folder, record)
-    reporting.write_metrics(number, known, folder, linked(finished))
-    tell(Event(kind="round", round=number, rounds=session.rounds))
+    if session.saves_policy_after(number):
+        rounds.save_round_checkpoint(session, folder, setup, record)
+    finished = rounds.record_round(known, folder, record)
+    reporting.update_metric_files(number, known, folder, with_dependency(finished))
+    emit_progress(ProgressEvent(kind="round_finished", round=number, rounds=session.rounds))
     return finished

@@ -1,6 +1,7 @@
-"""A search over settings: sessions, each told by those before it, bad ones stopped early.
+"""The flow of a hyperparameter search: sessions with sampled settings, bad ones stopped after early rounds.
 
-One run plays one session at a time. Several runs with the same folder, on as many workers, search together.
+Results of earlier trials decide which settings the next one tries. One flow run runs one session at a time; several
+flow runs with the same folder, on as many workers, search together.
 """
 
 from pathlib import Path
@@ -9,10 +10,10 @@ from typing import Any, cast
 from prefect import flow
 from prefect.utilities.annotations import quote
 
-from tasks import tuning
+from flows.session_loading import load_session_to_run
+from tasks.tuning import SearchRequest, opened_search, run_trial, write_search_results
 from zk0.errors import EvaluationError, SettingsError
-from zk0.session import load_session
-from zk0.trials import Dimension, Objective, best_of, usual_space
+from zk0.tuning.trials import Dimension, Objective, best_trial, default_space
 
 
 @flow(name="zk0-tune", flow_run_name="{folder}", persist_result=False)
@@ -25,45 +26,45 @@ def hyperparameter_search(
     folder: str = "outputs/search",
     keep_weights: bool = False,
 ) -> str:
-    """The settings with the smallest loss, as a session file.
+    """Search for the settings with the smallest loss and write them as a session file.
 
     Args:
-        config: the session file that every trial starts from.
+        config: the session file whose settings every trial changes.
         overrides: settings by dotted name that replace those of the file in every trial, such as {"rounds": 5}.
         space: what is searched: a range (`low`, `high`, `log`) or `choices` by dotted name of a setting; unset: lr,
-            FedProx mu, local steps (or epochs) and scheduler, around what the session asks for.
-        trials: how many there are to be in the folder; run again with more to go on.
-        objective: what is made small. held_out: the clients' mean loss on their own held-out episodes. unseen: the loss
-            on the sets that judge, which then can no longer judge what was chosen.
-        folder: where the search lives; one that was interrupted goes on there, and runs that share it work together.
+            FedProx mu, local steps (or epochs) and scheduler, around the session's own values.
+        trials: number of trials in the folder when the search ends; run again with more to continue.
+        objective: the loss to minimize. held_out: the clients' mean loss on their held-out episodes. unseen: the loss
+            on the evaluation sets, which can then no longer evaluate the chosen settings.
+        folder: the folder of the search; an interrupted search continues there, and runs that share it work together.
         keep_weights: keep every trial's weights and policies, not only its numbers.
 
     Returns the path of best.toml.
 
     Raises:
-        SettingsError: the search in the folder looks for something else, or no client judges.
+        SettingsError: the folder holds a search with other settings, or no client evaluates.
         EvaluationError: no trial finished.
     """
-    session = load_session(Path(config), overrides).at(Path.cwd())
-    if objective == "held_out" and not session.clients_judge_after(session.rounds):
+    session = load_session_to_run(Path(config), overrides)
+    if objective == "held_out" and not session.evaluates_on_clients_after(session.rounds):
         raise SettingsError(
-            f"{config}: clients hold nothing out or never judge; expected data.holdout_episodes and "
+            f"{config}: clients hold out no episode or never evaluate; expected data.holdout_episodes and "
             'evaluation.clients_frequency of 1 or more, or the objective "unseen"'
         )
-    asked = tuning.Asked(
+    request = SearchRequest(
         folder=str(Path(folder).resolve()),
         session=session,
-        space=space or usual_space(session),
+        space=space or default_space(session),
         objective=objective,
         keep_weights=keep_weights,
     )
-    with tuning.searching(asked) as search:
-        while (trial := search.next(trials)) is not None:
-            unseen = (cast(Any, quote(thing)) for thing in (search, trial))  # not for Prefect to look into
-            rows = tuning.run_trial(trial.number, asked, *unseen)
-            tuning.show(len(rows), asked, rows)
-        rows = search.rows()
-    best = best_of(rows)
+    with opened_search(request) as search:
+        while (trial := search.next_trial(trials)) is not None:
+            quoted = (cast(Any, quote(argument)) for argument in (search, trial))  # Prefect must not look into them
+            results = run_trial(trial.number, request, *quoted)
+            write_search_results(len(results), request, results)
+        results = search.finished_trials()
+    best = best_trial(results)
     if best is None:
-        raise EvaluationError(f"{asked.folder}: no trial of {len(rows)} finished; the reasons are in results.json")
-    return str(Path(asked.folder) / "best.toml")
+        raise EvaluationError(f"{request.folder}: no trial of {len(results)} finished; see the reasons in results.json")
+    return str(Path(request.folder) / "best.toml")

@@ -1,1 +1,1 @@
-"""Prefect tasks: a decorator, a docstring, a late import, a call."""
+"""Thin Prefect tasks: each calls functions of zk0, and adds retries, run names, artifacts, progress and log lines."""

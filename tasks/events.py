@@ -1,4 +1,8 @@
-"""What a session is doing right now, for whoever watches: the terminal, the Prefect UI, the log file."""
+"""Progress events and log lines of a session.
+
+Tasks emit a `ProgressEvent` where a stage begins, a client makes a step or a round ends; the progress bar of the
+terminal listens. A log line goes to the session's log files and to the Prefect UI.
+"""
 
 from collections.abc import Callable
 from typing import Literal
@@ -7,46 +11,59 @@ from loguru import logger
 from prefect.client.schemas.objects import TaskRun
 from prefect.exceptions import MissingContextError
 from prefect.logging import get_run_logger
-from prefect.logging.loggers import task_run_logger
 
+from tasks.prefect_private import logger_of
 from zk0.records import Record
 
-_listeners: list[Callable[["Event"], None]] = []
+_listeners: list[Callable[["ProgressEvent"], None]] = []
 
 
-class Event(Record):
-    """One thing that happened."""
+class ProgressEvent(Record):
+    """One event in the progress of a session; fields that an event of this kind has no use for keep their default."""
 
-    kind: Literal["begun", "stage", "round", "step", "frames", "client", "judged", "done"]
+    kind: Literal[
+        "session_started", "stage", "round_finished", "optimizer_step", "frames_read", "client_answered", "evaluated"
+    ]
     text: str = ""
+    """A stage's name; the session's folder (session_started); the losses (evaluated); the work (optimizer_step)."""
     round: int = 0
     rounds: int = 0
+    """Rounds of the whole session (round_finished)."""
     client: str = ""
+    """The client, or the dataset whose frames the server reads (frames_read)."""
     step: int = 0
+    """Steps or frames that are done."""
     steps: int = 0
+    """Steps or frames in all."""
 
 
-def listen(listener: Callable[[Event], None]) -> Callable[[], None]:
-    """Tell someone of every event from now on; call what is returned to stop."""
+def add_progress_listener(listener: Callable[[ProgressEvent], None]) -> Callable[[], None]:
+    """Call `listener` with every event from now on; the function that this returns removes it."""
     _listeners.append(listener)
     return lambda: _listeners.remove(listener)
 
 
-def tell(event: Event) -> None:
-    """Tell everyone who listens."""
+def emit_progress(event: ProgressEvent) -> None:
+    """Call every listener with the event."""
     for listener in list(_listeners):
         listener(event)
 
 
-def tell_step(client: str, round_number: int, step: int, steps: int, work: str) -> None:
-    """One step of one client's work: an optimizer step (`train`), or frames whose features are computed (`encode`)."""
-    tell(Event(kind="step", client=client, round=round_number, step=step, steps=steps, text=work))
+def emit_step_progress(client: str, round_number: int, step: int, steps: int, work: str) -> None:
+    """Emit one step of a client: an optimizer step (`work` is `train`), or frames that it encodes (`encode`)."""
+    event = ProgressEvent(kind="optimizer_step", client=client, round=round_number, step=step, steps=steps, text=work)
+    emit_progress(event)
 
 
-def say(text: str, of: TaskRun | None = None) -> None:
-    """One log line: in the session's files and in the Prefect UI, of the task run that runs unless of another one."""
+def log_line(text: str, task_run: TaskRun | None = None) -> None:
+    """Log one line to the session's files and to the Prefect UI.
+
+    Args:
+        text: the line.
+        task_run: the task run that the UI shows it with; unset: the one that is executing.
+    """
     logger.opt(depth=1).info(text)
     try:
-        (task_run_logger(of) if of else get_run_logger()).info(text)
+        (logger_of(task_run) if task_run else get_run_logger()).info(text)
     except MissingContextError:
         return

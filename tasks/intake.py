@@ -1,4 +1,4 @@
-"""Data intake: fetch a data set, check it, repair it, show what is in it."""
+"""The steps of the dataset intake: fetch a candidate dataset, check it, repair it, show its findings and frames."""
 
 from base64 import b64encode
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from prefect import task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
-from tasks.events import Event, say, tell
+from tasks.events import ProgressEvent, emit_progress, log_line
 from tasks.retry import is_transient
 from zk0.records import DatasetReport
 
@@ -21,40 +21,48 @@ from zk0.records import DatasetReport
     retry_condition_fn=is_transient,
 )
 def fetch_data(uri: str, cache: str) -> str:
-    """The folder of a data set, downloaded if it is not local."""
-    from zk0.robot.folder import folder_of
+    """Return the folder of a dataset, downloaded if it is not local."""
+    from zk0.data.locate import locate_unchecked
 
-    tell(Event(kind="stage", text=f"looking for {uri}"))
-    return str(folder_of(uri, Path(cache).expanduser()))
+    emit_progress(ProgressEvent(kind="stage", text=f"looking for {uri}"))
+    return str(locate_unchecked(uri, Path(cache).expanduser()))
 
 
 @task(task_run_name="check {uri}", cache_policy=NO_CACHE)
 def check_data(root: str, uri: str, quick: bool, rename_map: Mapping[str, str]) -> DatasetReport:
-    """Every broken rule of one data set."""
-    from zk0.robot.check import check_dataset
+    """Check one dataset; the report holds every broken rule.
 
-    tell(Event(kind="stage", text=f"checking {uri}"))
+    Args:
+        root: folder of the dataset.
+        uri: its name in the report.
+        quick: decode no video.
+        rename_map: feature key in the dataset -> key in the contract.
+    """
+    from zk0.data.check import check_dataset
+
+    emit_progress(ProgressEvent(kind="stage", text=f"checking {uri}"))
     report = check_dataset(Path(root), dataset=uri, quick=quick, rename_map=rename_map)
-    say(f"{uri}: {len(report.errors)} errors, {len(report.findings) - len(report.errors)} warnings")
+    log_line(f"{uri}: {len(report.errors)} errors, {len(report.findings) - len(report.errors)} warnings")
     return report
 
 
 @task(task_run_name="repair {uri}", cache_policy=NO_CACHE)
 def repair_data(root: str, target: str, uri: str, rename_map: Mapping[str, str]) -> DatasetReport:
-    """The check of a repaired copy; the original is not touched."""
-    from zk0.robot.repair import repair_dataset
+    """Write a repaired copy to `target` and return the check of that copy; the original stays as it is."""
+    from zk0.data.repair.repair_dataset import repair_dataset
 
-    tell(Event(kind="stage", text=f"repairing {uri}"))
+    emit_progress(ProgressEvent(kind="stage", text=f"repairing {uri}"))
     done, report = repair_dataset(Path(root), Path(target).expanduser(), dataset=uri, rename_map=rename_map)
-    say(f"{uri}: {', '.join(done.repairs) or 'nothing to repair'}; {len(done.dropped)} episodes dropped; at {target}")
+    repairs = ", ".join(done.repairs) or "nothing to repair"
+    log_line(f"{uri}: {repairs}; {len(done.dropped)} episodes dropped; copy in {target}")
     return report
 
 
 @task(cache_policy=NO_CACHE)
 def show_findings(report: DatasetReport) -> None:
-    """Facts and findings as a table in the UI."""
+    """Show the findings of a dataset as a table in the UI."""
     create_table_artifact(
-        table=[f.model_dump(mode="json") for f in report.findings] or [{"rule": "none broken"}],
+        table=[f.model_dump(mode="json") for f in report.findings] or [{"rule": "no rule is broken"}],
         key="dataset-findings",
         description=f"{report.dataset}: {report.episodes} episodes, {report.frames} frames, {report.fps} fps",
     )
@@ -62,17 +70,17 @@ def show_findings(report: DatasetReport) -> None:
 
 @task(cache_policy=NO_CACHE)
 def show_preview(root: str, uri: str, unit: str, rename_map: Mapping[str, str]) -> None:
-    """Thumbnails and joints in the UI of whoever runs this flow, and nowhere else."""
-    from zk0.report.thumbnails import preview_sections
-    from zk0.robot.preview import preview
+    """Show thumbnails and joint plots in the UI of this flow's Prefect server; they are sent nowhere else."""
+    from zk0.data.preview import read_preview
+    from zk0.report.charts.thumbnails import preview_sections
 
-    seen = preview(Path(root), rename_map)
-    pictures = [(p.episode, p.frame, p.camera, p.pixels) for p in seen.pictures]
-    motions = [(f"episode {m.episode}", m.seconds, m.state, m.action) for m in seen.motions]
-    names = seen.motions[0].names if seen.motions else ()
-    sections = preview_sections(pictures, motions, names, unit)
+    preview = read_preview(Path(root), rename_map)
+    thumbnails = [(p.episode, p.frame, p.camera, p.pixels) for p in preview.images]
+    motions = [(f"episode {m.episode}", m.seconds, m.state, m.action) for m in preview.motions]
+    names = preview.motions[0].names if preview.motions else ()
+    sections = preview_sections(thumbnails, motions, names, unit)
     images = [
         f"## {title}\n\n![{title}](data:image/png;base64,{b64encode(image).decode()})" for title, image in sections
     ]
-    text = "\n\n".join([f"# {uri}", *images]) if images else f"# {uri}\n\nNothing could be read."
+    text = "\n\n".join([f"# {uri}", *images]) if images else f"# {uri}\n\nNo frame and no motion could be read."
     create_markdown_artifact(markdown=text, key="dataset-preview", description=uri)

@@ -1,4 +1,4 @@
-"""The log files of a session."""
+"""The log files of a session: simulation.log, and server/server.log."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,9 +8,10 @@ from typing import Any
 from loguru import logger
 from prefect.exceptions import Pause
 
-from zk0.diagnostics import libraries_logged
+from zk0.diagnostics import forward_library_logs
+from zk0.errors import DiskFull
 
-_KEEP: dict[str, Any] = {"rotation": "500 MB", "retention": "10 days", "compression": "zip", "level": "INFO"}
+_FILE_OPTIONS: dict[str, Any] = {"rotation": "500 MB", "retention": "10 days", "compression": "zip", "level": "INFO"}
 
 
 def _is_server(record: Any) -> bool:
@@ -19,14 +20,19 @@ def _is_server(record: Any) -> bool:
 
 @contextmanager
 def session_logs(folder: Path) -> Iterator[None]:
-    """Every line, Flower's, Ray's and lerobot's too, goes to simulation.log; the server's own to server/server.log."""
-    everything = logger.add(folder / "simulation.log", **_KEEP)
-    server = logger.add(folder / "server" / "server.log", filter=_is_server, **_KEEP)
+    """Write log lines to files in the session's folder during the block, and the error that ends it, but DiskFull.
+
+    simulation.log has every line, those of Flower, Ray and lerobot too; server/server.log those of flows and tasks.
+    """
+    everything = logger.add(folder / "simulation.log", **_FILE_OPTIONS)
+    server = logger.add(folder / "server" / "server.log", filter=_is_server, **_FILE_OPTIONS)
     try:
-        with libraries_logged():
+        with forward_library_logs():
             yield
     except Pause:
         logger.info("suspended until someone answers in the Prefect UI")
+        raise
+    except DiskFull:  # its disk may have no room for the line either; whoever catches it reports it
         raise
     except BaseException as e:
         logger.error("{}: {}", type(e).__name__, e)

@@ -1,4 +1,4 @@
-"""Whether the last checkpoint leaves the house: decided, agreed to by a person if asked for, pushed, written down."""
+"""The release of the session's policy: decided by the release rule, approved by a person if configured, pushed."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,97 +11,116 @@ from prefect.flow_runs import suspend_flow_run
 from prefect.input import RunInput
 from pydantic import Field, SecretStr
 
-from tasks.events import Event, say, tell
+from tasks.events import ProgressEvent, emit_progress, log_line
 from tasks.retry import is_transient
-from tasks.secrets import secret
+from tasks.secrets import load_secret
 from zk0.errors import PublishError, TransientError
-from zk0.folder import SessionFolder
 from zk0.records import RoundRecord
-from zk0.release import Release, decide_release
-from zk0.session import Session
+from zk0.rules.release import Release, decide_release
+from zk0.rules.selection import select_round
+from zk0.settings.session import Session
+from zk0.storage.results import read_rollouts
+from zk0.storage.session_folder import SessionFolder
 
 
 class Approval(RunInput):
-    """What the form in the UI asks."""
+    """The form in the Prefect UI by which a person approves or declines a release."""
 
-    approve: bool = Field(default=False, description="push it")
-    note: str = Field(default="", description="why, or why not; it is recorded")
+    approve: bool = Field(default=False, description="Push the checkpoint to the Hub.")
+    note: str = Field(default="", description="Reason for the decision; it is recorded.")
 
 
-def check_ready(session: Session) -> None:
-    """Raises PublishError before anything is trained where a release is asked for and no token is there."""
+def check_release_token(session: Session) -> None:
+    """Check before the first round that a session with `publish.repo_id` has a token for the Hub.
+
+    Raises:
+        PublishError: there is no token.
+    """
     if session.publish.repo_id is not None:
-        from zk0.publish.hub import check_ready as check
+        from zk0.publish.hub import check_hub_access
 
-        check(_token())
+        check_hub_access(_token())
 
 
 @task(task_run_name="decide on a release", cache_policy=NO_CACHE)
-def decide(session: Session, folder: str, history: Sequence[RoundRecord]) -> Release:
-    """May the last checkpoint be pushed; it is decided once, and again after the Hub did not take it."""
+def decide_on_release(session: Session, folder: str, history: Sequence[RoundRecord]) -> Release:
+    """Decide by the release rule whether the session's policy may be pushed; write the decision.
+
+    An earlier decision stands, unless the Hub then refused the push.
+    """
     here = SessionFolder(Path(folder))
     known = Release.read(here.release)
     if known is not None and known.outcome != "failed":
         return known
-    found = decide_release(session.publish, history, history[-1].round)
-    _show(here, found)
+    selection = select_round(session, history, read_rollouts(here.rollouts_folder))
+    selected = selection.reason if selection.round != history[-1].round else None
+    found = decide_release(session.publish, history, selection.round, selected)
+    _record(here, found)
     return found
 
 
-def ask(session: Session, folder: str, release: Release) -> Release:
-    """The same release once a person has agreed to it, or refused by that person.
+def request_approval(session: Session, folder: str, release: Release) -> Release:
+    """Ask a person to approve the release in the Prefect UI; return it with that person's decision.
 
-    Suspends the flow run: its process ends, and the flow runs again from its start when the form is sent.
+    Suspends the flow run: its process ends, and the flow runs again from its start when the form is sent. A run without
+    a deployment cannot be suspended; its release is refused.
     """
     here = SessionFolder(Path(folder))
     run = FlowRunContext.get()
     if run is None or run.flow_run is None or run.flow_run.deployment_id is None:
-        alone = "publish.approval is set and this run has no deployment, where one could be asked"
-        found = release.now("refused", f"{alone}; agree with: zk0 push {here.path.name}")
+        reason = "publish.approval is set, but this run has no deployment, so nobody can approve it in the UI"
+        found = release.with_outcome("refused", f"{reason}; approve with: zk0 push {here.path.name}")
     else:
-        form = Approval.with_initial_data(description=_evidence(here, release))
+        form = Approval.with_initial_data(description=_form_text(here, release))
         timeout = session.publish.approval_timeout_seconds
         answer = suspend_flow_run(wait_for_input=form, timeout=timeout, key="release")
         note = f" ({answer.note})" if answer.note else ""
-        agreed = release.now("allowed", f"{release.reason}; a person agreed{note}")
-        found = agreed if answer.approve else release.now("refused", f"a person declined{note}; {release.reason}")
-    _show(here, found)
+        if answer.approve:
+            found = release.with_outcome("allowed", f"{release.reason}; a person approved{note}")
+        else:
+            found = release.with_outcome("refused", f"a person declined{note}; {release.reason}")
+    _record(here, found)
     return found
 
 
 @task(task_run_name="push to {release.repo_id}", cache_policy=NO_CACHE, retry_condition_fn=is_transient)
-def push(folder: str, record: RoundRecord, release: Release) -> Release:
-    """The saved policy on the Hub; whatever comes of it is written down."""
-    from zk0.publish.checkpoint import push_checkpoint
+def push_release(folder: str, record: RoundRecord, release: Release) -> Release:
+    """Push the saved policy to the Hub and write the result, also where it fails.
+
+    Raises:
+        PublishError: the Hub refuses the push.
+        TransientError: the Hub was not reachable; Prefect retries the task.
+    """
+    from zk0.publish.push_checkpoint import push_checkpoint
 
     here = SessionFolder(Path(folder))
-    tell(Event(kind="stage", text=f"pushing to {release.repo_id}"))
+    emit_progress(ProgressEvent(kind="stage", text=f"pushing to {release.repo_id}"))
     try:
         found = push_checkpoint(here, record, release, _token())
     except (PublishError, TransientError) as e:
-        _show(here, release.now("failed", str(e)))
+        _record(here, release.with_outcome("failed", str(e)))
         raise
-    _show(here, found)
+    _record(here, found)
     return found
 
 
 def _token() -> SecretStr | None:
-    from zk0.publish.hub import TOKEN
+    from zk0.publish.hub import HUB_TOKEN
 
-    return secret(TOKEN)
+    return load_secret(HUB_TOKEN)
 
 
-def _show(here: SessionFolder, release: Release) -> None:
-    release.keep(here.release)
-    say(f"release: {release.told()}")
-    text = f"# {release.outcome}\n\n{release.told()}" + (f"\n\n{release.url}" if release.url else "")
+def _record(here: SessionFolder, release: Release) -> None:
+    release.write(here.release)
+    log_line(f"release: {release.summary()}")
+    text = f"# {release.outcome}\n\n{release.summary()}" + (f"\n\n{release.url}" if release.url else "")
     create_markdown_artifact(markdown=text, key="release", description=release.repo_id)
 
 
-def _evidence(here: SessionFolder, release: Release) -> str:
-    visible = "private" if release.private else "**public**"
+def _form_text(here: SessionFolder, release: Release) -> str:
+    visibility = "private" if release.private else "**public**"
     return (
-        f"**Push round {release.round} of {here.name} to the {visible} repository {release.repo_id}?**\n\n"
-        f"The rule allows it: {release.reason}.\n\nThe report is the artifact `session-report` of this run, "
+        f"**Push round {release.round} of {here.name} to the {visibility} repository {release.repo_id}?**\n\n"
+        f"The release rule allows it: {release.reason}.\n\nThe report is the artifact `session-report` of this run, "
         f"and `{here.report}`."
     )

@@ -1,4 +1,4 @@
-"""What people look at: artifacts in the Prefect UI, charts, tables and the report in the session's folder."""
+"""The reports of a session: artifacts in the Prefect UI; metric files, charts and report.html in its folder."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,105 +14,121 @@ from prefect.artifacts import (
 )
 from prefect.cache_policies import NO_CACHE
 
-from tasks.events import Event, tell
-from zk0.folder import SessionFolder
-from zk0.records import RoundRecord
-from zk0.release import Release
-from zk0.session import Session
+from tasks.events import ProgressEvent, emit_progress
+from zk0.records import Rollout, RoundRecord
+from zk0.rules.release import Release
+from zk0.settings.session import Session
+from zk0.storage.session_folder import SessionFolder
 
-_CHARTS_SECONDS = 60.0
-"""Drawing takes about a second: rounds that are shorter leave it to the report."""
+_MIN_SECONDS_FOR_CHARTS = 60.0
+"""Charts take about a second to draw: after a shorter round they are not updated, only with the report."""
 
 
-def start_progress(session: Session, done: int) -> UUID:
-    """The progress bar of this session in the UI; one that is taken up starts where it was."""
-    share, text = 100.0 * done / session.rounds, f"{session.name}: {session.rounds} rounds"
-    found = create_progress_artifact(progress=share, key="session-progress", description=text)
-    tell(Event(kind="round", round=done, rounds=session.rounds))
+def create_session_progress(session: Session, done: int) -> UUID:
+    """Create the progress bar of this session in the UI and return its id.
+
+    Args:
+        session: the settings.
+        done: rounds that are finished; more than 0 in a resumed session.
+    """
+    percent, text = 100.0 * done / session.rounds, f"{session.name}: {session.rounds} rounds"
+    found = create_progress_artifact(progress=percent, key="session-progress", description=text)
+    emit_progress(ProgressEvent(kind="round_finished", round=done, rounds=session.rounds))
     return UUID(str(found))
 
 
 @task(task_run_name="tables round {number}", cache_policy=NO_CACHE)
-def show_rounds(number: int, rounds: int, history: Sequence[RoundRecord], progress: UUID) -> None:
-    """How far the session is, losses of all rounds, and where the time went, as artifacts in the UI."""
+def update_round_artifacts(number: int, rounds: int, history: Sequence[RoundRecord], progress: UUID) -> None:
+    """Update the artifacts in the UI: the progress bar, the losses of all rounds, the seconds of each stage."""
     update_progress_artifact(artifact_id=progress, progress=100.0 * number / rounds)
-    losses, timings = aligned([_losses(r) for r in history]), aligned([_timings(r) for r in history])
+    losses, timings = align_columns([_losses(r) for r in history]), align_columns([_timings(r) for r in history])
     create_table_artifact(table=losses, key="round-losses", description="Losses by round")
     create_table_artifact(table=timings, key="benchmark", description="Seconds by round and stage")
 
 
-def aligned(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rows that all have the columns of any, in the order of the last rows: the UI shows those of the first row alone.
+def align_columns(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows with the columns of all rows, in the order of the last ones; an empty cell is None.
 
-    >>> aligned([{"round": 0, "why": "start"}, {"round": 1, "arm-1": 0.5, "why": "as set"}])
-    [{'round': 0, 'arm-1': None, 'why': 'start'}, {'round': 1, 'arm-1': 0.5, 'why': 'as set'}]
+    The UI shows the columns of the first row only.
+
+    >>> align_columns([{"round": 0, "reason": "start"}, {"round": 1, "arm-1": 0.5, "reason": "as set"}])
+    [{'round': 0, 'arm-1': None, 'reason': 'start'}, {'round': 1, 'arm-1': 0.5, 'reason': 'as set'}]
     """
     columns = dict.fromkeys(column for row in reversed(rows) for column in row)
     return [{column: row.get(column) for column in columns} for row in rows]
 
 
 def _losses(record: RoundRecord) -> dict[str, Any]:
-    judged, decided = record.evaluation, record.decision
+    evaluation, decision = record.evaluation, record.decision
     return {
         "round": record.round,
-        "policy loss (unseen)": judged and round(judged.policy_loss, 4),
-        "standard error": judged and judged.policy_loss_se and round(judged.policy_loss_se, 4),
-        "action error (degrees)": judged and round(judged.action_error_degrees, 2),
+        "policy loss (unseen)": evaluation and round(evaluation.policy_loss, 4),
+        "standard error": evaluation and evaluation.policy_loss_se and round(evaluation.policy_loss_se, 4),
+        "action error (degrees)": evaluation and round(evaluation.action_error_degrees, 2),
         **{u.client: round(u.metrics.policy_loss, 4) for u in record.updates},
-        "lr": decided and decided.lr,
-        "mu": decided and decided.mu,
+        "lr": decision and decision.lr,
+        "mu": decision and decision.mu,
         "refused": ", ".join(r.client for r in record.refusals),
-        "why": decided.reason if decided else "start",
+        "reason": decision.reason if decision else "start",
         "digest": record.checkpoint.digest[:12],
     }
 
 
 def _timings(record: RoundRecord) -> dict[str, Any]:
-    frames = sum(u.metrics.local_steps for u in record.updates)
     return {
         "round": record.round,
         "seconds": round(record.seconds, 2),
         **{stage: round(seconds, 2) for stage, seconds in record.stage_seconds.items()},
-        "optimizer steps": frames,
+        "optimizer steps": sum(u.metrics.local_steps for u in record.updates),
     }
 
 
 @task(task_run_name="metrics round {number}", cache_policy=NO_CACHE)
-def write_metrics(number: int, session: Session, folder: str, history: Sequence[RoundRecord]) -> None:
-    """Metric files, brought up to date after each round; charts too, where the round took much longer than they do."""
-    from zk0.report.metrics import write_metrics as write
+def update_metric_files(number: int, session: Session, folder: str, history: Sequence[RoundRecord]) -> None:
+    """Write the metric files, and the charts too where the round took long enough."""
+    from zk0.report.metric_files import write_metric_files
 
     here = SessionFolder(Path(folder))
-    write(here.path, history)
-    if history[-1].seconds >= _CHARTS_SECONDS:
-        _draw(here, session, history)
+    write_metric_files(here.path, history, _rollouts_of(here, history))
+    if history[-1].seconds >= _MIN_SECONDS_FOR_CHARTS:
+        _write_charts(here, session, history)
 
 
-def _draw(here: SessionFolder, session: Session, history: Sequence[RoundRecord]) -> None:
-    from zk0.report.chart import action_error_chart, federated_metrics_chart, policy_loss_chart
+def _rollouts_of(here: SessionFolder, history: Sequence[RoundRecord]) -> list[Rollout]:
+    """The closed-loop attempts of the models of these rounds."""
+    from zk0.storage.results import read_rollouts
 
-    policy_loss_chart(history, here.path / "policy_loss_chart.png")
-    action_error_chart(history, session.contract.units, here.path / "action_error_chart.png")
-    federated_metrics_chart(history, here.path / "federated_metrics.png")
+    digests = {record.checkpoint.digest for record in history}
+    return [rollout for rollout in read_rollouts(here.rollouts_folder) if rollout.checkpoint in digests]
+
+
+def _write_charts(here: SessionFolder, session: Session, history: Sequence[RoundRecord]) -> None:
+    from zk0.report.charts import session_charts
+
+    session_charts.write_policy_loss_chart(history, here.path / "policy_loss_chart.png")
+    session_charts.write_action_error_chart(history, session.contract.units, here.path / "action_error_chart.png")
+    session_charts.write_federated_metrics_chart(history, here.path / "federated_metrics.png")
 
 
 @task(task_run_name="report", cache_policy=NO_CACHE)
-def write_report(session: Session, folder: str, history: Sequence[RoundRecord]) -> str:
-    """The report as a page in the session's folder and as an artifact in the UI; the page's path."""
-    from zk0.report.kept import kept_members
-    from zk0.report.page import report_markdown
-    from zk0.report.page import write_report as write
-    from zk0.results import read_rollouts
+def publish_session_report(session: Session, folder: str, history: Sequence[RoundRecord]) -> str:
+    """Write charts and report.html, and show the report in the UI; return the path of report.html."""
+    from zk0.report.metric_files import write_metric_files
+    from zk0.report.page.session_markdown import session_report_markdown
+    from zk0.report.page.session_page import write_session_report
+    from zk0.report.setup_facts import read_setup_facts
 
-    tell(Event(kind="stage", text="writing the report"))
+    emit_progress(ProgressEvent(kind="stage", text="writing the report"))
     here = SessionFolder(Path(folder))
-    _draw(here, session, history)
-    members, models = kept_members(here), {record.checkpoint.digest for record in history}
-    rollouts = [r for r in read_rollouts(here.path / "evaluate") if r.checkpoint in models]
+    _write_charts(here, session, history)
+    members, rollouts = read_setup_facts(here).members, _rollouts_of(here, history)
+    write_metric_files(here.path, history, rollouts)
     release = Release.read(here.release)
-    text = report_markdown(session=session, members=members, history=history, rollouts=rollouts, release=release)
+    text = session_report_markdown(
+        session=session, members=members, history=history, rollouts=rollouts, release=release
+    )
     create_markdown_artifact(markdown=text, key="session-report", description=str(here.report))
-    write(
+    write_session_report(
         here.report,
         session=session,
         members=members,

@@ -1,4 +1,4 @@
-"""Which failures are worth another try."""
+"""Which failures Prefect retries."""
 
 from typing import Any
 
@@ -6,11 +6,11 @@ from zk0.errors import TransientError
 
 
 async def is_transient(task: Any, run: Any, state: Any) -> bool:
-    """Whether the same call may work later; everything else fails at once."""
+    """Return whether a failed task may succeed when it is called again: it raised a TransientError."""
     try:
         await state.aresult()
     except TransientError:
         return True
-    except BaseException:  # any other error decides that there is no retry, and is raised by Prefect
+    except BaseException:  # any other error is not retried; Prefect raises it
         return False
     return False

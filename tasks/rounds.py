@@ -1,4 +1,4 @@
-"""The steps of a session and of a round, each safe to run twice."""
+"""The steps of a round: train, aggregate, save a checkpoint, record. Each may run twice with the same result."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -11,47 +11,49 @@ from typing import TYPE_CHECKING
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from tasks.client_runs import ClientRuns, measured
-from tasks.events import Event, say, tell
+from tasks.client_task_runs import ClientTaskRuns, answer_summary
+from tasks.events import ProgressEvent, emit_progress, log_line
 from tasks.retry import is_transient
-from zk0 import merkle
-from zk0.diagnostics import memory_told
-from zk0.disk import forget_pages
-from zk0.errors import CheckpointError, RoundIncomplete
-from zk0.folder import SessionFolder
-from zk0.ledger import Ledger
+from zk0.audit import merkle
+from zk0.audit.ledger import Ledger
+from zk0.diagnostics import memory_summary
 from zk0.records import (
     Checkpoint,
     Contribution,
-    Decision,
     PolicyRecipe,
     PrivacySpent,
     Record,
     Refusal,
+    RoundDecision,
     RoundRecord,
     ServerState,
+    StatisticsGroup,
     Update,
 )
-from zk0.schedule import client_lr
-from zk0.session import RoundPlan, Session, terms_of
-from zk0.weights import check_weights
+from zk0.rules.participation import check_enough_updates
+from zk0.rules.selection import select_round
+from zk0.settings.plans import session_terms
+from zk0.settings.session import Session
+from zk0.storage.disk_space import drop_page_cache
+from zk0.storage.round_files import remove_finished_round_files
+from zk0.storage.session_folder import SessionFolder
 
 if TYPE_CHECKING:
-    from zk0.training.judge import Ground
+    from zk0.evaluation.session_setup import SessionSetup
 
 
-class Trained(Record):
-    """What the clients brought in one round."""
+class RoundUpdates(Record):
+    """The clients' updates of one round."""
 
     updates: tuple[Update, ...]
     refusals: tuple[Refusal, ...]
-    """Of every attempt: who was refused first may be among the updates later."""
+    """Of every attempt: a client that was refused first may be among the updates of a later attempt."""
     sent_bytes: int
-    """Of the weights that each client was sent."""
+    """Size of the global weights that each client downloaded."""
 
 
-class Averaged(Record):
-    """The new global weights, and how each client stands to them."""
+class AggregatedRound(Record):
+    """The new global weights, and how each client's update compares to them."""
 
     checkpoint: Checkpoint
     contributions: tuple[Contribution, ...]
@@ -61,104 +63,91 @@ class Averaged(Record):
 
 
 @contextmanager
-def timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
-    """Adds what the block took to `seconds`."""
+def stage_timer(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    """Add the duration of the block to `seconds[stage]`."""
     started = perf_counter()
     yield
     seconds[stage] = seconds.get(stage, 0.0) + perf_counter() - started
 
 
 @task(task_run_name="build {session.policy.path}", cache_policy=NO_CACHE)
-def start_policy(session: Session, folder: str, history: Sequence[RoundRecord]) -> tuple[PolicyRecipe, Checkpoint]:
-    """The policy of round 0; a session that is taken up again must start from the very same.
+def build_initial_policy(
+    session: Session, folder: str, history: Sequence[RoundRecord]
+) -> tuple[PolicyRecipe, Checkpoint]:
+    """Build the policy of round 0 and write its trainable weights; a resumed session must build the same.
 
     Raises:
-        CheckpointError: the policy's weights are not those the session began with.
+        CheckpointError: the policy's weights are not those with which the session started.
     """
-    from zk0.training.judge import start_policy as start
+    from zk0.evaluation.global_model import build_start_policy
 
-    tell(Event(kind="stage", text=f"building the policy {session.policy.path}"))
+    emit_progress(ProgressEvent(kind="stage", text=f"building the policy {session.policy.path}"))
     here = SessionFolder(Path(folder))
     target = here.weights(0)
-    recipe, digest, size = start(session, target, history[0].checkpoint.digest if history else None)
-    say(f"policy {session.policy.path}: {size / 1e6:.1f} MB of trained weights, digest {digest[:12]}")
+    recipe, digest, size = build_start_policy(session, target, history[0].checkpoint.digest if history else None)
+    log_line(f"policy {session.policy.path}: {size / 1e6:.1f} MB of trainable weights, digest {digest[:12]}")
     return recipe, Checkpoint(round=0, path=here.relative(target), digest=digest, bytes=size)
 
 
 @task(task_run_name="train round {decision.round}", cache_policy=NO_CACHE, retry_condition_fn=is_transient)
-def train_clients(session: Session, folder: str, ground: "Ground", before: Checkpoint, decision: Decision) -> Trained:
-    """Who takes part trains from the global weights; called again, only those without an answer are asked."""
-    from zk0.federation.downlink import as_sent
-    from zk0.federation.open import federation
-    from zk0.federation.quarantine import without_outliers
+def train_clients(
+    session: Session, folder: str, setup: "SessionSetup", before: Checkpoint, decision: RoundDecision
+) -> RoundUpdates:
+    """Let the clients of this round train from the global weights; a retry asks only those without a result.
 
-    here = SessionFolder(Path(folder))
-    weights, spool = here.path / before.path, here.updates(decision.round)
-    sent = as_sent(session.federation, weights, here.sent(before.round), here.control(before.round))
-    names = [member.client for member in ground.members] if decision.clients is None else decision.clients
-    plans = [sent.told(plan_for(name, session, here.name, ground, before, decision)) for name in names]
+    Raises:
+        RoundIncomplete: fewer than `federation.min_updates` good updates; Prefect retries the task.
+    """
+    from zk0.evaluation.client_plans import client_round_plan
+    from zk0.federation.open import get_federation
+    from zk0.federation.protocol.downlink import encode_global_weights
+    from zk0.federation.protocol.quarantine import quarantine_norm_outliers
 
-    with ClientRuns("trains", decision.round) as runs:
-        taken = federation(here.name).train(plans, weights, spool, runs, sent.path)
-        found = without_outliers(taken, spool, weights, session.aggregation.quarantine_factor)
-        outliers = [r for r in found.refusals if r not in taken.refusals]
-        federation(here.name).put_aside(outliers, decision.round)
+    here, number = SessionFolder(Path(folder)), decision.round
+    weights, spool = here.path / before.path, here.updates(number)
+    control = here.server_control(before.round)
+    sent = encode_global_weights(session.federation, weights, here.sent_weights(before.round), control)
+    names = [member.client for member in setup.members] if decision.clients is None else decision.clients
+    plans = [sent.with_wire(client_round_plan(name, session, here.name, setup, before, decision)) for name in names]
+
+    with ClientTaskRuns("trains", number) as runs:
+        collected = get_federation(here.name).train(plans, weights, spool, runs, sent.path)
+        found = quarantine_norm_outliers(collected, spool, weights, session.aggregation.quarantine_factor)
+        outliers = [r for r in found.refusals if r not in collected.refusals]
+        get_federation(here.name).record_quarantined(outliers, number)
         for refusal in outliers:
-            runs.refused(refusal)
+            runs.mark_refused(refusal)
     for update in found.updates:
-        runs.say(update.client, f": {measured(update)}")
+        runs.log_line(update.client, f": {answer_summary(update)}")
     for refusal in found.refusals:
-        runs.say(refusal.client, f" refused: {refusal.reason}")
-    if len(found.updates) < session.federation.min_updates:
-        reasons = "; ".join(f"{r.client}: {r.reason}" for r in found.refusals)
-        raise RoundIncomplete(
-            f"round {decision.round}: {len(found.updates)} good updates, expected at least "
-            f"{session.federation.min_updates} ({reasons}); finished ones are kept"
-        )
+        runs.log_line(refusal.client, f" refused: {refusal.reason}")
+    check_enough_updates(number, found.updates, found.refusals, session.federation.min_updates)
     relative = [u.model_copy(update={"path": here.relative(Path(u.path))}) for u in found.updates]
-    return Trained(updates=tuple(relative), refusals=found.all_refusals, sent_bytes=sent.bytes)
-
-
-def plan_for(
-    client: str, session: Session, name: str, ground: "Ground", before: Checkpoint, decision: Decision
-) -> RoundPlan:
-    """What one client is told about a round."""
-    return RoundPlan(
-        terms=terms_of(session, name),
-        round=decision.round,
-        client=client,
-        recipe=ground.recipe,
-        global_digest=before.digest,
-        statistics=ground.statistics if session.normalization == "pooled" else None,
-        lr=client_lr(decision, client),
-        mu=decision.mu,
-        training=session.training,
-        scheduler=session.scheduler,
-        control=session.aggregation.strategy == "scaffold",
-    )
+    return RoundUpdates(updates=tuple(relative), refusals=found.all_refusals, sent_bytes=sent.bytes)
 
 
 @task(task_run_name="aggregate round {last.next_round}", cache_policy=NO_CACHE)
 def aggregate_updates(
-    session: Session, folder: str, ground: "Ground", last: RoundRecord, updates: Sequence[Update]
-) -> Averaged:
-    """New global weights of the updates, as the session's strategy makes them."""
+    session: Session, folder: str, setup: "SessionSetup", last: RoundRecord, updates: Sequence[Update]
+) -> AggregatedRound:
+    """Aggregate the updates into new global weights with the session's strategy."""
     from zk0.aggregation.aggregate import aggregate
-    from zk0.aggregation.privacy import session_secret, spent
-    from zk0.aggregation.strategy import Terms
+    from zk0.aggregation.privacy import privacy_spent, session_secret
+    from zk0.aggregation.reduction_plan import AggregationTerms
 
     here, number = SessionFolder(Path(folder)), last.next_round
     absolute = [u.model_copy(update={"path": str(here.path / u.path)}) for u in updates]
     settings, state = session.aggregation, {one.slot: here.path / one.path for one in last.server_state}
-    terms = Terms(settings, number, state, len(ground.members), session_secret(here.privacy_key, settings))
+    secret, limit = session_secret(here.privacy_key, settings), settings.max_share_factor
+    terms = AggregationTerms(settings, number, state, len(setup.members), secret, limit)
     target = here.weights(number)
-    forget_pages(here.weights(number - 2))  # no client reads them any more
-    made = aggregate(absolute, here.path / last.checkpoint.path, target, terms, threads())
-    moved = f"moved by {made.param_update_norm:.4g}, digest {made.digest[:12]}"
-    privacy = spent(settings, len(updates), last.privacy)
-    told = f"; epsilon {privacy.epsilon:.3g} at delta {privacy.delta:g}" if privacy else ""
-    say(f"round {number}: {len(updates)} updates, {settings.strategy}, {moved}{told}")
-    return Averaged(
+    drop_page_cache(here.weights(number - 2))  # no client reads them any more
+    made = aggregate(absolute, here.path / last.checkpoint.path, target, terms, aggregation_threads())
+    privacy = privacy_spent(settings, len(updates), last.privacy)
+    norm = f"update norm {made.param_update_norm:.4g}, digest {made.digest[:12]}"
+    epsilon = f"; epsilon {privacy.epsilon:.3g} at delta {privacy.delta:g}" if privacy else ""
+    log_line(f"round {number}: {len(updates)} updates, {settings.strategy}, {norm}{epsilon}")
+    return AggregatedRound(
         checkpoint=Checkpoint(round=number, path=here.relative(target), digest=made.digest, bytes=made.bytes),
         contributions=made.contributions,
         param_update_norm=made.param_update_norm,
@@ -167,8 +156,8 @@ def aggregate_updates(
     )
 
 
-def threads() -> int:
-    """Threads that work for the server while no client does."""
+def aggregation_threads() -> int:
+    """Return the number of threads for an aggregation: all cores, because no client trains meanwhile."""
     return os.cpu_count() or 1
 
 
@@ -179,78 +168,56 @@ def threads() -> int:
     retry_delay_seconds=1,
     retry_condition_fn=is_transient,
 )
-def save_checkpoint(session: Session, folder: str, ground: "Ground", record: RoundRecord) -> str:
-    """A complete LeRobot policy folder with its card."""
-    from zk0.public import public_metrics
-    from zk0.report.card import model_card
-    from zk0.training.judge import save_checkpoint as save
+def save_round_checkpoint(session: Session, folder: str, setup: "SessionSetup", record: RoundRecord) -> str:
+    """Save a complete LeRobot policy folder with its model card; return its path in the session's folder.
+
+    The round is the next one of the ledger, or in it already.
+    """
+    from zk0.evaluation.global_model import save_policy_checkpoint
+    from zk0.report.model_card import model_card
+    from zk0.storage.redaction import public_metrics
 
     here = SessionFolder(Path(folder))
     target = here.checkpoint(record.round)
     ledger = Ledger(here.ledger)
-    history = [*ledger.read(), record]
+    groups = setup.groups or (StatisticsGroup.of_all(setup.statistics, session.contract.units),)
+    history = [*(earlier for earlier in ledger.read() if earlier.round < record.round), record]
     extra = {
-        "README.md": model_card(session, ground.members, history, ledger.root_with(record)),
+        "README.md": model_card(session, setup.members, history, ledger.root_with(record), groups),
         "metrics.json": public_metrics(record),
     }
     weights = (here.path / record.checkpoint.path, record.checkpoint.digest)
-    save(session, ground.recipe, ground.statistics, weights, target, extra)
+    save_policy_checkpoint(session, setup, weights, target, extra)
     return here.relative(target)
 
 
 @task(task_run_name="record round {record.round}", cache_policy=NO_CACHE)
-def finish_round(session: Session, folder: str, record: RoundRecord) -> tuple[RoundRecord, ...]:
-    """Append the round to the ledger, once; only then is it finished, and what it was made of may go."""
+def record_round(session: Session, folder: str, record: RoundRecord) -> tuple[RoundRecord, ...]:
+    """Append the round to the ledger, once, and return all finished rounds.
+
+    With its line in the ledger the round is finished; files that nothing needs any more are then removed.
+    """
     here = SessionFolder(Path(folder))
     ledger = Ledger(here.ledger)
     ledger.append(record)
     finished = ledger.read()
-    say(f"round {record.round}: recorded after {record.seconds:.1f} s; {memory_told()}")
-    if not session.keep_updates:
-        for file in here.updates(record.round).glob("*.safetensors"):
-            file.unlink(missing_ok=True)
-    for before in finished[:-1]:
-        here.sent(before.round).unlink(missing_ok=True)
-        for state in before.server_state:
-            (here.path / state.path).unlink(missing_ok=True)
+    log_line(f"round {record.round}: recorded after {record.seconds:.1f} s; {memory_summary()}")
+    remove_finished_round_files(here, finished, session, select_round(session, finished, ()).best)
     return finished
 
 
-@task(task_run_name="give receipts", cache_policy=NO_CACHE)
-def give_receipts(session: Session, folder: str, history: Sequence[RoundRecord]) -> None:
-    """Each client learns how to prove that its updates were averaged; one that is gone is told, and no loss."""
-    from zk0.federation.open import federation
+@task(task_run_name="send receipts", cache_policy=NO_CACHE)
+def send_receipts(session: Session, folder: str, history: Sequence[RoundRecord]) -> None:
+    """Send each client the receipts that prove that its updates were aggregated; log which clients are not reached."""
+    from zk0.federation.open import get_federation
 
     here = SessionFolder(Path(folder))
-    averaged = sorted({update.client for record in history for update in record.updates})
-    of_clients = {client: merkle.receipts(history, client) for client in averaged}
-    for refusal in federation(here.name).give_receipts(terms_of(session, here.name), of_clients):
-        say(f"{refusal.client} has no receipts: {refusal.reason}")
+    aggregated = sorted({update.client for record in history for update in record.updates})
+    receipts = {client: merkle.client_receipts(history, client) for client in aggregated}
+    for refusal in get_federation(here.name).send_receipts(session_terms(session, here.name), receipts):
+        log_line(f"{refusal.client} has no receipts: {refusal.reason}")
 
 
-def take_up(folder: str) -> tuple[RoundRecord, ...]:
-    """The finished rounds of a session; the last one's weights and state must be those that the ledger names.
-
-    Raises:
-        CheckpointError: they are not.
-        LedgerError: the ledger contradicts itself.
-    """
-    here = SessionFolder(Path(folder))
-    here.forget_halves()
-    history = Ledger(here.ledger).read()
-    if history:
-        last = history[-1]
-        files: list[Checkpoint | ServerState] = [last.checkpoint, *last.server_state]
-        try:
-            for file in files:
-                check_weights(here.path / file.path, file.digest)
-        except CheckpointError as e:
-            raise CheckpointError(
-                f"round {last.round} cannot be taken up: {e}; restore the file or start a new session"
-            ) from e
-    return history
-
-
-def now() -> str:
-    """ISO 8601 with time zone."""
+def local_timestamp() -> str:
+    """Return the time now in ISO 8601, with the time zone of this machine."""
     return datetime.now().astimezone().isoformat(timespec="seconds")

@@ -1,4 +1,4 @@
-"""Tokens where they are needed: from the environment, from `.env`, or from a Secret block of the Prefect server."""
+"""Tokens: from the environment, from `.env`, or from a Secret block of the Prefect server."""
 
 from typing import cast
 
@@ -6,12 +6,13 @@ from prefect.blocks.system import Secret
 from pydantic import SecretStr
 
 
-def secret(name: str) -> SecretStr | None:
-    """The environment variable `name`, the same in `.env`, or the block of that name in kebab case; None for none.
+def load_secret(name: str) -> SecretStr | None:
+    """Return the environment variable `name`, or that of `.env`, or the Secret block; None where none is set.
 
-    HF_TOKEN is the block `hf-token`. The value is a task's local, never its parameter: those are stored in clear.
+    The block has the same name in kebab case: `hf-token` for HF_TOKEN. Hold the value in a local variable of a task,
+    never in a parameter: Prefect stores parameters in clear.
     """
-    from zk0.publish.secret import find_secret
+    from zk0.publish.tokens import find_secret
 
     if found := find_secret(name):
         return found

@@ -1,4 +1,4 @@
-"""A session's numbers at Weights & Biases, if asked for."""
+"""Sends a session's metrics to Weights & Biases, if `tracking.wandb` asks for it."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -6,29 +6,29 @@ from contextlib import contextmanager
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from tasks.events import say
-from tasks.secrets import secret
-from zk0.folder import SessionFolder
+from tasks.events import log_line
+from tasks.secrets import load_secret
 from zk0.records import RoundRecord
-from zk0.session import Session
+from zk0.settings.session import Session
+from zk0.storage.session_folder import SessionFolder
 
 
 @contextmanager
-def tracked(session: Session, here: SessionFolder) -> Iterator[None]:
-    """The session's run is open meanwhile, if it is to be tracked."""
+def wandb_run(session: Session, here: SessionFolder) -> Iterator[None]:
+    """Hold the session's Weights & Biases run open during the block; do nothing where tracking is off."""
     if session.tracking.wandb == "off":
         yield
         return
-    from zk0.publish.tracker import KEY, open_tracker
+    from zk0.publish.wandb_tracker import WANDB_KEY, open_wandb_tracker
 
-    with open_tracker(session, here.name, here.path, secret(KEY)):
-        say(f"{here.name}: tracked by Weights & Biases, {session.tracking.wandb}")
+    with open_wandb_tracker(session, here.name, here.path, load_secret(WANDB_KEY)):
+        log_line(f"{here.name}: tracked by Weights & Biases, {session.tracking.wandb}")
         yield
 
 
 @task(task_run_name="track round {number}", cache_policy=NO_CACHE)
-def track(number: int, name: str, history: Sequence[RoundRecord]) -> int:
-    """Send what the run does not have yet; how many rounds those were."""
-    from zk0.publish.tracker import tracker
+def log_rounds_to_wandb(number: int, name: str, history: Sequence[RoundRecord]) -> int:
+    """Send the rounds that the Weights & Biases run does not have yet; return how many."""
+    from zk0.publish.wandb_tracker import current_wandb_tracker
 
-    return tracker(name).follow(history)
+    return current_wandb_tracker(name).log_rounds(history)

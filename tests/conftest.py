@@ -1,12 +1,13 @@
-import importlib.util
 import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import hub
 import numpy as np
 import pytest
+
+pytest_plugins = ["policy_fixtures"]
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
@@ -19,22 +20,24 @@ os.environ.setdefault("HF_XET_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the same bits in every process
 
 TOGETHER = (
-    (
-        *(f"flows/test_{name}.py" for name in ("deployment", "deployments", "release", "schedule")),
-        *(f"flows/test_{name}.py" for name in ("resume", "data_intake", "nightly", "versus")),
+    tuple(
+        f"flows/test_{name}.py"
+        for name in ("session_deployment", "deployments", "own_origin", "release", "schedule", "nightly", "versus")
     ),
-    tuple(f"federation/test_{name}.py" for name in ("engines", "answers", "faults")),
-    ("federation/test_deployed.py",),
+    ("federation/engines/test_deployment_faults.py",),
+    tuple(f"federation/{name}.py" for name in ("engines/test_engines", "protocol/test_replies", "engines/test_faults")),
+    ("flows/test_resume.py", "flows/test_data_intake.py", "flows/test_so100.py"),
+    ("federation/engines/test_deployment.py",),
 )
 """Files that share servers or engines, each of which takes long to start; those that take longest come first."""
-SHARED = {"stack", "prefect_api", "engine", "local_engine", "ray_engine"}
+SHARED = {"local_prefect", "prefect_api", "engine", "local_engine", "ray_engine"}
 SIDE, FPS = 64, 10
 Record = Callable[..., Path]
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """`--dist loadfile`, but what is shared is started by one worker alone, and what is long is not begun last."""
+    """Distribute as `--dist loadfile`, but keep the files of a group of `TOGETHER` in one worker, long groups first."""
     from xdist.scheduler import LoadFileScheduling
 
     class Together(LoadFileScheduling):
@@ -49,7 +52,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """In the order of `TOGETHER`, then as they were found."""
+    """Sort tests: first the files of `TOGETHER` in their order, then the others as they were found."""
     order = [Path(__file__).parent / file for files in TOGETHER for file in files]
     for item in items:
         if item.path not in order and SHARED & {*item.fixturenames}:
@@ -59,9 +62,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def record() -> Record:
-    """Writes a small SO-101 data set with zk0's own writer: the same frames for the same seed."""
-    from zk0.robot.dataset import RecordedFrame, write_dataset
-    from zk0.session import SO101_JOINTS
+    """Return a function that writes a small SO-101 dataset; equal seeds give equal frames."""
+    from zk0.data.dataset_writer import RecordedFrame, write_dataset
+    from zk0.settings.dataset_settings import SO101_JOINTS
 
     def episode(rng: np.random.Generator, length: int, cameras: Sequence[str], tasks: Sequence[str]) -> Iterator:
         phase, reach = rng.uniform(0, 6, 6), rng.uniform(20, 80, 6)
@@ -93,14 +96,14 @@ def record() -> Record:
 
 @pytest.fixture(scope="session")
 def recordings(record: Record, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Data sets of three clients (a, b, c) and one that judges; never changed by a test."""
+    """Return the datasets of three clients (a, b, c) and of an evaluation set; no test changes them."""
     folder = tmp_path_factory.mktemp("recordings")
-    lengths = {"a": (12, 15, 13), "b": (14, 12), "c": (12, 12, 16), "judge": (13, 12, 17)}
+    lengths = {"a": (12, 15, 13), "b": (14, 12), "c": (12, 12, 16), "evaluation": (13, 12, 17)}
     return {name: record(folder / name, seed, lengths[name]) for seed, name in enumerate(lengths)}
 
 
 @pytest.fixture(scope="session")
-def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The cache that tests share: the tiny policy's tokenizer, and features of the recordings."""
     return tmp_path_factory.mktemp("cache")
 
@@ -117,11 +120,5 @@ def real_data() -> Path:
 @pytest.fixture
 def hub_server() -> Iterator[Any]:
     """A Hub on loopback that huggingface_hub can talk to."""
-    spec = importlib.util.spec_from_file_location("hub", Path(__file__).with_name("hub.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["hub"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    with module.running() as hub:
-        yield hub
+    with hub.running_hub() as running:
+        yield running

@@ -1,4 +1,4 @@
-"""Lines of other libraries are in our logs, and everything is as it was afterwards."""
+"""Log lines of other libraries reach our log files, and their loggers are restored afterwards."""
 
 import logging
 import re
@@ -8,10 +8,10 @@ import pytest
 from loguru import logger
 
 from tasks.logs import session_logs
-from zk0.diagnostics import LIBRARIES, libraries_logged, memory_told
+from zk0.diagnostics import LOGGED_LIBRARIES, forward_library_logs, memory_summary
 
 
-def test_libraries_speak_in_the_sessions_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_library_lines_are_in_the_log_files_of_a_session(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flower = logging.getLogger("flwr")
     before = flower.handlers, flower.level, flower.propagate
     with session_logs(tmp_path):
@@ -25,7 +25,9 @@ def test_libraries_speak_in_the_sessions_files(tmp_path: Path, capsys: pytest.Ca
     assert (flower.handlers, flower.level, flower.propagate) == before
     for file in (tmp_path / "simulation.log", tmp_path / "server" / "server.log"):
         text = file.read_text()
-        assert re.search(r"INFO +\| flwr:test_libraries_speak_in_the_sessions_files:\d+ - run 7 started", text)
+        assert re.search(
+            r"INFO +\| flwr:test_library_lines_are_in_the_log_files_of_a_session:\d+ - run 7 started", text
+        )
         assert "| WARNING  | lerobot.datasets:" in text
         assert "a braced {thing}" in text
         assert "OSError: no room" in text
@@ -34,20 +36,20 @@ def test_libraries_speak_in_the_sessions_files(tmp_path: Path, capsys: pytest.Ca
     assert "afterwards" not in (tmp_path / "simulation.log").read_text()
 
 
-@pytest.mark.parametrize("name", LIBRARIES)
-def test_one_line_once(name: str) -> None:
-    heard: list[str] = []
-    sink = logger.add(lambda line: heard.append(str(line)), format="{name} {message}")
+@pytest.mark.parametrize("name", LOGGED_LIBRARIES)
+def test_nested_forwarding_logs_a_line_once(name: str) -> None:
+    lines: list[str] = []
+    sink = logger.add(lambda line: lines.append(str(line)), format="{name} {message}")
     try:
-        with libraries_logged(), libraries_logged():
+        with forward_library_logs(), forward_library_logs():
             logging.getLogger(f"{name}.inner").error("once")
     finally:
         logger.remove(sink)
-    assert heard == [f"{name}.inner once\n"]
+    assert lines == [f"{name}.inner once\n"]
 
 
-def test_memory_is_that_of_this_process() -> None:
-    (found,) = re.findall(r"memory (\d+\.\d\d) GB at most", memory_told())
+def test_memory_summary_is_the_peak_of_this_process() -> None:
+    (found,) = re.findall(r"memory (\d+\.\d\d) GB at most", memory_summary())
     status = Path("/proc/self/status").read_text()
     (peak,) = re.findall(r"VmHWM:\s+(\d+) kB", status)
     assert float(found) == pytest.approx(int(peak) * 1024 / 1e9, abs=0.02)

@@ -1,4 +1,4 @@
-"""What operators are given: units, containers and commands. No engine runs here, so they are read, linted and tried."""
+"""systemd units, containers and documented commands. No container engine runs here: files are read and linted."""
 
 import configparser
 import json
@@ -16,15 +16,15 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from flows.bot import app as bot
-from flows.cli import app as cli
+from flows.bot.main import zk0bot_app as bot
+from flows.cli.main import zk0_app as cli
 
 ROOT = Path(__file__).parents[1]
 DEPLOYMENTS = ROOT / "deployments"
 UNITS = sorted((DEPLOYMENTS / "systemd").glob("*.service"))
 COMPOSE = DEPLOYMENTS / "docker" / "compose.yaml"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-OURS = {"zk0": cli, "zk0bot": bot}
+APPS = {"zk0": cli, "zk0bot": bot}
 
 
 def services() -> dict[str, Any]:
@@ -39,13 +39,13 @@ def directives(unit: Path) -> configparser.ConfigParser:
 
 
 def lines_of(page: Path) -> Iterator[str]:
-    """What is typed: the lines of a page's code blocks."""
+    """Return the lines of a page's code blocks."""
     for block in re.findall(r"```(?:bash|sh)?\n(.*?)```", page.read_text(encoding="utf-8"), re.S):
         yield from block.replace("\\\n", " ").splitlines()
 
 
 def shell_lines() -> Iterator[tuple[str, str]]:
-    """Every line that someone or something will run, and where it stands."""
+    """Return every shell line in docs and deployments, with the place where it is."""
     for page in PAGES:
         yield from ((page.name, line) for line in lines_of(page))
     for unit in UNITS:
@@ -63,27 +63,28 @@ def shell_lines() -> Iterator[tuple[str, str]]:
 
 
 def commands() -> list[tuple[str, tuple[str, ...]]]:
-    """Program and arguments of each command of ours or of Prefect's, as a shell takes a line apart."""
+    """Return program and arguments of each command of zk0 or Prefect, split as a shell does."""
     found = []
     for where, line in shell_lines():
         try:
             words = shlex.split(line, comments=True)
         except ValueError:
-            continue  # prose or JSON in a block: no command of ours
+            continue  # prose or JSON in a code block
         part: list[str] = []
         for word in [*words, "&&"]:
             if word in ("&&", "||", "|", ";"):
                 while part and (re.fullmatch(r"[A-Z0-9_]+=.*", part[0]) or part[0] == "exec"):
                     part.pop(0)
-                if part and Path(part[0]).name in {*OURS, "prefect"}:
-                    found.append((where, (Path(part[0]).name, *part[1:])))
+                name = part[0].rpartition("/bin/")[2] if part else ""
+                if name in {*APPS, "prefect"}:
+                    found.append((where, (name, *part[1:])))
                 part = []
             else:
                 part.append(word)
     return found
 
 
-OUR_COMMANDS = sorted({(where, line) for where, line in commands() if line[0] in OURS})
+ZK0_COMMANDS = sorted({(where, line) for where, line in commands() if line[0] in APPS})
 
 
 def test_there_are_commands_to_try() -> None:
@@ -92,47 +93,47 @@ def test_there_are_commands_to_try() -> None:
     assert {where for where, _ in commands()} >= {u.name for u in UNITS} | {"compose service worker", "network.md"}
 
 
-@pytest.mark.parametrize(("where", "line"), OUR_COMMANDS, ids=lambda v: v if isinstance(v, str) else " ".join(v)[:60])
-def test_a_command_of_ours_is_understood(where: str, line: tuple[str, ...]) -> None:
-    """With --help behind it: its words and options are read, and nothing is done."""
-    done = CliRunner().invoke(OURS[line[0]], [*line[1:], "--help"])
+@pytest.mark.parametrize(("where", "line"), ZK0_COMMANDS, ids=lambda v: v if isinstance(v, str) else " ".join(v)[:60])
+def test_a_command_of_zk0_parses(where: str, line: tuple[str, ...]) -> None:
+    """With --help at its end, a command parses its arguments and does nothing."""
+    done = CliRunner().invoke(APPS[line[0]], [*line[1:], "--help"])
     assert done.exit_code == 0, f"{where}: {' '.join(line)}: {done.output}"
 
 
 PREFECT_HELP = """
 import contextlib, io, json, sys
 from prefect.cli import app
-said = []
+outputs = []
 for words in json.loads(sys.argv.pop()):
     out = io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
         sys.argv = ["prefect", *words, "--help"]
         app()
-    said.append(out.getvalue())
-print(json.dumps(said))
+    outputs.append(out.getvalue())
+print(json.dumps(outputs))
 """
 
 
 @pytest.mark.slow
-def test_a_command_of_prefects_is_understood() -> None:
-    asked = sorted({line for _, line in commands() if line[0] == "prefect"})
-    spoken = [list(dropwhile(lambda word: word.startswith("-"), line[1:])) for line in asked]
-    words = [list(takewhile(lambda word: re.fullmatch(r"[a-z][a-z-]*", word), line)) for line in spoken]
+def test_a_command_of_prefect_parses() -> None:
+    lines = sorted({line for _, line in commands() if line[0] == "prefect"})
+    arguments = [list(dropwhile(lambda word: word.startswith("-"), line[1:])) for line in lines]
+    words = [list(takewhile(lambda word: re.fullmatch(r"[a-z][a-z-]*", word), line)) for line in arguments]
     done = subprocess.run([sys.executable, "-c", PREFECT_HELP, json.dumps(words)], capture_output=True, text=True)
-    said = json.loads(done.stdout.splitlines()[-1])
-    for line, text in zip(asked, said, strict=True):
+    outputs = json.loads(done.stdout.splitlines()[-1])
+    for line, text in zip(lines, outputs, strict=True):
         assert text.startswith("Usage: prefect"), line
         unknown = [w for w in line if w.startswith("--") and w.partition("=")[0] not in text]
         assert unknown == [], line
 
 
 @pytest.mark.parametrize("unit", UNITS, ids=lambda u: u.name)
-def test_a_unit_keeps_its_service_up_and_to_itself(unit: Path) -> None:
+def test_a_unit_restarts_its_service_and_confines_it(unit: Path) -> None:
     service = directives(unit)["Service"]
     assert service["Restart"] == "always"
     assert service["User"] == "zk0"
     assert (service["NoNewPrivileges"], service["ProtectSystem"], service["UMask"]) == ("yes", "strict", "0077")
-    assert int(service["TimeoutStopSec"]) >= 30  # our keeper ends its processes in order
+    assert int(service["TimeoutStopSec"]) >= 30  # the supervisor ends its processes in order
     assert directives(unit)["Install"]["WantedBy"] == "multi-user.target"
 
 
@@ -157,7 +158,7 @@ def test_the_stream_as_nginx_reads_it(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_the_stream_passes_on_by_name_and_opens_no_tls() -> None:
+def test_the_stream_forwards_by_name_and_does_not_end_tls() -> None:
     text = re.sub(r"#.*", "", (DEPLOYMENTS / "nginx" / "zk0-stream.conf").read_text())
     assert text.count("{") == text.count("}")
     assert [line for line in text.splitlines() if line.strip() and line.strip()[-1] not in "{};"] == []
@@ -177,17 +178,17 @@ class TestContainers:
             assert service["cap_drop"] == ["ALL"]
             assert service["security_opt"] == ["no-new-privileges:true"]
 
-    def test_sessions_live_where_the_superlink_listens(self) -> None:
+    def test_sessions_run_where_the_superlink_listens(self) -> None:
         for name in ("worker", "watch"):
             assert services()[name]["network_mode"] == "service:server"
             assert "ports" not in services()[name]
 
-    def test_tokens_come_from_outside(self) -> None:
+    def test_tokens_come_from_the_environment(self) -> None:
         for service in services().values():
             for name, value in (service.get("environment") or {}).items():
                 assert value is None or not re.search("TOKEN|KEY|SECRET", name)
 
-    def test_volumes_are_declared_and_lie_where_the_image_has_made_place(self) -> None:
+    def test_volumes_are_declared_and_their_folders_are_in_the_image(self) -> None:
         declared = yaml.safe_load(COMPOSE.read_text())["volumes"].keys()
         made = (DEPLOYMENTS / "docker" / "Dockerfile").read_text()
         for service in services().values():
@@ -206,7 +207,7 @@ class TestContainers:
         made = " ".join(text for name, text in image if name == "RUN")
         assert [v for v in pool["volumes"]["default"] if v.partition(":")[2] not in made] == []
 
-    def test_the_image_takes_what_is_there(self) -> None:
+    def test_the_image_copies_existing_files(self) -> None:
         image = instructions()
         assert image[0] == ("FROM", f"python:{(ROOT / '.python-version').read_text().strip()}-slim-bookworm")
         assert [name for name, _ in image if name in ("USER", "CMD")] == ["USER", "CMD"]
@@ -217,7 +218,7 @@ class TestContainers:
 
 
 def instructions() -> list[tuple[str, str]]:
-    """Instructions of the Dockerfile with what follows them."""
+    """Return the instructions of the Dockerfile with their arguments."""
     text = (DEPLOYMENTS / "docker" / "Dockerfile").read_text()
     text = re.sub(r"^#.*\n", "", text, flags=re.M).replace("\\\n", " ")
     found = [tuple(line.split(None, 1)) for line in text.splitlines() if line.strip()]

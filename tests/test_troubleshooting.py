@@ -1,4 +1,4 @@
-"""Every message that docs/troubleshooting.md explains is one that the code can say."""
+"""Every message that docs/troubleshooting.md explains exists in the source."""
 
 import ast
 import re
@@ -12,7 +12,7 @@ EXPLAINED = re.findall(r"^`([^`]*)`(?: or .*)?\n: ", PAGE.read_text(encoding="ut
 
 
 def literal(node: ast.AST) -> str:
-    """The text of a string in the source, `\\0` for what is filled in."""
+    """Return the text of a string in the source, with `\\0` for each value of an f-string."""
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         return node.value
     if isinstance(node, ast.JoinedStr):
@@ -21,9 +21,9 @@ def literal(node: ast.AST) -> str:
 
 
 @pytest.fixture(scope="module")
-def said() -> list[str]:
-    """Every string of the project's source."""
-    files = [path for room in ("zk0", "tasks", "flows") for path in (ROOT / room).rglob("*.py")]
+def messages() -> list[str]:
+    """All strings of the project's source."""
+    files = [path for package in ("zk0", "tasks", "flows") for path in (ROOT / package).rglob("*.py")]
     return [literal(node) for path in files for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))]
 
 
@@ -32,6 +32,6 @@ def test_the_page_explains_something() -> None:
 
 
 @pytest.mark.parametrize("message", EXPLAINED)
-def test_the_code_says_it(message: str, said: list[str]) -> None:
+def test_the_message_exists_in_the_source(message: str, messages: list[str]) -> None:
     pattern = re.compile(".*?".join(re.escape(part) for part in re.split(r" ?… ?", message)), re.DOTALL)
-    assert any(pattern.search(text) for text in said)
+    assert any(pattern.search(text) for text in messages)

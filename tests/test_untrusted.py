@@ -1,4 +1,4 @@
-"""Whatever bytes come in, what comes out is a value or one of our own errors."""
+"""Any bytes from outside are parsed to a value or raise one of our own errors."""
 
 import json
 from pathlib import Path
@@ -11,17 +11,18 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from safetensors.numpy import save
 
+from zk0.audit.journal import SentJournal
+from zk0.audit.ledger import Ledger
 from zk0.errors import CheckpointError, LedgerError
-from zk0.journal import Journal
-from zk0.ledger import Ledger
 from zk0.records import Checkpoint, ClientMetrics, Member, Record, RoundRecord, Update
-from zk0.session import EvaluationPlan, RoundPlan, Terms
-from zk0.weights import digest, load_weights, open_weights
+from zk0.settings.plans import EvaluationPlan, RoundPlan, SessionTerms
+from zk0.weights.digests import digest, load_weights
+from zk0.weights.files import open_weights
 
 FAST = settings(
     max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
-WHOLE = save({"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.zeros((), np.int8)})
+VALID = save({"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.zeros((), np.int8)})
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
@@ -29,19 +30,19 @@ JSON = st.recursive(
 )
 
 
-def mutated(whole: bytes) -> st.SearchStrategy[bytes]:
-    """A right input with a few bytes changed, cut, or something put in."""
-    at = st.integers(0, len(whole))
+def mutated(valid: bytes) -> st.SearchStrategy[bytes]:
+    """A valid input with a few bytes changed, removed or inserted."""
+    at = st.integers(0, len(valid))
     changed = st.lists(st.tuples(at, st.integers(0, 255)), min_size=1, max_size=4).map(
-        lambda places: bytes(dict(places).get(i, byte) for i, byte in enumerate(whole))
+        lambda places: bytes(dict(places).get(i, byte) for i, byte in enumerate(valid))
     )
-    put_in = st.tuples(at, st.binary(max_size=8)).map(lambda p: whole[: p[0]] + p[1] + whole[p[0] :])
-    return st.binary(max_size=200) | changed | at.map(lambda n: whole[:n]) | put_in
+    inserted = st.tuples(at, st.binary(max_size=8)).map(lambda p: valid[: p[0]] + p[1] + valid[p[0] :])
+    return st.binary(max_size=200) | changed | at.map(lambda n: valid[:n]) | inserted
 
 
-def with_head(head: Any, data: bytes = bytes(32)) -> bytes:
-    """A safetensors file with any JSON as its head."""
-    text = json.dumps(head).encode()
+def with_header(header: Any, data: bytes = bytes(32)) -> bytes:
+    """A safetensors file with any JSON as its header."""
+    text = json.dumps(header).encode()
     return len(text).to_bytes(8, "little") + text + data
 
 
@@ -60,9 +61,9 @@ ENTRIES = st.dictionaries(
 
 
 @FAST
-@given(mutated(WHOLE) | ENTRIES.map(with_head) | JSON.map(with_head))
-@example(WHOLE)
-@example(with_head({"a": {"dtype": "F32", "shape": [2**62, 4, 0], "data_offsets": [0, 0]}}, b""))
+@given(mutated(VALID) | ENTRIES.map(with_header) | JSON.map(with_header))
+@example(VALID)
+@example(with_header({"a": {"dtype": "F32", "shape": [2**62, 4, 0], "data_offsets": [0, 0]}}, b""))
 def test_bytes_of_weights(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "w"
     path.write_bytes(data)
@@ -82,7 +83,7 @@ UPDATE = Update(
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("record", [Update, Member, RoundPlan, EvaluationPlan, Terms, RoundRecord, Checkpoint])
+@pytest.mark.parametrize("record", [Update, Member, RoundPlan, EvaluationPlan, SessionTerms, RoundRecord, Checkpoint])
 @FAST
 @given(data=mutated(UPDATE.model_dump_json().encode()) | JSON.map(lambda value: json.dumps(value).encode()))
 def test_text_of_a_record(record: type[Record], data: bytes) -> None:
@@ -107,7 +108,7 @@ def test_fields_of_an_update(value: dict[str, Any]) -> None:
 @pytest.fixture(scope="module")
 def chains(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, bytes, Path]:
     """A ledger of three rounds, a journal of two messages, and the folder with its key."""
-    from zk0.journal import Sent
+    from zk0.audit.journal import SentMessage
 
     folder = tmp_path_factory.mktemp("chains")
     for number in range(3):
@@ -116,35 +117,37 @@ def chains(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, bytes, Path
             RoundRecord(round=number, checkpoint=checkpoint, seconds=1, finished_at="")
         )
     for number in (1, 2):
-        journal = Journal(folder / "sent.jsonl")
-        journal.append(Sent(at="", to="s", kind="train", round=number, text="{}"))
+        journal = SentJournal(folder / "sent.jsonl")
+        journal.append(SentMessage(at="", to="s", kind="train", round=number, text="{}"))
     return (folder / "ledger.jsonl").read_bytes(), (folder / "sent.jsonl").read_bytes(), folder
 
 
 @FAST
 @given(data=st.data())
 def test_bytes_of_a_ledger(chains: tuple[bytes, bytes, Path], tmp_path: Path, data: st.DataObject) -> None:
-    whole = chains[0]
+    valid = chains[0]
     path = tmp_path / "ledger.jsonl"
-    path.write_bytes(found := data.draw(mutated(whole)))
+    path.write_bytes(found := data.draw(mutated(valid)))
     try:
         rounds = Ledger(path).read()
     except LedgerError:
         return
     lines = found.split(b"\n")[:-1]
     assert [record.round for record in rounds] == list(range(len(lines)))
-    assert lines[:-1] == whole.split(b"\n")[: len(lines) - 1] or not lines[:-1]  # the chain holds all but the last
+    # the chain protects all lines but the last
+    assert lines[:-1] == valid.split(b"\n")[: len(lines) - 1] or not lines[:-1]
 
 
 @FAST
 @given(data=st.data())
 def test_bytes_of_a_journal(chains: tuple[bytes, bytes, Path], data: st.DataObject) -> None:
-    _, whole, folder = chains
+    _, valid, folder = chains
     path = folder / "sent.jsonl"
-    path.write_bytes(found := data.draw(mutated(whole)))
+    path.write_bytes(found := data.draw(mutated(valid)))
     try:
-        messages = Journal(path).read()
+        messages = SentJournal(path).read()
     except LedgerError:
         return
-    assert whole.startswith(found[: found.rfind(b"\n") + 1])  # signed: only what was cut off at the end is not missed
+    # every line is signed: only removing the last ones goes unnoticed
+    assert valid.startswith(found[: found.rfind(b"\n") + 1])
     assert len(messages) == found.count(b"\n")

@@ -1,4 +1,8 @@
-"""What else belongs in a log: the lines of the libraries that work for us, and how much memory it took."""
+"""Log lines of the libraries that zk0 uses, forwarded to loguru, and the peak memory of a process.
+
+Every process of a session (flow, worker, node) forwards the libraries' lines to its own log files, and logs its peak
+memory at the end of a round, so that a session's folder alone explains a failure.
+"""
 
 import logging
 import resource
@@ -8,21 +12,22 @@ from contextlib import contextmanager
 
 from loguru import logger
 
-LIBRARIES = ("flwr", "ray", "lerobot", "transformers", "datasets", "accelerate", "huggingface_hub")
-"""They log by Python's own `logging`."""
+LOGGED_LIBRARIES = ("flwr", "ray", "lerobot", "transformers", "datasets", "accelerate", "huggingface_hub")
+"""Libraries that log through Python's `logging`."""
 
 
 @contextmanager
-def libraries_logged() -> Iterator[None]:
-    """What these libraries say from INFO on goes where our own lines go, under their own names, and nowhere else.
+def forward_library_logs() -> Iterator[None]:
+    """Forward the libraries' log lines from INFO on to loguru, under their own logger names.
 
-    Inside of itself it does nothing: a process that does it for all its life spares itself the changes.
+    Their own handlers are removed meanwhile, so that no line appears twice or breaks a progress bar. A nested call
+    changes nothing: long-lived processes forward for their whole life, in-process clients for one message.
     """
-    loggers = [one for name in LIBRARIES if not _is_bridged(one := logging.getLogger(name))]
-    bridge = _Bridge(logging.INFO)
+    loggers = [one for name in LOGGED_LIBRARIES if not _is_forwarded(one := logging.getLogger(name))]
+    handler = _LoguruHandler(logging.INFO)
     before = [(one, one.handlers, one.level, one.propagate) for one in loggers]
     for one in loggers:
-        one.handlers, one.propagate = [bridge], False  # not on the terminal as well, through a progress bar
+        one.handlers, one.propagate = [handler], False
         one.setLevel(one.level or logging.INFO)
     try:
         yield
@@ -32,29 +37,29 @@ def libraries_logged() -> Iterator[None]:
             one.setLevel(level)
 
 
-def memory_told() -> str:
-    """The most that this process ever had resident, and had on each GPU; GB are 1e9 bytes."""
+def memory_summary() -> str:
+    """Peak resident memory of this process, and peak memory on each GPU, as text; a GB is 1e9 bytes."""
     unit = 1 if sys.platform == "darwin" else 1024
-    told = [f"memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9:.2f} GB at most"]
-    torch = sys.modules.get("torch")  # who has not imported it has nothing on a GPU
+    parts = [f"memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9:.2f} GB at most"]
+    torch = sys.modules.get("torch")  # a process that has not imported torch uses no GPU
     if torch is not None and torch.cuda.is_initialized():
         for device in range(torch.cuda.device_count()):
-            peak, whole = torch.cuda.max_memory_allocated(device), torch.cuda.get_device_properties(device).total_memory
-            told.append(f"GPU {device} {peak / 1e9:.2f} of {whole / 1e9:.1f} GB")
-    return ", ".join(told)
+            peak, total = torch.cuda.max_memory_allocated(device), torch.cuda.get_device_properties(device).total_memory
+            parts.append(f"GPU {device} {peak / 1e9:.2f} of {total / 1e9:.1f} GB")
+    return ", ".join(parts)
 
 
-def _is_bridged(library: logging.Logger) -> bool:
-    return any(isinstance(handler, _Bridge) for handler in library.handlers)
+def _is_forwarded(library: logging.Logger) -> bool:
+    return any(isinstance(handler, _LoguruHandler) for handler in library.handlers)
 
 
-class _Bridge(logging.Handler):
+class _LoguruHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             level: str | int = logger.level(record.levelname).name
         except ValueError:
             level = record.levelno
-        named = logger.patch(
-            lambda said: said.update(name=record.name, function=record.funcName, line=record.lineno)  # type: ignore[call-arg]
+        patched = logger.patch(
+            lambda entry: entry.update(name=record.name, function=record.funcName, line=record.lineno)  # type: ignore[call-arg]
         )
-        named.opt(exception=record.exc_info).log(level, "{}", record.getMessage())
+        patched.opt(exception=record.exc_info).log(level, "{}", record.getMessage())

@@ -1,103 +1,124 @@
-"""Everything zk0 raises on purpose.
+"""Every error that zk0 raises on purpose.
 
 Zk0Error
-├── SettingsError     a session asks for something that does not exist or cannot be
-├── DatasetError      a data set is missing, broken, or does not fit the federation
-├── PolicyError       a policy cannot be built, or is not the one that was asked for
-├── SimulatorError    the simulator cannot render, or an expert cannot do its task
-├── CheckpointError   weights on disk are not the weights that were recorded
-├── UpdateError       one client's update is refused (the round may go on without it)
-├── DiskFull          a file does not fit on its disk; what is finished is kept
-├── LedgerError       the record of a session contradicts itself
-├── EvaluationError   a measurement could not be made (there is no number then)
-├── FederationError   an engine cannot be opened or does not answer
-│   └── MessageLost       a message's upload was given up before it was whole
-├── ReportError       a chart, video or page cannot be made
-├── PublishError      a model or its numbers cannot leave the house
-├── BenchmarkError    a benchmark cannot be measured, or something got worse
-├── StackError        the Prefect server or worker on this machine does not start, or has ended
-└── TransientError    the same call may work later: the one thing that is retried
-    ├── RoundIncomplete   too few good updates arrived; finished ones are kept
-    ├── NoAnswer          a server of the federation is not there
-    └── CallRefused       the run that a call belongs to has been ended
+├── SettingsError       a setting does not exist, has an invalid value, or contradicts another one
+├── DatasetError        a dataset is missing, broken, or does not fit the federation
+├── PolicyError         a policy cannot be built, or differs from the expected one
+├── SimulatorError      the simulator cannot render, or a scripted expert fails its task
+├── CheckpointError     weights on disk differ from the recorded ones
+├── UpdateError         one client's update is rejected; the round may continue without it
+├── DiskFull            a file does not fit on its disk
+├── LedgerError         the ledger or a journal of a session was changed or contradicts itself
+├── EvaluationError     an evaluation failed; there is no number then
+├── FederationError     a federation engine cannot be opened, or does not respond
+│   └── MessageLost         the upload of a message was aborted before it was complete
+├── ReportError         a chart, a video or a page cannot be written
+├── PublishError        a model or its metrics cannot be published
+├── BenchmarkError      a benchmark cannot be run, or a result got worse
+├── PrefectServerError  the Prefect server or its worker does not start, does not respond, or has ended
+└── TransientError      the same call may succeed later: the only error that Prefect retries
+    ├── RoundIncomplete     a round has too few good updates; those that arrived are reused
+    ├── ServerUnavailable   a server of the federation is unreachable or overloaded
+    └── RunEnded            the Flower run that a call belongs to has ended
 """
+
+from collections.abc import Sequence
 
 
 class Zk0Error(Exception):
-    """Base of all errors that zk0 raises on purpose: one line that says what to do."""
+    """Base of all errors that zk0 raises on purpose. The text is one line that says what to do."""
 
 
 class SettingsError(Zk0Error):
-    """A session asks for something that does not exist or cannot be."""
+    """A setting does not exist, has an invalid value, or contradicts another one."""
 
 
 class DatasetError(Zk0Error):
-    """A data set is missing, broken, or does not fit the federation."""
+    """A dataset is missing, broken, or does not fit the federation."""
 
 
 class PolicyError(Zk0Error):
-    """A policy cannot be built, or is not the one that was asked for."""
+    """A policy cannot be built, or differs from the expected one."""
 
 
 class SimulatorError(Zk0Error):
-    """The simulator cannot render, or a scripted expert cannot do its task."""
+    """The simulator cannot render, or a scripted expert fails its task."""
 
 
 class CheckpointError(Zk0Error):
-    """Weights on disk are not the weights that were recorded."""
+    """Weights on disk differ from the recorded ones."""
 
 
 class UpdateError(Zk0Error):
-    """One client's update is refused; the round may go on without it."""
+    """One client's update is rejected; the round may continue without it."""
 
 
 class DiskFull(Zk0Error):
-    """A file does not fit on its disk; what is finished is kept."""
+    """A file does not fit on its disk. Finished files stay, so the session can be resumed."""
 
 
 class LedgerError(Zk0Error):
-    """The record of a session contradicts itself."""
+    """The ledger or a journal of a session was changed or contradicts itself."""
 
 
 class EvaluationError(Zk0Error):
-    """A measurement could not be made; there is no number then."""
+    """An evaluation failed; there is no number then."""
 
 
 class FederationError(Zk0Error):
-    """An engine cannot be opened or does not answer."""
+    """A federation engine cannot be opened, or does not respond."""
 
 
 class MessageLost(FederationError):
-    """A message's upload was given up before it was whole; its sender may be asked again."""
+    """The upload of a message was aborted before it was complete; the sender may be asked again."""
 
 
 class ReportError(Zk0Error):
-    """A chart, a video or a page cannot be made."""
+    """A chart, a video or a page cannot be written."""
 
 
 class PublishError(Zk0Error):
-    """A model or its numbers cannot leave the house."""
+    """A model or its metrics cannot be published."""
 
 
 class BenchmarkError(Zk0Error):
-    """A benchmark cannot be measured, or something got worse since the last good night."""
+    """A benchmark cannot be run, or a result got worse since the last good night."""
 
 
-class StackError(Zk0Error):
-    """The Prefect server or worker on this machine does not start, or has ended."""
+class PrefectServerError(Zk0Error):
+    """The Prefect server or its worker does not start, does not respond, or has ended."""
 
 
 class TransientError(Zk0Error):
-    """The same call may work later: the only error that is retried."""
+    """The same call may succeed later: the only error that Prefect retries."""
 
 
 class RoundIncomplete(TransientError):
-    """Too few good updates arrived; those that did are kept for the next attempt."""
+    """A round has too few good updates; the next attempt reuses those that arrived."""
 
 
-class NoAnswer(TransientError):
-    """A server of the federation is not there, or is overloaded."""
+class ServerUnavailable(TransientError):
+    """A server of the federation is unreachable or overloaded."""
 
 
-class CallRefused(TransientError):
-    """The run that a call belongs to has been ended; a new one may go on."""
+class RunEnded(TransientError):
+    """The Flower run that a call belongs to has ended; a new run may continue."""
+
+
+def first_line(error: BaseException, max_length: int | None = None) -> str:
+    """First line with text of an error's message; the name of its type if the message is empty.
+
+    >>> first_line(ValueError("  no header\\nat byte 3")), first_line(TimeoutError())
+    ('no header', 'TimeoutError')
+    """
+    lines = (line.strip() for line in str(error).splitlines())
+    return next((line for line in lines if line), type(error).__name__)[:max_length]
+
+
+def list_problems(title: str, problems: Sequence[str]) -> str:
+    """One problem on the title's line; several on a line each.
+
+    >>> list_problems("1 of 2 clients", ["a: no data"]), list_problems("2 of 2 clients", ["a: x", "b: y"])
+    ('1 of 2 clients: a: no data', '2 of 2 clients:\\n  a: x\\n  b: y')
+    """
+    return f"{title}: {problems[0]}" if len(problems) == 1 else "\n  ".join([f"{title}:", *problems])

@@ -1,12 +1,13 @@
-"""Pictures of a finished session in the Prefect UI, with Chromium.
+"""Takes screenshots of a finished session in the Prefect UI, with Chromium.
 
     python docs/images/screenshots.py URL FOLDER [X,Y ...]
 
-URL is where `zk0 ui` says the UI is. FOLDER gets, of the last completed session, prefect-run.png (its graph),
-prefect-artifacts.png (its page with its artifacts) and prefect-losses.png (the loss table).
+URL is the address of the UI that `zk0 ui` prints, with the key after #. FOLDER is where the pictures of the last
+completed session go: prefect-run.png (its graph), prefect-artifacts.png (its page with its artifacts),
+prefect-losses.png (the loss table).
 
-The graph is drawn on a canvas, so what is to be opened in it (a round, then `train round N`) is clicked by its place in
-prefect-run.png: run the script, read off X,Y of the small arrow, run it again, and once more with the next one.
+The graph is drawn on a canvas, so a node in it (a round, then `train round N`) is expanded by a click on a position in
+prefect-run.png: run the script, read X,Y of the node's small arrow from the picture, and run the script again with it.
 """
 
 import base64
@@ -17,11 +18,15 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.filters import ArtifactFilter, FlowFilter, FlowRunFilter
+from prefect.client.schemas.sorting import ArtifactSort, FlowRunSort
 
 FLAGS = (
     "--headless",
@@ -40,7 +45,7 @@ WIDTH = 1500
 
 
 class Page:
-    """The one page of a browser that is spoken to in JSON over two pipes (Chrome DevTools Protocol)."""
+    """The only page of a browser that is controlled with JSON messages over two pipes (Chrome DevTools Protocol)."""
 
     def __init__(self, writer: int, reader: int) -> None:
         self._writer, self._reader, self._read = writer, reader, b""
@@ -51,38 +56,38 @@ class Page:
         self._session = {"sessionId": attached["sessionId"]}
 
     def call(self, method: str, **params: Any) -> Any:
-        """The answer to one command."""
+        """Send one command and return its result."""
         self._calls += 1
         command = {"id": self._calls, "method": method, "params": params, **self._session}
         os.write(self._writer, json.dumps(command).encode() + b"\0")
         while (answer := self._next()).get("id") != self._calls:
-            pass  # events, of which we want none
+            pass  # events are ignored
         if "error" in answer:
             raise SystemExit(f"screenshots.py: {method}: {answer['error']['message']}")
         return answer["result"]
 
     def open(self, url: str, height: int) -> None:
-        """Load a page and wait until it is drawn."""
+        """Load a page and wait until it no longer changes."""
         self.call("Emulation.setDeviceMetricsOverride", width=WIDTH, height=height, deviceScaleFactor=1, mobile=False)
         self.call("Page.navigate", url=url)
         time.sleep(5)
         self.picture()
 
     def click(self, x: float, y: float) -> None:
-        """A click with the left button, and what comes of it."""
+        """Click with the left button and wait until the page no longer changes."""
         for kind in ("mouseMoved", "mousePressed", "mouseReleased"):
             self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
         self.picture()
 
     def press(self, name: str) -> None:
-        """A click on what is called so, or says so when the mouse is over it."""
-        called = f"e => e.title?.startsWith({json.dumps(name)}) || e.innerText?.trim() === {json.dumps(name)}"
-        found = f"[...document.querySelectorAll('body *')].findLast({called})"
+        """Click on the element with this text or tooltip."""
+        matches = f"e => e.title?.startsWith({json.dumps(name)}) || e.innerText?.trim() === {json.dumps(name)}"
+        found = f"[...document.querySelectorAll('body *')].findLast({matches})"
         self.call("Runtime.evaluate", expression=f"{found}.click()")
         self.picture()
 
     def picture(self) -> bytes:
-        """The page as a PNG, once it stands still."""
+        """Return the page as a PNG when it no longer changes."""
         before, now = b"", self._picture()
         for _ in range(20):
             time.sleep(1)
@@ -103,45 +108,50 @@ class Page:
 
 @contextmanager
 def browser() -> Iterator[Page]:
-    """Chromium until the block ends."""
+    """Run Chromium during the block."""
     program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if program is None:
         raise SystemExit("screenshots.py: no Chromium found")
-    theirs_in, ours_out = os.pipe()
-    ours_in, theirs_out = os.pipe()
+    browser_in, writer = os.pipe()
+    reader, browser_out = os.pipe()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-        # it reads commands from descriptor 3 and answers on 4
-        shell = ["sh", "-c", f'exec "$@" 3<&{theirs_in} 4>&{theirs_out}', "sh"]
+        # Chromium reads commands from descriptor 3 and answers on 4
+        shell = ["sh", "-c", f'exec "$@" 3<&{browser_in} 4>&{browser_out}', "sh"]
         chromium = subprocess.Popen(
             [*shell, program, *FLAGS, f"--user-data-dir={profile}", "about:blank"],
-            pass_fds=(theirs_in, theirs_out),
+            pass_fds=(browser_in, browser_out),
             stderr=subprocess.DEVNULL,
         )
         try:
-            yield Page(ours_out, ours_in)
+            yield Page(writer, reader)
         finally:
             chromium.terminate()
             chromium.wait(30)
 
 
-def ask(url: str, question: Any = None) -> Any:
-    """The server's answer to GET, or to POST where there is a question."""
-    data = None if question is None else json.dumps(question).encode()
-    with urllib.request.urlopen(urllib.request.Request(url, data, {"Content-Type": "application/json"})) as answer:
-        return json.load(answer)
+def last_session(ui: str, key: str) -> tuple[str, str]:
+    """Return the ids of the last completed session and of its loss table."""
+    with SyncPrefectClient(f"{ui}/api", auth_string=key) as client:
+        flow = FlowFilter.model_validate({"name": {"any_": ["zk0"]}})
+        run = FlowRunFilter.model_validate({"state": {"type": {"any_": ["COMPLETED"]}}})
+        runs = client.read_flow_runs(flow_filter=flow, flow_run_filter=run, sort=FlowRunSort.END_TIME_DESC, limit=1)
+        if not runs:
+            raise SystemExit(f"screenshots.py: {ui} has no completed session")
+        losses = ArtifactFilter.model_validate(
+            {"flow_run_id": {"any_": [runs[0].id]}, "key": {"any_": ["round-losses"]}}
+        )
+        found = client.read_artifacts(artifact_filter=losses, sort=ArtifactSort.CREATED_DESC, limit=1)
+    return str(runs[0].id), str(found[0].id)
 
 
-def main(ui: str, folder: Path, clicks: list[tuple[float, float]]) -> None:
-    """All pictures."""
-    completed = {"flows": {"name": {"any_": ["zk0"]}}, "flow_runs": {"state": {"type": {"any_": ["COMPLETED"]}}}}
-    found = ask(f"{ui}/api/flow_runs/filter", {**completed, "sort": "END_TIME_DESC", "limit": 1})
-    if not found:
-        raise SystemExit(f"screenshots.py: {ui} knows no completed session")
-    run = found[0]
-    mine = {"flow_run_id": {"any_": [run["id"]]}, "key": {"any_": ["round-losses"]}}
-    losses = ask(f"{ui}/api/artifacts/filter", {"artifacts": mine, "sort": "CREATED_DESC"})[0]
+def main(sign_in: str, folder: Path, clicks: list[tuple[float, float]]) -> None:
+    """Take all screenshots."""
+    address = urlsplit(sign_in)
+    ui = f"{address.scheme}://{address.netloc}"
+    run, losses = last_session(ui, unquote(address.fragment))
     with browser() as page:
-        page.open(f"{ui}/runs/flow-run/{run['id']}", 1000)
+        page.open(sign_in, 1000)
+        page.open(f"{ui}/runs/flow-run/{run}", 1000)
         page.press("Artifacts")
         (folder / "prefect-artifacts.png").write_bytes(page.picture())
         page.press("Toggle fullscreen")
@@ -149,10 +159,10 @@ def main(ui: str, folder: Path, clicks: list[tuple[float, float]]) -> None:
             page.click(x, y)
             page.press("Recenter graph")
         (folder / "prefect-run.png").write_bytes(page.picture())
-        page.open(f"{ui}/artifacts/artifact/{losses['id']}", 600)
+        page.open(f"{ui}/artifacts/artifact/{losses}", 600)
         (folder / "prefect-losses.png").write_bytes(page.picture())
 
 
 if __name__ == "__main__":
     places = [tuple(float(one) for one in place.split(",")) for place in sys.argv[3:]]
-    main(sys.argv[1].rstrip("/"), Path(sys.argv[2]), [(x, y) for x, y in places])
+    main(sys.argv[1], Path(sys.argv[2]), [(x, y) for x, y in places])

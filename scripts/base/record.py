@@ -1,116 +1,167 @@
-"""Frames to make the base policy from: one task of the simulator, many scenes, a few frames of each.
+"""Record the training frames of the base policy: many scenes of many tasks, a few frames of each.
 
-    python scripts/base/record.py lift-green --episodes 260 --frames 5 --first-seed 601000000 --out lift-green.npz
+    python scripts/base/record.py --out recordings --rounds 17 --processes 2
 
-The scripted expert is disturbed: noise on what is carried out, and detours after which it plans anew. What is kept as
-the action is what the undisturbed expert would do from there, so a policy learns to come back (DART, arXiv
-1703.09327).
-Rendering a frame costs forty times the physics of a step. So episodes run unseen, and a few frames of those that
-succeeded are rendered afterwards.
+Each round adds a file of ten scenes to every task of `scripts/base/training_tasks.toml`. The command can be stopped at
+any time; started again, it records the files that are missing. Files do not depend on the number of processes.
+
+The scripted expert is disturbed: noise is added to the executed actions, and detours follow which it plans again. The
+recorded action is what the undisturbed expert would do from there, so a policy learns to recover (DART, arXiv
+1703.09327). Rendering a frame costs forty times the physics of a step, so episodes run without rendering, and a few
+frames of the successful ones are rendered afterwards.
 """
 
 import argparse
-from collections.abc import Mapping
+import sys
+import tomllib
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from so101_nexus import SO101_TCP_SITE_NAME
 
-from zk0.session import SimulatorSettings
-from zk0.simulator.environment import SimulatedArm
-from zk0.simulator.expert import plan
+from zk0.settings.dataset_settings import SimulatorSettings
+from zk0.simulator.arm import SimulatedArm
+from zk0.simulator.expert import plan_trajectory
+from zk0.storage.atomic import atomic_path
 
 CHUNK = 10
+SCENES = 10
+"""Scenes of one file."""
 DETOURS = 0.7
 """Share of episodes with one or two detours."""
+FIRST_SEED = 1_500_000_000
+"""Above all seeds that sessions draw recordings and evaluations from."""
+SIMULATOR = SimulatorSettings(spawn_radius_m=(0.085, 0.145), spawn_half_angle_degrees=28.0)
+"""Scenes vary a little more than those of sessions."""
 
 
-class FilmedLater(SimulatedArm):
-    """An arm that can be looked at in any state it was in."""
+class Shard(NamedTuple):
+    """One file of recordings."""
 
-    def look_back(self, qpos: np.ndarray) -> Mapping[str, np.ndarray]:
-        """What both cameras saw of a scene."""
+    task: str
+    frames: int
+    first_seed: int
+    path: Path
+
+
+class ReplayableArm(SimulatedArm):
+    """An arm that can render any earlier state of its scene."""
+
+    def render_state(self, qpos: np.ndarray) -> Mapping[str, np.ndarray]:
+        """Return the images of both cameras for the joint positions of a scene."""
         import mujoco
 
         model, data = self.physics
         data.qpos[:], data.qvel[:] = qpos, 0
         mujoco.mj_forward(model, data)
-        return self._observation(self._opened()._get_obs()).images
+        return self._observation(self._environment()._get_obs()).images
 
 
 def disturbance_degrees(step: int) -> float:
-    """Standard deviation of the noise at a step of the plan: large on the way, small where the jaws close."""
-    return 3.5 if step < 9 else 0.7 if step < 19 else 2.0 if step < 30 else 0.7
+    """Return the standard deviation of the noise at a step: large on the way, small where the jaws close or open."""
+    return 3.5 if step < 9 else 0.7 if step < 19 else 2.0 if step < 33 else 0.7
 
 
-def note(arm: SimulatedArm, state: np.ndarray, rest: np.ndarray) -> dict[str, Any]:
-    """One moment: what the expert would do next, and where everything is."""
+def _yaw(quaternion: np.ndarray) -> float:
+    w, x, y, z = quaternion
+    return float(np.arctan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z)))
+
+
+def describe_step(arm: SimulatedArm, state: np.ndarray, rest: np.ndarray) -> dict[str, Any]:
+    """Return one time step: the expert's next actions, and the positions of everything in the scene."""
+    from so101_nexus import SO101_TCP_SITE_NAME
+
     model, data = arm.physics
     site = model.site(SO101_TCP_SITE_NAME).id
-    goal = arm.task.goal_body
+    cube, goal = data.body(arm.task.cube_body), arm.task.goal_body
     left = min(CHUNK, len(rest))
-    w, x, y, z = data.body(arm.task.cube_body).xquat
     return {
         "state": state,
         "chunk": np.concatenate([rest[:left], np.repeat(rest[left - 1 : left], CHUNK - left, 0)]),
         "n": left,
-        "cube": data.body(arm.task.cube_body).xpos.copy(),
-        "cube_yaw": float(np.arctan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z))),
+        "cube": cube.xpos.copy(),
+        "cube_yaw": _yaw(cube.xquat),
         "goal": data.body(goal).xpos.copy() if goal else np.full(3, np.nan),
+        "goal_yaw": _yaw(data.body(goal).xquat) if arm.task.motion == "stack" else np.nan,
         "site": data.site_xpos[site].copy(),
         "rot": data.site_xmat[site].reshape(3, 3).copy(),
         "qpos": data.qpos.copy(),
     }
 
 
-def episode(arm: SimulatedArm, seed: int, rng: np.random.Generator) -> list[dict[str, Any]]:
-    """Moments of one disturbed episode; none where it failed."""
-    notes: list[dict[str, Any]] = []
-    seen = arm.reset(seed, look=False)
+def run_episode(arm: SimulatedArm, seed: int, rng: np.random.Generator) -> list[dict[str, Any]]:
+    """Return the time steps of one disturbed episode; none if it failed."""
+    steps: list[dict[str, Any]] = []
+    observation = arm.reset(seed, render=False)
     detours = int(rng.integers(1, 3)) if rng.random() < DETOURS else 0
     for detour in range(detours + 1):
-        actions, last, noise = plan(arm), detour == detours, np.zeros(6)
+        actions, last, noise = plan_trajectory(arm), detour == detours, np.zeros(6)
         for step in range(len(actions) if last else int(rng.integers(1, 13))):
             if step % 3 == 0:
                 noise = rng.normal(0, disturbance_degrees(step), 6) * [1, 1, 1, 1, 1, 0]
-            notes.append(note(arm, seen.state, actions[step:]))
-            done = arm.step(actions[step] + noise, look=False)
-            seen = done.observation
+            steps.append(describe_step(arm, observation.state, actions[step:]))
+            done = arm.step(actions[step] + noise, render=False)
+            observation = done.observation
             if done.success:
-                return notes
-        if not last:  # carried away, upwards rather than down
-            away = seen.state + rng.normal(0, 1, 6) * [15, 12, 12, 12, 15, 10] - [0, 8, 0, 0, 0, 0]
-            away[5] = rng.choice([seen.state[5], rng.uniform(0, 40)])
+                return steps
+        if not last:  # a detour: away from here, upwards rather than down
+            away = observation.state + rng.normal(0, 1, 6) * [15, 12, 12, 12, 15, 10] - [0, 8, 0, 0, 0, 0]
+            away[5] = rng.choice([observation.state[5], rng.uniform(0, 40)])
             for _ in range(int(rng.integers(2, 5))):
-                seen = arm.step(away, look=False).observation
+                observation = arm.step(away, render=False).observation
     return []
 
 
-def record(task: str, episodes: int, frames: int, first_seed: int) -> dict[str, np.ndarray]:
-    """Columns of all kept frames, and the task's text."""
-    rng, rows, found, seed = np.random.default_rng(first_seed), [], 0, first_seed
-    with FilmedLater(task, SimulatorSettings(), render=True) as arm:
-        while found < episodes:
-            notes, seed = episode(arm, seed, rng), seed + 1
-            if not notes:
+def record(shard: Shard) -> Path:
+    """Record one file: the columns of all chosen frames, and the name of the task."""
+    rng, rows, found, seed = np.random.default_rng(shard.first_seed), [], 0, shard.first_seed
+    with ReplayableArm(shard.task, SIMULATOR, render=True) as arm:
+        while found < SCENES:
+            steps, seed = run_episode(arm, seed, rng), seed + 1
+            if not steps:
                 continue
-            for index in rng.choice(len(notes), min(frames, len(notes)), replace=False):
-                rows.append({**notes[index], **arm.look_back(notes[index]["qpos"]), "episode": found})
+            for index in rng.choice(len(steps), min(shard.frames, len(steps)), replace=False):
+                rows.append({**steps[index], **arm.render_state(steps[index]["qpos"]), "episode": found})
             found += 1
-        text = arm.task.text
     names = rows[0].keys() - {"qpos"}
-    return {name: np.stack([np.asarray(row[name]) for row in rows]) for name in sorted(names)} | {
-        "text": np.array(text)
-    }
+    columns = {name: np.stack([np.asarray(row[name]) for row in rows]) for name in sorted(names)}
+    with atomic_path(shard.path, keep_suffix=True) as temporary:
+        np.savez(temporary, task=np.array(shard.task), **columns)
+    return shard.path
+
+
+def plan_shards(tasks: Path, rounds: int, out: Path) -> Iterator[Shard]:
+    """Yield all files, one of each task before the next one of any, so that a stopped recording is balanced."""
+    chosen = [
+        (f"{motion}-{'-'.join([colors] if isinstance(colors, str) else colors)}", motions["frames"])
+        for motion, motions in tomllib.loads(tasks.read_text(encoding="utf-8")).items()
+        for colors in motions.get("cubes", []) + motions.get("pairs", [])
+    ]
+    for part in range(rounds):
+        for index, (task, frames) in enumerate(chosen):
+            seed = FIRST_SEED + 1_000_000 * index + 1_000 * part
+            yield Shard(task, frames, seed, out / f"{task}-{part:03d}.npz")
+
+
+def main() -> None:
+    """Record the files that are missing."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tasks", type=Path, default=Path(__file__).with_name("training_tasks.toml"))
+    parser.add_argument("--rounds", type=int, required=True, help="files of each task")
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    shards = list(plan_shards(arguments.tasks, arguments.rounds, arguments.out))
+    missing = [shard for shard in shards if not shard.path.is_file()]
+    with ProcessPoolExecutor(arguments.processes, get_context("spawn")) as pool:
+        jobs = [pool.submit(record, shard) for shard in missing]
+        for done, job in enumerate(as_completed(jobs), len(shards) - len(missing) + 1):
+            sys.stdout.write(f"{done} of {len(shards)}: {job.result().name}\n")
+            sys.stdout.flush()
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
-    parser.add_argument("task")
-    parser.add_argument("--episodes", type=int, required=True)
-    parser.add_argument("--frames", type=int, required=True)
-    parser.add_argument("--first-seed", type=int, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    given = parser.parse_args()
-    np.savez(given.out, **record(given.task, given.episodes, given.frames, given.first_seed))
+    main()

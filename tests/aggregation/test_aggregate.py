@@ -1,4 +1,4 @@
-"""The mean of the clients' weights against plain numpy, and every reason to refuse an update."""
+"""The mean of the clients' weights beside plain numpy, and every reason to reject an update."""
 
 import os
 import random
@@ -17,7 +17,8 @@ from zk0.aggregation.aggregate import aggregate
 from zk0.aggregation.verify import verify_update
 from zk0.errors import CheckpointError, UpdateError
 from zk0.records import ClientMetrics, Refusal, Update
-from zk0.weights import load_weights, save_weights
+from zk0.weights.digests import load_weights
+from zk0.weights.writer import save_weights
 
 METRICS = ClientMetrics(
     policy_loss=1, fedprox_loss=0, grad_norm=1, update_norm=1, local_steps=1, lr_first=1, lr_last=1, seconds=1
@@ -30,7 +31,7 @@ def random_weights(seed: int, scale: float = 1.0) -> dict[str, np.ndarray]:
     return {name: np.asarray(rng.normal(0, scale, shape), np.float32) for name, shape in SHAPES.items()}
 
 
-def given_update(folder: Path, client: str, weights: dict[str, np.ndarray], examples: int = 1) -> Update:
+def write_update(folder: Path, client: str, weights: dict[str, np.ndarray], examples: int = 1) -> Update:
     path = folder / f"{client}.safetensors"
     found, size = save_weights(path, weights)
     return Update(
@@ -46,8 +47,8 @@ def given_update(folder: Path, client: str, weights: dict[str, np.ndarray], exam
     )
 
 
-def reason_for(update: Update, global_path: Path, seen: tuple[str, ...] = ()) -> str | None:
-    found = verify_update(update, round=3, global_digest="g" * 64, global_path=global_path, seen=seen)
+def rejection_reason(update: Update, global_path: Path, seen: tuple[str, ...] = ()) -> str | None:
+    found = verify_update(update, round=3, global_digest="g" * 64, global_path=global_path, already_received=seen)
     if not isinstance(found, Refusal):
         return None
     assert found.client == update.client
@@ -66,7 +67,7 @@ def global_path(tmp_path):
 def test_mean_is_numpys_average_rounded_once(tmp_path, global_path):
     examples = {"c": 1201, "a": 3, "b": 877}
     weights = {client: random_weights(i + 1) for i, client in enumerate(examples)}
-    updates = [given_update(tmp_path, c, weights[c], n) for c, n in examples.items()]
+    updates = [write_update(tmp_path, c, weights[c], n) for c, n in examples.items()]
     result = aggregate(updates, global_path, tmp_path / "new" / "weights.safetensors")
 
     new = load_weights(tmp_path / "new" / "weights.safetensors", result.digest)
@@ -86,7 +87,7 @@ def test_norms_and_cosines_are_those_of_whole_vectors(tmp_path, global_path):
         for c, d in (("a", random_weights(5, 0.1)), ("b", random_weights(6, 0.2)))
     }
     result = aggregate(
-        [given_update(tmp_path, c, w, n) for (c, w), n in zip(weights.items(), (10, 30), strict=True)],
+        [write_update(tmp_path, c, w, n) for (c, w), n in zip(weights.items(), (10, 30), strict=True)],
         global_path,
         tmp_path / "new",
     )
@@ -106,12 +107,12 @@ def test_norms_and_cosines_are_those_of_whole_vectors(tmp_path, global_path):
     assert result.contributions[0].cosine_to_mean < 0.9 < result.contributions[1].cosine_to_mean
 
 
-def test_opposite_steps_by_hand(tmp_path):
+def test_opposite_deltas_by_hand(tmp_path):
     save_weights(tmp_path / "global", {"w": np.array([1, 1], np.float32)})
     updates = [
-        given_update(tmp_path, "a", {"w": np.array([4, 5], np.float32)}, 3),
-        given_update(tmp_path, "b", {"w": np.array([-2, -3], np.float32)}, 1),
-        given_update(tmp_path, "c", {"w": np.array([1, 1], np.float32)}, 4),
+        write_update(tmp_path, "a", {"w": np.array([4, 5], np.float32)}, 3),
+        write_update(tmp_path, "b", {"w": np.array([-2, -3], np.float32)}, 1),
+        write_update(tmp_path, "c", {"w": np.array([1, 1], np.float32)}, 4),
     ]
     result = aggregate(updates, tmp_path / "global", tmp_path / "new")
     np.testing.assert_array_equal(load_weights(tmp_path / "new")["w"], [1.75, 2.0])  # (3*4-2+4)/8, (3*5-3+4)/8
@@ -126,18 +127,18 @@ def test_opposite_steps_by_hand(tmp_path):
     hnp.arrays(np.float32, (11,), elements=st.floats(-1e6, 1e6, width=32)),
     st.lists(st.integers(1, 10_000_000), min_size=1, max_size=5),
 )
-def test_what_all_clients_agree_on_stays_bit_for_bit(tmp_path_factory, tensor, examples):
+def test_values_that_all_clients_agree_on_stay_bit_for_bit(tmp_path_factory, tensor, examples):
     folder = tmp_path_factory.mktemp("agree")
     save_weights(folder / "global", {"w": np.zeros(11, np.float32)})
-    updates = [given_update(folder, f"c{i}", {"w": tensor}, n) for i, n in enumerate(examples)]
+    updates = [write_update(folder, f"c{i}", {"w": tensor}, n) for i, n in enumerate(examples)]
     aggregate(updates, folder / "global", folder / "new")
     assert load_weights(folder / "new")["w"].tobytes() == tensor.tobytes()
 
 
-def test_single_client_gives_back_its_file(tmp_path, global_path):
+def test_mean_of_a_single_client_is_its_file(tmp_path, global_path):
     weights = random_weights(9)
     weights["b.bias"][:2] = [-0.0, np.float32(1e-42)]  # the sign of zero and a subnormal
-    update = given_update(tmp_path, "only", weights, 12_345)
+    update = write_update(tmp_path, "only", weights, 12_345)
     result = aggregate([update], global_path, tmp_path / "new")
     assert result.digest == update.digest
     assert (tmp_path / "new").read_bytes() == Path(update.path).read_bytes()
@@ -152,7 +153,7 @@ def test_order_of_arrival_changes_no_bit(tmp_path_factory, clients, chance: rand
     save_weights(folder / "global", random_weights(0))
     scale = [10.0 ** chance.randint(-6, 6) for _ in range(clients)]
     updates = [
-        given_update(folder, f"c{i}", random_weights(i + 1, scale[i]), chance.randint(1, 5000)) for i in range(clients)
+        write_update(folder, f"c{i}", random_weights(i + 1, scale[i]), chance.randint(1, 5000)) for i in range(clients)
     ]
     first = aggregate(updates, folder / "global", folder / "new")
     chance.shuffle(updates)
@@ -164,7 +165,7 @@ def test_number_of_threads_changes_no_bit(tmp_path):
     weights = {f"w{i}": np.random.default_rng(i).normal(size=200_003).astype(np.float32) for i in range(3)}
     save_weights(tmp_path / "global", weights)
     updates = [
-        given_update(tmp_path, f"c{i}", {n: w * np.float32(1 + 0.1 * i) for n, w in weights.items()}, 7 + i)
+        write_update(tmp_path, f"c{i}", {n: w * np.float32(1 + 0.1 * i) for n, w in weights.items()}, 7 + i)
         for i in range(5)
     ]
     one, three = (aggregate(updates, tmp_path / "global", tmp_path / "new", threads=threads) for threads in (1, 3))
@@ -179,7 +180,7 @@ def test_sums_are_taken_in_the_order_of_names(tmp_path):
     rng = np.random.default_rng(0)
     values = [np.asarray(rng.normal(size=20_000) * 10.0 ** rng.integers(-3, 3), np.float32) for _ in range(7)]
     save_weights(tmp_path / "global", {"w": values[0]})
-    updates = [given_update(tmp_path, f"c{i}", {"w": w}, 100 + i) for i, w in enumerate(values)]
+    updates = [write_update(tmp_path, f"c{i}", {"w": w}, 100 + i) for i, w in enumerate(values)]
     aggregate(updates, tmp_path / "global", tmp_path / "new")
     total = values[0] * np.float64(100)
     for i, w in enumerate(values[1:], start=1):
@@ -189,37 +190,37 @@ def test_sums_are_taken_in_the_order_of_names(tmp_path):
 
 def test_half_precision_stays_half_precision(tmp_path):
     save_weights(tmp_path / "global", {"w": np.zeros(2, np.float16)})
-    updates = [given_update(tmp_path, c, {"w": np.array([v, 60000], np.float16)}) for c, v in (("a", 1), ("b", 2))]
+    updates = [write_update(tmp_path, c, {"w": np.array([v, 60000], np.float16)}) for c, v in (("a", 1), ("b", 2))]
     aggregate(updates, tmp_path / "global", tmp_path / "new")
     found = load_weights(tmp_path / "new")["w"]
     assert found.dtype == np.float16
     np.testing.assert_array_equal(found, [1.5, 60000])  # a float16 sum would be inf
 
 
-def test_what_cannot_be_averaged_leaves_nothing(tmp_path, global_path):
-    good = given_update(tmp_path, "a", random_weights(1))
-    wild = given_update(tmp_path, "wild", {**random_weights(1), "b.bias": np.full(7, np.inf, np.float32)})
-    other = given_update(tmp_path, "other", {"w": np.zeros(1, np.float32)})
-    torn = given_update(tmp_path, "torn", random_weights(1))
-    os.truncate(torn.path, torn.bytes - 1)
+def test_failed_aggregation_leaves_no_file(tmp_path, global_path):
+    good = write_update(tmp_path, "a", random_weights(1))
+    infinite = write_update(tmp_path, "infinite", {**random_weights(1), "b.bias": np.full(7, np.inf, np.float32)})
+    other = write_update(tmp_path, "other", {"w": np.zeros(1, np.float32)})
+    truncated = write_update(tmp_path, "truncated", random_weights(1))
+    os.truncate(truncated.path, truncated.bytes - 1)
     target = tmp_path / "round" / "new"
-    for updates, error, words in [
+    for updates, error, message in [
         ([], UpdateError, "at least one"),
-        ([good, good], UpdateError, "each once"),
-        ([good, wild], UpdateError, "no finite length"),
+        ([good, good], UpdateError, "each client once"),
+        ([good, infinite], UpdateError, "is not finite"),
         ([good, other], UpdateError, "other: tensors are missing"),
-        ([good, torn], CheckpointError, "not a whole"),
+        ([good, truncated], CheckpointError, "not a complete"),
     ]:
-        with pytest.raises(error, match=words):
+        with pytest.raises(error, match=message):
             aggregate(updates, global_path, target)
     assert not target.parent.exists() or not list(target.parent.iterdir())
 
 
-# ── refusals ──────────────────────────────────────────────────────────────────
+# ── rejections ──────────────────────────────────────────────────────────────────
 
 
-def test_good_update_is_not_refused(tmp_path, global_path):
-    assert reason_for(given_update(tmp_path, "a", random_weights(1)), global_path, seen=("b", "c")) is None
+def test_valid_update_is_accepted(tmp_path, global_path):
+    assert rejection_reason(write_update(tmp_path, "a", random_weights(1)), global_path, seen=("b", "c")) is None
 
 
 @pytest.mark.parametrize(
@@ -232,9 +233,9 @@ def test_good_update_is_not_refused(tmp_path, global_path):
         ({"path": "/nowhere/w"}, "cannot be read"),
     ],
 )
-def test_record_that_does_not_fit_is_refused(tmp_path, global_path, change, reason):
-    update = given_update(tmp_path, "a", random_weights(1)).model_copy(update=change)
-    assert re.search(reason, reason_for(update, global_path, seen=("b",)) or "")
+def test_update_with_a_wrong_record_is_rejected(tmp_path, global_path, change, reason):
+    update = write_update(tmp_path, "a", random_weights(1)).model_copy(update=change)
+    assert re.search(reason, rejection_reason(update, global_path, seen=("b",)) or "")
 
 
 @pytest.mark.parametrize(
@@ -250,53 +251,53 @@ def test_record_that_does_not_fit_is_refused(tmp_path, global_path, change, reas
         ({"scalar": np.array(-2e15, np.float32)}, "tensor scalar holds -2"),
     ],
 )
-def test_weights_that_do_not_fit_are_refused(tmp_path, global_path, change, reason):
+def test_update_with_wrong_weights_is_rejected(tmp_path, global_path, change, reason):
     weights = {n: w for n, w in {**random_weights(1), **change}.items() if w is not None}
-    assert (reason_for(given_update(tmp_path, "a", weights), global_path) or "").startswith(reason)
+    assert (rejection_reason(write_update(tmp_path, "a", weights), global_path) or "").startswith(reason)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 @given(st.data())
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_length_of_a_step_and_any_value_that_is_not_sane(tmp_path, dtype, data):
+def test_norm_of_a_delta_and_values_that_are_not_finite(tmp_path, dtype, data):
     size = data.draw(st.sampled_from([1, 2047, 2048, 2049, 300_000]))
     rng = np.random.default_rng(data.draw(st.integers(0, 99)))
     old, new = (rng.normal(size=size).astype(dtype) for _ in range(2))
     save_weights(tmp_path / "old", {"w": old})
-    whole = given_update(tmp_path, "a", {"w": new})
-    found = verify_update(whole, round=3, global_digest="g" * 64, global_path=tmp_path / "old", seen=())
+    whole = write_update(tmp_path, "a", {"w": new})
+    found = verify_update(whole, round=3, global_digest="g" * 64, global_path=tmp_path / "old", already_received=())
     wide = new.astype(np.float32 if dtype == np.float16 else dtype)
     assert found == pytest.approx(np.linalg.norm(wide.astype(np.float64) - old.astype(np.float64)), rel=1e-6)
     new[data.draw(st.integers(0, size - 1))] = data.draw(st.sampled_from([np.nan, np.inf, -np.inf]))
-    assert "expected finite numbers" in str(reason_for(given_update(tmp_path, "a", {"w": new}), tmp_path / "old"))
+    assert "expected finite numbers" in str(rejection_reason(write_update(tmp_path, "a", {"w": new}), tmp_path / "old"))
 
 
-def test_last_value_of_a_big_tensor_is_looked_at(tmp_path, global_path):
+def test_last_value_of_a_large_tensor_is_checked(tmp_path, global_path):
     weights = random_weights(1)
     weights["a.weight"][-1, -1] = np.nan
-    assert "tensor a.weight holds nan" in (reason_for(given_update(tmp_path, "a", weights), global_path) or "")
+    assert "tensor a.weight holds nan" in (rejection_reason(write_update(tmp_path, "a", weights), global_path) or "")
 
 
 def test_many_missing_tensors_are_counted(tmp_path):
     save_weights(tmp_path / "global", {f"w{i}": np.zeros(1, np.float32) for i in range(9)})
-    update = given_update(tmp_path, "a", {"w0": np.zeros(1, np.float32)})
-    assert reason_for(update, tmp_path / "global") == "tensors are missing: w1, w2, w3 and 5 more"
+    update = write_update(tmp_path, "a", {"w0": np.zeros(1, np.float32)})
+    assert rejection_reason(update, tmp_path / "global") == "tensors are missing: w1, w2, w3 and 5 more"
 
 
-def test_tensor_that_is_not_floating_point_is_refused(tmp_path):
+def test_tensor_that_is_not_floating_point_is_rejected(tmp_path):
     save_weights(tmp_path / "global", {"steps": np.array(3)})
-    update = given_update(tmp_path, "a", {"steps": np.array(4)})
-    assert "only floating point can be averaged" in (reason_for(update, tmp_path / "global") or "")
+    update = write_update(tmp_path, "a", {"steps": np.array(4)})
+    assert "only floating point can be aggregated" in (rejection_reason(update, tmp_path / "global") or "")
 
 
-def test_file_that_changed_after_the_answer_is_refused(tmp_path, global_path):
-    update = given_update(tmp_path, "a", random_weights(1))
+def test_file_that_changed_after_the_reply_is_rejected(tmp_path, global_path):
+    update = write_update(tmp_path, "a", random_weights(1))
     data = bytearray(Path(update.path).read_bytes())
     data[-1] ^= 1
     Path(update.path).write_bytes(data)
-    assert f"expected {update.digest[:12]}" in (reason_for(update, global_path) or "")
+    assert f"expected {update.digest[:12]}" in (rejection_reason(update, global_path) or "")
     Path(update.path).write_bytes(data[:-1])
-    assert "not a whole safetensors file" in (reason_for(update, global_path) or "")
+    assert "not a complete safetensors file" in (rejection_reason(update, global_path) or "")
 
 
 # ── memory ────────────────────────────────────────────────────────────────────
@@ -317,9 +318,9 @@ folder, clients = Path(sys.argv[1]), int(sys.argv[2])
 base = Update.model_validate_json((folder / "update.json").read_text())
 updates = [base.model_copy(update={"client": f"c{i:03d}"}) for i in range(clients)]
 one, sums = np.ones((1, 1), np.float32), np.ones(1)
-kernels.mean(one, sums, np.zeros(1, np.intp), sums)  # what the compiler takes is not what an average takes
-kernels.measure(one, one[0], one[0], sums, sums)
-Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+kernels.weighted_mean_kernel(one, sums, np.zeros(1, np.intp), sums)  # the compiler's memory does not count
+kernels.delta_products_kernel(one, one[0], one[0], sums, sums)
+Path("/proc/self/clear_refs").write_text("5")  # resets the peak
 before = status("VmRSS")
 aggregate(updates, folder / "global", folder / f"new-{clients}", threads=2)
 print(status("VmHWM") - before)
@@ -330,13 +331,13 @@ print(status("VmHWM") - before)
 def test_memory_does_not_grow_with_clients_or_model(tmp_path):
     weights = {f"w{i}": np.full(1_000_000, i, np.float32) for i in range(8)}  # 32 MB a client
     save_weights(tmp_path / "global", weights)
-    (tmp_path / "update.json").write_text(given_update(tmp_path, "a", weights).model_dump_json())
+    (tmp_path / "update.json").write_text(write_update(tmp_path, "a", weights).model_dump_json())
 
     def peak_kib(clients: int) -> int:
         command = [sys.executable, "-c", MEASURE, str(tmp_path), str(clients)]
         return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
     few, many = peak_kib(4), peak_kib(100)
-    assert few > 500  # the measure works
+    assert few > 500  # the measurement works
     assert many < few + 2048
     assert many < 24_000  # three quarters of one client's weights, with 3.2 GB averaged

@@ -1,4 +1,4 @@
-"""Clipping and noise: as Flower clips, as much noise as is promised, and an epsilon that others agree with."""
+"""Clipping as in Flower, noise of the documented standard deviation, and epsilon beside other computations of it."""
 
 from math import exp, sqrt
 from pathlib import Path
@@ -9,12 +9,14 @@ from flwr.supercore.differential_privacy import compute_clip_model_update, compu
 from scipy.stats import norm
 
 from zk0.aggregation.aggregate import aggregate
-from zk0.aggregation.privacy import noise_std, session_secret, spent
-from zk0.aggregation.strategy import Terms
+from zk0.aggregation.privacy import noise_std, privacy_spent, session_secret
+from zk0.aggregation.reduction_plan import AggregationTerms
 from zk0.errors import CheckpointError, SettingsError
 from zk0.records import PrivacySpent
-from zk0.session import AggregationSettings, parse_session
-from zk0.weights import load_weights, save_weights
+from zk0.settings.aggregation_settings import AggregationSettings
+from zk0.settings.loading import parse_session
+from zk0.weights.digests import load_weights
+from zk0.weights.writer import save_weights
 
 PRIVATE = AggregationSettings(clip_norm=2.0, noise_multiplier=0.5, quarantine_factor=0)
 
@@ -32,7 +34,9 @@ def test_clipped_as_flower_clips(tmp_path, saved):
         {n: (w + rng.normal(0, scale, w.shape)).astype(np.float32) for n, w in old.items()} for scale in (0.1, 0.01, 1)
     ]
     updates = [saved(f"c{i}", weights, n) for i, (weights, n) in enumerate(zip(clients, (5, 50, 1), strict=True))]
-    made = aggregate(updates, tmp_path / "global", tmp_path / "new", Terms(AggregationSettings(clip_norm=2.0)))
+    result = aggregate(
+        updates, tmp_path / "global", tmp_path / "new", AggregationTerms(AggregationSettings(clip_norm=2.0))
+    )
     clipped = []
     for weights in clients:
         theirs = list(weights.values())
@@ -42,15 +46,15 @@ def test_clipped_as_flower_clips(tmp_path, saved):
     for i, name in enumerate(old):
         expected = np.average([c[i].astype(float) for c in clipped], axis=0, weights=[5, 50, 1])
         np.testing.assert_allclose(new[name], expected, rtol=1e-5, atol=1e-6)
-    assert [c.scale < 1 for c in made.contributions] == [True, False, True]
-    assert made.contributions[0].scale == pytest.approx(2.0 / made.contributions[0].update_norm)
+    assert [c.scale < 1 for c in result.contributions] == [True, False, True]
+    assert result.contributions[0].scale == pytest.approx(2.0 / result.contributions[0].update_norm)
 
 
-def test_noise_is_as_much_as_is_promised_and_every_client_counts_the_same(tmp_path, saved):
+def test_noise_has_its_standard_deviation_and_every_client_has_the_same_weight(tmp_path, saved):
     old = start(tmp_path, size=5000)
     shift = np.float32(1e-3)
     updates = [saved("a", {n: w + shift for n, w in old.items()}, 1), saved("b", old, 900)]
-    terms = Terms(PRIVATE, secret=b"s" * 32)
+    terms = AggregationTerms(PRIVATE, secret=b"s" * 32)
     aggregate(updates, tmp_path / "global", tmp_path / "new", terms, threads=3)
     new = load_weights(tmp_path / "new")
     noise = np.concatenate([(new[n].astype(float) - old[n] - shift / 2).ravel() for n in old])
@@ -60,12 +64,12 @@ def test_noise_is_as_much_as_is_promised_and_every_client_counts_the_same(tmp_pa
     assert abs(np.corrcoef(noise[: noise.size // 2], noise[noise.size // 2 :])[0, 1]) < 0.02  # of the two tensors
 
 
-def test_noise_comes_from_the_secret_and_the_updates_alone(tmp_path, saved):
+def test_noise_depends_on_the_secret_and_the_updates_alone(tmp_path, saved):
     old = start(tmp_path)
     updates = [saved(c, old) for c in "ab"]
 
     def digest(of, secret, threads=1):
-        terms = Terms(PRIVATE, secret=secret)
+        terms = AggregationTerms(PRIVATE, secret=secret)
         return aggregate(of, tmp_path / "global", tmp_path / "new", terms, threads).digest
 
     first = digest(updates, b"s" * 32)
@@ -75,7 +79,7 @@ def test_noise_comes_from_the_secret_and_the_updates_alone(tmp_path, saved):
     assert digest(other, b"s" * 32) != first
 
 
-def test_secret_is_drawn_once_and_for_its_owner_only(tmp_path):
+def test_secret_is_created_once_and_readable_by_its_owner_only(tmp_path):
     path = tmp_path / "privacy.key"
     assert session_secret(path, AggregationSettings()) == b""
     assert not path.exists()
@@ -95,7 +99,7 @@ def test_epsilon_is_that_of_the_gaussian_mechanism(multiplier):
     settings = PRIVATE.model_copy(update={"noise_multiplier": multiplier, "privacy_delta": 1e-6})
     found: PrivacySpent | None = None
     for _ in range(3):
-        found = spent(settings, 7, found)
+        found = privacy_spent(settings, 7, found)
     assert found is not None
     assert (found.rounds, found.clients, found.delta) == (3, 7, 1e-6)
     assert found.noise_std == multiplier * 2.0 / 7
@@ -105,30 +109,29 @@ def test_epsilon_is_that_of_the_gaussian_mechanism(multiplier):
 
 
 def test_epsilon_is_no_more_than_that_of_the_accountant():
-    """dp_accounting's composition by privacy loss distributions, which is made for what has no closed form."""
+    """Beside dp_accounting's composition by privacy loss distributions, which needs no closed form."""
     from dp_accounting import GaussianDpEvent
     from dp_accounting.pld import PLDAccountant
 
-    found = spent(PRIVATE, 4, spent(PRIVATE, 4, None))
+    found = privacy_spent(PRIVATE, 4, privacy_spent(PRIVATE, 4, None))
     theirs = PLDAccountant().compose(GaussianDpEvent(0.5), 2).get_epsilon(1e-5)
     assert found is not None
     assert found.epsilon == pytest.approx(theirs, rel=2e-3)
-    assert spent(AggregationSettings(clip_norm=1.0), 4, None) is None
+    assert privacy_spent(AggregationSettings(clip_norm=1.0), 4, None) is None
 
 
 @pytest.mark.parametrize(
-    ("settings", "words"),
+    ("settings", "message"),
     [
         ({"noise_multiplier": 1.0}, "needs clip_norm"),
         ({"noise_multiplier": 1.0, "clip_norm": 1.0}, "needs quarantine_factor = 0"),
-        ({"noise_multiplier": 1.0, "clip_norm": 1.0, "quarantine_factor": 0, "strategy": "median"}, "strategy median"),
     ],
 )
-def test_noise_that_would_promise_nothing_is_refused(settings, words):
+def test_noise_without_a_privacy_guarantee_is_refused(settings, message):
     values = {
         "clients": [{"name": n, "dataset": "sim:lift_cube"} for n in "ab"],
         "evaluation": {"datasets": [{"dataset": "sim:lift_cube"}]},
         "aggregation": settings,
     }
-    with pytest.raises(SettingsError, match=words):
+    with pytest.raises(SettingsError, match=message):
         parse_session(values, "here")

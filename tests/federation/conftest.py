@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 from flwr.app import ConfigRecord, RecordDict
 
-from zk0.records import Checkpoint, Decision, Member, PolicyRecipe, Statistics, Update
-from zk0.session import EvaluationPlan, RoundPlan, Session, parse_session, terms_of
+from zk0.records import Checkpoint, Member, PolicyRecipe, RoundDecision, Statistics, Update
+from zk0.settings.loading import parse_session
+from zk0.settings.plans import EvaluationPlan, RoundPlan, session_terms
+from zk0.settings.session import Session
 
 SETTINGS: dict[str, Any] = {
     "name": "mini",
@@ -23,14 +25,14 @@ SETTINGS: dict[str, Any] = {
 
 
 @pytest.fixture(scope="session")
-def session_of(recordings: dict[str, Path], kept: Path) -> Callable[..., Session]:
-    """A session of some clients on the small recordings; further settings by table."""
+def session_of(recordings: dict[str, Path], shared_cache: Path) -> Callable[..., Session]:
+    """Return a function that makes a session of some clients with the small datasets; settings are given by table."""
 
     def make(names: Sequence[str] = ("a", "b", "c"), **changes: Any) -> Session:
         values = SETTINGS | {
             "clients": [{"name": n, "dataset": f"local:{recordings[n]}"} for n in names],
-            "evaluation": {"datasets": [{"dataset": f"local:{recordings['judge']}"}]},
-            "cache_dir": str(kept),
+            "evaluation": {"datasets": [{"dataset": f"local:{recordings['evaluation']}"}]},
+            "cache_dir": str(shared_cache),
         }
         for table, settings in changes.items():
             values = values | {table: {**values.get(table, {}), **settings} if isinstance(settings, dict) else settings}
@@ -41,21 +43,21 @@ def session_of(recordings: dict[str, Path], kept: Path) -> Callable[..., Session
 
 @pytest.fixture(scope="session")
 def nodes_of() -> Callable[[Session, Path], list[dict[str, Any]]]:
-    """Node configurations of a session's clients, with their scratch in a folder."""
+    """Return a function that makes the node configurations of a session, with scratch folders in a folder."""
 
     def make(session: Session, folder: Path) -> list[dict[str, Any]]:
         cache = session.cache_dir
         return [
             {"client": c.model_dump_json(), "scratch": str(folder / "clients" / c.name), "cache": cache}
-            for c in session.members()
+            for c in session.local_clients()
         ]
 
     return make
 
 
 @dataclass
-class Drive:
-    """Drives a session's rounds by hand: join, train, average."""
+class RoundDriver:
+    """Runs the rounds of a session step by step: join, train, average."""
 
     session: Session
     folder: Path
@@ -65,22 +67,23 @@ class Drive:
     updates: tuple[Update, ...] = ()
 
     def begin(self, federation: Any) -> None:
-        from zk0.robot.statistics import pool
-        from zk0.training.judge import start_policy
+        from zk0.data.statistics import pool_moments
+        from zk0.evaluation.global_model import build_start_policy
 
-        self.members = federation.join(terms_of(self.session, self.name))
-        self.statistics: Statistics = pool([m.statistics for m in self.members])
+        self.members = federation.join(session_terms(self.session, self.name))
+        self.statistics: Statistics = pool_moments([m.statistics for m in self.members])
         start = self.folder / "round-000" / "weights.safetensors"
-        recipe, digest, size = start_policy(self.session, start)
+        recipe, digest, size = build_start_policy(self.session, start)
         self.recipe: PolicyRecipe = recipe
         self.history.append(Checkpoint(round=0, path=str(start), digest=digest, bytes=size))
 
     def plans(self, **changes: Any) -> list[RoundPlan]:
-        """The plans of the next round."""
+        """Return the plans of the next round."""
         before = self.history[-1]
-        common = {"terms": terms_of(self.session, self.name), "round": before.round + 1, "recipe": self.recipe}
+        common = {"terms": session_terms(self.session, self.name), "round": before.round + 1, "recipe": self.recipe}
         common |= {"global_digest": before.digest, "statistics": self.statistics, "lr": self.session.training.lr}
-        common |= {"mu": 0.01, "training": self.session.training, "scheduler": self.session.scheduler} | changes
+        common |= {"training": self.session.training.local_settings(), "scheduler": self.session.scheduler}
+        common |= {"mu": 0.01} | changes
         return [RoundPlan(client=m.client, **common) for m in self.members]
 
     def spool(self) -> Path:
@@ -90,10 +93,11 @@ class Drive:
         return federation.train(self.plans(**changes), Path(self.history[-1].path), self.spool(), listener)
 
     def evaluate(self, federation: Any, listener: Any = None, **changes: Any) -> Any:
-        """What the clients say of the last global weights."""
+        """Let the clients evaluate the last global weights."""
         last = self.history[-1]
-        common = {"terms": terms_of(self.session, self.name), "round": last.round, "recipe": self.recipe}
-        common |= {"global_digest": last.digest, "statistics": self.statistics, "training": self.session.training}
+        common = {"terms": session_terms(self.session, self.name), "round": last.round, "recipe": self.recipe}
+        common |= {"global_digest": last.digest, "statistics": self.statistics}
+        common |= {"training": self.session.training.local_settings()}
         common |= {"times": 2, "batch_size": 8, "every_frames": 1} | changes
         plans = [EvaluationPlan(client=m.client, **common) for m in self.members]
         return federation.evaluate(plans, Path(last.path), listener)
@@ -107,24 +111,25 @@ class Drive:
         self.history.append(Checkpoint(round=number, path=str(target), digest=mean.digest, bytes=mean.bytes))
         return mean
 
-    def decision(self) -> Decision:
-        return Decision(round=self.history[-1].round + 1, lr=self.session.training.lr, mu=0.01, reason="by hand")
+    def decision(self) -> RoundDecision:
+        return RoundDecision(round=self.history[-1].round + 1, lr=self.session.training.lr, mu=0.01, reason="by hand")
 
 
 @pytest.fixture(scope="session")
-def drive() -> type[Drive]:
-    return Drive
+def drive() -> type[RoundDriver]:
+    """Return the class RoundDriver."""
+    return RoundDriver
 
 
-def _alive(mark: bytes) -> dict[int, int]:
-    """Process id -> parent of every process alive on this machine whose command line holds `mark`."""
+def _alive(text: bytes) -> dict[int, int]:
+    """Return the parent of every running process whose command line contains the text, by process id."""
     found = {}
     for entry in Path("/proc").iterdir():
         try:
-            if not entry.name.isdigit() or mark not in (entry / "cmdline").read_bytes():
+            if not entry.name.isdigit() or text not in (entry / "cmdline").read_bytes():
                 continue
             state, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
-        except OSError:  # it ended meanwhile
+        except OSError:  # the process has ended
             continue
         if state != "Z":
             found[int(entry.name)] = int(parent)
@@ -138,38 +143,38 @@ def _parent(pid: int) -> int:
         return 0
 
 
-def _is_mine(pid: int) -> bool:
+def _is_descendant(pid: int) -> bool:
     while pid > 1:
         if (pid := _parent(pid)) == os.getpid():
             return True
     return False
 
 
-def _mine() -> list[int]:
-    """Fork servers and workers that this process has started, itself or through Ray."""
-    return [pid for pid in _alive(b"zk0.federation.worker") if _is_mine(pid)]
+def _own_workers() -> list[int]:
+    """Return the fork servers and workers that this process has started, directly or through Ray."""
+    return [pid for pid in _alive(b"zk0.federation.engines.worker") if _is_descendant(pid)]
 
 
 @pytest.fixture
 def my_workers() -> Iterator[Callable[[], list[int]]]:
-    """Processes of clients that this test has started; none may be left when it is over."""
-    before = _mine()
+    """Return a function that lists the worker processes of this test; none may be left when the test is over."""
+    before = _own_workers()
 
-    def mine() -> list[int]:
-        return [pid for pid in _mine() if pid not in before]
+    def started() -> list[int]:
+        return [pid for pid in _own_workers() if pid not in before]
 
-    yield mine
-    assert mine() == []
+    yield started
+    assert started() == []
 
 
 @pytest.fixture
 def workers() -> Callable[[], dict[int, int]]:
-    """Of all processes of clients on this machine, with their parents."""
-    return lambda: _alive(b"zk0.federation.worker")
+    """Return a function that lists all worker processes on this machine: the parent by process id."""
+    return lambda: _alive(b"zk0.federation.engines.worker")
 
 
 def descendants(pid: int) -> set[int]:
-    """A process and all that it has started, as long as they run."""
+    """Return a process and all that it has started, as far as they run."""
     children: dict[int, list[int]] = {}
     alive = set()
     for entry in Path("/proc").iterdir():
@@ -177,7 +182,7 @@ def descendants(pid: int) -> set[int]:
             continue
         try:
             state, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
-        except OSError:  # it ended meanwhile
+        except OSError:  # the process has ended
             continue
         if state != "Z":
             alive.add(int(entry.name))
@@ -192,7 +197,7 @@ def descendants(pid: int) -> set[int]:
 
 @dataclass
 class Deployment:
-    """A server and its nodes, all on this machine, as `zk0bot` starts them."""
+    """A server and its nodes on this machine, as `zk0bot` starts them."""
 
     folder: Path
     server: Any
@@ -200,50 +205,52 @@ class Deployment:
     make: Callable[..., Session]
 
     def session(self, **changes: Any) -> Session:
-        """A session of these nodes."""
-        rules = {"engine": "deployment", "server": str(self.server.path), "nodes": sorted(self.nodes)}
-        rules |= changes.pop("federation", {})
-        return self.make((), clients=[], federation=rules, **changes)
+        """Return a session of these nodes."""
+        settings = {"engine": "deployment", "server": str(self.server.path), "nodes": sorted(self.nodes)}
+        settings |= changes.pop("federation", {})
+        return self.make((), clients=[], federation=settings, **changes)
 
     def processes(self) -> set[int]:
-        """All processes of server and nodes."""
-        states = [one.kept.state() for one in (self.server, *self.nodes.values())]
-        return set().union(*(descendants(state.keeper) for state in states if state is not None))
+        """Return all processes of server and nodes."""
+        states = [one.supervised.state() for one in (self.server, *self.nodes.values())]
+        return set().union(*(descendants(state.pid) for state in states if state is not None))
 
     def pid(self, where: Any, name: str) -> int:
-        """Of one kept process."""
-        return int(where.kept.state().processes[name].pid)
+        """Return the process id of one supervised process."""
+        return int(where.supervised.state().processes[name].pid)
 
     def stop(self) -> None:
-        """End all; nothing may be left."""
+        """Stop all; no process may be left."""
         running = self.processes()
         for one in (*self.nodes.values(), self.server):
             one.stop()
-        deadline = time.monotonic() + 60  # workers die with their agent, by Linux's hand
+        deadline = time.monotonic() + 60  # Linux kills workers when their agent ends
         while left := {pid for pid in running if descendants(pid)}:
             assert time.monotonic() < deadline, left
             time.sleep(0.1)
 
 
 @pytest.fixture(scope="session")
-def deploy(session_of: Callable[..., Session], recordings: dict[str, Path], kept: Path) -> Callable[..., Deployment]:
-    """Starts a server and nodes in a folder; whoever calls it stops them."""
-    from zk0.federation.node import NodeFolder
-    from zk0.federation.processes import free_port
-    from zk0.federation.server import ServerFolder, ServerSettings
-    from zk0.session import ClientSettings
+def deploy(
+    session_of: Callable[..., Session], recordings: dict[str, Path], shared_cache: Path
+) -> Callable[..., Deployment]:
+    """Return a function that starts a server and nodes in a folder; the caller stops them."""
+    from zk0.federation.network.flower_commands import free_port
+    from zk0.federation.network.node import NodeFolder
+    from zk0.federation.network.server import ServerFolder, ServerSettings
+    from zk0.settings.dataset_settings import ClientSettings
 
     def start(folder: Path, names: Sequence[str] = ("a", "b"), **settings: Any) -> Deployment:
         server = ServerFolder(folder / "server")
         server.init(ServerSettings(hosts=("127.0.0.1",), port=free_port(), bind="127.0.0.1", **settings))
         nodes = {name: NodeFolder(folder / f"node-{name}") for name in names}
         for name, node in nodes.items():
-            node.take(server.enroll(name))
+            node.install_kit(server.enroll(name))
         started = Deployment(folder, server, nodes, session_of)
         try:
             for name, node in nodes.items():
-                node.start(ClientSettings(name=name, dataset=f"local:{recordings[name]}"), kept, outlives=False)
-            server.start(outlives=False)
+                node.start(ClientSettings(name=name, dataset=f"local:{recordings[name]}"), shared_cache, detached=False)
+            server.start(detached=False)
         except BaseException:
             started.stop()
             raise
@@ -257,7 +264,7 @@ Listener = Callable[[str, int, int, int, str], None]
 
 @dataclass
 class Engine:
-    """A warm engine with one process for the clients a, b and c, shared by many tests."""
+    """A running engine with one worker process for the clients a, b and c, shared by many tests."""
 
     name: str
     session: Session
@@ -267,58 +274,58 @@ class Engine:
     listeners: list[Listener] = field(default_factory=list)
 
     def federation(self, timeout_seconds: float = 240, grid: Any = None) -> Any:
-        """A federation of one's own on it; `grid` stands between, if it is given."""
-        from zk0.federation.collect import Federation
+        """Return a new federation on the engine, or on a `grid` that wraps it."""
+        from zk0.federation.protocol.collect import Federation
 
         return Federation(grid or self.grid, ("a", "b", "c"), timeout_seconds, self.nodes_file)
 
     def processes(self) -> set[int]:
-        """Its fork server and workers; Ray's stand under an actor, the local ones under this process."""
-        alive = _alive(b"zk0.federation.worker")
-        mine = {pid for pid in alive if _is_mine(pid)}
+        """Return its fork server and workers; Ray's are children of an actor, the local ones of this process."""
+        alive = _alive(b"zk0.federation.engines.worker")
+        mine = {pid for pid in alive if _is_descendant(pid)}
         servers = {pid for pid in mine if alive[pid] not in mine}
         servers = {pid for pid in servers if (alive[pid] == os.getpid()) == (self.name == "local")}
         return servers | {pid for pid in mine if alive[pid] in servers}
 
     def worker(self) -> int:
-        """The process that trains now."""
-        alive, mine = _alive(b"zk0.federation.worker"), self.processes()
+        """Return the worker process."""
+        alive, mine = _alive(b"zk0.federation.engines.worker"), self.processes()
         (found,) = [pid for pid in mine if alive.get(pid) in mine]
         return found
 
     def actor(self) -> int:
-        """The Ray actor above it."""
+        """Return the Ray actor that has started its fork server."""
         return _parent(_parent(self.worker()))
 
     def log(self, client: str) -> str:
-        """What a client has logged so far."""
+        """Return the log of a client."""
         return (self.folder / "clients" / client / "client.log").read_text(encoding="utf-8")
 
 
 @contextmanager
 def _opened(name: str, session: Session, folder: Path) -> Iterator[Engine]:
-    """An engine that is closed while a client hangs: nothing may wait for it, and no process may be left."""
+    """Open an engine, and close it while a client hangs: nothing may wait for it, and no process may be left."""
     from zk0.federation.open import open_federation
-    from zk0.session import terms_of
+    from zk0.settings.plans import session_terms
 
     listeners: list[Listener] = []
-    with open_federation(session, name, folder, lambda *step: [tell(*step) for tell in listeners]) as found:
+    with open_federation(session, name, folder, lambda *step: [listener(*step) for listener in listeners]) as found:
         engine = Engine(name, session, folder, found._grid, found._nodes_file, listeners)
         yield engine
-        engine.federation().join(terms_of(session, "last"))
+        engine.federation().join(session_terms(session, "last"))
         os.kill(engine.worker(), signal.SIGSTOP)
         node = next(iter(engine.grid.get_nodes())).node_id
-        question = RecordDict({"config": ConfigRecord({"terms": ""})})
-        engine.grid.push_messages([engine.grid.make_message(question, node, "query", 600, "hangs")])
+        request = RecordDict({"config": ConfigRecord({"terms": ""})})
+        engine.grid.push_messages([engine.grid.make_message(request, node, "query", 600, "hangs")])
         time.sleep(1)
         mine = engine.processes()
-    assert not mine & _alive(b"zk0.federation.worker").keys()
+    assert not mine & _alive(b"zk0.federation.engines.worker").keys()
     assert name == "local" or "zk0-ray" not in {t.name for t in threading.enumerate()}
 
 
 @pytest.fixture(scope="session")
 def local_engine(session_of: Callable[..., Session], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-    """The local engine, started once."""
+    """The local engine; it is started once."""
     session = session_of(federation={"engine": "local", "workers": 1})
     with _opened("local", session, tmp_path_factory.mktemp("local")) as engine:
         yield engine
@@ -326,7 +333,7 @@ def local_engine(session_of: Callable[..., Session], tmp_path_factory: pytest.Te
 
 @pytest.fixture(scope="session")
 def ray_engine(session_of: Callable[..., Session], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-    """The Ray engine, started once: there is one Ray a process."""
+    """The Ray engine; it is started once, because a process can have one Ray."""
     session = session_of(federation={"engine": "ray", "workers": 1})
     with _opened("ray", session, tmp_path_factory.mktemp("ray")) as engine:
         yield engine
@@ -334,7 +341,7 @@ def ray_engine(session_of: Callable[..., Session], tmp_path_factory: pytest.Temp
 
 @pytest.fixture(scope="module")
 def deployment_engine(deploy: Callable[..., Deployment], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-    """A SuperLink and three nodes; what is elsewhere called clients/NAME is the scratch folder of a node."""
+    """A SuperLink and three nodes; clients/NAME links to the scratch folder of a node."""
     from zk0.federation.open import open_federation
 
     folder = tmp_path_factory.mktemp("superlink")

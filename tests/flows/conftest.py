@@ -1,4 +1,4 @@
-"""A real Prefect server with its worker, started as a user starts it: `zk0 ui`."""
+"""Fixtures of the flow tests: a real `zk0 ui` with server and worker, and `zk0` commands as forks of one process."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from uuid import UUID
 
 import pytest
 
-from zk0.federation.worker import die_with_parent
+from zk0.processes import die_with_parent
 
 ROOT = Path(__file__).parents[2]
 DEPLOYMENT = "zk0/federated-session"
@@ -40,11 +40,11 @@ SMALL = {
     "rollout.max_steps": 5,
     "video.episodes": 0,
 }
-"""Two clients, two rounds, one worker process: what costs time is the import of LeRobot."""
+"""Settings of a small session: two clients, two rounds, one worker process. Most of its time, it imports LeRobot."""
 
 
 def _wait_until(condition: Callable[[], Any], seconds: float = 600, pause: float = 0.3) -> Any:
-    """The first true answer; fails when there is none in time."""
+    """Return the first true answer of `condition`; fail when there is none in time."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < deadline, f"{condition} did not come true in {seconds} s"
@@ -53,7 +53,7 @@ def _wait_until(condition: Callable[[], Any], seconds: float = 600, pause: float
 
 
 def processes_with(text: str) -> dict[int, str]:
-    """Every living process whose environment holds `text`, as pid and command line."""
+    """Return the command line by pid of every running process whose environment contains `text`."""
     found = {}
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
@@ -65,8 +65,8 @@ def processes_with(text: str) -> dict[int, str]:
     return found
 
 
-class RunningStack:
-    """`zk0 ui` in a home of its own."""
+class LocalPrefectCommand:
+    """A `zk0 ui` process with its own home."""
 
     def __init__(self, home: Path) -> None:
         self.home = home
@@ -78,8 +78,8 @@ class RunningStack:
         self.api_url = ""
 
     def start(self, *options: str) -> None:
-        """Start it and wait until it says where it is."""
-        command = [sys.executable, "-m", "flows.cli", "ui", "--home", str(self.home), *options]
+        """Start it, and wait until it has printed its addresses."""
+        command = [sys.executable, "-m", "flows.cli.main", "ui", "--home", str(self.home), *options]
         with self.out.open("wb") as out:
             self.popen = subprocess.Popen(
                 command,
@@ -90,41 +90,52 @@ class RunningStack:
                 start_new_session=True,
                 preexec_fn=partial(die_with_parent, os.getpid()),
             )
-        _wait_until(lambda: self.popen.poll() is not None or "Ctrl-C" in self.said())
-        assert self.popen.poll() is None, self.said()
-        self.api_url = re.search(r"PREFECT_API_URL=(\S+)", self.said()).group(1)
+        _wait_until(lambda: self.popen.poll() is not None or "Ctrl-C" in self.output())
+        assert self.popen.poll() is None, self.output()
+        self.api_url = re.search(r"PREFECT_API_URL=(\S+)", self.output()).group(1)
         self.environment["PREFECT_API_URL"] = self.api_url
+        self.environment["PREFECT_API_AUTH_STRING"] = self.api_key()
 
-    def said(self) -> str:
-        """What it has printed so far."""
+    def output(self) -> str:
+        """Return its output so far."""
         return self.out.read_text(encoding="utf-8")
 
     def stop(self, number: int = signal.SIGTERM) -> int:
-        """Ask it to stop; its exit code."""
+        """Send a signal and return the exit code."""
         self.popen.send_signal(number)
         return self.popen.wait(90)
 
-    def left_behind(self) -> dict[int, str]:
-        """Processes that still run in this home."""
+    def remaining_processes(self) -> dict[int, str]:
+        """Return the processes that still run in this home."""
         return processes_with(f"PREFECT_HOME={self.home}\0")
 
     def prefect(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
-        """`prefect ARGUMENT...` as a user of this server runs it."""
+        """Run `prefect ARGUMENT...` with this server."""
         command = [sys.executable, "-m", "prefect", *arguments]
         return subprocess.run(command, cwd=ROOT, env=self.environment, capture_output=True, text=True, timeout=280)
 
     def client(self) -> Any:
-        """Prefect's client for this server."""
+        """Return Prefect's client of this server."""
         from prefect.client.orchestration import SyncPrefectClient
 
-        return SyncPrefectClient(self.api_url)
+        return SyncPrefectClient(self.api_url, auth_string=self.api_key())
+
+    def settings(self) -> Any:
+        """Return a context in which Prefect in this process uses this server."""
+        from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
+
+        return temporary_settings({PREFECT_API_URL: self.api_url, PREFECT_API_AUTH_STRING: self.api_key()})
+
+    def api_key(self) -> str:
+        """Return the key that the server requires."""
+        return (self.home / "zk0-ui" / "api.key").read_text(encoding="utf-8").strip()
 
     def overrides(self, name: str, **more: Any) -> dict[str, Any]:
-        """A small session that writes to `name` in this home; recordings are shared."""
+        """Return overrides of a small session that writes to `name` in this home; sessions share the recordings."""
         return {**SMALL, "output_dir": str(self.home / name), "cache_dir": str(self.cache), **more}
 
-    def begin(self, overrides: dict[str, Any], **environment: str) -> UUID:
-        """Ask for a session whose process has this environment too; the flow run's id."""
+    def start_session(self, overrides: dict[str, Any], **environment: str) -> UUID:
+        """Create a flow run of a session and return its id; `environment` is added to that of its process."""
         with self.client() as client:
             deployment = client.read_deployment_by_name(DEPLOYMENT).id
             more = {"job_variables": {"env": environment}} if environment else {}
@@ -132,35 +143,39 @@ class RunningStack:
             return UUID(str(run.id))
 
     def kill_flow(self, run: UUID) -> None:
-        """SIGKILL for the process of a flow run, and for nobody else."""
+        """Send SIGKILL to the process of a flow run only."""
         (pid,) = [p for p, c in processes_with(f"PREFECT__FLOW_RUN_ID={run}\0").items() if "prefect.engine" in c]
         os.kill(pid, signal.SIGKILL)
 
     def kill_worker(self) -> None:
-        """SIGKILL for Prefect's worker."""
-        (pid,) = [p for p, c in self.left_behind().items() if "flows.prefect_process worker" in c]
+        """Send SIGKILL to Prefect's worker."""
+        (pid,) = [
+            p
+            for p, c in self.remaining_processes().items()
+            if "flows.prefect_local.prefect_process" in c and " worker start " in c
+        ]
         os.kill(pid, signal.SIGKILL)
 
     def state(self, run: UUID) -> Any:
-        """The state of a flow run."""
+        """Return the state of a flow run."""
         with self.client() as client:
             return client.read_flow_run(run).state
 
-    def ended(self, run: UUID) -> Any:
-        """The final state of a flow run, waited for."""
+    def final_state(self, run: UUID) -> Any:
+        """Wait for the final state of a flow run and return it."""
         return _wait_until(lambda: (s := self.state(run)) and s.is_final() and s)
 
 
 @pytest.fixture
 def wait_until() -> Callable[..., Any]:
-    """Waits for a condition, some seconds at most."""
+    """Return the function that waits for a condition."""
     return _wait_until
 
 
 @pytest.fixture
-def new_stack(tmp_path: Path) -> Iterator[RunningStack]:
-    """A stack of one test, not yet started."""
-    running = RunningStack(tmp_path)
+def new_local_prefect(tmp_path: Path) -> Iterator[LocalPrefectCommand]:
+    """A `zk0 ui` for one test, not yet started."""
+    running = LocalPrefectCommand(tmp_path)
     try:
         yield running
     finally:
@@ -169,23 +184,23 @@ def new_stack(tmp_path: Path) -> Iterator[RunningStack]:
 
 
 @pytest.fixture(scope="session")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
-    """A stack for all tests; no process of it outlives them."""
-    running = RunningStack(tmp_path_factory.mktemp("stack"))
+def local_prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalPrefectCommand]:
+    """One `zk0 ui` for all tests; no process of it may outlive them."""
+    running = LocalPrefectCommand(tmp_path_factory.mktemp("local_prefect"))
     try:
         running.start()
         yield running
     finally:
         if running.popen is not None:
-            assert running.stop() == 0, running.said()
-        assert running.left_behind() == {}
+            assert running.stop() == 0, running.output()
+        assert running.remaining_processes() == {}
 
 
 @pytest.fixture(scope="session")
-def finished(stack: RunningStack) -> "subprocess.CompletedProcess[str]":
-    """A session from the deployment, run to its end and watched; its clients train in its own process."""
-    overrides = json.dumps(stack.overrides("undisturbed", **{"federation.workers": 0}))
-    return stack.prefect("deployment", "run", DEPLOYMENT, "--watch", "--param", f"overrides={overrides}")
+def finished(local_prefect: LocalPrefectCommand) -> "subprocess.CompletedProcess[str]":
+    """`prefect deployment run --watch` of a session that has finished; its clients train in the flow's own process."""
+    overrides = json.dumps(local_prefect.overrides("uninterrupted", **{"federation.workers": 0}))
+    return local_prefect.prefect("deployment", "run", DEPLOYMENT, "--watch", "--param", f"overrides={overrides}")
 
 
 SESSION = """
@@ -205,7 +220,7 @@ log_every_steps = 6
 workers = 0
 min_updates = 1
 [aggregation]
-strategy = "fedavgm"  # the server's optimizer has state of its own, which must be taken up too
+strategy = "fedavgm"  # the server's optimizer has a state, which must be resumed too
 [evaluation]
 times = 2
 [video]
@@ -217,84 +232,86 @@ dataset = "local:{data}/a"
 name = "b"
 dataset = "local:{data}/b"
 [[evaluation.datasets]]
-dataset = "local:{data}/judge"
+dataset = "local:{data}/unseen"
 """
 
 
 @dataclass(frozen=True)
-class Ended:
-    """How a command ended, and what it printed."""
+class CommandResult:
+    """Exit code and output of a command."""
 
     code: int
-    said: str
+    output: str
 
     @property
-    def one_line(self) -> str:
-        """What the user is told; there must be exactly one line of it, and a failure."""
-        told = [line for line in self.said.splitlines() if line.startswith("zk0: ")]
-        assert self.code > 0, self.said
-        assert len(told) == 1, self.said
-        assert "Traceback" not in self.said
-        return told[0]
+    def error_line(self) -> str:
+        """The error message of a command that failed; fails where there is not exactly one line."""
+        lines = [line for line in self.output.splitlines() if line.startswith("zk0: ")]
+        assert self.code > 0, self.output
+        assert len(lines) == 1, self.output
+        assert "Traceback" not in self.output
+        return lines[0]
 
 
-class Place:
-    """A folder with three small data sets, a session file over them, and `zk0` as forks of one process."""
+class ForkedZk0:
+    """A folder with small datasets and a session file, and `zk0` commands as forks of one process."""
 
     def __init__(self, path: Path, environment: dict[str, str]) -> None:
         self.path, self.environment = path, environment
-        command = [sys.executable, str(Path(__file__).with_name("session_forks.py"))]
+        command = [sys.executable, str(Path(__file__).parents[1] / "support/session_forks.py")]
         pipe = subprocess.PIPE
         self._forks = subprocess.Popen(command, cwd=ROOT, env=environment, stdin=pipe, stdout=pipe, text=True)
         self._outs = 0
         assert self._fork(record=str(path / "data")).code == 0
         (path / "session.toml").write_text(SESSION.format(data=path / "data"))
 
-    def new(self, output: str | Path, *settings: str) -> list[str]:
-        """Arguments of `zk0` that begin a session."""
+    def start_arguments(self, output: str | Path, *settings: str) -> list[str]:
+        """Return arguments of `zk0` that start a session."""
         chosen = [f"output_dir={self.path / output}", f"cache_dir={self.path / 'cache'}", *settings]
         return ["run", str(self.path / "session.toml"), "--quiet", *(a for s in chosen for a in ("--set", s))]
 
-    def again(self, folder: Path) -> list[str]:
-        """Arguments that take one up."""
+    def resume_arguments(self, folder: Path) -> list[str]:
+        """Return arguments of `zk0` that resume a session."""
         return ["run", "--resume", str(folder), "--quiet"]
 
-    def zk0(self, arguments: list[str], at: Sequence[Any] = (), then: Sequence[Any] = ("kill",), **more: Any) -> Ended:
-        """`zk0 ARGUMENT...` in a process of its own, to which something happens at a moment (see session_forks.py)."""
+    def run(
+        self, arguments: list[str], at: Sequence[Any] = (), then: Sequence[Any] = ("kill",), **more: Any
+    ) -> CommandResult:
+        """Run `zk0 ARGUMENT...` in its own process; `at` and `then` inject a fault (see session_forks.py)."""
         return self._fork(arguments=arguments, at=list(at), then=list(then), **more)
 
-    def until_recorded(self, folder: Path) -> Ended:
-        """Take a session up until its next round is in the ledger: what comes then, charts, takes longest."""
-        ended = self.zk0(self.again(folder), ("open", r"/\.federated_metrics", 1))
-        assert ended.code == -signal.SIGKILL, ended.said
-        return ended
+    def run_until_recorded(self, folder: Path) -> CommandResult:
+        """Resume a session until its next round is in the ledger; the charts after that would take longest."""
+        result = self.run(self.resume_arguments(folder), ("open", r"/\.federated_metrics", 1))
+        assert result.code == -signal.SIGKILL, result.output
+        return result
 
     def close(self) -> None:
         self._forks.stdin.close()
         assert self._forks.wait(60) == 0
 
-    def _fork(self, **command: Any) -> Ended:
+    def _fork(self, **command: Any) -> CommandResult:
         self._outs += 1
         out = self.path / f"out-{self._outs}.log"
         self._forks.stdin.write(json.dumps(command | {"out": str(out)}) + "\n")
         self._forks.stdin.flush()
-        return Ended(int(self._forks.stdout.readline()), out.read_text(encoding="utf-8"))
+        return CommandResult(int(self._forks.stdout.readline()), out.read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="session")
 def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The API URL of a Prefect server without a worker."""
-    from flows.stack import lone_server
+    from flows.prefect_local.temporary_server import temporary_server
 
-    with lone_server(ROOT, tmp_path_factory.mktemp("prefect")) as server:
+    with temporary_server(ROOT, tmp_path_factory.mktemp("prefect")) as server:
         yield server.api_url
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory, prefect_api: str) -> Iterator[Place]:
-    """Sessions of one Prefect server and one process that has imported everything."""
-    path = tmp_path_factory.mktemp("place")
+def forked_zk0(tmp_path_factory: pytest.TempPathFactory, prefect_api: str) -> Iterator[ForkedZk0]:
+    """`zk0` commands as forks of one process, with one Prefect server."""
+    path = tmp_path_factory.mktemp("forked_zk0")
     quiet = {"PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL", "PREFECT_HOME": str(path / "prefect")}
-    found = Place(path, {**os.environ, **quiet, "PREFECT_API_URL": prefect_api})
+    found = ForkedZk0(path, {**os.environ, **quiet, "PREFECT_API_URL": prefect_api})
     yield found
     found.close()

@@ -1,4 +1,4 @@
-"""`zk0bot`, as far as nothing has to run for it."""
+"""`zk0bot` commands that need no running process."""
 
 import json
 import stat
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from flows.bot import app
+from flows.bot.main import zk0bot_app
 
 
 @pytest.fixture
@@ -25,32 +25,32 @@ class Bot:
         self.home = home
 
     def __call__(self, line: str) -> str:
-        done = CliRunner().invoke(app, line.split())
+        done = CliRunner().invoke(zk0bot_app, line.split())
         assert done.exit_code == 0, done.output
         return done.output
 
     def fails(self, line: str, code: int = 2) -> str:
-        done = CliRunner().invoke(app, line.split())
+        done = CliRunner().invoke(zk0bot_app, line.split())
         assert done.exit_code == code, done.output
         assert len(done.output.strip().splitlines()) == 1
         return done.output.strip()
 
 
-def test_it_opens_without_anything_heavy() -> None:
-    code = "import sys, flows.bot; print([m for m in ('flwr', 'torch', 'lerobot', 'prefect') if m in sys.modules])"
+def test_it_starts_without_heavy_libraries() -> None:
+    code = "import sys, flows.bot.main; print([m for m in ('flwr', 'torch', 'lerobot', 'prefect') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
 
 def test_a_server_and_a_kit(bot: Bot, tmp_path: Path) -> None:
     assert "127.0.0.1:9092" in bot("server init")
     settings = (bot.home / "server" / "server.toml").read_text()
-    assert 'bind = "127.0.0.1"' in settings  # nobody asked for more
-    said = bot("server enroll arm-1")
+    assert 'bind = "127.0.0.1"' in settings  # the default is not reachable over the network
+    output = bot("server enroll arm-1")
     kit = json.loads((tmp_path / "arm-1.kit").read_text())
-    assert kit.keys() == {"name", "server", "authority", "key"}
+    assert kit.keys() == {"name", "server", "ca_certificate", "key"}
     assert (kit["name"], kit["server"]) == ("arm-1", "127.0.0.1:9092")
-    assert kit["authority"] == (bot.home / "server" / "ca.crt").read_text()
-    assert "SHA256:" in said
+    assert kit["ca_certificate"] == (bot.home / "server" / "ca.crt").read_text()
+    assert "SHA256:" in output
     secrets = [tmp_path / "arm-1.kit", *(bot.home / "server").glob("*.key"), bot.home / "server" / "secret"]
     assert {stat.S_IMODE(p.stat().st_mode) for p in secrets} == {0o600}
     assert stat.S_IMODE((bot.home / "server").stat().st_mode) == 0o700
@@ -59,7 +59,7 @@ def test_a_server_and_a_kit(bot: Bot, tmp_path: Path) -> None:
     assert "unknown" in bot("status")
 
 
-def test_the_address_of_the_server_may_come_from_the_environment(
+def test_the_server_address_may_come_from_the_environment(
     bot: Bot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ZK0_SERVER_IP", "10.1.2.3")
@@ -70,11 +70,11 @@ def test_the_address_of_the_server_may_come_from_the_environment(
     bot("server init --public zk0.example:443")
     bot("server enroll arm-2")
     assert json.loads((tmp_path / "arm-2.kit").read_text())["server"] == "zk0.example:443"
-    bot("server init --host zk0.example")  # another name: the same authority, the same nodes
+    bot("server init --host zk0.example")  # another name: the same authority, and the same nodes
     assert "arm-1" in bot("server status")
 
 
-def test_a_name_is_enrolled_once_and_may_come_back_with_another_key(bot: Bot, tmp_path: Path) -> None:
+def test_a_revoked_name_can_be_enrolled_with_another_key(bot: Bot, tmp_path: Path) -> None:
     bot("server init")
     bot("server enroll arm-1")
     first = (tmp_path / "arm-1.kit").read_text()
@@ -87,17 +87,17 @@ def test_a_name_is_enrolled_once_and_may_come_back_with_another_key(bot: Bot, tm
 
 
 @pytest.mark.parametrize("name", ["../x", ".x", "x/y", "x y".replace(" ", "+"), "x" * 65])
-def test_what_cannot_be_a_name_makes_nothing(bot: Bot, tmp_path: Path, name: str) -> None:
+def test_an_invalid_name_creates_no_files(bot: Bot, tmp_path: Path, name: str) -> None:
     bot("server init")
-    assert "cannot be a node's name" in bot.fails(f"server enroll {name}")
+    assert "is not a valid name of a node" in bot.fails(f"server enroll {name}")
     assert list((bot.home / "server" / "nodes").iterdir()) == []
     assert list(tmp_path.glob("*.kit")) == []
 
 
-def test_what_is_missing_is_told_with_what_to_do(bot: Bot, tmp_path: Path) -> None:
-    assert "make one with `zk0bot server init`" in bot.fails("server enroll arm-1")
-    assert "make one with `zk0bot server init`" in bot.fails("server start")
-    assert "make one with `zk0bot server init`" in bot.fails("run --rounds 3")
+def test_errors_name_the_missing_step(bot: Bot, tmp_path: Path) -> None:
+    assert "create one with `zk0bot server init`" in bot.fails("server enroll arm-1")
+    assert "create one with `zk0bot server init`" in bot.fails("server start")
+    assert "create one with `zk0bot server init`" in bot.fails("run --rounds 3")
     assert "neither a server nor a node" in bot("status")
     bot("server init")
     assert "start it with `zk0bot server start`" in bot.fails("run --rounds 3")
@@ -105,11 +105,14 @@ def test_what_is_missing_is_told_with_what_to_do(bot: Bot, tmp_path: Path) -> No
     assert "needs --kit FILE" in bot.fails("client start sim:lift-red")
     assert "no.kit: cannot be read" in bot.fails("client start sim:lift-red --kit no.kit")
     (tmp_path / "bad.kit").write_text("{}")
-    assert "not a whole kit" in bot.fails("client start sim:lift-red --kit bad.kit")
+    assert "not a complete kit" in bot.fails("client start sim:lift-red --kit bad.kit")
     bot("server enroll arm-1")
-    assert "no LeRobot data set" in bot.fails(f"client start local:{tmp_path}/nothing --kit arm-1.kit", 1)
+    assert "no LeRobot dataset" in bot.fails(f"client start local:{tmp_path}/nothing --kit arm-1.kit", 1)
     assert "no such log; there are: none yet" in bot.fails("client log")
-    assert bot("server status").rpartition("SHA256:")[2].strip() in bot("client status")  # both can compare the mark
+    # the operators of server and node can compare the fingerprint of the key
+    assert bot("server status").rpartition("SHA256:")[2].strip() in bot(
+        "client status"
+    )  # both operators can compare the fingerprint
     bot("server enroll arm-2")
     assert "belongs to the node arm-1, not to arm-2" in bot.fails("client start sim:lift-red --kit arm-2.kit")
-    assert "leave the rest out" in bot.fails(f"run --resume {tmp_path} --rounds 3")
+    assert "leave session file and --rounds out" in bot.fails(f"run --resume {tmp_path} --rounds 3")

@@ -1,4 +1,4 @@
-"""The join gate: `zk0 data` on the command line, and the intake as a flow."""
+"""`zk0 data` on the command line, and the dataset intake as a flow."""
 
 import json
 import shutil
@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from flows.cli_data import data_app
+from flows.cli.data_command import data_app
 from zk0.records import DatasetReport, Statistics
-from zk0.session import SO101_JOINTS
+from zk0.settings.dataset_settings import SO101_JOINTS
 
 DATA = "data/chunk-000/file-000.parquet"
 
@@ -20,7 +20,7 @@ DATA = "data/chunk-000/file-000.parquet"
 @pytest.fixture(scope="module")
 def healthy(tmp_path_factory) -> Path:
     """Four short episodes of one camera."""
-    from zk0.robot.dataset import RecordedFrame, write_dataset
+    from zk0.data.dataset_writer import RecordedFrame, write_dataset
 
     rng = np.random.default_rng(0)
 
@@ -50,14 +50,14 @@ def zk0(*arguments: object):
     return CliRunner().invoke(data_app, [str(a) for a in arguments])
 
 
-def test_check_of_a_healthy_data_set(healthy) -> None:
+def test_check_of_a_healthy_dataset(healthy) -> None:
     result = zk0("check", f"local:{healthy}")
     assert result.exit_code == 0, result.output
     assert "0 errors, 0 warnings: may take part" in result.output.replace("\n", "")
     assert "episodes  4" in result.output
 
 
-def test_check_says_what_is_wrong_and_ends_with_1(doubled) -> None:
+def test_check_prints_findings_and_exits_with_1(doubled) -> None:
     result = zk0("check", f"local:{doubled}", "--quick")
     assert result.exit_code == 1
     assert "doubled-rows" in result.output
@@ -93,7 +93,7 @@ def test_check_against_the_contract_of_a_session(healthy, tmp_path) -> None:
         (["check", "local:/", "--session", "/no/such.toml"], 2, "zk0: /no/such.toml: cannot be read"),
     ],
 )
-def test_what_cannot_be_done_is_one_line(arguments, code, message) -> None:
+def test_wrong_input_fails_with_one_line(arguments, code, message) -> None:
     result = zk0(*arguments)
     assert result.exit_code == code
     assert result.stderr.startswith(message)
@@ -142,14 +142,14 @@ def test_help_names_every_command() -> None:
 
 @pytest.fixture
 def prefect_server(prefect_api):
-    """Flows that are called here belong to a server of the tests, which hears of everything before it ends."""
+    """Flows in this process use a server of the tests, which receives all logs and events before it ends."""
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    from flows.stack import send_what_is_left
+    from tasks.prefect_private import flush_logs_and_events
 
     with temporary_settings({PREFECT_API_URL: prefect_api}):
         yield
-        send_what_is_left()
+        flush_logs_and_events()
 
 
 def artifact(key: str):
@@ -160,7 +160,7 @@ def artifact(key: str):
     return found
 
 
-def test_the_intake_shows_lets_in_and_refuses(prefect_server, healthy, doubled, tmp_path) -> None:
+def test_the_intake_previews_accepts_and_rejects(prefect_server, healthy, doubled, tmp_path) -> None:
     from flows.dataset_intake import dataset_intake
     from zk0.errors import DatasetError
 
@@ -177,3 +177,12 @@ def test_the_intake_shows_lets_in_and_refuses(prefect_server, healthy, doubled, 
     assert fixed.errors == ()
     assert fixed.root == str(tmp_path / "fixed")
     assert dataset_intake(f"local:{doubled}", repair_to=str(tmp_path / "fixed"), pictures=False) == fixed
+
+
+def test_list_rules_prints_every_rule() -> None:
+    rules = json.loads(CliRunner().invoke(data_app, ["list-rules", "--json"]).output)
+    assert len({r["id"] for r in rules}) == len(rules) > 70
+    assert set(rules[0]) == {"id", "meaning", "severity", "error_if", "repairs", "repair_if"}
+    lines = CliRunner().invoke(data_app, ["list-rules"]).output.splitlines()
+    assert len(lines) == len(rules)
+    assert "error    doubled-rows: Every frame is stored once" in "\n".join(lines)

@@ -1,13 +1,17 @@
-"""`--help` of every command says what it does, and what each argument and option is for."""
+"""`--help` of every command describes the command, and each of its arguments and options."""
 
+import tomllib
 from collections.abc import Iterator
+from pathlib import Path
 
 import click
 import pytest
+import typer
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from flows import bot, cli
+from flows.bot import main as bot
+from flows.cli import main as cli
 
 
 def commands(group: click.Group, name: str) -> Iterator[tuple[str, click.Command]]:
@@ -20,18 +24,25 @@ def commands(group: click.Group, name: str) -> Iterator[tuple[str, click.Command
             yield from commands(found, f"{name} {one}")
 
 
-ALL = [*commands(get_command(cli.app), "zk0"), *commands(get_command(bot.app), "zk0bot")]
+ALL = [*commands(get_command(cli.zk0_app), "zk0"), *commands(get_command(bot.zk0bot_app), "zk0bot")]
 
 
 @pytest.mark.parametrize(("name", "command"), ALL, ids=[name for name, _ in ALL])
-def test_nothing_is_left_without_a_word(name: str, command: click.Command) -> None:
+def test_every_parameter_has_a_help_text(name: str, command: click.Command) -> None:
     assert command.help
     assert [p.name for p in command.params if not getattr(p, "help", None)] == []
 
 
-def test_every_command_is_walked_and_its_words_are_shown() -> None:
+def test_every_command_is_checked_and_help_texts_are_shown() -> None:
     assert {"zk0 run", "zk0 bench", "zk0 data check", "zk0 videos analyse", "zk0bot server enroll"} <= dict(ALL).keys()
     wide = {"COLUMNS": "200", "TERMINAL_WIDTH": "200"}
-    said = CliRunner().invoke(cli.app, ["rollout", "--help"], env=wide).output
-    assert "A policy folder saved by lerobot or zk0, or a name on the Hub." in said
-    assert "[required]" in said
+    output = CliRunner().invoke(cli.zk0_app, ["rollout", "--help"], env=wide).output
+    assert "Policy folder saved by lerobot or zk0, or a name on the Hub." in output
+    assert "[required]" in output
+
+
+@pytest.mark.parametrize("app", [cli.zk0_app, bot.zk0bot_app], ids=["zk0", "zk0bot"])
+def test_version(app: typer.Typer) -> None:
+    declared = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))
+    done = CliRunner().invoke(app, ["--version"])
+    assert (done.exit_code, done.output) == (0, f"zk0 {declared['project']['version']}\n")

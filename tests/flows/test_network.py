@@ -1,4 +1,4 @@
-"""A federation as its operators run it: `zk0bot` on every machine, Prefect on the server's, all of it real."""
+"""A federation over the network: `zk0bot` with its own home for the server and each node, and a real Prefect server."""
 
 import json
 import os
@@ -14,13 +14,13 @@ from uuid import UUID
 
 import pytest
 
-from zk0.ledger import Ledger
+from zk0.audit.ledger import Ledger
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 ROOT = Path(__file__).parents[2]
-PRIVATE = "the-house-of-nobody"
-"""A folder that the recordings lie in: its name may leave no node."""
-RULES: dict[str, Any] = {
+PRIVATE = "private-folder-name"
+"""Folder of the recordings: its name must not be sent from a node."""
+SMALL_SESSION: dict[str, Any] = {
     "rounds": 3,
     "checkpoint_interval": 0,
     "training.local_steps": 60,
@@ -33,7 +33,7 @@ RULES: dict[str, Any] = {
 
 
 class Machine:
-    """`zk0bot` with a home and a cache of its own."""
+    """`zk0bot` with its own home and cache, as on a machine of its own."""
 
     def __init__(self, folder: Path, **environment: str) -> None:
         self.home = folder
@@ -41,21 +41,21 @@ class Machine:
         folder.mkdir(parents=True)
 
     def __call__(self, *arguments: str) -> str:
-        command = [sys.executable, "-m", "flows.bot", *arguments]
+        command = [sys.executable, "-m", "flows.bot.main", *arguments]
         done = subprocess.run(command, cwd=ROOT, env=self.environment, capture_output=True, text=True, timeout=200)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
     @property
     def log(self) -> str:
-        """What its client has trained so far."""
+        """Return the log of its client so far."""
         file = self.home / "client" / "scratch" / "client.log"
         return file.read_text() if file.is_file() else ""
 
     def kill(self) -> None:
-        """SIGKILL for all that it runs, as when its plug is pulled."""
+        """Kill all of its processes, as a power cut does."""
         state = json.loads((self.home / "client" / "state.json").read_text())
-        os.kill(state["keeper"], signal.SIGKILL)  # Linux kills the others with it
+        os.kill(state["pid"], signal.SIGKILL)  # the kernel then kills the supervised processes
 
 
 @pytest.fixture
@@ -66,15 +66,15 @@ def machines(tmp_path: Path) -> Iterator[dict[str, Machine]]:
         machine("stop")
 
 
-def rules_of(tmp_path: Path, name: str, **more: Any) -> dict[str, Any]:
-    judge = [{"dataset": f"local:{tmp_path / 'judge'}"}]
-    places = {"output_dir": str(tmp_path / name), "cache_dir": str(tmp_path / "cache"), "evaluation.datasets": judge}
-    return {**RULES, **places, **more}
+def small_session(tmp_path: Path, name: str, **more: Any) -> dict[str, Any]:
+    sets = [{"dataset": f"local:{tmp_path / 'unseen'}"}]
+    places = {"output_dir": str(tmp_path / name), "cache_dir": str(tmp_path / "cache"), "evaluation.datasets": sets}
+    return {**SMALL_SESSION, **places, **more}
 
 
-def begin(stack: Any, overrides: dict[str, Any]) -> UUID:
-    config, told = "config=deployments/sessions/federation.toml", f"overrides={json.dumps(overrides)}"
-    done = stack.prefect("deployment", "run", "zk0/federated-session", "--param", config, "--param", told)
+def start_session(local_prefect: Any, overrides: dict[str, Any]) -> UUID:
+    config, values = "config=deployments/sessions/federation.toml", f"overrides={json.dumps(overrides)}"
+    done = local_prefect.prefect("deployment", "run", "zk0/federated-session", "--param", config, "--param", values)
     assert done.returncode == 0, done.stdout + done.stderr
     return UUID(re.search(r"UUID: (\S+)", done.stdout).group(1))
 
@@ -84,15 +84,20 @@ def ledger(folder: Path) -> list[Any]:
     return Ledger(session / "ledger.jsonl").read()
 
 
-def test_nodes_that_die_and_come_late_and_nothing_that_is_told(
-    new_stack: Any, machines: dict[str, Machine], record: Any, hub_server: Any, tmp_path: Path, wait_until: Callable
+def test_killed_and_late_nodes_and_no_secret_is_disclosed(
+    new_local_prefect: Any,
+    machines: dict[str, Machine],
+    record: Any,
+    hub_server: Any,
+    tmp_path: Path,
+    wait_until: Callable,
 ) -> None:
     data = {n: record(tmp_path / PRIVATE / n, seed, (12, 15, 13)) for seed, n in enumerate("abc")}
-    record(tmp_path / "judge", 9, (13, 12))
+    record(tmp_path / "unseen", 9, (13, 12))
     secrets = {"WANDB_API_KEY": "5ec2e7" * 7, "HF_TOKEN": hub_server.token}
     outside = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": hub_server.url, "HF_HUB_DISABLE_XET": "1"}
-    new_stack.environment |= secrets | outside
-    new_stack.start()
+    new_local_prefect.environment |= secrets | outside
+    new_local_prefect.start()
     server = machines["server"]
     server("server", "init", "--port", str(free_port()))
 
@@ -111,41 +116,43 @@ def test_nodes_that_die_and_come_late_and_nothing_that_is_told(
     for name in "ab":
         enroll(name)
     wait_until(lambda: online("a") and online("b"))
-    asked = {"federation.server": str(server.home / "server"), "tracking.wandb": "offline"}
-    asked |= {"publish.repo_id": "lab/arm", "publish.min_rounds": 3}
-    run = begin(new_stack, rules_of(tmp_path, "network", **asked))
+    settings = {"federation.server": str(server.home / "server"), "tracking.wandb": "offline"}
+    settings |= {"publish.repo_id": "lab/arm", "publish.min_rounds": 3}
+    run = start_session(new_local_prefect, small_session(tmp_path, "network", **settings))
     wait_until(lambda: all("round 1 step 20/60" in machines[n].log for n in "ab"), pause=0.02)
     machines["a"].kill()
     enroll("c")
     wait_until(lambda: online("c"))
     join("a")
-    assert new_stack.ended(run).is_completed(), new_stack.state(run).message
+    assert new_local_prefect.final_state(run).is_completed(), new_local_prefect.state(run).message
 
     history = ledger(tmp_path / "network")
     assert [[u.client for u in r.updates] for r in history] == [[], ["a", "b"], ["a", "b", "c"], ["a", "b", "c"]]
     assert [r.refusals for r in history] == 4 * [()]
     for name in "abc":
-        said = machines[name]("client", "audit")
-        assert f"{len(history) - (2 if name == 'c' else 1)} of" in said.splitlines()[-1]
+        lines = " ".join(machines[name]("client", "audit").split())
+        assert f"are valid; {len(history) - (2 if name == 'c' else 1)} of" in lines
     assert machines["b"].log.count("round 1 step 60/60") == 1
-    said = server("server", "audit").splitlines()
-    assert re.search(r"chain and signatures hold .*; (\d+) of (\d+) answers were taken", said[-1]), said[-1]
+    lines = " ".join(server("server", "audit").split())
+    assert re.search(r"hash chain and signatures are valid .*; (\d+) of (\d+) answers were accepted", lines), lines
     release = json.loads(next((tmp_path / "network").glob("*/release.json")).read_text())
-    assert release["repo_id"] == "lab/arm"  # so the token was asked for when it began
+    assert release["repo_id"] == "lab/arm"  # so the session asked for the token at its start
     assert list((tmp_path / "network").glob("*/wandb/offline-run-*"))
 
     clients = [{"name": n, "dataset": f"local:{data[n]}", "from_round": 2 if n == "c" else 1} for n in "abc"]
-    here = begin(new_stack, rules_of(tmp_path, "here", clients=clients, **{"federation.engine": "local"}))
-    assert new_stack.ended(here).is_completed(), new_stack.state(here).message
+    here = start_session(
+        new_local_prefect, small_session(tmp_path, "here", clients=clients, **{"federation.engine": "local"})
+    )
+    assert new_local_prefect.final_state(here).is_completed(), new_local_prefect.state(here).message
     assert [r.checkpoint.digest for r in ledger(tmp_path / "here")] == [r.checkpoint.digest for r in history]
 
     keys = {f"key of {n}": kit_key(machines[n].home / "client" / "kit.json") for n in "abc"}
-    with new_stack.client() as client:
-        told = client.read_flow_run(run)
+    with new_local_prefect.client() as client:
+        flow_run = client.read_flow_run(run)
         mine = {"logs": {"flow_run_id": {"any_": [str(run)]}}, "limit": 200}
         lines = client.request("POST", "/logs/filter", json=mine).text
-    texts = {"parameters": json.dumps([told.parameters, told.job_variables], default=str), "log lines": lines}
-    places = [tmp_path / "network", server.home, new_stack.home]
+    texts = {"parameters": json.dumps([flow_run.parameters, flow_run.job_variables], default=str), "log lines": lines}
+    places = [tmp_path / "network", server.home, new_local_prefect.home]
     places = [f for place in places for f in place.rglob("*") if f.is_file() and not is_elsewhere(f, tmp_path)]
     files = {str(file): file.read_bytes() for file in places}
     assert any(PRIVATE.encode() in text for text in machines["a"].home.rglob("*.json") for text in [text.read_bytes()])
@@ -159,65 +166,68 @@ def test_nodes_that_die_and_come_late_and_nothing_that_is_told(
 
 
 def is_elsewhere(file: Path, tmp_path: Path) -> bool:
-    """Nodes and recordings lie under the same folder in this test only."""
+    """Return whether a file belongs to a node or is a recording; in this test all are below the same folder."""
     parts = file.relative_to(tmp_path).parts
-    return parts[0] in {"a", "b", "c", PRIVATE, "cache", "here", "judge"} or file.suffix == ".kit"
+    return parts[0] in {"a", "b", "c", PRIVATE, "cache", "here", "unseen"} or file.suffix == ".kit"
 
 
 def kit_key(kit: Path) -> str:
-    """A line out of the middle of a node's private key."""
+    """Return a line from the middle of a node's private key."""
     return str(json.loads(kit.read_text())["key"]).splitlines()[3]
 
 
 def free_port() -> int:
-    from zk0.federation.processes import free_port as free
+    from zk0.federation.network.flower_commands import free_port as free
 
     return free()
 
 
-def test_nodes_that_are_present_begin_a_session_by_themselves(
-    new_stack: Any, machines: dict[str, Machine], record: Any, tmp_path: Path, wait_until: Callable
+def test_online_nodes_start_a_session_automatically(
+    new_local_prefect: Any, machines: dict[str, Machine], record: Any, tmp_path: Path, wait_until: Callable
 ) -> None:
     data = {n: record(tmp_path / PRIVATE / n, seed, (12, 15, 13)) for seed, n in enumerate("ab")}
-    record(tmp_path / "judge", 9, (13, 12))
-    new_stack.start()
+    record(tmp_path / "unseen", 9, (13, 12))
+    new_local_prefect.start()
     server = machines["server"]
     server("server", "init", "--port", str(free_port()))
     server("server", "start")
-    small = rules_of(tmp_path, "begun", **{"rounds": 1, "training.local_steps": 3})
+    small = small_session(tmp_path, "started", **{"rounds": 1, "training.local_steps": 3})
     settings = [word for name, value in small.items() for word in ("--set", f"{name}={toml(value)}")]
     out = tmp_path / "watch.log"
     with out.open("wb") as file:
-        command = [sys.executable, "-m", "flows.bot", "watch", "--every", "0.5", *settings]
-        environment = server.environment | {"PREFECT_API_URL": new_stack.api_url}
+        command = [sys.executable, "-m", "flows.bot.main", "watch", "--every", "0.5", *settings]
+        environment = server.environment | {
+            "PREFECT_API_URL": new_local_prefect.api_url,
+            "PREFECT_API_AUTH_STRING": new_local_prefect.api_key(),
+        }
         watching = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=file, stderr=file)
     try:
-        wait_until(lambda: "idle: 0 of 2 nodes present" in out.read_text())
+        wait_until(lambda: "idle: 0 of 2 nodes connected" in out.read_text())
         now = datetime.now()
         never = f"{now + timedelta(hours=2):%H:%M}-{now + timedelta(hours=3):%H:%M}"
         for name, hours in (("a", ()), ("b", ("--hours", never))):
             kit = str(tmp_path / f"{name}.kit")
             server("server", "enroll", name, "--out", kit)
             machines[name]("client", "start", f"local:{data[name]}", "--kit", kit, *hours)
-        wait_until(lambda: "idle: 1 of 2 nodes present (a)" in out.read_text())
-        assert "rests since" in machines["b"]("client", "status")
+        wait_until(lambda: "idle: 1 of 2 nodes connected (a)" in out.read_text())
+        assert "paused since" in machines["b"]("client", "status")
         machines["b"]("client", "stop")
         machines["b"]("client", "start", f"local:{data['b']}")
-        wait_until(lambda: "session begun as" in out.read_text())
-        run = UUID(re.search(r"session begun as (\S+): 2 nodes present \(a, b\)", out.read_text()).group(1))
-        assert new_stack.ended(run).is_completed(), new_stack.state(run).message
-        wait_until(lambda: "idle: nobody new (a, b); the cooldown ends in" in out.read_text())
+        wait_until(lambda: "session started as" in out.read_text())
+        run = UUID(re.search(r"session started as (\S+): 2 nodes connected \(a, b\)", out.read_text()).group(1))
+        assert new_local_prefect.final_state(run).is_completed(), new_local_prefect.state(run).message
+        wait_until(lambda: "idle: no new node (a, b); the cooldown ends in" in out.read_text())
     finally:
         watching.terminate()
         watching.wait(30)
-    assert [[u.client for u in r.updates] for r in ledger(tmp_path / "begun")] == [[], ["a", "b"]]
-    assert out.read_text().count("session begun") == 1
-    with new_stack.client() as client:
+    assert [[u.client for u in r.updates] for r in ledger(tmp_path / "started")] == [[], ["a", "b"]]
+    assert out.read_text().count("session started") == 1
+    with new_local_prefect.client() as client:
         assert [r.id for r in client.read_flow_runs() if "watch" in r.tags] == [run]
 
 
 def toml(value: Any) -> str:
-    """A setting as it is typed."""
+    """Return a setting as it is typed on the command line."""
     if isinstance(value, list):
         return "[" + ", ".join("{" + ", ".join(f'{k}="{v}"' for k, v in one.items()) + "}" for one in value) + "]"
     return str(value)

@@ -1,4 +1,4 @@
-"""A night as a flow: measured, compared, written down; what is worse fails it and is announced."""
+"""The nightly benchmark as a flow: measured, compared, recorded; a regression fails it and emits an event."""
 
 import json
 import re
@@ -9,10 +9,10 @@ from uuid import UUID
 
 import pytest
 
-from tasks.benchmarking import this_machine
-from tasks.children import run_zk0
+from tasks.nightly import this_machine
+from tasks.subprocesses import run_zk0
 from zk0.errors import BenchmarkError
-from zk0.nights import Night, NightLedger, Sample
+from zk0.nightly.nightly_ledger import BenchmarkSample, NightlyLedger, NightlyRun
 
 pytestmark = pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds processes in /proc")
 QUICK = {"aggregate": ["--clients", "2", "--parameters", "100000", "--repeats", "2"]}
@@ -20,12 +20,12 @@ NAME = "aggregate: zk0 / copy"
 RATIOS = ["aggregate: zk0 mean / copy", NAME, "aggregate: zk0 verify / copy"]
 
 
-def test_a_benchmark_that_fails_says_why() -> None:
+def test_a_benchmark_that_fails_reports_the_reason() -> None:
     with pytest.raises(BenchmarkError, match=r"^the benchmark ended with 2: .*no benchmark nothing"):
         run_zk0(["bench", "nothing"], "the benchmark", BenchmarkError)
 
 
-def test_where_was_measured() -> None:
+def test_this_machine() -> None:
     here = this_machine()
     assert here.cpu
     assert here.cores >= 1
@@ -34,40 +34,40 @@ def test_where_was_measured() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_nights(stack: Any, wait_until: Callable[..., Any]) -> None:
-    ledger = stack.home / "nights.jsonl"
+def test_nights(local_prefect: Any, wait_until: Callable[..., Any]) -> None:
+    ledger = local_prefect.home / "nights.jsonl"
 
     def night(**more: Any) -> Any:
-        asked = {"sessions": [], "benchmarks": QUICK, "ledger": str(ledger), "repeats": 3, **more}
-        options = [o for k, v in asked.items() for o in ("--param", f"{k}={json.dumps(v)}")]
-        return stack.prefect("deployment", "run", "zk0-benchmark/nightly", "--watch", *options)
+        parameters = {"sessions": [], "benchmarks": QUICK, "ledger": str(ledger), "repeats": 2, **more}
+        options = [o for k, v in parameters.items() for o in ("--param", f"{k}={json.dumps(v)}")]
+        return local_prefect.prefect("deployment", "run", "zk0-benchmark/nightly", "--watch", *options)
 
     first = night()
     assert first.returncode == 0, first.stdout + first.stderr
-    (measured,) = NightLedger(ledger).read()
-    assert measured.good
-    assert [(s.name, len(s.ratios)) for s in measured.samples] == [(name, 3) for name in RATIOS]
+    (measured,) = NightlyLedger(ledger).read()
+    assert measured.is_reference
+    assert [(s.name, len(s.ratios)) for s in measured.samples] == [(name, 2) for name in RATIOS]
     assert measured.machine == this_machine()
 
-    # what so small an average takes is mostly noise: one was far faster the night before, the others far slower
-    known = tuple(Sample(name=n, ratios=(1e-6, 1.01e-6) if n == NAME else (1e6, 1.01e6)) for n in RATIOS)
-    NightLedger(ledger).append(measured.model_copy(update={"samples": known}))
+    # such small measurements are mostly noise: the night before, one was far faster and the others were far slower
+    known = tuple(BenchmarkSample(name=n, ratios=(1e-6, 1.01e-6) if n == NAME else (1e6, 1.01e6)) for n in RATIOS)
+    NightlyLedger(ledger).append(measured.model_copy(update={"samples": known}))
     worse = night()
     assert worse.returncode == 1
-    message = stack.state(UUID(re.search(r"UUID: (\S+)", worse.stdout)[1])).message
+    message = local_prefect.state(UUID(re.search(r"UUID: (\S+)", worse.stdout)[1])).message
     assert "1 measurement(s) got worse: aggregate: zk0 / copy: " in message
-    *_, last = NightLedger(ledger).read()
-    assert not last.good
+    *_, last = NightlyLedger(ledger).read()
+    assert not last.is_reference
     assert last.regressions[0].startswith(NAME)
 
-    def announced() -> list[Any]:
-        asked = {"filter": {"event": {"name": ["zk0.benchmark.regressed"]}}}
-        with stack.client() as client:
-            return client.request("POST", "/events/filter", json=asked).json()["events"]
+    def regression_events() -> list[Any]:
+        query = {"filter": {"event": {"name": ["zk0.benchmark.regressed"]}}}
+        with local_prefect.client() as client:
+            return client.request("POST", "/events/filter", json=query).json()["events"]
 
-    (event,) = wait_until(announced, 60)
+    (event,) = wait_until(regression_events, 60)
     assert event["payload"]["regressions"] == list(last.regressions)
-    with stack.client() as client:
+    with local_prefect.client() as client:
         artifacts = client.read_artifacts(limit=200)
     tables = [json.loads(a.data) for a in artifacts if a.key == "benchmark" and NAME in str(a.data)]
     row = next(r for rows in tables for r in rows if r["outcome"] == "worse")
@@ -76,7 +76,7 @@ def test_nights(stack: Any, wait_until: Callable[..., Any]) -> None:
 
     accepted = night(accept="the new check costs that")
     assert accepted.returncode == 0, accepted.stdout
-    *_, last = NightLedger(ledger).read()
-    assert last.good
-    assert isinstance(last, Night)
+    *_, last = NightlyLedger(ledger).read()
+    assert last.is_reference
+    assert isinstance(last, NightlyRun)
     assert last.regressions

@@ -1,4 +1,4 @@
-"""A release as the last stage of a session: refused with its reason, or agreed to in the UI and pushed."""
+"""A release as the last stage of a session: refused with its reason, or approved in the UI and pushed."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from zk0.release import Release
+from zk0.rules.release import Release
 
 pytestmark = pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds processes in /proc")
-ASKED = {
+RELEASE_SETTINGS = {
     "rounds": 1,
     "training.lr": 2e-3,
     "simulator.episodes": 4,
@@ -23,25 +23,24 @@ ASKED = {
 
 
 @pytest.fixture
-def secret(stack: Any, hub_server: Any) -> Iterator[str]:
-    """The token as the server's Secret block holds it."""
+def secret(local_prefect: Any, hub_server: Any) -> Iterator[str]:
+    """The token of the fake Hub, in a Secret block of the Prefect server."""
     from prefect.blocks.system import Secret
-    from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    with temporary_settings({PREFECT_API_URL: stack.api_url}):
+    with local_prefect.settings():
         Secret(value=hub_server.token).save("hf-token", overwrite=True)
         yield hub_server.token
         Secret.delete("hf-token")
 
 
-def folder_of(stack: Any, name: str) -> Path:
-    (found,) = (stack.home / name).iterdir()
+def folder_of(local_prefect: Any, name: str) -> Path:
+    (found,) = (local_prefect.home / name).iterdir()
     return found
 
 
-def test_the_reason_of_a_refusal_is_kept(stack: Any, finished: Any) -> None:
+def test_the_reason_of_a_refusal_is_recorded(local_prefect: Any, finished: Any) -> None:
     assert finished.returncode == 0
-    folder = folder_of(stack, "undisturbed")
+    folder = folder_of(local_prefect, "uninterrupted")
     release = Release.read(folder / "release.json")
     assert release is not None
     assert release.outcome == "refused"
@@ -50,34 +49,38 @@ def test_the_reason_of_a_refusal_is_kept(stack: Any, finished: Any) -> None:
     assert "Release: not pushed: publish.repo_id is not set; 2 rounds ran" in page
 
 
-def test_a_release_without_a_token_fails_before_anything_is_trained(stack: Any) -> None:
-    run = stack.begin(stack.overrides("tokenless", **ASKED), HF_HUB_OFFLINE="0", HF_HOME=str(stack.home / "nobody"))
-    state = stack.ended(run)
+def test_a_release_without_a_token_fails_before_anything_is_trained(local_prefect: Any) -> None:
+    run = local_prefect.start_session(
+        local_prefect.overrides("tokenless", **RELEASE_SETTINGS),
+        HF_HUB_OFFLINE="0",
+        HF_HOME=str(local_prefect.home / "no-token"),
+    )
+    state = local_prefect.final_state(run)
     assert state.is_failed()
     assert "no token for the Hub; expected HF_TOKEN" in state.message
-    assert not list((stack.home / "tokenless").iterdir())
+    assert not list((local_prefect.home / "tokenless").iterdir())
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_person_agrees_and_the_model_is_pushed(
-    stack: Any, hub_server: Any, secret: str, wait_until: Callable[..., Any]
+def test_a_person_approves_and_the_model_is_pushed(
+    local_prefect: Any, hub_server: Any, secret: str, wait_until: Callable[..., Any]
 ) -> None:
-    overrides = stack.overrides("agreed", **ASKED, **{"publish.approval": True})
-    run = stack.begin(overrides, HF_HUB_OFFLINE="0", HF_ENDPOINT=hub_server.url, HF_HUB_DISABLE_XET="1")
-    wait_until(lambda: stack.state(run).is_paused() or stack.state(run).is_final())
-    assert stack.state(run).name == "Suspended", stack.state(run).message
-    folder = folder_of(stack, "agreed")
+    overrides = local_prefect.overrides("agreed", **RELEASE_SETTINGS, **{"publish.approval": True})
+    run = local_prefect.start_session(overrides, HF_HUB_OFFLINE="0", HF_ENDPOINT=hub_server.url, HF_HUB_DISABLE_XET="1")
+    wait_until(lambda: local_prefect.state(run).is_paused() or local_prefect.state(run).is_final())
+    assert local_prefect.state(run).name == "Suspended", local_prefect.state(run).message
+    folder = folder_of(local_prefect, "agreed")
     assert Release.read(folder / "release.json").outcome == "allowed"
-    assert (folder / "report.html").is_file(), "what is there to look at when one is asked"
+    assert (folder / "report.html").is_file(), "the report exists when the person decides"
     assert hub_server.requests == []
-    with stack.client() as client:
+    with local_prefect.client() as client:
         client.resume_flow_run(run, run_input={"approve": True, "note": "it grips"})
-    assert stack.ended(run).is_completed(), stack.state(run).message
+    assert local_prefect.final_state(run).is_completed(), local_prefect.state(run).message
 
     release = Release.read(folder / "release.json")
     assert (release.outcome, release.revision) == ("pushed", f"{folder.name}_round_1")
-    assert release.reason.endswith("; a person agreed (it grips)")
+    assert release.reason.endswith("; a person approved (it grips)")
     repository = hub_server.repositories["lab/arm"]
     assert repository.private
     saved = folder / "models" / "checkpoint_round_1"
@@ -85,13 +88,13 @@ def test_a_person_agrees_and_the_model_is_pushed(
     assert repository.files(release.revision) == wanted
     card = wanted["README.md"].decode()
     assert "Root of the session's ledger" in card
-    assert str(stack.home) not in card + wanted["metrics.json"].decode()
+    assert str(local_prefect.home) not in card + wanted["metrics.json"].decode()
     assert f"pushed to private lab/arm as {release.revision}" in (folder / "report.html").read_text(encoding="utf-8")
     for client in ("lifter", "placer"):
         log = (folder / "clients" / client / "client.log").read_text(encoding="utf-8")
-        assert log.count("round 1 from") == 1, "trained again after the answer"
-    with stack.client() as client:
-        asked = client.read_flow_run(run)
-    assert secret not in json.dumps(asked.parameters) + json.dumps(asked.job_variables)
+        assert log.count("round 1 from") == 1, "trained again after the approval"
+    with local_prefect.client() as client:
+        flow_run = client.read_flow_run(run)
+    assert secret not in json.dumps(flow_run.parameters) + json.dumps(flow_run.job_variables)
     texts = [f for f in folder.rglob("*") if f.is_file() and secret.encode() in f.read_bytes()]
     assert texts == []

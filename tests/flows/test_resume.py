@@ -1,4 +1,4 @@
-"""A session that is killed at any point and taken up again ends with the digest of an undisturbed one."""
+"""A session that is killed at any point and then resumed ends with the digests of an uninterrupted one."""
 
 import json
 import os
@@ -18,9 +18,9 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import TaskRunFilter, TaskRunFilterName
 from prefect.client.schemas.sorting import TaskRunSort
 
-from zk0.ledger import Ledger
+from zk0.audit.ledger import Ledger
 from zk0.records import RoundRecord
-from zk0.weights import check_weights
+from zk0.weights.digests import check_weights
 
 pytestmark = pytest.mark.timeout(900)  # the first test waits for a server and for half a minute of imports
 
@@ -33,104 +33,104 @@ SETTINGS = {"fedavgm": (), "scaffold": SCAFFOLD, "int8": INT8, "late": (f"client
 
 
 @dataclass(frozen=True)
-class Moment:
-    """When the process of the second round dies, and what is there then."""
+class Kill:
+    """When the process is killed in the second round, and what is in the session's folder then."""
 
     at: tuple[str, str, int]
     left: str = ""
-    """A file that is there then (a pattern)."""
+    """A file that exists then (a pattern)."""
     cut: int | None = None
-    """The file may grow by so many bytes: it dies in the middle of a write."""
+    """The file may grow by so many bytes: the process is killed in the middle of a write."""
     steps: tuple[int, int] = (1, 1)
-    """How often a and b come to the last step of the round in the end."""
+    """How often clients a and b train to the last step of the round, over all attempts."""
     settings: str = "fedavgm"
     to_the_end: bool = False
-    """Whether it is taken up to the very end, not only until the round is recorded."""
+    """Whether the session resumes to its end, not only until the round is recorded."""
 
 
-WEIGHTS, CHECKPOINT = r"round-00[12]/\.weights.*tmp", r"models/\.checkpoint_round_2-\w+"
-MOMENTS = {
-    "training": Moment(("told", "step a 2 3", 1)),
-    "between clients": Moment(("told", "step b 2 1", 1), "clients/a/updates/round-002-*.json"),
-    "update cut": Moment(
+WEIGHTS, CHECKPOINT = r"round-00[12]/\.weights.*tmp", r"models/\.checkpoint_round_2\.\w+\.tmp"
+KILLS = {
+    "training": Kill(("progress", "optimizer_step a 2 3", 1)),
+    "between clients": Kill(("progress", "optimizer_step b 2 1", 1), "clients/a/updates/round-002-*.json"),
+    "update cut": Kill(
         ("open", r"a/updates/\.round-002", 1), "clients/a/updates/.round-002-*.tmp", 200_000, steps=(2, 1)
     ),
-    "update without record": Moment(
-        ("open", r"a/updates/round-002.*json", 1), "clients/a/updates/round-002-*.safetensors", steps=(2, 1)
+    "update without record": Kill(
+        ("open", r"a/updates/\.round-002.*json", 1), "clients/a/updates/round-002-*.safetensors", steps=(2, 1)
     ),
-    "answer not spooled": Moment(("os.link", r"updates/\.a\.", 1), "clients/b/round_2.json"),
-    "between replies": Moment(("os.link", r"updates/\.b\.", 1), "round-002/updates/a.json"),
-    "record of an answer cut": Moment(("open", r"002/updates/b\.json", 1), "round-002/updates/b.json.tmp", 50),
-    "aggregate begun": Moment(("open", WEIGHTS, 1), "round-002/updates/b.json"),
-    "aggregate cut": Moment(("open", WEIGHTS, 1), "round-002/.weights.*.tmp", 300_000),
-    "state without weights": Moment(("os.rename", WEIGHTS, 1), "round-002/server_momentum.safetensors"),
-    "before it is judged": Moment(("told", "judging round 2", 1), "round-002/weights.safetensors"),
-    "after it is judged": Moment(("told", "^judged .* 2", 1), "round-002/weights.safetensors"),
-    "clients judge": Moment(("open", r"a/evaluation_2\.json", 1), "round-002/weights.safetensors"),
-    "clients' score cut": Moment(("open", r"b/evaluation_2\.json", 1), "clients/b/evaluation_2.json.tmp", 100),
-    "checkpoint half made": Moment(
-        ("open", CHECKPOINT + "/policy_preprocessor", 1), "models/.checkpoint_round_2-*/model.safetensors"
+    "result not spooled": Kill(("os.link", r"updates/\.a\.", 1), "clients/b/round_2.json"),
+    "between replies": Kill(("os.link", r"updates/\.b\.", 1), "round-002/updates/a.json"),
+    "record of a result cut": Kill(("open", r"002/updates/\.b\.json", 1), "round-002/updates/.b.json.*.tmp", 50),
+    "aggregation started": Kill(("open", WEIGHTS, 1), "round-002/updates/b.json"),
+    "aggregation cut": Kill(("open", WEIGHTS, 1), "round-002/.weights.*.tmp", 300_000),
+    "state without weights": Kill(("os.rename", WEIGHTS, 1), "round-002/server_momentum.safetensors"),
+    "before evaluation": Kill(("progress", "evaluating round 2", 1), "round-002/weights.safetensors"),
+    "after evaluation": Kill(("progress", "^evaluated .* 2", 1), "round-002/weights.safetensors"),
+    "clients evaluate": Kill(("open", r"a/\.evaluation_2\.json", 1), "round-002/weights.safetensors"),
+    "client score cut": Kill(("open", r"b/\.evaluation_2\.json", 1), "clients/b/.evaluation_2.json.*.tmp", 100),
+    "checkpoint incomplete": Kill(
+        ("open", CHECKPOINT + "/policy_preprocessor", 1), "models/.checkpoint_round_2.*/model.safetensors"
     ),
-    "checkpoint without its name": Moment(("os.rename", CHECKPOINT, 1), "models/.checkpoint_round_2-*/metrics.json"),
-    "before it is recorded": Moment(("open", r"/ledger\.jsonl", 1), "models/checkpoint_round_2/README.md"),
-    "record cut": Moment(("open", r"/ledger\.jsonl", 1), "models/checkpoint_round_2/README.md", 100),
-    "recorded, not cleared": Moment(("os.remove", r"002/updates/a\.safetensors", 1), to_the_end=True),
-    "evaluation record": Moment(("open", r"server/\.round_2_server_eval", 1), to_the_end=True),
-    "chart cut": Moment(("open", r"\.policy_loss_chart", 1), ".policy_loss_chart.half.png", 5000, to_the_end=True),
-    "receipts": Moment(("open", r"b/receipts/.*/round_2", 1), "clients/a/receipts/*/round_2.json", to_the_end=True),
-    "report cut": Moment(("open", r"/\.report\.half", 1), ".report.half.html", 1000, to_the_end=True),
+    "checkpoint not renamed": Kill(("os.rename", CHECKPOINT, 1), "models/.checkpoint_round_2.*/metrics.json"),
+    "before the record": Kill(("open", r"/ledger\.jsonl", 1), "models/checkpoint_round_2/README.md"),
+    "record cut": Kill(("open", r"/ledger\.jsonl", 1), "models/checkpoint_round_2/README.md", 100),
+    "recorded, files not removed": Kill(("os.remove", r"002/updates/a\.safetensors", 1), to_the_end=True),
+    "evaluation record": Kill(("open", r"server/\.round_2_server_eval", 1), to_the_end=True),
+    "chart cut": Kill(("open", r"\.policy_loss_chart", 1), ".policy_loss_chart.png.*.tmp", 5000, to_the_end=True),
+    "receipts": Kill(("open", r"b/receipts/.*/\.round_2", 1), "clients/a/receipts/*/round_2.json", to_the_end=True),
+    "report cut": Kill(("open", r"/\.report\.html", 1), ".report.html.*.tmp", 1000, to_the_end=True),
 }
 BY_DEFAULT = (
     "training",
     "between replies",
-    "aggregate cut",
-    "before it is judged",
-    "clients judge",
+    "aggregation cut",
+    "before evaluation",
+    "clients evaluate",
     "record cut",
     "evaluation record",
     "report cut",
 )
 for _name in ("state without weights", "update cut"):
-    MOMENTS[f"{_name}, scaffold"] = replace(MOMENTS[_name], settings="scaffold", left="")
+    KILLS[f"{_name}, scaffold"] = replace(KILLS[_name], settings="scaffold", left="")
 for _name in ("update without record",):
-    MOMENTS[f"{_name}, int8"] = replace(MOMENTS[_name], settings="int8", left="")
-MOMENTS["before it is judged, late"] = replace(MOMENTS["before it is judged"], settings="late")
+    KILLS[f"{_name}, int8"] = replace(KILLS[_name], settings="int8", left="")
+KILLS["before evaluation, late"] = replace(KILLS["before evaluation"], settings="late")
 BY_DEFAULT += ("update cut, scaffold",)
 
 
 @dataclass(frozen=True)
-class Undisturbed:
-    """A session to which nothing happens, and its folder as it was when the second round began."""
+class UninterruptedSession:
+    """A finished session, and a copy of its folder from the start of the second round."""
 
     folder: Path
-    begun: Path
+    at_round_2: Path
 
     def copy(self, to: Path) -> Path:
-        """The begun session somewhere else, under its own name."""
-        return Path(shutil.copytree(self.begun, to / self.begun.name))
+        """Copy the unfinished session to another place, under its own name."""
+        return Path(shutil.copytree(self.at_round_2, to / self.at_round_2.name))
 
 
 @pytest.fixture(scope="module")
-def undisturbed(place: Any) -> Callable[[str], Undisturbed]:
-    made: dict[str, Undisturbed] = {}
+def uninterrupted(forked_zk0: Any) -> Callable[[str], UninterruptedSession]:
+    made: dict[str, UninterruptedSession] = {}
 
-    def of(settings: str) -> Undisturbed:
+    def of(settings: str) -> UninterruptedSession:
         if settings not in made:
-            output, begun = place.path / settings, place.path / f"begun-{settings}"
-            asked = [setting.replace("DATA", f"{place.path}/data") for setting in SETTINGS[settings]]
-            new = place.new(output, *asked)
-            done = place.zk0(new, ("os.mkdir", "round-002/updates", 1), ("copy", str(begun)))
-            assert done.code == 0, done.said[-3000:]
-            (folder,), (copy,) = output.iterdir(), begun.iterdir()
-            made[settings] = Undisturbed(folder, copy)
+            output, copies = forked_zk0.path / settings, forked_zk0.path / f"at-round-2-{settings}"
+            chosen = [setting.replace("DATA", f"{forked_zk0.path}/data") for setting in SETTINGS[settings]]
+            new = forked_zk0.start_arguments(output, *chosen)
+            done = forked_zk0.run(new, ("os.mkdir", "round-002/updates", 1), ("copy", str(copies)))
+            assert done.code == 0, done.output[-3000:]
+            (folder,), (copy,) = output.iterdir(), copies.iterdir()
+            made[settings] = UninterruptedSession(folder, copy)
         return made[settings]
 
     return of
 
 
 @pytest.fixture(scope="module")
-def calm(undisturbed: Callable[[str], Undisturbed]) -> Path:
-    return undisturbed("fedavgm").folder
+def uninterrupted_folder(uninterrupted: Callable[[str], UninterruptedSession]) -> Path:
+    return uninterrupted("fedavgm").folder
 
 
 def rounds(folder: Path) -> tuple[RoundRecord, ...]:
@@ -142,132 +142,142 @@ def digests(folder: Path) -> list[str]:
 
 
 def steps(folder: Path, number: int = 2) -> tuple[int, int]:
-    """How often a and b have come to the last step of a round."""
+    """Return how often clients a and b have trained to the last step of a round."""
     logs = {name: (folder / "clients" / name / "client.log").read_text() for name in "ab"}
     return logs["a"].count(f"a: round {number} step 6/6"), logs["b"].count(f"b: round {number} step 6/6")
 
 
-def half_written(folder: Path) -> list[Path]:
+def temporary_files(folder: Path) -> list[Path]:
     return [p for pattern in ("round-*/.*", "round-*/updates/.*", "models/.*") for p in folder.glob(pattern)]
 
 
 @pytest.mark.parametrize(
-    "moment", [pytest.param(m, id=i, marks=[] if i in BY_DEFAULT else pytest.mark.slow) for i, m in MOMENTS.items()]
+    "kill", [pytest.param(k, id=i, marks=[] if i in BY_DEFAULT else pytest.mark.slow) for i, k in KILLS.items()]
 )
 def test_killed_in_the_second_round(
-    place: Any, undisturbed: Callable[[str], Undisturbed], tmp_path: Path, moment: Moment
+    forked_zk0: Any, uninterrupted: Callable[[str], UninterruptedSession], tmp_path: Path, kill: Kill
 ) -> None:
-    expected = undisturbed(moment.settings)
+    expected = uninterrupted(kill.settings)
     folder = expected.copy(tmp_path)
-    killed = place.zk0(place.again(folder), moment.at, ("kill",) if moment.cut is None else ("cut", moment.cut))
-    assert killed.code == -(signal.SIGKILL if moment.cut is None else signal.SIGXFSZ), killed.said[-3000:]
-    assert not moment.left or any(folder.glob(moment.left))
-    if moment.to_the_end:
-        done = place.zk0(place.again(folder))
-        assert done.code == 0, done.said[-3000:]
-        assert missing(folder) == []
+    killed = forked_zk0.run(
+        forked_zk0.resume_arguments(folder), kill.at, ("kill",) if kill.cut is None else ("cut", kill.cut)
+    )
+    assert killed.code == -(signal.SIGKILL if kill.cut is None else signal.SIGXFSZ), killed.output[-3000:]
+    assert not kill.left or any(folder.glob(kill.left))
+    if kill.to_the_end:
+        done = forked_zk0.run(forked_zk0.resume_arguments(folder))
+        assert done.code == 0, done.output[-3000:]
+        assert missing_files(folder) == []
         assert losses(folder) == losses(expected.folder)
     else:
-        place.until_recorded(folder)
+        forked_zk0.run_until_recorded(folder)
     assert digests(folder) == digests(expected.folder)
-    assert steps(folder) == moment.steps
+    assert steps(folder) == kill.steps
     assert steps(folder, 1) == (1, 1)
-    assert half_written(folder) == []
+    assert temporary_files(folder) == []
 
 
 @pytest.mark.slow
-def test_killed_again_and_again(place: Any, calm: Path) -> None:
-    """From the first record to the report: ten processes for two rounds."""
-    moments: list[tuple[str, str, int]] = [
-        ("os.rename", r"/ground\.json", 1),
+def test_killed_nine_times(forked_zk0: Any, uninterrupted_folder: Path) -> None:
+    """Kill the session nine times between its first file and its report: ten processes for two rounds."""
+    triggers: list[tuple[str, str, int]] = [
+        ("os.rename", r"/session_setup\.json", 1),
         ("open", r"/ledger\.jsonl", 1),
-        ("told", "step b 1 3", 1),
+        ("progress", "optimizer_step b 1 3", 1),
         ("os.rename", r"round-001/\.weights", 1),
         ("os.rename", r"models/\.checkpoint_round_1", 1),
-        ("told", "step a 2 1", 1),
+        ("progress", "optimizer_step a 2 1", 1),
         ("os.link", r"updates/\.b\.", 1),
         ("open", r"/ledger\.jsonl", 1),
-        ("os.rename", r"/\.report\.half", 1),
+        ("os.rename", r"/\.report\.html", 1),
     ]
-    output = place.path / "again and again"
-    for number, moment in enumerate(moments):
-        command = place.new(output) if number == 0 else place.again(next(output.iterdir()))
-        killed = place.zk0(command, moment)
-        assert killed.code == -signal.SIGKILL, killed.said[-3000:]
+    output = forked_zk0.path / "killed nine times"
+    for number, trigger in enumerate(triggers):
+        command = (
+            forked_zk0.start_arguments(output) if number == 0 else forked_zk0.resume_arguments(next(output.iterdir()))
+        )
+        killed = forked_zk0.run(command, trigger)
+        assert killed.code == -signal.SIGKILL, killed.output[-3000:]
     (folder,) = output.iterdir()
-    done = place.zk0(place.again(folder))
-    assert done.code == 0, done.said[-3000:]
-    assert digests(folder) == digests(calm)
+    done = forked_zk0.run(forked_zk0.resume_arguments(folder))
+    assert done.code == 0, done.output[-3000:]
+    assert digests(folder) == digests(uninterrupted_folder)
     assert steps(folder, 1) == steps(folder, 2) == (1, 1)
 
 
-def test_refusals_of_a_killed_round_are_not_forgotten(
-    place: Any, undisturbed: Callable[[str], Undisturbed], tmp_path: Path
+def test_refusals_of_a_killed_round_are_recorded(
+    forked_zk0: Any, uninterrupted: Callable[[str], UninterruptedSession], tmp_path: Path
 ) -> None:
-    """Client b cannot keep what it trains, so it is refused, before the session is killed and again after."""
+    """Client b cannot save its update, so it is refused: before the session is killed, and again after it resumes."""
     found = []
-    for name in ("calm", "killed"):
-        folder = undisturbed("fedavgm").copy(tmp_path / name)
+    for name in ("uninterrupted", "killed"):
+        folder = uninterrupted("fedavgm").copy(tmp_path / name)
         shutil.rmtree(folder / "clients/b/updates")
         (folder / "clients/b/updates").touch()
         if name == "killed":
-            assert place.zk0(place.again(folder), ("os.rename", WEIGHTS, 1)).code == -signal.SIGKILL
-        place.until_recorded(folder)
+            assert (
+                forked_zk0.run(forked_zk0.resume_arguments(folder), ("os.rename", WEIGHTS, 1)).code == -signal.SIGKILL
+            )
+        forked_zk0.run_until_recorded(folder)
         assert [u.client for u in rounds(folder)[-1].updates] == ["a"]
         found.append(
             (digests(folder), [(r.client, "FileExistsError" in r.reason) for r in rounds(folder)[-1].refusals])
         )
-        assert shown(place, "a trains, round 2" if name == "calm" else "a had answered, round 2").is_completed()
-        refused = shown(place, "b trains, round 2")
+        assert state_in_ui(
+            forked_zk0, "a trains, round 2" if name == "uninterrupted" else "a had answered, round 2"
+        ).is_completed()
+        refused = state_in_ui(forked_zk0, "b trains, round 2")
         assert refused.is_failed()
         assert refused.message == rounds(folder)[-1].refusals[-1].reason
-        assert shown(place, "train round 2").is_completed(), "a round of which enough is left has not failed"
+        assert state_in_ui(forked_zk0, "train round 2").is_completed(), (
+            "a round with enough good updates has not failed"
+        )
     assert found[0][0] == found[1][0]
     assert found[0][1] == [("b", True)]
     assert found[1][1] == [("b", True), ("b", True)]
 
 
-def shown(place: Any, name: str) -> Any:
-    """The state of the newest task run of this name in the UI."""
-    with SyncPrefectClient(place.environment["PREFECT_API_URL"]) as client:
+def state_in_ui(forked_zk0: Any, name: str) -> Any:
+    """Return the state of the newest task run of this name."""
+    with SyncPrefectClient(forked_zk0.environment["PREFECT_API_URL"]) as client:
         named = TaskRunFilter(name=TaskRunFilterName(any_=[name]))
         (run,) = client.read_task_runs(task_run_filter=named, sort=TaskRunSort.EXPECTED_START_TIME_DESC, limit=1)
         return run.state
 
 
 def workers_of(folder: Path) -> Iterator[int]:
-    """Processes whose output goes into this session's folder."""
+    """Yield the processes whose output goes into this session's folder."""
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                log = os.readlink(entry / "fd" / "1")  # noqa: PTH115 -- a link that names no path
+                log = os.readlink(entry / "fd" / "1")  # noqa: PTH115 -- the link may name a pipe
             except OSError:
                 continue
             if log.startswith(str(folder)):
                 yield int(entry.name)
 
 
-class Started:
-    """The real `zk0 run` of one round with a worker, from when a client has answered and the other one trains."""
+class RunningCommand:
+    """A `zk0 run` of one round with a worker process; the block begins when one client has answered and one trains."""
 
-    def __init__(self, place: Any, output: str) -> None:
+    def __init__(self, forked_zk0: Any, output: str) -> None:
         settings = ("rounds=1", "checkpoint_interval=0", "federation.workers=1")
-        self.path = place.path / output
+        self.path = forked_zk0.path / output
         self.process = subprocess.Popen(
-            [ZK0, *place.new(output, *settings)],
-            env=place.environment,
+            [ZK0, *forked_zk0.start_arguments(output, *settings)],
+            env=forked_zk0.environment,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
 
-    def __enter__(self) -> "Started":
+    def __enter__(self) -> "RunningCommand":
         try:
             while not any(self.path.glob("*/round-001/updates/a.json")):
                 assert self.process.poll() is None, self.process.communicate()[1][-2000:]
                 time.sleep(0.002)
-        except BaseException:  # whoever waits no longer
+        except BaseException:  # a failed assertion or the timeout
             self.process.kill()
             raise
         (self.folder,) = self.path.iterdir()
@@ -277,44 +287,54 @@ class Started:
         self.process.kill()
 
     def end(self, number: int) -> str:
-        """Send it a signal; what it says. No worker outlives it."""
+        """Send a signal and return what the command printed; fail if a worker process outlives it."""
         self.process.send_signal(number)
-        _, told = self.process.communicate(timeout=60)
+        _, output = self.process.communicate(timeout=60)
         deadline = time.monotonic() + 30
         while left := list(workers_of(self.folder)):
             assert time.monotonic() < deadline, f"workers {left} outlived the session"
             time.sleep(0.05)
-        return str(told)
+        return str(output)
 
 
-def test_the_command_itself_killed_while_a_client_trains(place: Any, calm: Path) -> None:
-    """With a worker of its own, from outside; it is taken up, like everything else here, by a fork."""
-    with Started(place, "command") as started:
+def test_the_installed_command_killed_while_a_client_trains(forked_zk0: Any, uninterrupted_folder: Path) -> None:
+    """Kill the installed command, which has a worker process, from outside; a fork resumes the session."""
+    with RunningCommand(forked_zk0, "command") as started:
         started.end(signal.SIGKILL)
     assert not (started.folder / "round-001/weights.safetensors").exists()
-    done = place.zk0(place.again(started.folder))
-    assert done.code == 0, done.said[-3000:]
-    assert digests(started.folder) == digests(calm)[:2]
-    assert steps(started.folder, 1) in [(1, 1), (1, 2)]  # b may have come to its last step, but not to its update
+    done = forked_zk0.run(forked_zk0.resume_arguments(started.folder))
+    assert done.code == 0, done.output[-3000:]
+    assert digests(started.folder) == digests(uninterrupted_folder)[:2]
+    assert steps(started.folder, 1) in [(1, 1), (1, 2)]  # b may have finished its last step, but not its update
     assert list(workers_of(started.folder)) == []
 
 
 @pytest.mark.slow
-def test_ctrl_c_says_how_to_go_on_and_leaves_no_process(place: Any) -> None:
-    with Started(place, "stopped") as started:
-        told = started.end(signal.SIGINT)
+def test_ctrl_c_prints_the_resume_command_and_leaves_no_process(forked_zk0: Any) -> None:
+    with RunningCommand(forked_zk0, "stopped") as started:
+        output = started.end(signal.SIGINT)
     assert started.process.returncode == 130
-    assert f"zk0 run --resume {started.folder}" in told
-    assert "Traceback" not in told
+    assert f"zk0 run --resume {started.folder}" in output
+    assert "Traceback" not in output
+
+
+def test_sigterm_ends_a_session_like_ctrl_c(forked_zk0: Any) -> None:
+    ended = forked_zk0.run(
+        forked_zk0.start_arguments("terminated"), ("progress", "^optimizer_step a 1 ", 1), ("terminate",)
+    )
+    (folder,) = (forked_zk0.path / "terminated").iterdir()
+    assert ended.code == 128 + signal.SIGTERM, ended.output
+    assert f"zk0 run --resume {folder}" in ended.output
+    assert "Traceback" not in ended.output
 
 
 def losses(folder: Path) -> list[float]:
-    """Those that are drawn."""
-    return [drawn["policy_loss"] for drawn in json.loads((folder / "federated_metrics.json").read_text())]
+    """Return the losses in federated_metrics.json."""
+    return [row["policy_loss"] for row in json.loads((folder / "federated_metrics.json").read_text())]
 
 
-def missing(folder: Path) -> list[str]:
-    """What a session promises and is not there."""
+def missing_files(folder: Path) -> list[str]:
+    """Return the documented files of a session that do not exist."""
     expected = [
         "session.toml",
         "ledger.jsonl",
@@ -333,98 +353,120 @@ def missing(folder: Path) -> list[str]:
     return [name for name in expected if not (folder / name).is_file()]
 
 
-def test_a_session_leaves_what_it_promises(calm: Path) -> None:
-    assert missing(calm) == []
+def test_a_session_writes_all_documented_files(uninterrupted_folder: Path) -> None:
+    assert missing_files(uninterrupted_folder) == []
 
 
-def test_state_of_the_servers_optimizer_is_that_of_the_last_round(calm: Path) -> None:
-    recorded = [record.server_state for record in rounds(calm)]
+def test_only_the_last_state_of_the_server_optimizer_is_kept(uninterrupted_folder: Path) -> None:
+    recorded = [record.server_state for record in rounds(uninterrupted_folder)]
     assert [len(state) for state in recorded] == [0, *[1] * ROUNDS]
-    assert sorted(calm.glob("round-*/server_*")) == [calm / recorded[-1][0].path]
-    check_weights(calm / recorded[-1][0].path, recorded[-1][0].digest)
+    assert sorted(uninterrupted_folder.glob("round-*/server_*")) == [uninterrupted_folder / recorded[-1][0].path]
+    check_weights(uninterrupted_folder / recorded[-1][0].path, recorded[-1][0].digest)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("settings", ["scaffold", "int8"])
-def test_clients_forget_a_session_that_is_over(undisturbed: Callable[[str], Undisturbed], settings: str) -> None:
-    assert list(undisturbed(settings).begun.glob("clients/*/memory/*/*"))
-    assert not list(undisturbed(settings).folder.glob("clients/*/memory/*"))
+def test_clients_delete_their_state_after_the_session(
+    uninterrupted: Callable[[str], UninterruptedSession], settings: str
+) -> None:
+    assert list(uninterrupted(settings).at_round_2.glob("clients/*/state/*/*"))
+    assert not list(uninterrupted(settings).folder.glob("clients/*/state/*"))
 
 
-def test_resuming_a_finished_session_changes_nothing(calm: Path, place: Any) -> None:
-    before = (calm / "ledger.jsonl").read_bytes()
-    done = place.zk0(place.again(calm))
-    assert done.code == 0, done.said[-3000:]
-    assert (calm / "ledger.jsonl").read_bytes() == before
+def test_resuming_a_finished_session_changes_nothing(uninterrupted_folder: Path, forked_zk0: Any) -> None:
+    before = (uninterrupted_folder / "ledger.jsonl").read_bytes()
+    done = forked_zk0.run(forked_zk0.resume_arguments(uninterrupted_folder))
+    assert done.code == 0, done.output[-3000:]
+    assert (uninterrupted_folder / "ledger.jsonl").read_bytes() == before
 
 
 @pytest.mark.slow
-def test_who_comes_late_trains_from_then_on(undisturbed: Callable[[str], Undisturbed]) -> None:
-    found = [[u.client for u in record.updates] for record in rounds(undisturbed("late").folder)]
+def test_a_late_client_trains_from_its_first_round_on(uninterrupted: Callable[[str], UninterruptedSession]) -> None:
+    found = [[u.client for u in record.updates] for record in rounds(uninterrupted("late").folder)]
     assert found == [[], ["a", "b"], ["a", "b", "c"]]
 
 
 @pytest.mark.parametrize("name", ["weights", "server_momentum"])
-def test_weights_that_were_touched_are_not_taken_up(calm: Path, place: Any, tmp_path: Path, name: str) -> None:
-    folder = Path(shutil.copytree(calm, tmp_path / calm.name))
+def test_changed_weights_are_not_resumed(
+    uninterrupted_folder: Path, forked_zk0: Any, tmp_path: Path, name: str
+) -> None:
+    folder = Path(shutil.copytree(uninterrupted_folder, tmp_path / uninterrupted_folder.name))
     weights = folder / "round-002" / f"{name}.safetensors"
     whole = weights.read_bytes()
     weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    told = place.zk0(place.again(folder)).one_line
-    assert "digest" in told
-    assert "round-002" in told
+    error = forked_zk0.run(forked_zk0.resume_arguments(folder)).error_line
+    assert "digest" in error
+    assert "round-002" in error
 
 
-def test_judging_what_is_trained_on_is_refused_and_leaves_nothing(place: Any) -> None:
-    judge = f'evaluation.datasets=[{{dataset="local:{place.path}/data/a", last_episodes=2}}]'
-    told = place.zk0(place.new("refused", judge)).one_line
-    assert "training data of a" in told
-    assert "evaluation set" in told
-    assert list((place.path / "refused").iterdir()) == []
+def test_an_evaluation_set_with_training_episodes_is_refused_and_leaves_no_folder(forked_zk0: Any) -> None:
+    sets = f'evaluation.datasets=[{{dataset="local:{forked_zk0.path}/data/a", last_episodes=2}}]'
+    error = forked_zk0.run(forked_zk0.start_arguments("refused", sets)).error_line
+    assert "training data of a" in error
+    assert "evaluation set" in error
+    assert list((forked_zk0.path / "refused").iterdir()) == []
 
 
-def test_a_missing_data_set_is_named_and_leaves_nothing(place: Any) -> None:
-    clients = f'clients=[{{name="a", dataset="local:{place.path}/data/a"}}, {{name="b", dataset="local:/no/such/set"}}]'
-    assert "/no/such/set" in place.zk0(place.new("missing", clients)).one_line
-    assert list((place.path / "missing").iterdir()) == []
+def test_all_evaluation_sets_that_cannot_be_used_are_listed(forked_zk0: Any) -> None:
+    data = forked_zk0.path / "data"
+    for name in ("cut-1", "cut-2"):
+        shutil.copytree(data / "b", data / name)
+        for file in (data / name / "data").rglob("*.parquet"):
+            file.write_bytes(file.read_bytes()[:-20])
+    sets = ", ".join(f'{{dataset="local:{data}/{name}"}}' for name in ("cut-1", "cut-2"))
+    done = forked_zk0.run(forked_zk0.start_arguments("unusable", f"evaluation.datasets=[{sets}]"))
+    assert done.error_line.endswith("2 of 2 evaluation sets cannot be used:")
+    listed = {line.split(" may not")[0] for line in done.output.splitlines() if line.startswith("  local:")}
+    assert listed == {f"  local:{data}/cut-1", f"  local:{data}/cut-2"}
+    assert list((forked_zk0.path / "unusable").iterdir()) == []
+
+
+def test_a_missing_dataset_is_named_and_leaves_no_folder(forked_zk0: Any) -> None:
+    clients = (
+        f'clients=[{{name="a", dataset="local:{forked_zk0.path}/data/a"}}, {{name="b", dataset="local:/no/such/set"}}]'
+    )
+    assert "/no/such/set" in forked_zk0.run(forked_zk0.start_arguments("missing", clients)).error_line
+    assert list((forked_zk0.path / "missing").iterdir()) == []
 
 
 @pytest.mark.parametrize(
-    ("setting", "said"),
+    ("setting", "message"),
     [("rouns=3", "rouns: unknown setting"), ("rounds=0", "rounds:"), ("training.lr=fast", "training.lr:")],
 )
-def test_wrong_settings_are_told_before_anything_starts(place: Any, setting: str, said: str) -> None:
-    assert said in place.zk0(place.new("wrong", setting)).one_line
-    assert not (place.path / "wrong").exists()
+def test_wrong_settings_fail_before_anything_starts(forked_zk0: Any, setting: str, message: str) -> None:
+    assert message in forked_zk0.run(forked_zk0.start_arguments("wrong", setting)).error_line
+    assert not (forked_zk0.path / "wrong").exists()
 
 
-def test_an_output_folder_that_cannot_be_written_is_named(place: Any) -> None:
-    assert "output_dir" in place.zk0(place.new("data/a/meta/info.json")).one_line
+def test_an_output_folder_that_cannot_be_written_is_named(forked_zk0: Any) -> None:
+    assert "output_dir" in forked_zk0.run(forked_zk0.start_arguments("data/a/meta/info.json")).error_line
 
 
 @dataclass(frozen=True)
-class Full:
-    """What finds no room in the second round, and what the user reads then."""
+class FullDisk:
+    """The write that finds the disk full in the second round, and the error message."""
 
     at: tuple[str, str, int]
-    told: str
+    message: str
     left: int = 0
-    """Bytes that still fit."""
+    """Number of bytes that still fit."""
     settings: str = "fedavgm"
 
 
 FULL = {
-    "aggregate": Full(("open", WEIGHTS, 1), r"round-002/(weights|server_momentum).safetensors: cannot", 300_000),
-    "answer": Full(("open", r"002/updates/a\.json", 1), r"round-002/updates/a.json: cannot"),
-    "checkpoint": Full(("os.mkdir", CHECKPOINT + "/vlm", 1), r"models/checkpoint_round_2: cannot", 400_000),
-    "ledger": Full(("open", r"/ledger\.jsonl", 1), r"ledger.jsonl: cannot"),
-    "client": Full(("open", r"a/updates/\.round-002", 1), r"\(a: \S+/a/updates/round-002-\S+: cannot", 100_000),
-    "packed answer": Full(("open", r"updates/\.b\.", 1), r"round-002/updates/b.safetensors: cannot", 100_000, "int8"),
+    "aggregate": FullDisk(("open", WEIGHTS, 1), r"round-002/(weights|server_momentum).safetensors: cannot", 300_000),
+    "answer": FullDisk(("open", r"002/updates/\.a\.json", 1), r"round-002/updates/a.json: cannot"),
+    "checkpoint": FullDisk(("os.mkdir", CHECKPOINT + "/vlm", 1), r"models/checkpoint_round_2: cannot", 400_000),
+    "ledger": FullDisk(("open", r"/ledger\.jsonl", 1), r"ledger.jsonl: cannot"),
+    "client": FullDisk(("open", r"a/updates/\.round-002", 1), r"\(a: \S+/a/updates/round-002-\S+: cannot", 100_000),
+    "compressed result": FullDisk(
+        ("open", r"updates/\.b\.", 1), r"round-002/updates/b.safetensors: cannot", 100_000, "int8"
+    ),
 }
 
 
 class SmallDisk:
-    """A file system of its own in memory, which only processes in a namespace of their own see."""
+    """A small file system in memory, which only processes in its mount namespace see."""
 
     def __init__(self, path: Path) -> None:
         path.mkdir()
@@ -453,50 +495,54 @@ def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
         disk.close()
 
 
-def goes_on_with_room(place: Any, expected: Undisturbed, folder: Path, seen: Path, **more: Any) -> None:
-    """Taken up, the session ends with the weights of one to which nothing happened."""
-    ended = place.zk0(place.again(folder), ("open", r"/\.federated_metrics", 1), **more)
-    assert ended.code == -signal.SIGKILL, ended.said
+def check_resumes(forked_zk0: Any, expected: UninterruptedSession, folder: Path, seen: Path, **more: Any) -> None:
+    """Resume the session: it ends with the weights of an uninterrupted one."""
+    result = forked_zk0.run(forked_zk0.resume_arguments(folder), ("open", r"/\.federated_metrics", 1), **more)
+    assert result.code == -signal.SIGKILL, result.output
     assert digests(seen) == digests(expected.folder)
-    assert half_written(seen) == []
+    assert temporary_files(seen) == []
 
 
 @pytest.mark.parametrize(
     "kind",
     [
-        pytest.param(kind, marks=[pytest.mark.slow] if kind in ("client", "packed answer") else [])
+        pytest.param(kind, marks=[pytest.mark.slow] if kind in ("client", "compressed result") else [])
         for kind in FULL
         if kind != "client"
     ],
 )
-def test_a_full_disk_is_told_and_with_room_made_the_session_goes_on(
-    place: Any, undisturbed: Callable[[str], Undisturbed], small_disk: SmallDisk, kind: str
+def test_a_full_disk_is_reported_and_the_session_resumes_after_space_is_freed(
+    forked_zk0: Any, uninterrupted: Callable[[str], UninterruptedSession], small_disk: SmallDisk, kind: str
 ) -> None:
     full = FULL[kind]
-    expected, more = undisturbed(full.settings), {"namespace": small_disk.holder.pid}
+    expected, more = uninterrupted(full.settings), {"namespace": small_disk.holder.pid}
     seen = expected.copy(small_disk.seen)
     folder = small_disk.path / seen.name
-    failed = place.zk0(place.again(folder), full.at, ("fill", str(small_disk.ballast), full.left), **more)
-    assert re.search(full.told + " be written whole: no room on its disk; make room there", failed.one_line)
-    assert f"then go on with zk0 run --resume {folder}" in failed.one_line
-    assert half_written(seen) == []
+    failed = forked_zk0.run(
+        forked_zk0.resume_arguments(folder), full.at, ("fill", str(small_disk.ballast), full.left), **more
+    )
+    assert re.search(full.message + " be written: no space left on its disk; free some space", failed.error_line)
+    assert f"then continue with zk0 run --resume {folder}" in failed.error_line
+    assert temporary_files(seen) == []
     assert len(rounds(seen)) == 2
     (small_disk.seen / "ballast").unlink()
-    goes_on_with_room(place, expected, folder, seen, **more)
+    check_resumes(forked_zk0, expected, folder, seen, **more)
     assert steps(seen) == (1, 1)
 
 
 @pytest.mark.parametrize(
     "kind", [pytest.param(k, marks=[] if k == "aggregate" else [pytest.mark.slow]) for k in FULL if FULL[k].left]
 )
-def test_a_file_that_may_not_grow_is_told_too(
-    place: Any, undisturbed: Callable[[str], Undisturbed], tmp_path: Path, kind: str
+def test_a_file_size_limit_is_reported_and_the_session_resumes(
+    forked_zk0: Any, uninterrupted: Callable[[str], UninterruptedSession], tmp_path: Path, kind: str
 ) -> None:
-    """Where no file system can be mounted: a limit of the process instead of one of the disk."""
+    """The same with a limit of the process instead of the disk, for machines that may not mount a file system."""
     full = FULL[kind]
-    expected = undisturbed(full.settings)
+    expected = uninterrupted(full.settings)
     folder = expected.copy(tmp_path)
-    failed = place.zk0(place.again(folder), full.at, ("limit", full.left))
-    assert re.search(full.told + " be written whole: file too large for its disk; make room there", failed.one_line)
-    assert half_written(folder) == []
-    goes_on_with_room(place, expected, folder, folder)
+    failed = forked_zk0.run(forked_zk0.resume_arguments(folder), full.at, ("limit", full.left))
+    assert re.search(
+        full.message + " be written: the file exceeds the allowed size; free some space", failed.error_line
+    )
+    assert temporary_files(folder) == []
+    check_resumes(forked_zk0, expected, folder, folder)

@@ -1,4 +1,4 @@
-"""prefect.yaml says what exists, and a schedule brings runs."""
+"""prefect.yaml fits the flows, the session files and the pool; a schedule creates runs."""
 
 import json
 import re
@@ -25,7 +25,7 @@ def deployment(request: pytest.FixtureRequest) -> dict[str, Any]:
 
 
 def test_flows_are_imported_lightly() -> None:
-    """Workers import them too, for their hooks: they must not bring PyTorch along."""
+    """Workers import the flows too, for their hooks: that must not import PyTorch."""
     entrypoints = sorted({d["entrypoint"] for d in DEPLOYMENTS.values()})
     look = (
         "import json, sys; from prefect.flows import load_flow_from_entrypoint as load; "
@@ -44,18 +44,18 @@ def test_parameters_fit_the_flow(deployment: dict[str, Any], monkeypatch: pytest
     flow = load_flow_from_entrypoint(deployment["entrypoint"])
     parameters = deployment.get("parameters", {})
     assert set(parameters) <= set(flow.parameters.properties)
-    asked = {"uri": "local:data"} if deployment["name"] == "dataset-intake" else {}  # what has no default
-    assert flow.validate_parameters(parameters | asked).items() >= parameters.items()
+    required = {"uri": "local:data"} if deployment["name"] == "dataset-intake" else {}
+    assert flow.validate_parameters(parameters | required).items() >= parameters.items()
 
 
 def test_the_session_file_exists(deployment: dict[str, Any]) -> None:
-    from zk0.session import load_session
+    from zk0.settings.loading import load_session
 
     if config := deployment.get("parameters", {}).get("config"):
         assert load_session(ROOT / config).rounds >= 1
 
 
-def test_the_pool_is_described(deployment: dict[str, Any]) -> None:
+def test_the_pool_has_a_template(deployment: dict[str, Any]) -> None:
     pool = json.loads((ROOT / "deployments" / "pools" / f"{deployment['work_pool']['name']}-process.json").read_text())
     wanted = re.findall(r"{{ (\w+) }}", json.dumps(pool["job_configuration"]))
     assert wanted
@@ -65,10 +65,10 @@ def test_the_pool_is_described(deployment: dict[str, Any]) -> None:
     assert "CUDA_VISIBLE_DEVICES" not in variables.get("env", {}), "it would replace the worker's"
 
 
-def test_a_schedule_brings_runs(stack: Any, wait_until: Any) -> None:
-    """SQLAlchemy 2.1 broke Prefect's scheduler without a word: no run ever came."""
+def test_a_schedule_creates_runs(local_prefect: Any, wait_until: Any) -> None:
+    """SQLAlchemy 2.1 broke Prefect's scheduler without an error: it created no run."""
     parameters = {"config": "deployments/sessions/demo.toml", "overrides": {"rounds": 7}}
-    with stack.client() as client:
+    with local_prefect.client() as client:
         flow = client.read_deployment_by_name("zk0/federated-session").flow_id
         nightly = client.create_deployment(
             flow_id=flow,
@@ -76,7 +76,7 @@ def test_a_schedule_brings_runs(stack: Any, wait_until: Any) -> None:
             entrypoint=DEPLOYMENTS["federated-session"]["entrypoint"],
             parameters=parameters,
             schedules=[DeploymentScheduleCreate(schedule=CronSchedule(cron="30 3 * * *", timezone="Europe/Vienna"))],
-        )  # no pool: nobody runs it
+        )  # no pool: no worker runs it
         try:
             only = DeploymentFilter(id=DeploymentFilterId(any_=[nightly]))
             runs = wait_until(

@@ -1,4 +1,4 @@
-"""A search as its deployment runs it: real sessions, two runs on one folder, the best as a session file."""
+"""A hyperparameter search with real sessions: two flow runs share one folder; best.toml is a valid session file."""
 
 import json
 import os
@@ -8,20 +8,21 @@ from pathlib import Path
 
 import pytest
 
-from zk0.session import load_session
+from zk0.settings.loading import load_session
 
 ROOT = Path(__file__).parents[2]
 SEARCH = """
 import sys
 from pathlib import Path
-from flows.stack import some_server
+from flows.prefect_local.temporary_server import configured_or_temporary_server
 
 if __name__ == "__main__":
-    with some_server(Path.cwd(), print):
+    with configured_or_temporary_server(Path.cwd(), print):
         from flows.hyperparameter_search import hyperparameter_search
 
         print(hyperparameter_search(
-            config="deployments/sessions/smoke.toml", overrides={"rollout.tasks": []}, trials=3, folder=sys.argv[1],
+            config="deployments/sessions/smoke.toml", overrides={"rollout.tasks": [], "federation.workers": 0},
+            trials=3, folder=sys.argv[1],
             space={"training.lr": {"low": 1e-4, "high": 1e-3, "log": True}},
         ))
 """

@@ -1,4 +1,4 @@
-"""Sessions that may be pushed, and a Hub to push them to."""
+"""Finished sessions, and a local Hub to push them to."""
 
 import json
 from collections.abc import Callable
@@ -8,16 +8,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from zk0.folder import SessionFolder
-from zk0.ledger import Ledger
+from zk0.audit.ledger import Ledger
 from zk0.records import Checkpoint, EpisodeScore, Evaluation, RoundRecord, SetScore
-from zk0.session import Session, parse_session
-from zk0.weights import save_weights
+from zk0.settings.loading import parse_session
+from zk0.settings.session import Session
+from zk0.storage.session_folder import SessionFolder
+from zk0.weights.writer import save_weights
 
 
 @pytest.fixture
 def hub(hub_server: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A Hub of the test's own, to which the environment points; large files come by LFS."""
+    """A local Hub that the environment points to; large files are uploaded by LFS."""
     import huggingface_hub.constants
 
     monkeypatch.setenv("HF_ENDPOINT", hub_server.url)
@@ -28,25 +29,25 @@ def hub(hub_server: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def evaluation(number: int, loss: float) -> Evaluation:
-    """A judgement of six episodes that are hard in the same way in every round."""
+    """Evaluation of six episodes whose difficulty is the same in every round."""
     episodes = tuple(
         EpisodeScore(episode=i, frames=9, actions=90, policy_loss=loss + 0.1 * i + 0.001 * ((i * number) % 5),
                      action_error_degrees=3.0)
         for i in range(6)
     )  # fmt: skip
     mean = float(np.mean([e.policy_loss for e in episodes]))
-    judged = SetScore(
-        dataset="lab/judge", episodes=episodes, frames=54, policy_loss=mean, policy_loss_se=0.05,
+    score = SetScore(
+        dataset="lab/unseen", episodes=episodes, frames=54, policy_loss=mean, policy_loss_se=0.05,
         action_error_degrees=3.0, joint_error_degrees=(3.0,), horizon_error_degrees=(3.0,),
     )  # fmt: skip
     return Evaluation(
-        round=number, policy_loss=mean, policy_loss_se=0.05, action_error_degrees=3.0, sets=(judged,),
+        round=number, policy_loss=mean, policy_loss_se=0.05, action_error_degrees=3.0, sets=(score,),
         normalization="pooled", seed=1, times=8, seconds=1.0,
     )  # fmt: skip
 
 
 def round_record(number: int, loss: float, digest: str = "d" * 64) -> RoundRecord:
-    """A finished round that was judged."""
+    """A finished round with an evaluation."""
     path = f"round-{number:03d}/weights.safetensors"
     return RoundRecord(
         round=number,
@@ -58,18 +59,18 @@ def round_record(number: int, loss: float, digest: str = "d" * 64) -> RoundRecor
 
 
 @pytest.fixture
-def judged_rounds() -> Callable[..., list[RoundRecord]]:
-    """Rounds 0 to the last one, whose loss falls by 0.01 a round (or by what is asked)."""
+def evaluated_rounds() -> Callable[..., list[RoundRecord]]:
+    """Rounds 0 to `last`, whose loss falls by `improvement` per round."""
 
-    def build(last: int = 20, fall: float = 0.01) -> list[RoundRecord]:
-        return [round_record(number, 2.0 - fall * number) for number in range(last + 1)]
+    def build(last: int = 20, improvement: float = 0.01) -> list[RoundRecord]:
+        return [round_record(number, 2.0 - improvement * number) for number in range(last + 1)]
 
     return build
 
 
 @pytest.fixture
 def finished_session(tmp_path: Path) -> Callable[..., SessionFolder]:
-    """A session's folder as a run leaves it: ledger, weights of the last round, its saved policy."""
+    """Folder of a finished session: ledger, weights of the last round, its saved policy."""
 
     def build(name: str = "s", rounds: int = 20, scale: float = 1.0) -> SessionFolder:
         here = SessionFolder(tmp_path / name)
@@ -94,12 +95,12 @@ def finished_session(tmp_path: Path) -> Callable[..., SessionFolder]:
 
 
 def session() -> Session:
-    """A session that asks for a release."""
+    """Settings of a session with a repository."""
     return parse_session(
         {
             "name": "s",
             "clients": [{"name": "a", "dataset": "x/a"}, {"name": "b", "dataset": "x/b"}],
-            "evaluation": {"datasets": [{"dataset": "lab/judge"}]},
+            "evaluation": {"datasets": [{"dataset": "lab/unseen"}]},
             "publish": {"repo_id": "lab/arm"},
         },
         "conftest",

@@ -1,4 +1,4 @@
-"""Pushing with the real client to a Hub on loopback: first, again, refused, cut, and never what the rule keeps."""
+"""Push with the real client to a local Hub: first and repeated pushes, refusals, interruptions."""
 
 import json
 import logging
@@ -9,20 +9,20 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
+from zk0.audit.ledger import Ledger
 from zk0.errors import CheckpointError, PublishError, TransientError
-from zk0.folder import SessionFolder
-from zk0.ledger import Ledger
-from zk0.publish.checkpoint import push_checkpoint
-from zk0.publish.hub import push_folder
-from zk0.publish.secret import find_secret
-from zk0.release import Release, decide_release
+from zk0.publish.hub import push_policy_folder
+from zk0.publish.push_checkpoint import push_checkpoint
+from zk0.publish.tokens import find_secret
+from zk0.rules.release import Release, decide_release
+from zk0.storage.session_folder import SessionFolder
 
 TOKEN = "hf_aSecretThatNobodyMayRead"
 
 
 def push(here: SessionFolder, token: str | None = TOKEN, **changes: Any) -> Release:
     history = Ledger(here.ledger).read()
-    release = decide_release(here.session().publish, history, len(history) - 1)
+    release = decide_release(here.read_session().publish, history, len(history) - 1)
     assert release.outcome == "allowed", release.reason
     release = release.model_copy(update=changes)
     return push_checkpoint(here, history[-1], release, SecretStr(token) if token else None)
@@ -46,7 +46,7 @@ def test_a_first_push_makes_a_private_repository_with_a_tag(hub: Any, finished_s
     assert done.url == f"{hub.url}/lab/arm/tree/first_round_20"
 
 
-def test_a_second_session_replaces_main_and_keeps_the_first_one_s_tag(hub: Any, finished_session: Any) -> None:
+def test_a_second_session_replaces_main_and_keeps_the_tag_of_the_first(hub: Any, finished_session: Any) -> None:
     one, two = finished_session("one"), finished_session("two", scale=2.0)
     (one.checkpoint(20) / "old.json").write_text("{}")
     push(one)
@@ -55,7 +55,7 @@ def test_a_second_session_replaces_main_and_keeps_the_first_one_s_tag(hub: Any, 
     assert repository.files() == content(two.checkpoint(20))
     assert repository.files("one_round_20") == content(one.checkpoint(20))
     assert list(repository.tags) == ["one_round_20", "two_round_20"]
-    assert hub.seen("POST /api/repos/create") == 1
+    assert hub.count_requests("POST /api/repos/create") == 1
 
 
 def test_the_same_push_again_changes_nothing(hub: Any, finished_session: Any) -> None:
@@ -63,59 +63,63 @@ def test_the_same_push_again_changes_nothing(hub: Any, finished_session: Any) ->
     first, again = push(here), push(here)
     assert again == first
     assert len(hub.repositories["lab/arm"].commits) == 1
-    assert hub.seen("PUT /lfs/") == 1
+    assert hub.count_requests("PUT /lfs/") == 1
 
 
-def test_a_public_repository_is_asked_for_by_name(hub: Any, finished_session: Any) -> None:
+def test_a_public_repository(hub: Any, finished_session: Any) -> None:
     here = finished_session()
     push(here, private=False)
     assert not hub.repositories["lab/arm"].private
-    with pytest.raises(PublishError, match="lab/arm: is public, expected private; change it on the Hub or ask for a p"):
+    with pytest.raises(
+        PublishError, match=r"lab/arm: is public, expected private; change it on the Hub or set publish\.private"
+    ):
         push(here)
-    assert hub.seen("POST .*/commit/main") == 1
+    assert hub.count_requests("POST .*/commit/main") == 1
 
 
-def test_a_private_model_never_meets_a_public_repository(hub: Any, finished_session: Any) -> None:
+def test_a_private_model_is_never_pushed_to_a_public_repository(hub: Any, finished_session: Any) -> None:
     push(finished_session("open"), private=False)
-    before = hub.seen("PUT|commit|preupload")
+    before = hub.count_requests("PUT|commit|preupload")
     with pytest.raises(PublishError, match="is public"):
         push(finished_session("closed", scale=2.0))
-    assert hub.seen("PUT|commit|preupload") == before
+    assert hub.count_requests("PUT|commit|preupload") == before
 
 
 @pytest.mark.parametrize("token", ["hf_wrong", None])
 def test_a_refused_token(hub: Any, finished_session: Any, token: str | None, monkeypatch: Any) -> None:
     monkeypatch.delenv("HF_TOKEN")
-    said = "no token for the Hub; expected HF_TOKEN" if token is None else r"lab/arm: the Hub refuses the token \(401\)"
-    with pytest.raises(PublishError, match=said) as found:
+    message = (
+        "no token for the Hub; expected HF_TOKEN" if token is None else r"lab/arm: the Hub refuses the token \(401\)"
+    )
+    with pytest.raises(PublishError, match=message) as found:
         push(finished_session(), token)
     assert "\n" not in str(found.value)
     assert not hub.repositories
 
 
-def test_a_token_that_may_not_write(hub: Any, finished_session: Any) -> None:
+def test_a_token_without_write_access(hub: Any, finished_session: Any) -> None:
     hub.status = lambda request: 403 if request.endswith("/repos/create") else None
-    with pytest.raises(PublishError, match=r"refuses the token \(403\); expected one that may write"):
+    with pytest.raises(PublishError, match=r"refuses the token \(403\); expected a token with write access"):
         push(finished_session())
 
 
 @pytest.mark.parametrize("status", [500, 429])
-def test_a_hub_in_trouble_may_be_asked_again(hub: Any, finished_session: Any, status: int) -> None:
+def test_a_failing_hub_can_be_tried_again(hub: Any, finished_session: Any, status: int) -> None:
     here = finished_session()
     hub.status = lambda request: status if "/commit/" in request else None
-    with pytest.raises(TransientError, match=f"lab/arm: the Hub answers {status}"):
+    with pytest.raises(TransientError, match=f"lab/arm: the Hub responds with status {status}"):
         push(here)
     assert not hub.repositories["lab/arm"].tags
     hub.status = lambda request: None
     push(here)
     assert hub.repositories["lab/arm"].files() == content(here.checkpoint(20))
-    assert hub.seen("PUT /lfs/") == 1, "what had arrived was sent again"
+    assert hub.count_requests("PUT /lfs/") == 1, "uploaded content was sent again"
 
 
-def test_a_cut_before_the_tag_is_mended(hub: Any, finished_session: Any) -> None:
+def test_an_interruption_before_the_tag_is_repaired(hub: Any, finished_session: Any) -> None:
     here = finished_session()
     hub.cut = lambda request: "/tag/" in request
-    with pytest.raises(TransientError, match="the Hub does not answer"):
+    with pytest.raises(TransientError, match="the Hub does not respond"):
         push(here)
     hub.cut = lambda request: False
     done = push(here)
@@ -124,7 +128,7 @@ def test_a_cut_before_the_tag_is_mended(hub: Any, finished_session: Any) -> None
     assert repository.tags == {"s_round_20": done.commit}
 
 
-def test_a_tag_follows_a_card_that_was_corrected(hub: Any, finished_session: Any) -> None:
+def test_a_tag_moves_to_the_commit_with_a_corrected_card(hub: Any, finished_session: Any) -> None:
     here = finished_session()
     first = push(here)
     (here.checkpoint(20) / "README.md").write_text("---\nlicense: mit\n---\nCorrected.")
@@ -133,34 +137,34 @@ def test_a_tag_follows_a_card_that_was_corrected(hub: Any, finished_session: Any
     assert second.commit != first.commit
 
 
-def test_a_network_that_is_cut_in_a_large_file(hub: Any, finished_session: Any, monkeypatch: Any) -> None:
-    """By Xet, as the Hub takes large files today."""
+def test_an_interruption_in_a_large_file(hub: Any, finished_session: Any, monkeypatch: Any) -> None:
+    """Uploaded by Xet, as the Hub does today."""
     import huggingface_hub.constants
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", False)
     here = finished_session()
     hub.cut = lambda request: "/xorbs/" in request
-    with pytest.raises(TransientError, match="lab/arm: the Hub does not answer"):
+    with pytest.raises(TransientError, match="lab/arm: the Hub does not respond"):
         push(here)
     assert hub.repositories["lab/arm"].commits == []
     hub.cut = lambda request: False
     done = push(here)
     files = hub.repositories["lab/arm"].files(done.revision)
     assert files.keys() == content(here.checkpoint(20)).keys()
-    assert hub.seen("POST /cas/v1/xorbs") >= 2
+    assert hub.count_requests("POST /cas/v1/xorbs") >= 2
     import hashlib
 
-    wanted = hashlib.sha256((here.checkpoint(20) / "model.safetensors").read_bytes()).hexdigest()
-    assert files["model.safetensors"] == f"xet {wanted}".encode()
+    expected = hashlib.sha256((here.checkpoint(20) / "model.safetensors").read_bytes()).hexdigest()
+    assert files["model.safetensors"] == f"xet {expected}".encode()
 
 
-def test_nobody_answers(finished_session: Any, hub: Any, monkeypatch: Any) -> None:
+def test_no_response(finished_session: Any, hub: Any, monkeypatch: Any) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(TransientError, match=r"lab/arm: the Hub does not answer \(ConnectError"):
+    with pytest.raises(TransientError, match=r"lab/arm: the Hub does not respond \(ConnectError"):
         push(finished_session())
 
 
-def test_offline_is_told(hub: Any, finished_session: Any, monkeypatch: Any) -> None:
+def test_offline_mode_is_refused(hub: Any, finished_session: Any, monkeypatch: Any) -> None:
     import huggingface_hub.constants
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
@@ -168,7 +172,7 @@ def test_offline_is_told(hub: Any, finished_session: Any, monkeypatch: Any) -> N
         push(finished_session())
 
 
-def test_weights_that_are_not_the_ledger_s_stay(hub: Any, finished_session: Any) -> None:
+def test_weights_that_differ_from_the_ledger_are_not_pushed(hub: Any, finished_session: Any) -> None:
     one, other = finished_session("one"), finished_session("other", scale=2.0)
     (other.checkpoint(20) / "model.safetensors").replace(one.checkpoint(20) / "model.safetensors")
     with pytest.raises(CheckpointError, match=r"digest of the trained weights .*: not those of round 20"):
@@ -179,15 +183,15 @@ def test_weights_that_are_not_the_ledger_s_stay(hub: Any, finished_session: Any)
     assert hub.requests == []
 
 
-def test_a_card_that_is_none_is_told_before_anything_is_sent(hub: Any, finished_session: Any) -> None:
+def test_an_invalid_card_is_refused_before_anything_is_sent(hub: Any, finished_session: Any) -> None:
     here = finished_session()
     (here.checkpoint(20) / "README.md").write_text("no front matter")
     with pytest.raises(PublishError, match=r"lab/arm: Invalid metadata in README.md"):
         push(here)
-    assert hub.seen("PUT") == 0
+    assert hub.count_requests("PUT") == 0
 
 
-def test_the_token_is_nowhere(
+def test_the_token_is_never_printed_or_written(
     hub: Any, finished_session: Any, caplog: pytest.LogCaptureFixture, capfd: Any, monkeypatch: Any
 ) -> None:
     here: SessionFolder = finished_session()
@@ -202,7 +206,7 @@ def test_the_token_is_nowhere(
                 push(here)
             assert TOKEN not in str(found.value)
         hub.cut = lambda request: False
-        push(here).keep(here.release)
+        push(here).write(here.release)
     printed = "".join(capfd.readouterr()) + caplog.text
     assert TOKEN not in printed
     assert not [f for f in here.path.rglob("*") if f.is_file() and TOKEN.encode() in f.read_bytes()]
@@ -225,5 +229,5 @@ def test_a_token_from_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_an_empty_folder(tmp_path: Path) -> None:
-    with pytest.raises(PublishError, match="nothing in it; expected the folder of a saved policy"):
-        push_folder(tmp_path, "lab/arm", private=True, revision="r", message="m", token=None)
+    with pytest.raises(PublishError, match="is empty; expected the folder of a saved policy"):
+        push_policy_folder(tmp_path, "lab/arm", private=True, revision="r", message="m", token=None)

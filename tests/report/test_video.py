@@ -1,4 +1,4 @@
-"""Videos read back as they were written: every frame, at the data's true rate."""
+"""Encoded videos are read back: all frames, at the frame rate of the data."""
 
 from itertools import pairwise
 from pathlib import Path
@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 
 from zk0.errors import ReportError
-from zk0.report.frames import Attempt, rollout_frames
-from zk0.report.video import write_video
+from zk0.report.video.encoder import write_video
+from zk0.report.video.video_frames import AttemptRecording, rollout_frames
 
 JOINTS = ("shoulder_pan.pos", "shoulder_lift.pos", "elbow_flex.pos", "wrist_flex.pos", "wrist_roll.pos", "gripper.pos")
 
 
-def attempt(moments: int = 12, success: bool = True, task: str = "Würfel heben") -> Attempt:
+def recording(steps: int = 12, success: bool = True, task: str = "Würfel heben") -> AttemptRecording:
     rng = np.random.default_rng(0)
-    states = np.cumsum(rng.normal(size=(moments, 6)), axis=0).astype(np.float32)
-    shades = [np.full((96, 96, 3), 20 * i, np.uint8) for i in range(moments)]
-    return Attempt(
+    states = np.cumsum(rng.normal(size=(steps, 6)), axis=0).astype(np.float32)
+    shades = [np.full((96, 96, 3), 20 * i, np.uint8) for i in range(steps)]
+    return AttemptRecording(
         images={"overhead": shades, "wrist": shades[::-1]},
         states=states,
         actions=states[1:],
@@ -33,16 +33,16 @@ def attempt(moments: int = 12, success: bool = True, task: str = "Würfel heben"
 @pytest.mark.parametrize("fps", [10.0, 30.0, 50 / 3])
 def test_frames_and_rate_read_back(tmp_path: Path, fps: float) -> None:
     path = tmp_path / "rollout.mp4"
-    assert write_video(path, rollout_frames(attempt(), 240), fps) == 12
+    assert write_video(path, rollout_frames(recording(), 240), fps) == 12
     with imageio.get_reader(path) as reader:
         assert reader.count_frames() == 12
         assert reader.get_meta_data()["fps"] == pytest.approx(fps, rel=1e-3)
         assert reader.get_meta_data()["codec"] == "h264"
 
 
-def test_the_cameras_are_in_the_picture(tmp_path: Path) -> None:
+def test_the_frames_show_the_camera_images(tmp_path: Path) -> None:
     path = tmp_path / "rollout.mp4"
-    frames = list(rollout_frames(attempt(), 240))
+    frames = list(rollout_frames(recording(), 240))
     write_video(path, frames, 10)
     with imageio.get_reader(path) as reader:
         found = reader.get_data(11).astype(int)
@@ -53,13 +53,13 @@ def test_the_cameras_are_in_the_picture(tmp_path: Path) -> None:
 
 
 def test_traces_grow_with_time() -> None:
-    frames = list(rollout_frames(attempt(), 240))
+    frames = list(rollout_frames(recording(), 240))
     changed = [np.abs(b.astype(int) - a.astype(int))[340:].sum() for a, b in pairwise(frames)]
     assert min(changed) > 0
 
 
 @pytest.mark.parametrize(
-    ("frames", "fps", "said"),
+    ("frames", "fps", "message"),
     [
         ([], 10.0, "no frame"),
         ([np.zeros((8, 8, 3), np.uint8)], 0.0, "rate"),
@@ -67,19 +67,21 @@ def test_traces_grow_with_time() -> None:
         ([np.zeros((8, 8, 3), np.uint8), np.zeros((10, 8, 3), np.uint8)], 10.0, "expected"),
     ],
 )
-def test_what_cannot_be_a_video_leaves_nothing(tmp_path: Path, frames: list[np.ndarray], fps: float, said: str) -> None:
-    with pytest.raises(ReportError, match=said):
+def test_invalid_frames_and_rates_leave_no_file(
+    tmp_path: Path, frames: list[np.ndarray], fps: float, message: str
+) -> None:
+    with pytest.raises(ReportError, match=message):
         write_video(tmp_path / "rollout.mp4", frames, fps)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_arrays_that_do_not_fit_are_refused() -> None:
-    broken = attempt()
+def test_arrays_of_different_lengths_are_refused() -> None:
+    broken = recording()
     with pytest.raises(ReportError, match="frames"):
         next(
             iter(
                 rollout_frames(
-                    Attempt(**{**broken.__dict__, "images": {"overhead": broken.images["overhead"][:3]}}), 240
+                    AttemptRecording(**{**broken.__dict__, "images": {"overhead": broken.images["overhead"][:3]}}), 240
                 )
             )
         )

@@ -1,14 +1,14 @@
 import pytest
 
-from zk0.session import SimulatorSettings
-from zk0.simulator.rendering import REMEDY, choose_backend
+from zk0.settings.dataset_settings import SimulatorSettings
+from zk0.simulator.rendering import INSTALL_HINT, choose_backend
 
 
 @pytest.fixture(scope="session")
 def images() -> None:
-    """Skips a test of images on a machine that cannot render any."""
+    """Skip a test of images on a machine that cannot render."""
     if choose_backend(required=False) is None:
-        pytest.skip(f"no OpenGL backend renders here: {REMEDY}")
+        pytest.skip(f"no OpenGL backend renders here: {INSTALL_HINT}")
 
 
 @pytest.fixture

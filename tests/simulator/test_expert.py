@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from zk0.session import SimulatorSettings
-from zk0.simulator.environment import SimulatedArm
-from zk0.simulator.expert import PINCH_OFFSET_M, InverseKinematics, plan
-from zk0.simulator.task import TASKS
+from zk0.settings.dataset_settings import SimulatorSettings
+from zk0.simulator.arm import SimulatedArm
+from zk0.simulator.expert import PINCH_OFFSET_M, InverseKinematics, plan_trajectory
+from zk0.simulator.tasks import TASKS
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -13,7 +13,7 @@ def test_the_expert_succeeds_on_at_least_19_of_20_seeds(task: str, settings: Sim
         done = []
         for seed in range(20):
             arm.reset(seed)
-            done.append(any(arm.step(action).success for action in plan(arm)))
+            done.append(any(arm.step(action).success for action in plan_trajectory(arm)))
     assert sum(done) >= 19
 
 
@@ -22,9 +22,9 @@ def test_planning_does_not_move_the_scene(settings: SimulatorSettings) -> None:
         arm.reset(3)
         _, data = arm.physics
         before = data.qpos.copy()
-        actions = plan(arm)
+        actions = plan_trajectory(arm)
         np.testing.assert_array_equal(data.qpos, before)
-        np.testing.assert_array_equal(plan(arm), actions)
+        np.testing.assert_array_equal(plan_trajectory(arm), actions)
     assert actions.dtype == np.float32
     assert actions.shape[1] == 6
 

@@ -1,4 +1,4 @@
-"""lerobot's own evaluation on the simulated arm."""
+"""LeRobot's own evaluation on the simulated arm."""
 
 import subprocess
 import sys
@@ -8,32 +8,32 @@ from typing import Any
 import numpy as np
 import pytest
 
-from zk0.session import SimulatorSettings
-from zk0.simulator.environment import SimulatedArm
-from zk0.simulator.expert import plan
+from zk0.settings.dataset_settings import SimulatorSettings
+from zk0.simulator.arm import SimulatedArm
+from zk0.simulator.expert import plan_trajectory
 
 pytestmark = pytest.mark.usefixtures("images")
 
 
 def test_the_environment_is_the_simulated_arm() -> None:
-    """The expert's actions, carried out through gymnasium, see and do what they do without it."""
+    """The expert's actions give the same observations through Gymnasium as without it."""
     import gymnasium
 
     import zk0.simulator.gymnasium_env  # noqa: F401 -- registers the environments
 
     with SimulatedArm("lift-red", SimulatorSettings(image_size=64), render=True) as arm:
         first = arm.reset(4)
-        actions = plan(arm)
-        moments = [first, *(arm.step(action).observation for action in actions)]
+        actions = plan_trajectory(arm)
+        expected = [first, *(arm.step(action).observation for action in actions)]
     env = gymnasium.make("zk0/lift-red-v0", image_size=64, max_episode_steps=60)
-    seen, info = env.reset(seed=4)
+    found, info = env.reset(seed=4)
     assert info == {"is_success": False}
     ended, rewards = False, []
-    for action, moment in zip(actions, moments, strict=False):
-        assert env.observation_space.contains(seen)
-        np.testing.assert_array_equal(seen["agent_pos"], moment.state)
-        np.testing.assert_array_equal(seen["pixels"]["wrist"], moment.images["wrist"])
-        seen, reward, ended, truncated, info = env.step(action)
+    for action, observation in zip(actions, expected, strict=False):
+        assert env.observation_space.contains(found)
+        np.testing.assert_array_equal(found["agent_pos"], observation.state)
+        np.testing.assert_array_equal(found["pixels"]["wrist"], observation.images["wrist"])
+        found, reward, ended, truncated, info = env.step(action)
         rewards.append(reward)
         assert not truncated
         if ended:
@@ -41,23 +41,24 @@ def test_the_environment_is_the_simulated_arm() -> None:
     assert ended
     assert info == {"is_success": True}
     assert rewards == [0.0] * (len(rewards) - 1) + [1.0]
-    picture = env.render()
-    assert np.shape(picture) == (64, 128, 3)
+    image = env.render()
+    assert np.shape(image) == (64, 128, 3)
     again, _ = env.reset()
-    assert not np.array_equal(again["agent_pos"], seen["agent_pos"])
+    assert not np.array_equal(again["agent_pos"], found["agent_pos"])
     env.close()
 
 
 @pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory, recordings: dict[str, Path], kept: Path) -> Path:
+def saved(tmp_path_factory: pytest.TempPathFactory, recordings: dict[str, Path], shared_cache: Path) -> Path:
     """A tiny policy's folder."""
+    from zk0.data.statistics import measure_statistics
+    from zk0.policy.save_policy import save_policy
+    from zk0.policy.smolvla.build import build_policy
     from zk0.records import PolicyRecipe
-    from zk0.robot.policy import build_policy, save_policy
-    from zk0.robot.statistics import measure
 
-    policy: Any = build_policy(PolicyRecipe(path="tiny", cameras=("overhead", "wrist"), joints=6, seed=1), kept)
+    policy: Any = build_policy(PolicyRecipe(path="tiny", cameras=("overhead", "wrist"), joints=6, seed=1), shared_cache)
     folder = tmp_path_factory.mktemp("saved") / "policy"
-    save_policy(policy, measure(recordings["a"], (0, 1)), folder)
+    save_policy(policy, measure_statistics(recordings["a"], (0, 1)), folder)
     return folder
 
 
@@ -65,20 +66,20 @@ def test_lerobots_rollout_runs_on_it(saved: Path, tmp_path: Path) -> None:
     from lerobot.envs import close_envs, make_env, make_env_pre_post_processors
     from lerobot.scripts.lerobot_eval import eval_policy
 
-    from zk0.robot.checkpoint import load_saved
-    from zk0.robot.environment import SimulatedSO101
+    from zk0.policy.saved_policy import load_saved_policy
+    from zk0.simulator.lerobot_env import SimulatedSO101
 
-    policy = load_saved(str(saved))
+    policy = load_saved_policy(str(saved))
     config = SimulatedSO101(task="stack-red-blue", episode_length=6)
     envs = make_env(config, n_envs=2)
     assert list(envs) == ["so101_sim"]
     before, after = make_env_pre_post_processors(config, policy.policy.config)
-    found = eval_policy(
+    result = eval_policy(
         envs["so101_sim"][0], policy.policy, before, after, policy.preprocessor, policy.postprocessor,
         n_episodes=2, max_episodes_rendered=1, videos_dir=tmp_path, start_seed=9000,
     )  # fmt: skip
     close_envs(envs)
-    assert [(e["seed"], e["success"], e["sum_reward"]) for e in found["per_episode"]] == [
+    assert [(e["seed"], e["success"], e["sum_reward"]) for e in result["per_episode"]] == [
         (9000, False, 0.0),
         (9001, False, 0.0),
     ]
@@ -88,7 +89,7 @@ def test_lerobots_rollout_runs_on_it(saved: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_command_lerobot_eval(saved: Path, tmp_path: Path) -> None:
     command = [str(Path(sys.executable).with_name("lerobot-eval")), "--env.type=so101_sim", "--env.task=lift-red"]
-    command += ["--env.discover_packages_path=zk0.robot.environment", "--env.episode_length=5"]
+    command += ["--env.discover_packages_path=zk0.simulator.lerobot_env", "--env.episode_length=5"]
     command += ["--policy.path=.", "--policy.device=cpu", "--eval.n_episodes=2", "--eval.batch_size=2"]
     done = subprocess.run(
         [*command, f"--output_dir={tmp_path}"], cwd=saved, capture_output=True, text=True, timeout=280

@@ -5,21 +5,21 @@ import sys
 import pytest
 
 from zk0.errors import SimulatorError
-from zk0.simulator.rendering import BACKENDS, choose_backend, probe
+from zk0.simulator.rendering import BACKENDS, choose_backend, probe_backend
 
 pytestmark = pytest.mark.usefixtures("images")
 
 
 @pytest.fixture
 def unset(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """MUJOCO_GL unset, and put back as it was whatever the test does to it."""
+    """MUJOCO_GL unset, and restored after the test."""
     monkeypatch.setenv("MUJOCO_GL", "")
     return monkeypatch
 
 
 @pytest.fixture
 def broken(unset: pytest.MonkeyPatch) -> None:
-    """Both backends refuse to load: each insists on a PyOpenGL platform of its own."""
+    """Both backends fail to load: each requires a PyOpenGL platform of its own."""
     unset.setenv("PYOPENGL_PLATFORM", "glx")
 
 
@@ -32,16 +32,16 @@ def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def fresh(unset: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """The first backend is free to be chosen: no platform left over from earlier renderings in this process."""
+    """No PyOpenGL platform is set by earlier renderings of this process, so the first backend can be chosen."""
     unset.delenv("PYOPENGL_PLATFORM", raising=False)
     return unset
 
 
-def test_the_first_backend_that_renders_is_chosen_and_remembered(fresh: pytest.MonkeyPatch) -> None:
-    working = [backend for backend in BACKENDS if probe(backend) is None]
+def test_the_first_backend_that_renders_is_chosen_and_stored(fresh: pytest.MonkeyPatch) -> None:
+    working = [backend for backend in BACKENDS if probe_backend(backend) is None]
     assert choose_backend(required=False) == working[0]
     assert os.environ["MUJOCO_GL"] == working[0]
-    # Remembered: nothing is tried again, so breaking the backends afterwards does not matter.
+    # No backend is tried again, so breaking them afterwards does not matter.
     fresh.setenv("PYOPENGL_PLATFORM", "glx")
     assert choose_backend() == working[0]
 
@@ -52,8 +52,8 @@ def test_a_backend_that_the_user_set_is_respected(unset: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.usefixtures("broken")
-def test_a_broken_backend_says_why() -> None:
-    assert all("PYOPENGL_PLATFORM" in (probe(backend) or "") for backend in BACKENDS)
+def test_a_broken_backend_returns_its_error() -> None:
+    assert all("PYOPENGL_PLATFORM" in (probe_backend(backend) or "") for backend in BACKENDS)
 
 
 @pytest.mark.usefixtures("broken")
@@ -67,7 +67,7 @@ def test_no_backend_names_the_package_to_install() -> None:
 def test_a_simulation_without_images_needs_no_backend() -> None:
     assert choose_backend(required=False) is None
     code = (
-        "from zk0.session import SimulatorSettings; from zk0.simulator.environment import SimulatedArm\n"
+        "from zk0.settings.session import SimulatorSettings; from zk0.simulator.arm import SimulatedArm\n"
         "with SimulatedArm('lift-red', SimulatorSettings(), render=False) as arm:\n"
         "    print(arm.reset(1).state.shape)"
     )
@@ -75,14 +75,14 @@ def test_a_simulation_without_images_needs_no_backend() -> None:
     assert done.stdout.strip() == "(6,)", done.stderr
 
 
-def test_mujoco_imported_too_early_is_said() -> None:
+def test_mujoco_imported_too_early_is_an_error() -> None:
     done = run("import mujoco; from zk0.simulator.rendering import choose_backend; choose_backend()")
     assert "SimulatorError: mujoco was imported before" in done.stderr
 
 
-def test_a_backend_set_by_the_user_that_does_not_render_is_said() -> None:
+def test_a_backend_set_by_the_user_that_does_not_render_is_an_error() -> None:
     code = (
-        "from zk0.session import SimulatorSettings; from zk0.simulator.environment import SimulatedArm\n"
+        "from zk0.settings.session import SimulatorSettings; from zk0.simulator.arm import SimulatedArm\n"
         "with SimulatedArm('lift-red', SimulatorSettings(), render=True): pass"
     )
     done = run(code, MUJOCO_GL="egl", PYOPENGL_PLATFORM="glx")
@@ -91,7 +91,7 @@ def test_a_backend_set_by_the_user_that_does_not_render_is_said() -> None:
 
 def test_without_images_then_with_images_in_one_process_that_exits_silently() -> None:
     code = (
-        "from zk0.session import SimulatorSettings; from zk0.simulator.environment import SimulatedArm\n"
+        "from zk0.settings.session import SimulatorSettings; from zk0.simulator.arm import SimulatedArm\n"
         "for render in (False, True):\n"
         "    with SimulatedArm('lift-red', SimulatorSettings(), render=render) as arm:\n"
         "        print(sorted(arm.reset(1).images))"

@@ -5,36 +5,36 @@ import numpy as np
 import pytest
 
 from zk0.errors import SimulatorError
-from zk0.session import SimulatorSettings
-from zk0.simulator.environment import Observation, SimulatedArm
-from zk0.simulator.expert import plan
-from zk0.simulator.rollout import Trajectory, rollouts
+from zk0.settings.dataset_settings import SimulatorSettings
+from zk0.simulator.arm import Observation, SimulatedArm
+from zk0.simulator.expert import plan_trajectory
+from zk0.simulator.rollout import Trajectory, simulate_attempts
 
 
 class Expert:
-    """Carries planned actions out in chunks of five, whatever it sees; remembers who asked, and when."""
+    """Returns planned actions in chunks of five, whatever the observations; records its calls."""
 
     def __init__(self, planned: dict[int, np.ndarray]) -> None:
         self.left = {seed: iter(np.array_split(p, range(5, len(p), 5))) for seed, p in planned.items()}
-        self.asked: list[tuple[int, ...]] = []
-        self.seen: dict[int, list[Observation]] = {seed: [] for seed in planned}
+        self.calls: list[tuple[int, ...]] = []
+        self.observations: dict[int, list[Observation]] = {seed: [] for seed in planned}
 
     def __call__(self, seeds: Sequence[int], observations: Sequence[Observation]) -> list[np.ndarray]:
-        self.asked.append(tuple(seeds))
-        for seed, seen in zip(seeds, observations, strict=True):
-            self.seen[seed].append(seen)
+        self.calls.append(tuple(seeds))
+        for seed, observation in zip(seeds, observations, strict=True):
+            self.observations[seed].append(observation)
         return [next(self.left[seed]) for seed in seeds]
 
 
 def still(seeds: Sequence[int], observations: Sequence[Observation]) -> list[np.ndarray]:
-    return [np.repeat(seen.state[None], 4, axis=0) for seen in observations]
+    return [np.repeat(observation.state[None], 4, axis=0) for observation in observations]
 
 
 def planned(arm: SimulatedArm, seeds: Sequence[int]) -> dict[int, np.ndarray]:
     found = {}
     for seed in seeds:
         arm.reset(seed)
-        found[seed] = plan(arm)
+        found[seed] = plan_trajectory(arm)
     return found
 
 
@@ -42,13 +42,16 @@ def planned(arm: SimulatedArm, seeds: Sequence[int]) -> dict[int, np.ndarray]:
 def test_the_experts_actions_in_chunks_succeed(task: str, settings: SimulatorSettings) -> None:
     with SimulatedArm(task, settings, render=False) as arm:
         expert = Expert(actions := planned(arm, [2]))
-        (found,) = rollouts([arm], [2], expert, max_steps=60)
+        (found,) = simulate_attempts([arm], [2], expert, max_steps=60)
     assert found.success
     assert (found.task, found.seed, found.fps) == (task, 2, 10)
     np.testing.assert_array_equal(found.actions, actions[2][: found.steps])
     assert len(found.observations) == found.steps + 1
     assert [step for step, _ in found.chunks] == list(range(0, found.steps, 5))
-    assert all(found.observations[at] is seen for (at, _), seen in zip(found.chunks, expert.seen[2], strict=True))
+    assert all(
+        found.observations[at] is observation
+        for (at, _), observation in zip(found.chunks, expert.observations[2], strict=True)
+    )
     assert found.duration_seconds == pytest.approx(found.steps / 10)
 
 
@@ -57,63 +60,73 @@ def same(one: Trajectory, other: Trajectory) -> bool:
     return one.success == other.success and np.array_equal(*states) and np.array_equal(one.actions, other.actions)
 
 
-def test_side_by_side_is_one_after_the_other(settings: SimulatorSettings) -> None:
-    """Three arms share seven attempts; every attempt is what it would have been alone."""
+def test_parallel_attempts_equal_sequential_ones(settings: SimulatorSettings) -> None:
+    """Three arms share seven attempts; each attempt equals the one that runs alone."""
     seeds = list(range(7))
     with ExitStack() as stack:
         arms = [stack.enter_context(SimulatedArm("lift-red", settings, render=False)) for _ in range(3)]
         actions = planned(arms[0], seeds)
         actions[5][:, 0] += 40  # one misses the cube, and is over last
         together = Expert(actions)
-        found = rollouts(arms, seeds, together, max_steps=26)
+        found = simulate_attempts(arms, seeds, together, max_steps=26)
         alone = [
-            rollouts([arms[1]], [seed], Expert({seed: actions[seed]}), max_steps=26)[0] for seed in seeds if seed != 5
+            simulate_attempts([arms[1]], [seed], Expert({seed: actions[seed]}), max_steps=26)[0]
+            for seed in seeds
+            if seed != 5
         ]
     assert [t.seed for t in found] == seeds
     assert [t.success for t in found] == [seed != 5 for seed in seeds]
-    assert together.asked[0] == (0, 1, 2)
-    assert max(map(len, together.asked)) == 3
+    assert together.calls[0] == (0, 1, 2)
+    assert max(map(len, together.calls)) == 3
     assert all(same(a, b) for a, b in zip([t for t in found if t.seed != 5], alone, strict=True))
 
 
 @pytest.mark.parametrize("task", ["lift-red", "place-red-blue", "stack-red-blue"])
 def test_doing_nothing_fails_at_the_limit(task: str, settings: SimulatorSettings) -> None:
     with SimulatedArm(task, settings, render=False) as arm:
-        (found,) = rollouts([arm], [0], still, max_steps=10)
+        (found,) = simulate_attempts([arm], [0], still, max_steps=10)
     assert not found.success
     assert found.steps == 10
     assert [(step, len(chunk)) for step, chunk in found.chunks] == [(0, 4), (4, 4), (8, 4)]
 
 
 @pytest.mark.usefixtures("images")
-def test_only_a_filmed_attempt_looks_in_every_step_and_nothing_else_differs(settings: SimulatorSettings) -> None:
+def test_a_rendered_attempt_differs_only_by_images_in_every_step(settings: SimulatorSettings) -> None:
     def turn(seeds: Sequence[int], observations: Sequence[Observation]) -> list[np.ndarray]:
-        assert all(sorted(seen.images) == ["overhead", "wrist"] for seen in observations)
-        return [np.repeat(seen.state[None] + np.float32(3), 2, axis=0) for seen in observations]
+        assert all(sorted(observation.images) == ["overhead", "wrist"] for observation in observations)
+        return [np.repeat(observation.state[None] + np.float32(3), 2, axis=0) for observation in observations]
 
     with SimulatedArm("lift-red", settings, render=True) as arm:
-        (filmed,) = rollouts([arm], [0], turn, max_steps=6, filmed=[0])
-        (quick,) = rollouts([arm], [0], turn, max_steps=6)
-    assert same(filmed, quick)
-    assert all(sorted(seen.images) == ["overhead", "wrist"] for seen in filmed.observations)
-    assert [bool(seen.images) for seen in quick.observations] == [True, False, True, False, True, False, True]
-    for one, other in zip(filmed.observations[::2], quick.observations[::2], strict=True):
+        (rendered,) = simulate_attempts([arm], [0], turn, max_steps=6, rendered_seeds=[0])
+        (quick,) = simulate_attempts([arm], [0], turn, max_steps=6)
+    assert same(rendered, quick)
+    assert all(sorted(observation.images) == ["overhead", "wrist"] for observation in rendered.observations)
+    assert [bool(observation.images) for observation in quick.observations] == [
+        True,
+        False,
+        True,
+        False,
+        True,
+        False,
+        True,
+    ]
+    for one, other in zip(rendered.observations[::2], quick.observations[::2], strict=True):
         np.testing.assert_array_equal(one.images["wrist"], other.images["wrist"])
-    # Every observation owns its picture: the arm moved, so no two are the same.
-    assert (filmed.observations[0].images["wrist"] != filmed.observations[-1].images["wrist"]).any()
+    # Every observation has an image of its own: the arm moved, so no two are the same.
+    assert (rendered.observations[0].images["wrist"] != rendered.observations[-1].images["wrist"]).any()
 
 
-def test_bad_actions_are_refused_with_their_place(settings: SimulatorSettings) -> None:
+def test_invalid_actions_are_refused_with_their_place(settings: SimulatorSettings) -> None:
     with SimulatedArm("lift-red", settings, render=False) as arm:
         with pytest.raises(
             SimulatorError, match=r"lift-red, seed 4, chunk before step 0: row 0, gripper.pos: found inf"
         ):
-            rollouts([arm], [4], lambda *_: [np.array([[0, 0, 0, 0, 0, np.inf]])], max_steps=5)
+            simulate_attempts([arm], [4], lambda *_: [np.array([[0, 0, 0, 0, 0, np.inf]])], max_steps=5)
         with pytest.raises(SimulatorError, match=r"found shape \(6,\), expected \(n, 6\)"):
-            rollouts([arm], [4], lambda _, seen: [seen[0].state], max_steps=5)
+            simulate_attempts([arm], [4], lambda _, observations: [observations[0].state], max_steps=5)
         with pytest.raises(SimulatorError, match="max_steps 0 with 1 arms"):
-            rollouts([arm], [4], still, max_steps=0)
+            simulate_attempts([arm], [4], still, max_steps=0)
         with pytest.raises(SimulatorError, match="max_steps 5 with 0 arms"):
-            rollouts([], [4], still, max_steps=5)
+            simulate_attempts([], [4], still, max_steps=5)
         with pytest.raises(SimulatorError, match="an action: found shape"):
             arm.step(np.zeros(5))

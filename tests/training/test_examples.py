@@ -1,4 +1,4 @@
-"""Kept features and videos decoded each time give the same loss, however the data is named and stored."""
+"""Cached features and decoding in every step give the same loss, whatever the dataset's keys and storage."""
 
 from pathlib import Path
 from typing import Any
@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import torch
 
+from zk0.data.episode_reader import EpisodeReader
+from zk0.policy.processors import make_processors
+from zk0.policy.smolvla.frame_features import FeatureKind
 from zk0.records import Statistics
-from zk0.robot.dataset import EpisodeReader
-from zk0.robot.policy import make_processors
+from zk0.training.batches import draw_noise_and_time
 from zk0.training.examples import CachedExamples, DecodedExamples
-from zk0.training.features import FeatureCache, KindName
-from zk0.training.fit import noise_and_time
+from zk0.training.feature_cache import FeatureCache
 
 CONTRACT = {
     "observation.state": "observation.state",
@@ -29,7 +30,7 @@ RENAMED = {
 
 
 def write(target: Path, keys: dict[str, str], dtype: str) -> Path:
-    """Three episodes with lerobot's own writer, its features named by `keys` (stored -> contract)."""
+    """Write three episodes with LeRobot; `keys` names the features (stored -> contract)."""
     from lerobot.datasets import LeRobotDataset
 
     stored = {new: old for old, new in keys.items()}
@@ -67,7 +68,7 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, dict
 
 
 def both(
-    policy: Any, statistics: Statistics, root: Path, rename: dict, folder: Path, kind: KindName = "embeddings"
+    policy: Any, statistics: Statistics, root: Path, rename: dict, folder: Path, kind: FeatureKind = "embeddings"
 ) -> tuple[CachedExamples, DecodedExamples]:
     pre, _ = make_processors(policy, statistics)
     cache = FeatureCache(folder, policy, ("overhead", "wrist"), kind)
@@ -75,42 +76,42 @@ def both(
     return cached, DecodedExamples(root, (0, 2), policy, pre, rename)
 
 
-def worst_gradient(policy: Any, found: torch.Tensor, wanted: torch.Tensor) -> float:
+def worst_gradient(policy: Any, found: torch.Tensor, expected: torch.Tensor) -> float:
     """The largest relative difference of one trained tensor's gradient."""
     trained = [p for p in policy.parameters() if p.requires_grad]
-    pairs = zip(torch.autograd.grad(found, trained), torch.autograd.grad(wanted, trained), strict=True)
+    pairs = zip(torch.autograd.grad(found, trained), torch.autograd.grad(expected, trained), strict=True)
     return max(float((f - w).norm() / w.norm()) for f, w in pairs)
 
 
 @pytest.mark.parametrize("kind", ["embeddings", "kv"])
 @pytest.mark.parametrize("name", ["videos", "videos, renamed", "images", "images, renamed"])
 def test_both_give_the_same_loss(
-    name: str, kind: KindName, sets: dict, policy: Any, statistics: Statistics, tmp_path: Path
+    name: str, kind: FeatureKind, sets: dict, policy: Any, statistics: Statistics, tmp_path: Path
 ) -> None:
     root, rename = sets[name]
     cached, decoded = both(policy, statistics, root, rename, tmp_path, kind)
     assert cached.frames == decoded.frames == 24
-    assert cached.actions_counted.tolist() == [*[10] * 3, *range(9, 0, -1)] * 2
-    assert decoded.actions_counted.tolist() == cached.actions_counted.tolist()
+    assert cached.action_counts.tolist() == [*[10] * 3, *range(9, 0, -1)] * 2
+    assert decoded.action_counts.tolist() == cached.action_counts.tolist()
     generator = torch.Generator().manual_seed(1)
     for indices in ([0, 13, 5, 23, 10], [11], list(range(24))):
-        noise, time = noise_and_time(len(indices), policy, generator)
-        found, wanted = (e.loss(policy, indices, noise, time) for e in (cached, decoded))
-        assert found.item() == pytest.approx(wanted.item(), rel=1e-6)
-        assert worst_gradient(policy, found, wanted) <= 2e-6
+        noise, time = draw_noise_and_time(len(indices), policy, generator)
+        found, expected = (e.loss(policy, indices, noise, time) for e in (cached, decoded))
+        assert found.item() == pytest.approx(expected.item(), rel=1e-6)
+        assert worst_gradient(policy, found, expected) <= 2e-6
 
 
-def test_kept_from_a_bf16_language_model_agrees_to_its_rounding(
+def test_features_of_a_bf16_language_model_agree_to_its_rounding(
     sets: dict, policy: Any, statistics: Statistics, tmp_path: Path
 ) -> None:
     policy.model.vlm_with_expert.vlm.to(torch.bfloat16)
     losses = {}
     for kind in ("embeddings", "kv"):
         cached, decoded = both(policy, statistics, *sets["videos"], tmp_path / kind, kind)
-        noise, time = noise_and_time(24, policy, torch.Generator().manual_seed(1))
-        found, wanted = (e.loss(policy, range(24), noise, time) for e in (cached, decoded))
-        assert found.item() == pytest.approx(wanted.item(), rel=2e-3)
-        assert worst_gradient(policy, found, wanted) <= 2e-2
+        noise, time = draw_noise_and_time(24, policy, torch.Generator().manual_seed(1))
+        found, expected = (e.loss(policy, range(24), noise, time) for e in (cached, decoded))
+        assert found.item() == pytest.approx(expected.item(), rel=2e-3)
+        assert worst_gradient(policy, found, expected) <= 2e-2
         losses[kind] = found.item()
     assert losses["kv"] == pytest.approx(losses["embeddings"], rel=1e-3)
 
@@ -121,26 +122,26 @@ def test_names_and_storage_do_not_change_the_numbers(
     losses = {}
     for name, (root, rename) in sets.items():
         cached, _ = both(policy, statistics, root, rename, tmp_path)
-        noise, time = noise_and_time(24, policy, torch.Generator().manual_seed(1))
+        noise, time = draw_noise_and_time(24, policy, torch.Generator().manual_seed(1))
         losses[name] = cached.loss(policy, range(24), noise, time).item()
     assert losses["videos"] == losses["videos, renamed"]
     assert losses["images"] == losses["images, renamed"]
     assert losses["images"] == pytest.approx(losses["videos"], rel=0.05)
 
 
-def test_images_of_episodes_in_one_file_are_not_mixed_up(
+def test_episodes_in_one_image_file_are_kept_apart(
     sets: dict, policy: Any, statistics: Statistics, tmp_path: Path
 ) -> None:
     cached, _ = both(policy, statistics, *sets["images"], tmp_path)
     assert len(list(tmp_path.glob("*.npy"))) == 2
-    assert not torch.equal(cached.prefix([0]).stacked(), cached.prefix([12]).stacked())
+    assert not torch.equal(cached.prefix_of_frames([0]).stack(), cached.prefix_of_frames([12]).stack())
 
 
 def test_padded_steps_do_not_count(sets: dict, policy: Any, statistics: Statistics, tmp_path: Path) -> None:
-    """The last frame of an episode has one real step: only its error is in the loss."""
+    """The last frame of an episode has one action that is not padding: only its error is in the loss."""
     cached, _ = both(policy, statistics, *sets["videos"], tmp_path)
-    noise, time = noise_and_time(1, policy, torch.Generator().manual_seed(1))
-    losses = cached.losses(policy, [11], noise, time)
+    noise, time = draw_noise_and_time(1, policy, torch.Generator().manual_seed(1))
+    losses = cached.elementwise_losses(policy, [11], noise, time)
     assert losses.shape == (1, 10, 6)
     assert (losses[0, 1:] == 0).all()
     assert cached.loss(policy, [11], noise, time).item() == pytest.approx(losses[0, 0].mean().item(), rel=1e-6)
@@ -150,7 +151,7 @@ def test_padded_steps_do_not_count(sets: dict, policy: Any, statistics: Statisti
     assert moved.item() != 0
 
 
-def test_frames_know_their_episode(sets: dict, policy: Any, statistics: Statistics, tmp_path: Path) -> None:
+def test_the_episode_of_each_frame(sets: dict, policy: Any, statistics: Statistics, tmp_path: Path) -> None:
     cached, _ = both(policy, statistics, *sets["videos"], tmp_path)
     assert cached.episode_of_frame.tolist() == [0] * 12 + [2] * 12
     assert cached.frame_in_episode.tolist() == [*range(12), *range(12)]

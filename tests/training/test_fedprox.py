@@ -22,9 +22,9 @@ def test_the_gradient_is_that_of_autograd(tensors: tuple[list[Tensor], list[Tens
     weights, anchor = tensors
     before = [w.grad.clone() for w in weights]
     term = mu / 2 * sum(((w - a) ** 2).sum() for w, a in zip(weights, anchor, strict=True))
-    wanted = torch.autograd.grad(term, weights)
+    expected = torch.autograd.grad(term, weights)
     add_proximal_gradient(weights, anchor, mu)
-    for w, b, g in zip(weights, before, wanted, strict=True):
+    for w, b, g in zip(weights, before, expected, strict=True):
         assert torch.allclose(w.grad, b + g, rtol=1e-6, atol=1e-6)
         assert not torch.equal(w.grad, b)
 
@@ -37,14 +37,14 @@ def test_without_mu_not_a_bit_changes(tensors: tuple[list[Tensor], list[Tensor]]
     assert all(w.grad.numpy().tobytes() == b.numpy().tobytes() for w, b in zip(weights, before, strict=True))
 
 
-def test_a_tensor_without_gradient_is_told(tensors: tuple[list[Tensor], list[Tensor]]) -> None:
+def test_a_tensor_without_gradient_is_an_error(tensors: tuple[list[Tensor], list[Tensor]]) -> None:
     weights, anchor = tensors
     weights[1].grad = None
-    with pytest.raises(AssertionError, match="1 trained tensors have no gradient"):
+    with pytest.raises(AssertionError, match="1 trainable tensors have no gradient"):
         add_proximal_gradient(weights, anchor, 0.1)
 
 
 def test_distance_is_that_of_float64(tensors: tuple[list[Tensor], list[Tensor]]) -> None:
     weights, anchor = tensors
-    wanted = sum(float(((w.detach().double() - a.double()) ** 2).sum()) for w, a in zip(weights, anchor, strict=True))
-    assert squared_distance(weights, anchor) == pytest.approx(wanted, rel=1e-6)
+    expected = sum(float(((w.detach().double() - a.double()) ** 2).sum()) for w, a in zip(weights, anchor, strict=True))
+    assert squared_distance(weights, anchor) == pytest.approx(expected, rel=1e-6)

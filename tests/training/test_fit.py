@@ -1,4 +1,4 @@
-"""A client's round against plain training with lerobot and torch alone."""
+"""Local training of a client against plain training with LeRobot and torch."""
 
 from collections.abc import Callable, Iterator
 from math import cos, pi
@@ -11,25 +11,28 @@ import torch
 
 from zk0.errors import UpdateError
 from zk0.records import Statistics
-from zk0.session import ClientSettings, RoundPlan, SchedulerSettings, Terms
-from zk0.training.fit import count_steps, fit, round_seed, shuffled_batches
+from zk0.settings.dataset_settings import ClientSettings
+from zk0.settings.plans import RoundPlan, SessionTerms
+from zk0.settings.training_settings import SchedulerSettings
+from zk0.training.batches import count_steps, round_seed, shuffled_batches
+from zk0.training.fit import fit
 
 FRAMES = 27
 """Training frames of client a: its first two episodes."""
 
 
 @pytest.fixture
-def client(recordings: dict[str, Path], terms: Terms, tmp_path: Path, kept: Path) -> Any:
-    from zk0.training.client import Client
+def client(recordings: dict[str, Path], terms: SessionTerms, tmp_path: Path, shared_cache: Path) -> Any:
+    from zk0.client.client import Client
 
     settings = ClientSettings(name="a", dataset=f"local:{recordings['a']}")
-    return Client(settings, terms, tmp_path / "scratch", kept)
+    return Client(settings, terms, tmp_path / "scratch", shared_cache)
 
 
 def plain_training(
     policy: Any, root: Path, statistics: Statistics, seed: int, rates: list[float], mu: float
 ) -> list[float]:
-    """Plain lerobot and torch: LeRobotDataset, its processors, policy.forward, AdamW; trains the policy in place."""
+    """Train the policy in place with LeRobotDataset, LeRobot's processors, policy.forward and AdamW; the losses."""
     from lerobot.datasets import LeRobotDataset
     from lerobot.policies.factory import make_pre_post_processors
 
@@ -76,35 +79,35 @@ def arrays(policy: Any) -> dict[str, np.ndarray]:
 
 
 class TestOneClientIsPlainTraining:
-    """mu = 0, no features kept, more steps than one pass: to the bit, on the CPU."""
+    """With mu = 0, no cached features and more steps than one pass: equal to the bit on the CPU."""
 
     def test_to_the_bit_and_through_the_average(
         self, client: Any, policy: Any, recordings: dict, start: tuple, plan: Callable[..., RoundPlan], tmp_path: Path
     ) -> None:
         from zk0.aggregation.aggregate import aggregate
         from zk0.aggregation.verify import verify_update
-        from zk0.weights import load_weights
+        from zk0.weights.digests import load_weights
 
         rates: list[float] = []
-        asked = plan({"features": "off", "local_steps": 6})
-        update = client.train(asked, start[0], lambda step, steps, loss, lr: rates.append(lr))
+        round_plan = plan({"features": "off", "local_steps": 6})
+        update = client.train(round_plan, start[0], lambda step, steps, loss, lr: rates.append(lr))
         assert rates == pytest.approx(cosine(1e-3, 6), rel=1e-12)
         seed = round_seed(42, 1, "a")
-        losses = plain_training(policy, recordings["a"], asked.statistics, seed, rates, mu=0.0)
+        losses = plain_training(policy, recordings["a"], round_plan.statistics, seed, rates, mu=0.0)
 
-        wanted, trained = arrays(policy), load_weights(Path(update.path), update.digest)
-        assert wanted.keys() == trained.keys()
-        assert all(wanted[n].tobytes() == trained[n].tobytes() for n in wanted)
+        expected, trained = arrays(policy), load_weights(Path(update.path), update.digest)
+        assert expected.keys() == trained.keys()
+        assert all(expected[n].tobytes() == trained[n].tobytes() for n in expected)
         assert update.metrics.policy_loss == sum(losses) / 6
         assert update.examples == FRAMES
 
-        length = verify_update(update, round=1, global_digest=start[1], global_path=start[0], seen=())
+        length = verify_update(update, round=1, global_digest=start[1], global_path=start[0], already_received=())
         assert length == pytest.approx(update.metrics.update_norm, rel=1e-6)
         mean = aggregate([update], start[0], tmp_path / "mean.safetensors")
         averaged = load_weights(Path(mean.path), mean.digest)
-        assert all(wanted[n].tobytes() == averaged[n].tobytes() for n in wanted)
+        assert all(expected[n].tobytes() == averaged[n].tobytes() for n in expected)
         before = load_weights(start[0])
-        moved = sum(float(((wanted[n].astype(float) - before[n]) ** 2).sum()) for n in wanted) ** 0.5
+        moved = sum(float(((expected[n].astype(float) - before[n]) ** 2).sum()) for n in expected) ** 0.5
         assert moved > 0.05
         assert mean.param_update_norm == pytest.approx(moved, rel=1e-6)
         assert update.metrics.update_norm == pytest.approx(moved, rel=1e-6)
@@ -112,24 +115,26 @@ class TestOneClientIsPlainTraining:
     def test_with_the_proximal_term(
         self, client: Any, policy: Any, recordings: dict, start: tuple, plan: Callable[..., RoundPlan]
     ) -> None:
-        """Against autograd of the whole loss; not to the bit, for sums are rounded in another order."""
-        asked = plan({"features": "off", "local_steps": 5}, mu=2.0)
-        update = client.train(asked, start[0])
-        plain_training(policy, recordings["a"], asked.statistics, round_seed(42, 1, "a"), cosine(1e-3, 5), mu=2.0)
-        from zk0.weights import load_weights
+        """Against autograd of the whole loss; not to the bit, because sums are rounded in another order."""
+        round_plan = plan({"features": "off", "local_steps": 5}, mu=2.0)
+        update = client.train(round_plan, start[0])
+        plain_training(policy, recordings["a"], round_plan.statistics, round_seed(42, 1, "a"), cosine(1e-3, 5), mu=2.0)
+        from zk0.weights.digests import load_weights
 
-        wanted, trained, before = arrays(policy), load_weights(Path(update.path)), load_weights(start[0])
-        step = np.concatenate([(wanted[n] - before[n]).ravel() for n in sorted(wanted)])
-        found = np.concatenate([(trained[n] - before[n]).ravel() for n in sorted(wanted)])
+        expected, trained, before = arrays(policy), load_weights(Path(update.path)), load_weights(start[0])
+        step = np.concatenate([(expected[n] - before[n]).ravel() for n in sorted(expected)])
+        found = np.concatenate([(trained[n] - before[n]).ravel() for n in sorted(expected)])
         free = client.train(plan({"features": "off", "local_steps": 5}), start[0])
-        without = np.concatenate([(load_weights(Path(free.path))[n] - before[n]).ravel() for n in sorted(wanted)])
+        without = np.concatenate([(load_weights(Path(free.path))[n] - before[n]).ravel() for n in sorted(expected)])
         assert np.linalg.norm(found - step) < 2e-3 * np.linalg.norm(step)
         assert np.linalg.norm(without - step) > 0.05 * np.linalg.norm(step)
         assert update.metrics.fedprox_loss == pytest.approx(2.0 / 2 * np.linalg.norm(step.astype(float)) ** 2, rel=5e-3)
         assert free.metrics.fedprox_loss == 0.0
 
-    def test_kept_features_train_alike(self, client: Any, start: tuple, plan: Callable[..., RoundPlan]) -> None:
-        from zk0.weights import load_weights
+    def test_cached_features_train_the_same_weights(
+        self, client: Any, start: tuple, plan: Callable[..., RoundPlan]
+    ) -> None:
+        from zk0.weights.digests import load_weights
 
         before = load_weights(start[0])
         steps = []
@@ -137,36 +142,36 @@ class TestOneClientIsPlainTraining:
             update = client.train(plan({"features": features, "local_steps": 5}), start[0])
             steps.append({n: v - before[n] for n, v in load_weights(Path(update.path)).items()})
         length = sum(float((steps[0][n] ** 2).sum()) for n in before) ** 0.5
-        for kept in steps[1:]:
-            difference = sum(float(((steps[0][n] - kept[n]) ** 2).sum()) for n in before) ** 0.5
+        for cached in steps[1:]:
+            difference = sum(float(((steps[0][n] - cached[n]) ** 2).sum()) for n in before) ** 0.5
             assert difference < 1e-2 * length
 
 
 class TestLearningRate:
     @pytest.mark.parametrize("kind", ["cosine", "cosine_warm_restarts", "reduce_on_plateau"])
-    def test_what_the_rule_decides_is_what_the_optimizer_uses(
+    def test_the_optimizer_uses_the_scheduled_learning_rate(
         self, client: Any, start: tuple, plan: Callable[..., RoundPlan], kind: str
     ) -> None:
-        """AdamW's first step moves a weight by lr * g / (|g| + eps): by lr where the gradient is not tiny."""
-        from zk0.records import Decision
-        from zk0.schedule import client_lr
-        from zk0.weights import load_weights
+        """AdamW's first step changes a weight by lr * g / (|g| + eps): by lr unless the gradient is tiny."""
+        from zk0.records import RoundDecision
+        from zk0.rules.round_decision import client_lr
+        from zk0.weights.digests import load_weights
 
-        decision = Decision(round=1, lr=3e-4, mu=0.0, client_lr_factors={"a": 1.15}, reason="")
-        asked = plan({"local_steps": 1}, {"type": kind}, lr=client_lr(decision, "a"))
-        update = client.train(asked, start[0])
+        decision = RoundDecision(round=1, lr=3e-4, mu=0.0, client_lr_factors={"a": 1.15}, reason="")
+        round_plan = plan({"local_steps": 1}, {"type": kind}, lr=client_lr(decision, "a"))
+        update = client.train(round_plan, start[0])
         before, after = load_weights(start[0]), load_weights(Path(update.path))
         moved = np.concatenate([np.abs(after[n].astype(float) - before[n]).ravel() for n in before])
         assert np.quantile(moved, 0.9) == pytest.approx(3.45e-4, rel=1e-3)
         assert moved.max() < 3.46e-4
         assert update.metrics.lr_first == update.metrics.lr_last == pytest.approx(3.45e-4)
 
-    def test_a_boost_travels_from_the_losses_to_the_metrics(
+    def test_a_boosted_learning_rate_reaches_the_metrics(
         self, client: Any, start: tuple, plan: Callable[..., RoundPlan]
     ) -> None:
         from zk0.records import Checkpoint, ClientMetrics, RoundRecord, Update
-        from zk0.schedule import client_lr, decide
-        from zk0.session import parse_session
+        from zk0.rules.round_decision import client_lr, decide_round
+        from zk0.settings.loading import parse_session
 
         clients = [{"name": n, "dataset": "local:x"} for n in "abc"]
         session = parse_session(
@@ -183,9 +188,11 @@ class TestLearningRate:
         updates = tuple(Update(client=n, metrics=m, **files) for n, m in metrics.items())
         checkpoint = Checkpoint(round=1, path="", digest="", bytes=1)
         history = [RoundRecord(round=1, checkpoint=checkpoint, updates=updates, seconds=1.0, finished_at="")]
-        decision = decide(session, history)
-        asked = plan({"local_steps": 3}, lr=client_lr(decision, "a"), round=2, scheduler=session.scheduler.model_dump())
-        update = client.train(asked, start[0])
+        decision = decide_round(session, history)
+        round_plan = plan(
+            {"local_steps": 3}, lr=client_lr(decision, "a"), round=2, scheduler=session.scheduler.model_dump()
+        )
+        update = client.train(round_plan, start[0])
         assert update.metrics.lr_first == pytest.approx(2e-4 * 1.15)
         assert update.metrics.lr_last == pytest.approx(cosine(2e-4 * 1.15, 3)[2])
         assert client_lr(decision, "b") == pytest.approx(2e-4)
@@ -203,9 +210,9 @@ class TestSteps:
     def test_steps_and_epochs(
         self, client: Any, start: tuple, plan: Callable[..., RoundPlan], settings: dict, steps: int
     ) -> None:
-        told: list[tuple[int, int]] = []
-        update = client.train(plan(settings), start[0], lambda step, of, loss, lr: told.append((step, of)))
-        assert told == [(step, steps) for step in range(1, steps + 1)]
+        progress: list[tuple[int, int]] = []
+        update = client.train(plan(settings), start[0], lambda step, of, loss, lr: progress.append((step, of)))
+        assert progress == [(step, steps) for step in range(1, steps + 1)]
         assert update.metrics.local_steps == steps
 
     @pytest.mark.parametrize(("frames", "batch", "epochs"), [(27, 8, 1), (24, 8, 3), (5, 8, 2), (1, 1, 4)])
@@ -213,9 +220,9 @@ class TestSteps:
         batches = shuffled_batches(frames, batch, torch.Generator().manual_seed(0))
         orders = []
         for _ in range(epochs):
-            seen = [i for _ in range(count_steps(frames, batch, None, 1)) for i in next(batches)]
-            assert sorted(seen) == list(range(frames))
-            orders.append(tuple(seen))
+            order = [i for _ in range(count_steps(frames, batch, None, 1)) for i in next(batches)]
+            assert sorted(order) == list(range(frames))
+            orders.append(tuple(order))
         assert frames < 5 or len(set(orders)) == epochs
 
     def test_seeds_differ_by_session_round_and_client(self) -> None:
@@ -236,17 +243,17 @@ class TestSteps:
 
 
 class TestDeterministic:
-    @pytest.mark.parametrize("wanted", [True, False])
-    def test_the_setting_reaches_the_steps_and_only_them(
-        self, client: Any, start: tuple, plan: Callable[..., RoundPlan], wanted: bool
+    @pytest.mark.parametrize("enabled", [True, False])
+    def test_the_setting_holds_during_the_steps_only(
+        self, client: Any, start: tuple, plan: Callable[..., RoundPlan], enabled: bool
     ) -> None:
-        seen = []
+        states = []
         client.train(
-            plan({"deterministic": wanted}),
+            plan({"deterministic": enabled}),
             start[0],
-            lambda *_: seen.append(torch.are_deterministic_algorithms_enabled()),
+            lambda *_: states.append(torch.are_deterministic_algorithms_enabled()),
         )
-        assert seen == [wanted] * 4
+        assert states == [enabled] * 4
         assert not torch.are_deterministic_algorithms_enabled()
 
     @pytest.mark.gpu
@@ -254,42 +261,42 @@ class TestDeterministic:
     def test_the_same_bits_on_a_gpu(
         self, client: Any, start: tuple, plan: Callable[..., RoundPlan], features: str
     ) -> None:
-        asked = plan({"deterministic": True, "device": "cuda", "features": features, "amp": True})
-        first = client.train(asked, start[0])
+        round_plan = plan({"deterministic": True, "device": "cuda", "features": features, "amp": True})
+        first = client.train(round_plan, start[0])
         Path(first.path).unlink()
-        assert client.train(asked, start[0]).digest == first.digest
+        assert client.train(round_plan, start[0]).digest == first.digest
 
 
 class TestNotFinite:
-    def test_a_loss_that_explodes_ends_the_round_by_name(
+    def test_an_infinite_loss_is_an_error_that_names_client_and_step(
         self, client: Any, start: tuple, plan: Callable[..., RoundPlan]
     ) -> None:
         with pytest.raises(UpdateError, match=r"a: round 1, step [1-9]\d*: loss .*lower training.lr"):
             client.train(plan({"local_steps": 20}, {"type": "reduce_on_plateau"}, lr=1e19), start[0])
         assert not list((client.scratch).rglob("*.safetensors"))
 
-    def test_the_next_round_is_not_harmed(self, client: Any, start: tuple, plan: Callable[..., RoundPlan]) -> None:
-        wanted = client.train(plan(), start[0]).digest
+    def test_the_next_round_is_not_affected(self, client: Any, start: tuple, plan: Callable[..., RoundPlan]) -> None:
+        expected = client.train(plan(), start[0]).digest
         with pytest.raises(UpdateError):
             client.train(plan({"local_steps": 20}, {"type": "reduce_on_plateau"}, lr=1e19), start[0])
         for file in (client.scratch / "updates").iterdir():
             file.unlink()
-        assert client.train(plan(), start[0]).digest == wanted
+        assert client.train(plan(), start[0]).digest == expected
 
 
-def test_mixed_precision_stays_near(policy: Any, client: Any, start: tuple, plan: Callable[..., RoundPlan]) -> None:
-    """bf16 autocast: losses agree to bf16's three digits, and what is trained stays fp32."""
+def test_mixed_precision_agrees_to_bf16(policy: Any, client: Any, start: tuple, plan: Callable[..., RoundPlan]) -> None:
+    """With bf16 autocast losses agree to three digits, and trained weights stay fp32."""
     plain = client.train(plan({"local_steps": 3}), start[0])
     mixed = client.train(plan({"local_steps": 3, "amp": True}), start[0])
     assert mixed.digest != plain.digest
     assert mixed.metrics.policy_loss == pytest.approx(plain.metrics.policy_loss, rel=2e-2)
-    from zk0.weights import load_weights
+    from zk0.weights.digests import load_weights
 
     assert {v.dtype for v in load_weights(Path(mixed.path)).values()} == {np.dtype(np.float32)}
 
 
-def test_the_schedule_is_that_of_the_plan(policy: Any, client: Any, plan: Callable[..., RoundPlan]) -> None:
-    examples = client.examples(plan(), policy)
+def test_the_schedule_is_the_plans(policy: Any, client: Any, plan: Callable[..., RoundPlan]) -> None:
+    examples = client.training_examples(plan(), policy)
     metrics = fit(policy, examples, plan({"local_steps": 4}, {"eta_min": 1e-4}))
     assert metrics.lr_first == 1e-3
     assert metrics.lr_last == pytest.approx(cosine(1e-3, 4, 1e-4)[3])
@@ -302,23 +309,26 @@ class TestPieces:
     def test_a_batch_in_pieces_has_the_gradient_of_the_whole(
         self, policy: Any, client: Any, plan: Callable[..., RoundPlan], features: str, pieces: int
     ) -> None:
-        """Frames at an episode's end count fewer actions: means of pieces must not be averaged plainly."""
-        from zk0.training.fit import _Batch, _Descent, noise_and_time
+        """Frames at an episode's end count fewer actions, so the mean of the pieces' means would be wrong."""
+        from zk0.training.batches import Batch, draw_noise_and_time
+        from zk0.training.fit import _LocalOptimizer
 
-        examples = client.examples(plan({"features": features}), policy)
-        descent = _Descent(policy, examples, plan({"features": features}), None)
+        examples = client.training_examples(plan({"features": features}), policy)
+        optimizer = _LocalOptimizer(policy, examples, plan({"features": features}), None)
         indices = [11, 10, 0, 26, 25, 24, 5, 23]
-        batch = _Batch(indices, *noise_and_time(8, policy, torch.Generator().manual_seed(1)))
+        batch = Batch(indices, *draw_noise_and_time(8, policy, torch.Generator().manual_seed(1)))
         found = []
         for count in (1, pieces):
             policy.zero_grad(set_to_none=True)
-            loss = descent._add_gradient(batch, count)
-            found.append((loss, torch.cat([w.grad.flatten().double() for w in descent.weights])))
+            loss = optimizer._accumulate_gradient(batch, count)
+            found.append((loss, torch.cat([w.grad.flatten().double() for w in optimizer.weights])))
         (whole, gradient), (loss, summed) = found
         assert loss == pytest.approx(whole, rel=1e-6)
         assert float((summed - gradient).norm() / gradient.norm()) <= 1e-6
 
-    def test_a_round_in_pieces_is_the_round(self, client: Any, start: tuple, plan: Callable[..., RoundPlan]) -> None:
+    def test_accumulated_steps_train_the_same_round(
+        self, client: Any, start: tuple, plan: Callable[..., RoundPlan]
+    ) -> None:
         whole, pieces = (
             client.train(plan({"accumulate_steps": count}), start[0]).metrics.model_copy(update={"seconds": 0.0})
             for count in (1, 3)
@@ -328,11 +338,11 @@ class TestPieces:
         assert (pieces.local_steps, pieces.lr_last) == (whole.local_steps, whole.lr_last)
 
 
-class _Hungry:
-    """Frames that take 400 MB each, on top of what a client's own take."""
+class _LargeExamples:
+    """A client's frames, each of which takes 400 MB more."""
 
     frames = 16
-    actions_counted = np.full(16, 10)
+    action_counts = np.full(16, 10)
 
     def __init__(self, examples: Any) -> None:
         self._examples = examples
@@ -346,43 +356,45 @@ class TestOutOfMemory:
     """A limit on this process's address space makes a real allocation fail."""
 
     @pytest.fixture
-    def scarce(self) -> Iterator[Callable[[int], None]]:
+    def limit_memory(self) -> Iterator[Callable[[int], None]]:
+        import gc
         import resource
 
         before = resource.getrlimit(resource.RLIMIT_AS)
 
-        def leave(more: int) -> None:
+        def limit(more: int) -> None:
+            gc.collect()  # what earlier tests left would be freed later and leave room
             used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
             resource.setrlimit(resource.RLIMIT_AS, (used + more, before[1]))
 
-        yield leave
+        yield limit
         resource.setrlimit(resource.RLIMIT_AS, before)
 
-    def test_the_message_says_what_fits_and_it_does(
-        self, policy: Any, client: Any, plan: Callable[..., RoundPlan], scarce: Callable[[int], None]
+    def test_the_error_names_a_batch_that_fits(
+        self, policy: Any, client: Any, plan: Callable[..., RoundPlan], limit_memory: Callable[[int], None]
     ) -> None:
-        hungry = _Hungry(client.examples(plan(), policy))
-        asked = {"local_steps": 1, "batch_size": 16}
-        scarce(2_500_000_000)
-        said = (
+        large = _LargeExamples(client.training_examples(plan(), policy))
+        settings = {"local_steps": 1, "batch_size": 16}
+        limit_memory(2_500_000_000)
+        message = (
             r"a: round 1, step 0: out of memory with 16 frames at once \(.*can't allocate memory.*\); 4 fit: "
             r"set training.accumulate_steps = 4 \(same result, in pieces\), or training.batch_size = 4$"
         )
-        with pytest.raises(UpdateError, match=said):
-            fit(policy, hungry, plan(asked))
-        metrics = fit(policy, hungry, plan(asked | {"accumulate_steps": 4}))
+        with pytest.raises(UpdateError, match=message):
+            fit(policy, large, plan(settings))
+        metrics = fit(policy, large, plan(settings | {"accumulate_steps": 4}))
         assert metrics.policy_loss > 0
 
     def test_not_even_one(
-        self, policy: Any, client: Any, plan: Callable[..., RoundPlan], scarce: Callable[[int], None]
+        self, policy: Any, client: Any, plan: Callable[..., RoundPlan], limit_memory: Callable[[int], None]
     ) -> None:
-        hungry = _Hungry(client.examples(plan(), policy))
-        scarce(300_000_000)
+        large = _LargeExamples(client.training_examples(plan(), policy))
+        limit_memory(100_000_000)
         with pytest.raises(UpdateError, match="not even 1 fits: free memory"):
-            fit(policy, hungry, plan({"local_steps": 1}))
+            fit(policy, large, plan({"local_steps": 1}))
 
-    def test_other_faults_are_not_taken_for_it(self, policy: Any, plan: Callable[..., RoundPlan]) -> None:
-        class Wrong(_Hungry):
+    def test_other_errors_are_not_out_of_memory(self, policy: Any, plan: Callable[..., RoundPlan]) -> None:
+        class Wrong(_LargeExamples):
             def loss(self, policy: Any, indices: Any, noise: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
                 return torch.ones(2, 3) @ torch.ones(2, 3)
 

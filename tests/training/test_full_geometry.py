@@ -1,4 +1,4 @@
-"""The 450M policy with random weights: kept features against `policy.forward`."""
+"""The 450M policy with random weights: cached features against `policy.forward`."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,12 +7,14 @@ from typing import Any
 import pytest
 import torch
 
+from zk0.data.episode_reader import EpisodeReader
+from zk0.policy.processors import make_processors
+from zk0.policy.smolvla.frame_features import FeatureKind
+from zk0.policy.trainable import trainable_parameters
 from zk0.records import Statistics
-from zk0.robot.dataset import EpisodeReader
-from zk0.robot.policy import make_processors, trained_parameters
+from zk0.training.batches import draw_noise_and_time
 from zk0.training.examples import CachedExamples, DecodedExamples
-from zk0.training.features import FeatureCache, KindName
-from zk0.training.fit import noise_and_time
+from zk0.training.feature_cache import FeatureCache
 
 CAMERAS = ("overhead", "wrist")
 TASKS = ("Lift the red cube.",)
@@ -24,12 +26,12 @@ def short(record: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory)
 
 
 def gradients(policy: Any, loss: torch.Tensor) -> dict[str, torch.Tensor]:
-    trained = trained_parameters(policy)
+    trained = trainable_parameters(policy)
     return dict(zip(trained, torch.autograd.grad(loss, list(trained.values())), strict=True))
 
 
-def relative(found: torch.Tensor, wanted: torch.Tensor) -> float:
-    return float((found.double() - wanted.double()).norm() / wanted.double().norm())
+def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((found.double() - expected.double()).norm() / expected.double().norm())
 
 
 @pytest.mark.slow
@@ -38,17 +40,17 @@ def relative(found: torch.Tensor, wanted: torch.Tensor) -> float:
 def test_loss_and_every_gradient(
     full: Any, short: Path, tmp_path: Path, dtype: torch.dtype, record_property: Callable[[str, object], None]
 ) -> None:
-    from zk0.robot.statistics import measure
+    from zk0.data.statistics import measure_statistics
 
     full.model.vlm_with_expert.vlm.to(dtype)
     assert sum(p.numel() for p in full.parameters()) == 450_046_176
-    statistics = measure(short, (0,))
+    statistics = measure_statistics(short, (0,))
     pre, _ = make_processors(full, Statistics(state=statistics.state, action=statistics.action))
-    noise, time = noise_and_time(2, full, torch.Generator().manual_seed(1))
+    noise, time = draw_noise_and_time(2, full, torch.Generator().manual_seed(1))
     full.train()
-    wanted = DecodedExamples(short, (0,), full, pre, {}).loss(full, [0, 3], noise, time)
-    expected = gradients(full, wanted)
-    bytes_each: dict[KindName, int] = {"embeddings": 2 * 64 * 960, "kv": 16 * 2 * (128 + 7) * 320}
+    expected = DecodedExamples(short, (0,), full, pre, {}).loss(full, [0, 3], noise, time)
+    expected_gradients = gradients(full, expected)
+    bytes_each: dict[FeatureKind, int] = {"embeddings": 2 * 64 * 960, "kv": 16 * 2 * (128 + 7) * 320}
     limits = (1e-6, 1e-6) if dtype == torch.float32 else (1e-4, 1e-3)
     for kind, numbers in bytes_each.items():
         cache = FeatureCache(tmp_path, full, CAMERAS, kind)
@@ -56,9 +58,9 @@ def test_loss_and_every_gradient(
         assert cached._features[0][0].nbytes == numbers * dtype.itemsize
         loss = cached.loss(full, [0, 3], noise, time)
         found = gradients(full, loss)
-        whole = relative(*(torch.cat([g.flatten() for g in each.values()]) for each in (found, expected)))
-        worst = max(relative(found[n], expected[n]) for n in expected)
-        differences = (relative(loss.detach(), wanted.detach()), whole, worst)
+        whole = relative(*(torch.cat([g.flatten() for g in each.values()]) for each in (found, expected_gradients)))
+        worst = max(relative(found[n], expected_gradients[n]) for n in expected_gradients)
+        differences = (relative(loss.detach(), expected.detach()), whole, worst)
         record_property(f"{kind}: relative differences of loss, all gradients, worst tensor", differences)
         print(kind, dtype, differences)  # noqa: T201 -- shown with -s
         assert differences[0] <= limits[0]

@@ -1,4 +1,4 @@
-"""Low-rank adapters: trained as peft trains them, averaged as what they stand for."""
+"""LoRA: trained as peft trains it, averaged as merged deltas."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,35 +8,40 @@ import numpy as np
 import pytest
 import torch
 
-from zk0.adapter import MergedWeights, factor_names, factor_specs, lora_targets
-from zk0.session import ClientSettings, RoundPlan, Terms, TrainingSettings
-from zk0.training.fit import round_seed
-from zk0.weights import load_weights, open_weights
+from zk0.settings.dataset_settings import ClientSettings
+from zk0.settings.plans import RoundPlan, SessionTerms
+from zk0.settings.training_settings import LocalTrainingSettings
+from zk0.training.batches import round_seed
+from zk0.weights.digests import load_weights
+from zk0.weights.files import open_weights
+from zk0.weights.lora_factors import MergedWeights, lora_factor_names, lora_factor_specs, lora_targets
 
 LORA = {"adapter": "lora", "lora_rank": 4, "lora_alpha": 32, "local_steps": 3}
 EXPERT = r".*lm_expert\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
 
 
 @pytest.fixture
-def client(recordings: dict[str, Path], terms: Terms, tmp_path: Path, kept: Path) -> Any:
-    from zk0.training.client import Client
+def client(recordings: dict[str, Path], terms: SessionTerms, tmp_path: Path, shared_cache: Path) -> Any:
+    from zk0.client.client import Client
 
-    return Client(ClientSettings(name="a", dataset=f"local:{recordings['a']}"), terms, tmp_path / "scratch", kept)
+    return Client(
+        ClientSettings(name="a", dataset=f"local:{recordings['a']}"), terms, tmp_path / "scratch", shared_cache
+    )
 
 
 def plain_peft(policy: Any, client: Any, plan: RoundPlan) -> Any:
-    """The same round with peft's own model, lerobot's forward and torch's AdamW; the adapted policy."""
+    """The same round with peft's own model, LeRobot's forward and torch's AdamW; the policy with LoRA."""
     from peft import LoraConfig, get_peft_model
 
-    from zk0.robot.policy import make_processors
+    from zk0.policy.processors import make_processors
+    from zk0.training.batches import draw_noise_and_time, shuffled_batches
     from zk0.training.examples import DecodedExamples
-    from zk0.training.fit import noise_and_time, shuffled_batches
 
     training = plan.training
     torch.manual_seed(round_seed(42, 1, "adapters"))
     config = LoraConfig(r=4, lora_alpha=32, lora_dropout=training.lora_dropout, target_modules=EXPERT)
-    adapted = get_peft_model(policy, config)
-    weights = [p for p in adapted.parameters() if p.requires_grad]
+    lora_policy = get_peft_model(policy, config)
+    weights = [p for p in lora_policy.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(weights, 1e-3, training.betas, training.eps, training.weight_decay, fused=True)
     pre, _ = make_processors(policy, plan.statistics)
     examples = DecodedExamples(client.root, (0, 1), policy, pre, {})
@@ -44,37 +49,37 @@ def plain_peft(policy: Any, client: Any, plan: RoundPlan) -> Any:
     generator = torch.Generator().manual_seed(seed)
     batches = shuffled_batches(examples.frames, 8, generator)
     torch.manual_seed(seed)
-    adapted.train()
+    lora_policy.train()
     for step in range(training.local_steps or 0):
         indices = next(batches)
         optimizer.param_groups[0]["lr"] = 5e-7 + (1e-3 - 5e-7) * (1 + np.cos(np.pi * step / 3)) / 2
         optimizer.zero_grad()
-        torch.autograd.backward(examples.loss(policy, indices, *noise_and_time(len(indices), policy, generator)))
+        torch.autograd.backward(examples.loss(policy, indices, *draw_noise_and_time(len(indices), policy, generator)))
         torch.nn.utils.clip_grad_norm_(weights, 10.0)
         optimizer.step()
-    return adapted.eval()
+    return lora_policy.eval()
 
 
-def test_a_round_is_a_round_of_peft(
+def test_a_round_equals_a_round_of_peft(
     client: Any, policy: Any, start: tuple[Path, str], plan: Callable[..., RoundPlan]
 ) -> None:
-    """Factors equal peft's to the bit, dropout included; merged, they are what peft merges."""
-    asked = plan(LORA | {"features": "off"})
-    update = client.train(asked, start[0])
+    """Factors equal peft's to the bit, with dropout; merged weights equal those that peft merges."""
+    round_plan = plan(LORA | {"features": "off"})
+    update = client.train(round_plan, start[0])
     found = load_weights(Path(update.path), update.digest)
-    adapted = plain_peft(policy, client, asked)
-    wanted = {
+    lora_policy = plain_peft(policy, client, round_plan)
+    expected = {
         n.removeprefix("base_model.model.").replace(".default.", "."): p.detach().numpy()
-        for n, p in adapted.named_parameters()
+        for n, p in lora_policy.named_parameters()
         if p.requires_grad
     }
-    assert found.keys() == wanted.keys()
-    assert all(found[n].tobytes() == wanted[n].tobytes() for n in found)
+    assert found.keys() == expected.keys()
+    assert all(found[n].tobytes() == expected[n].tobytes() for n in found)
     assert all(np.abs(found[n]).max() > 0 for n in found)
 
-    merged = adapted.merge_and_unload().state_dict()
+    merged = lora_policy.merge_and_unload().state_dict()
     with open_weights(start[0]) as anchor, open_weights(Path(update.path)) as factors:
-        source = MergedWeights(anchor, factors, update.adapters)
+        source = MergedWeights(anchor, factors, update.lora)
         moved = 0
         for name, spec in anchor.specs.items():
             values = np.empty(spec.size)
@@ -87,54 +92,54 @@ def test_a_round_is_a_round_of_peft(
 def test_a_merged_checkpoint_loads_in_plain_lerobot(
     client: Any, policy: Any, start: tuple[Path, str], plan: Callable[..., RoundPlan], tmp_path: Path
 ) -> None:
-    """Averaged, saved, and loaded by nothing but lerobot: the loss is that of the policy that peft adapted."""
+    """Averaged, saved, and loaded by plain LeRobot: the loss equals that of peft's policy."""
     from lerobot.configs import PreTrainedConfig
     from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy
 
     from zk0.aggregation.aggregate import aggregate
-    from zk0.robot.policy import install_weights, make_processors, save_policy
+    from zk0.policy.processors import make_processors
+    from zk0.policy.save_policy import save_policy
+    from zk0.policy.trainable import install_weights
+    from zk0.training.batches import draw_noise_and_time
     from zk0.training.examples import DecodedExamples
-    from zk0.training.fit import noise_and_time
 
-    asked = plan(LORA | {"features": "off"})
-    update = client.train(asked, start[0])
+    round_plan = plan(LORA | {"features": "off"})
+    update = client.train(round_plan, start[0])
     mean = aggregate([update], start[0], tmp_path / "mean.safetensors")
     install_weights(policy, load_weights(Path(mean.path), mean.digest))
-    save_policy(policy, asked.statistics, tmp_path / "saved")
+    save_policy(policy, round_plan.statistics, tmp_path / "saved")
     assert not list((tmp_path / "saved").glob("adapter*"))
     config = PreTrainedConfig.from_pretrained(
         tmp_path / "saved", cli_overrides=[f"--vlm_model_name={tmp_path / 'saved' / 'vlm'}"]
     )
     loaded = SmolVLAPolicy.from_pretrained(tmp_path / "saved", config=config)
     install_weights(policy, load_weights(start[0]))
-    adapted = plain_peft(policy, client, asked)
-    pre, _ = make_processors(policy, asked.statistics)
+    lora_policy = plain_peft(policy, client, round_plan)
+    pre, _ = make_processors(policy, round_plan.statistics)
     examples = DecodedExamples(client.root, (0, 1), policy, pre, {})
-    drawn = noise_and_time(4, policy, torch.Generator().manual_seed(3))
+    drawn = draw_noise_and_time(4, policy, torch.Generator().manual_seed(3))
     with torch.no_grad():
-        wanted = examples.loss(adapted.base_model.model, [0, 5, 9, 20], *drawn)
+        expected = examples.loss(lora_policy.base_model.model, [0, 5, 9, 20], *drawn)
         found = examples.loss(loaded.eval(), [0, 5, 9, 20], *drawn)
-    assert found.item() == pytest.approx(wanted.item(), rel=1e-5)
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
-def test_only_factors_travel(client: Any, start: tuple[Path, str], plan: Callable[..., RoundPlan]) -> None:
+def test_only_factors_are_sent(client: Any, start: tuple[Path, str], plan: Callable[..., RoundPlan]) -> None:
     update = client.train(plan(LORA), start[0])
     with open_weights(start[0]) as anchor, open_weights(Path(update.path)) as sent:
-        assert dict(sent.specs) == factor_specs(anchor.specs, 4)
+        assert dict(sent.specs) == lora_factor_specs(anchor.specs, 4)
         values = sum(spec.size for spec in sent.specs.values())
         assert values * 4 < update.bytes < values * 4 + 200 * len(sent.specs)
         assert update.bytes < 0.5 * start[0].stat().st_size
 
 
-def test_the_policy_is_whole_again_afterwards(
-    client: Any, start: tuple[Path, str], plan: Callable[..., RoundPlan]
-) -> None:
-    """Full training after a round with adapters, in the same process, is full training."""
-    asked = plan({"local_steps": 2})
-    before = client.train(asked, start[0])
+def test_lora_is_removed_after_the_round(client: Any, start: tuple[Path, str], plan: Callable[..., RoundPlan]) -> None:
+    """Full training after a round with LoRA, in the same process, equals full training before it."""
+    round_plan = plan({"local_steps": 2})
+    before = client.train(round_plan, start[0])
     Path(before.path).unlink()
     client.train(plan(LORA), start[0])
-    again = client.train(asked, start[0])
+    again = client.train(round_plan, start[0])
     assert again.digest == before.digest
 
 
@@ -143,32 +148,32 @@ def test_same_bits_twice_and_other_seeds_in_other_rounds(
 ) -> None:
     first = client.train(plan(LORA), start[0])
     Path(first.path).unlink()
-    torch.manual_seed(1234)  # whatever happened in this process before
+    torch.manual_seed(1234)  # as if other code had drawn numbers before
     assert client.train(plan(LORA), start[0]).digest == first.digest
     assert client.train(plan(LORA, round=2), start[0]).digest != first.digest
     assert client.train(plan(LORA | {"lora_dropout": 0.0}), start[0]).digest != first.digest
 
 
-def test_kept_features_train_the_same_factors(
+def test_cached_features_train_the_same_factors(
     client: Any, start: tuple[Path, str], plan: Callable[..., RoundPlan]
 ) -> None:
-    """Without dropout: with it, the masks are drawn for tensors of another order."""
+    """Without dropout, whose masks would be drawn for tensors in another order."""
     steps = {}
     for features in ("off", "embeddings", "kv"):
         update = client.train(plan(LORA | {"lora_dropout": 0.0, "features": features}), start[0])
         steps[features] = load_weights(Path(update.path))
-    for name, wanted in steps["off"].items():
+    for name, expected in steps["off"].items():
         if "lora_B" in name:
             for features in ("embeddings", "kv"):
-                assert np.linalg.norm(steps[features][name] - wanted) < 1e-3 * np.linalg.norm(wanted), name
+                assert np.linalg.norm(steps[features][name] - expected) < 1e-3 * np.linalg.norm(expected), name
 
 
 class TestFullGeometry:
     """Shapes of the action expert of lerobot/smolvla_base: 16 layers, hidden 720, 15 heads of 64, 5 of keys."""
 
     def test_3_416_064_parameters_and_13_7_mb(self, tmp_path: Path) -> None:
-        from zk0.tensor_spec import TensorSpec
-        from zk0.weights import save_weights
+        from zk0.weights.tensor_spec import TensorSpec
+        from zk0.weights.writer import save_weights
 
         specs = {}
         for layer in range(16):
@@ -179,7 +184,7 @@ class TestFullGeometry:
             specs |= {f"{module}.self_attn.{k}_proj.weight": TensorSpec("float32", s) for k, s in shapes.items()}
             mlp = {"gate": (2048, 720), "up": (2048, 720), "down": (720, 2048)}
             specs |= {f"{module}.mlp.{k}_proj.weight": TensorSpec("float32", s) for k, s in mlp.items()}
-        sent = factor_specs(specs, TrainingSettings().lora_rank)
+        sent = lora_factor_specs(specs, LocalTrainingSettings().lora_rank)
         assert sum(spec.size for spec in sent.values()) == 3_416_064
         target = tmp_path / "factors.safetensors"
         _, size = save_weights(target, {n: np.zeros(s.shape, s.dtype) for n, s in sent.items()})
@@ -189,26 +194,26 @@ class TestFullGeometry:
     @pytest.mark.slow
     @pytest.mark.timeout(1200)
     def test_the_real_policy_agrees(self, full: Any) -> None:
-        from zk0.robot.lora import adapters
-        from zk0.robot.policy import trained_parameters, trained_weights
-        from zk0.tensor_spec import TensorSpec
+        from zk0.policy.lora import lora_attached
+        from zk0.policy.trainable import trainable_parameters, trainable_weights
+        from zk0.weights.tensor_spec import TensorSpec
 
-        specs = {n: TensorSpec.of(w) for n, w in trained_weights(full).items()}
-        training = TrainingSettings(adapter="lora")
-        with adapters(full, training, seed=1):
-            assert sum(p.numel() for p in trained_parameters(full).values()) == 3_416_064
-            sent = {n: TensorSpec.of(w) for n, w in trained_weights(full).items()}
+        specs = {n: TensorSpec.of(w) for n, w in trainable_weights(full).items()}
+        training = LocalTrainingSettings(adapter="lora")
+        with lora_attached(full, training, seed=1):
+            assert sum(p.numel() for p in trainable_parameters(full).values()) == 3_416_064
+            sent = {n: TensorSpec.of(w) for n, w in trainable_weights(full).items()}
             assert not [n for n in sent if ".vlm." in n]
-        assert sent == factor_specs(specs, 16)
-        assert sum(p.numel() for p in trained_parameters(full).values()) == 99_880_992
+        assert sent == lora_factor_specs(specs, 16)
+        assert sum(p.numel() for p in trainable_parameters(full).values()) == 99_880_992
 
 
 def test_the_mean_is_that_of_the_products(start: tuple[Path, str], tmp_path: Path) -> None:
-    """Three clients of different weight against numpy; the product of the mean factors is something else."""
+    """Three clients with different weights against numpy; the product of mean factors would differ."""
     from zk0.aggregation.aggregate import aggregate
     from zk0.aggregation.verify import verify_update
-    from zk0.records import Adapters, ClientMetrics, Update
-    from zk0.weights import save_weights
+    from zk0.records import ClientMetrics, LoraShape, Update
+    from zk0.weights.writer import save_weights
 
     rng, rank, alpha, counts = np.random.default_rng(5), 3, 6, {"a": 10, "b": 70, "c": 20}
     with open_weights(start[0]) as anchor:
@@ -218,7 +223,7 @@ def test_the_mean_is_that_of_the_products(start: tuple[Path, str], tmp_path: Pat
     )
     sent, updates = {}, []
     for client, count in counts.items():
-        sent[client] = {n: rng.normal(0, 0.1, s.shape).astype("f") for n, s in factor_specs(specs, rank).items()}
+        sent[client] = {n: rng.normal(0, 0.1, s.shape).astype("f") for n, s in lora_factor_specs(specs, rank).items()}
         path = tmp_path / f"{client}.safetensors"
         digest, size = save_weights(path, sent[client])
         updates.append(
@@ -232,10 +237,10 @@ def test_the_mean_is_that_of_the_products(start: tuple[Path, str], tmp_path: Pat
                 examples=count,
                 dataset="x",
                 metrics=metrics,
-                adapters=Adapters(rank=rank, alpha=alpha),
+                lora=LoraShape(rank=rank, alpha=alpha),
             )
         )
-        length = verify_update(updates[-1], round=1, global_digest=start[1], global_path=start[0], seen=())
+        length = verify_update(updates[-1], round=1, global_digest=start[1], global_path=start[0], already_received=())
         assert isinstance(length, float)
     mean = aggregate(updates, start[0], tmp_path / "mean.safetensors")
     found = load_weights(Path(mean.path), mean.digest)
@@ -245,7 +250,7 @@ def test_the_mean_is_that_of_the_products(start: tuple[Path, str], tmp_path: Pat
     for name in before:
         step = np.zeros(before[name].shape)
         if name in lora_targets(before):
-            a, b = factor_names(name)
+            a, b = lora_factor_names(name)
             products = {c: sent[c][b].astype(float) @ sent[c][a].astype(float) for c in counts}
             step = sum(alpha / rank * counts[c] / 100 * products[c] for c in counts)
             of_means = sum(counts[c] / 100 * sent[c][b] for c in counts) @ sum(
@@ -257,37 +262,37 @@ def test_the_mean_is_that_of_the_products(start: tuple[Path, str], tmp_path: Pat
     assert mean.param_update_norm == pytest.approx(square**0.5, rel=1e-5)
 
 
-def test_other_factors_than_asked_for_are_refused(
+def test_factors_of_another_shape_are_rejected(
     client: Any, start: tuple[Path, str], plan: Callable[..., RoundPlan]
 ) -> None:
     from zk0.aggregation.verify import verify_update
-    from zk0.records import Adapters, Refusal
+    from zk0.records import LoraShape, Refusal
 
     update = client.train(plan(LORA), start[0])
 
     def reason(**changes: Any) -> str | None:
         changed = update.model_copy(update=changes)
-        found = verify_update(changed, round=1, global_digest=start[1], global_path=start[0], seen=())
+        found = verify_update(changed, round=1, global_digest=start[1], global_path=start[0], already_received=())
         return found.reason if isinstance(found, Refusal) else None
 
     assert reason() is None
-    assert "first model" in str(reason(adapters=Adapters(rank=5, alpha=32)))
-    assert "missing" in str(reason(adapters=None))
+    assert "first model" in str(reason(lora=LoraShape(rank=5, alpha=32)))
+    assert "missing" in str(reason(lora=None))
     assert reason(path=str(start[0]), digest=start[1]) is not None
 
 
 def test_blocks_of_any_size_give_the_same_numbers(
     client: Any, start: tuple[Path, str], plan: Callable[..., RoundPlan]
 ) -> None:
-    asked = plan(LORA | {"lora_dropout": 0.0})
-    update = client.train(asked, start[0])
+    round_plan = plan(LORA | {"lora_dropout": 0.0})
+    update = client.train(round_plan, start[0])
     with open_weights(start[0]) as anchor, open_weights(Path(update.path)) as factors:
-        source = MergedWeights(anchor, factors, update.adapters)
+        source = MergedWeights(anchor, factors, update.lora)
         name = lora_targets(anchor.specs)[0]
-        a, b = (factors[n].astype(np.float64) for n in factor_names(name))
-        wanted = (anchor[name] + 8.0 * (b @ a)).ravel()
-        for size in (1, 7, 100, wanted.size):
-            found = np.empty_like(wanted)
-            for at in range(0, wanted.size, size):
+        a, b = (factors[n].astype(np.float64) for n in lora_factor_names(name))
+        expected = (anchor[name] + 8.0 * (b @ a)).ravel()
+        for size in (1, 7, 100, expected.size):
+            found = np.empty_like(expected)
+            for at in range(0, expected.size, size):
                 source.read(name, at, found[at : at + size])
-            assert found == pytest.approx(wanted, rel=1e-15, abs=1e-18)
+            assert found == pytest.approx(expected, rel=1e-15, abs=1e-18)

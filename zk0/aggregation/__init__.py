@@ -1,1 +1,1 @@
-"""The server's arithmetic: updates checked, combined into the next global weights, measured."""
+"""The server's arithmetic: verify updates, aggregate them into the next global weights, measure contributions."""

@@ -1,26 +1,26 @@
-"""Tensors of many files a block at a time, on several threads, in an order that never changes."""
+"""Split tensors into blocks, and map a function over them on several threads with results in a fixed order."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
-from zk0.tensor_spec import TensorSpec
+from zk0.weights.tensor_spec import TensorSpec
 
 
 @dataclass(frozen=True)
 class Block:
-    """`length` values of one flat tensor, from `start` on."""
+    """`length` values of one flat tensor, from index `start`."""
 
     name: str
     start: int
     length: int
 
 
-def blocks_of(specs: Mapping[str, TensorSpec], names: Iterable[str], length: int) -> Iterator[Block]:
-    """Every value of the named tensors once, at most `length` at a time.
+def split_into_blocks(specs: Mapping[str, TensorSpec], names: Iterable[str], length: int) -> Iterator[Block]:
+    """Yield blocks of at most `length` values that cover the named tensors.
 
-    >>> [(b.start, b.length) for b in blocks_of({"w": TensorSpec("float32", (5,))}, ["w"], 2)]
+    >>> [(b.start, b.length) for b in split_into_blocks({"w": TensorSpec("float32", (5,))}, ["w"], 2)]
     [(0, 2), (2, 2), (4, 1)]
     """
     for name in names:
@@ -28,22 +28,23 @@ def blocks_of(specs: Mapping[str, TensorSpec], names: Iterable[str], length: int
             yield Block(name, start, min(length, specs[name].size - start))
 
 
-def in_order[T, R](work: Callable[[T], R], items: Iterable[T], threads: int) -> Iterator[R]:
-    """`work` of each item, done on so many threads, handed out in the order of the items.
+def map_in_order[T, R](function: Callable[[T], R], items: Iterable[T], threads: int) -> Iterator[R]:
+    """Yield `function(item)` of each item in the order of the items, computed on so many threads.
 
-    Only a few results wait at a time. The first failure ends it; what was not begun is not done.
+    At most 2 * threads + 1 results wait at a time, so memory does not grow with the items. The first exception is
+    raised, and items that no thread has started are dropped.
     """
     if threads == 1:
-        yield from map(work, items)
+        yield from map(function, items)
         return
     pool = ThreadPoolExecutor(threads)
-    waiting: deque[Future[R]] = deque()
+    pending: deque[Future[R]] = deque()
     try:
         for item in items:
-            waiting.append(pool.submit(work, item))
-            if len(waiting) > 2 * threads:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+            pending.append(pool.submit(function, item))
+            if len(pending) > 2 * threads:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)

@@ -1,6 +1,6 @@
-"""The loops that touch every value of every update, compiled by Numba: each passes once through a core's caches.
+"""The loops over every value of every update, compiled by Numba; each passes once through a core's caches.
 
-They run without Python's lock, on whatever thread calls them, and give the same bits on each.
+They release Python's lock, and return the same bits on every thread.
 """
 
 from typing import Any
@@ -9,17 +9,19 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-Values = NDArray[np.float64]
+from zk0.aggregation.arrays import Float64Array
 
 TILE = 2048
-"""Values of an update at a time: 16 KiB of float64 sums stay in the first cache."""
+"""Values of an update at a time: 16 KiB of float64 sums fit in the L1 cache."""
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def mean(values: NDArray[Any], weights: Values, used: NDArray[np.intp], out: Values) -> None:
-    """The weighted mean of some updates' values (updates, n) into `out` (n,), float64, in the order of `used`.
+def weighted_mean_kernel(
+    values: NDArray[Any], weights: Float64Array, used: NDArray[np.intp], out: Float64Array
+) -> None:
+    """Write the weighted mean of the rows `used` of `values` (updates, n) to `out` (n,), summed in that order.
 
-    Products and sums are rounded one by one, so every machine gets the same bits.
+    The kernel rounds products and sums one by one (no fused multiply-add), so every machine computes the same bits.
     """
     total = 0.0
     for i in used:
@@ -28,7 +30,7 @@ def mean(values: NDArray[Any], weights: Values, used: NDArray[np.intp], out: Val
         tile = out[start : start + TILE]
         first = values[used[0], start : start + TILE]
         for j in range(tile.size):
-            tile[j] = weights[used[0]] * first[j]  # not 0.0 + that: it would lose the sign of -0.0
+            tile[j] = weights[used[0]] * first[j]  # not 0.0 + that: the sum would lose the sign of -0.0
         at = 1
         while at + 4 <= used.size:  # four updates a pass: the sums are loaded and stored a quarter as often
             p, q, r, s = weights[used[at]], weights[used[at + 1]], weights[used[at + 2]], weights[used[at + 3]]
@@ -49,10 +51,11 @@ def mean(values: NDArray[Any], weights: Values, used: NDArray[np.intp], out: Val
 
 
 @njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc"})
-def inspect(values: NDArray[Any], old: NDArray[Any], largest: float) -> tuple[int, float]:
-    """Where `values` (n,) first exceeds `largest` or is NaN (-1: nowhere), and ||values - old||^2 up to there.
+def delta_norm_kernel(values: NDArray[Any], old: NDArray[Any], largest: float) -> tuple[int, float]:
+    """Return where |values| (n,) first exceeds `largest` or is NaN, and ||values - old||^2.
 
-    Summed as `measure` does.
+    The index is -1 where no value does; else the norm covers the tiles before it. Sums run in the dtype of the weights
+    over a tile, and in float64 over tiles.
     """
     total, limit = 0.0, old.dtype.type(largest)
     for start in range(0, old.size, TILE):
@@ -60,8 +63,8 @@ def inspect(values: NDArray[Any], old: NDArray[Any], largest: float) -> tuple[in
         square, bad = old.dtype.type(0), 0
         for j in range(before.size):
             bad += not abs(row[j]) <= limit
-            way = row[j] - before[j]
-            square += way * way
+            delta = row[j] - before[j]
+            square += delta * delta
         if bad:
             for j in range(before.size):
                 if not abs(row[j]) <= limit:
@@ -71,28 +74,30 @@ def inspect(values: NDArray[Any], old: NDArray[Any], largest: float) -> tuple[in
 
 
 @njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc"})
-def measure(values: NDArray[Any], old: NDArray[Any], new: NDArray[Any], squares: Values, products: Values) -> float:
-    """||new - old||^2; adds ||values_i - old||^2 and <values_i - old, new - old> to `squares` and `products`.
+def delta_products_kernel(
+    values: NDArray[Any], old: NDArray[Any], new: NDArray[Any], squares: Float64Array, products: Float64Array
+) -> float:
+    """Return ||new - old||^2; add ||values_i - old||^2 and <values_i - old, new - old> to `squares` and `products`.
 
     Sums run in the dtype of the weights over a tile, and in float64 over tiles.
     """
-    taken = 0.0
-    step = np.empty(TILE, old.dtype)
+    total = 0.0
+    change = np.empty(TILE, old.dtype)
     zero = old.dtype.type(0)
     for start in range(0, old.size, TILE):
         before, after = old[start : start + TILE], new[start : start + TILE]
-        own = zero
+        change_square = zero
         for j in range(before.size):
-            step[j] = after[j] - before[j]
-            own += step[j] * step[j]
-        taken += own
+            change[j] = after[j] - before[j]
+            change_square += change[j] * change[j]
+        total += change_square
         for i in range(values.shape[0]):
             row = values[i, start : start + TILE]
             square, product = zero, zero
             for j in range(before.size):
-                way = row[j] - before[j]
-                square += way * way
-                product += way * step[j]
+                delta = row[j] - before[j]
+                square += delta * delta
+                product += delta * change[j]
             squares[i] += square
             products[i] += product
-    return taken
+    return total

@@ -1,80 +1,77 @@
-"""What a strategy does with the updates of a round."""
+"""The interface of aggregation strategies. Each one is a class in a module of `zk0.aggregation.strategies`."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
-from zk0.aggregation.combine import Combine, median, trimmed_mean, weighted_mean
-from zk0.aggregation.fold import Recipe
-from zk0.aggregation.krum import best, krum_scores
-from zk0.aggregation.opened import Opened
-from zk0.aggregation.privacy import gaussian_noise, noise_std
-from zk0.aggregation.server_step import Values, server_step
-from zk0.aggregation.survey import squared_distances, step_norms
-from zk0.errors import UpdateError
-from zk0.session import AggregationSettings
+from zk0.aggregation.arrays import Float64Array
+from zk0.aggregation.weighted_mean import weighted_mean_of_updates
+from zk0.settings.aggregation_settings import AggregationSettings
 
 
-@dataclass(frozen=True)
-class Terms:
-    """What besides the updates decides the new weights of a round."""
+class Strategy:
+    """How the server makes new global weights from the updates of one round.
 
-    settings: AggregationSettings = field(default_factory=AggregationSettings)
-    round: int = 1
-    state: Mapping[str, Path] = field(default_factory=dict)
-    """The server optimizer's state after the round before, by slot; a slot that is not there is zero."""
-    clients: int = 0
-    """All that could have taken part; 0: those that did."""
-    secret: bytes = b""
-    """What noise is drawn from (`zk0.aggregation.privacy.session_secret`)."""
+    The defaults are those of FedAvg; a subclass overrides what differs. In each round the aggregation calls
+    `update_weights` once; then, for each block of n values, `combine` and `server_step`.
 
-
-def recipe_of(opened: Opened, terms: Terms, threads: int = 1) -> Recipe:
-    """The recipe of a strategy for the updates at hand; reads them once where it must know them first.
-
-    Raises:
-        UpdateError: too few updates for the strategy.
+    Args:
+        settings: the section `[aggregation]` of a session.
     """
-    settings, count = terms.settings, len(opened.updates)
-    least, std = settings.least_updates(), noise_std(settings, count)
-    if count < least:
-        raise UpdateError(f"{count} updates, expected at least {least} for {settings.strategy}")
-    return Recipe(
-        combine=_combine(settings),
-        weights=_weights(opened, settings, threads),
-        scales=clip_scales(step_norms(opened, threads), settings.clip_norm) if settings.clip_norm else np.ones(count),
-        noise=gaussian_noise(std, terms.secret, opened.updates) if std else None,
-        step=server_step(settings, terms.round),
-    )
 
+    name: ClassVar[str]
+    """The value of `aggregation.strategy` that selects this strategy."""
+    supports_differential_privacy: ClassVar[bool] = False
+    """True if the server derives nothing from updates but the mean of all of them: noise on that mean then suffices."""
+    uses_control_variates: ClassVar[bool] = False
+    """Whether control variates (SCAFFOLD) travel with the weights, which must then be dense and float32."""
+    default_server_lr: ClassVar[float] = 1.0
+    """The learning rate of the server step where `aggregation.server_lr` is not set."""
+    state_slots: ClassVar[tuple[str, ...]] = ()
+    """Names of the server optimizer's moments: one file each, one value per weight, zero before the first round."""
 
-def clip_scales(norms: tuple[float, ...], clip_norm: float) -> Values:
-    """What each step is multiplied by so that none is longer than `clip_norm` (arXiv 1710.06963, section 2).
+    def __init__(self, settings: AggregationSettings) -> None:
+        self.settings = settings
+        self.server_lr = settings.server_lr or self.default_server_lr
 
-    >>> clip_scales((0.5, 4.0), 1.0)
-    array([1.  , 0.25])
-    """
-    return np.array([1.0 if norm <= clip_norm else clip_norm / norm for norm in norms])
+    def min_updates(self) -> int:
+        """Return the smallest number of updates that the strategy is defined for with these settings."""
+        return 1
 
+    def update_weights(self, examples: Float64Array, squared_distances: Callable[[], Float64Array]) -> Float64Array:
+        """Return how much each update counts in `combine`; 0 leaves it out.
 
-def _combine(settings: AggregationSettings) -> Combine:
-    if settings.strategy == "median":
-        return median
-    if settings.strategy == "trimmed_mean":
-        return trimmed_mean(settings.trim_fraction)
-    return weighted_mean
-
-
-def _weights(opened: Opened, settings: AggregationSettings, threads: int) -> Values:
-    """Of the updates in a mean: their examples, where the strategy selects them."""
-    examples = np.array([update.examples for update in opened.updates], np.float64)
-    if settings.strategy in ("median", "trimmed_mean", "scaffold") or settings.noise_multiplier:
-        return np.ones(len(examples))
-    if settings.strategy not in ("krum", "multi_krum"):
+        Args:
+            examples: (updates,), training frames of each client.
+            squared_distances: computes ||update_i - update_j||^2 (updates, updates); reads every update once.
+        """
         return examples
-    scores = krum_scores(squared_distances(opened, threads), settings.malicious)
-    wanted = settings.selected or max(1, len(scores) - settings.malicious - 2)
-    chosen = best(scores, 1 if settings.strategy == "krum" else wanted)
-    return np.where(np.isin(np.arange(len(examples)), chosen), examples, 0.0)
+
+    def combine(self, values: NDArray[Any], weights: Float64Array) -> Float64Array:
+        """Return one value for each column.
+
+        Args:
+            values: (updates, n), weights of the trained models, in any floating dtype.
+            weights: (updates,), as `update_weights` returned them.
+        """
+        return weighted_mean_of_updates(values, weights)
+
+    def server_step(
+        self, combined: Float64Array, old: NDArray[Any], state: list[Float64Array], round_number: int
+    ) -> tuple[Float64Array, list[Float64Array]]:
+        """Return the new global weights (n,) and the new state; without an optimizer, the combined values.
+
+        Args:
+            combined: (n,), the result of `combine`.
+            old: (n,), the global weights that the updates were trained from, in their own dtype.
+            state: one array (n,) for each of `state_slots`.
+            round_number: from 1.
+        """
+        return combined, []
+
+
+def equal_weights(examples: Float64Array) -> Float64Array:
+    """Return weight 1 for each update, for strategies in which every client counts the same."""
+    return np.ones(len(examples))

@@ -1,1 +1,1 @@
-"""The door to Flower: who carries plans out and updates back."""
+"""Federation over Flower: its runtime, the protocol of server and clients, the engines, and the network."""

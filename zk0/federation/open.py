@@ -1,4 +1,4 @@
-"""Open the federation of a session, and find it again by name: an engine is never a task's argument."""
+"""Open the engine of a session, and find it again by name, because a Prefect task cannot take an engine as argument."""
 
 import json
 import os
@@ -6,64 +6,72 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, assert_never
 
 from zk0.errors import FederationError
-from zk0.federation.accepted import ACCEPTED, AcceptedLog
-from zk0.federation.client_app import StepListener
-from zk0.federation.collect import Federation
-from zk0.federation.gpu import takes_turns, useful_workers
-from zk0.session import ClientSettings, Session
+from zk0.federation.protocol.client_app import ProgressListener
+from zk0.federation.protocol.collect import Federation
+from zk0.federation.protocol.received_log import RECEIVED_JOURNAL, ReceivedLog
+from zk0.settings.dataset_settings import ClientSettings
+from zk0.settings.session import Session
+from zk0.training.gpu_share import max_useful_workers, shares_gpu
 
-_open: dict[str, Federation] = {}
+_federations: dict[str, Federation] = {}
 
 
 @contextmanager
 def open_federation(
-    session: Session, name: str, folder: Path, on_step: StepListener | None = None
+    session: Session, name: str, folder: Path, on_step: ProgressListener | None = None
 ) -> Iterator[Federation]:
-    """The federation that the session asks for, ended with all its processes on the way out.
+    """Open the federation of a session; the end of the block ends all processes of its engine.
 
-    `folder` is the session's; clients of engines on this machine keep their scratch under it.
+    Args:
+        session: names the engine and the clients.
+        name: of the federation, for `get_federation`.
+        folder: of the session; clients on this machine have their scratch folders in it.
+        on_step: called with the progress of clients on this machine.
 
     Raises:
-        FederationError: it is open already, or the engine cannot be started.
+        FederationError: the federation is open already, or the engine does not start.
     """
-    if name in _open:
+    if name in _federations:
         raise FederationError(f"{name}: this federation is open already")
-    clients = _joined(folder) or session.starters()
-    nodes = [_node_config(session, c, folder) for c in session.members()]
+    clients = _joined_clients(folder) or session.initial_client_names()
+    nodes = [_node_config(session, client, folder) for client in session.local_clients()]
     with _grid(session, nodes, folder, on_step) as (grid, nodes_file):
-        least, log = session.federation.min_updates, AcceptedLog(_accepted(session), name)
-        _open[name] = Federation(grid, clients, session.federation.round_timeout_seconds, nodes_file, least, log)
+        settings = session.federation
+        log = ReceivedLog(_received_journal(session), name)
+        _federations[name] = Federation(
+            grid, clients, settings.round_timeout_seconds, nodes_file, settings.min_updates, log
+        )
         try:
-            yield _open[name]
+            yield _federations[name]
         finally:
-            del _open[name]
+            del _federations[name]
 
 
-def federation(name: str) -> Federation:
-    """The open federation of that name.
+def get_federation(name: str) -> Federation:
+    """Return the open federation of this name.
 
     Raises:
-        FederationError: there is none.
+        FederationError: none is open.
     """
-    if name not in _open:
+    if name not in _federations:
         raise FederationError(f"{name}: no federation of that name is open in this process")
-    return _open[name]
+    return _federations[name]
 
 
-def _accepted(session: Session) -> Path | None:
-    """Where a server writes down what it was answered; where clients are of this machine, nobody does."""
-    return Path(session.federation.server) / ACCEPTED if session.federation.engine == "deployment" else None
+def _received_journal(session: Session) -> Path | None:
+    """Return the server's journal of received answers; None on engines of one machine, which need none."""
+    return Path(session.federation.server) / RECEIVED_JOURNAL if session.federation.engine == "deployment" else None
 
 
-def _joined(folder: Path) -> tuple[str, ...]:
-    """Who took part in the session when it was interrupted: they must be there to take it up."""
-    ground = folder / "ground.json"
-    if not ground.is_file():
+def _joined_clients(folder: Path) -> tuple[str, ...]:
+    """Return the clients of a session that is resumed: they must join again. Empty for a new session."""
+    setup = folder / "session_setup.json"
+    if not setup.is_file():
         return ()
-    return tuple(str(member["client"]) for member in json.loads(ground.read_text(encoding="utf-8"))["members"])
+    return tuple(str(member["client"]) for member in json.loads(setup.read_text(encoding="utf-8"))["members"])
 
 
 def _node_config(session: Session, client: ClientSettings, folder: Path) -> dict[str, Any]:
@@ -71,7 +79,7 @@ def _node_config(session: Session, client: ClientSettings, folder: Path) -> dict
         "client": client.model_dump_json(),
         "scratch": str(folder / "clients" / client.name),
         "cache": str(Path(session.cache_dir)),
-        "films": str(folder),
+        "videos": str(folder),
     }
 
 
@@ -80,32 +88,38 @@ def _grid(
     session: Session,
     nodes: list[dict[str, Any]],
     folder: Path,
-    on_step: StepListener | None,
+    on_step: ProgressListener | None,
 ) -> Iterator[tuple[Any, Path | None]]:
+    """Start the session's engine; yield its grid, and the file of the nodes' configurations that Ray's actors read."""
     settings = session.federation
     if settings.engine == "local":
-        from zk0.federation.local import LocalGrid
+        from zk0.federation.engines.local import LocalGrid
 
-        most = partial(useful_workers, session.training)
-        with LocalGrid(nodes, settings.workers, folder / "server", on_step, most) as grid:
+        max_workers = partial(max_useful_workers, session.training)
+        with LocalGrid(nodes, settings.workers, folder / "server", on_step, max_workers) as grid:
             yield grid, None
         return
     if settings.engine == "deployment":
-        from zk0.federation.deployed import DeployedGrid
-        from zk0.federation.server import ServerFolder
+        from zk0.federation.engines.deployment import DeploymentGrid
+        from zk0.federation.network.server import ServerFolder
 
         endpoint = ServerFolder(Path(settings.server)).endpoint()
-        with DeployedGrid(endpoint, folder / "server" / "inbox", settings.nodes, settings.absence_seconds) as deployed:
+        with DeploymentGrid(
+            endpoint, folder / "server" / "inbox", settings.nodes, settings.absence_seconds
+        ) as deployed:
             yield deployed, None
         return
-    from zk0.federation.ray import ray_grid
+    if settings.engine == "ray":
+        from zk0.federation.engines.ray import open_ray_grid
 
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # or who asks for no share of a GPU sees none
-    nodes_file = folder / "server" / "nodes.json"
-    nodes_file.parent.mkdir(parents=True, exist_ok=True)
-    nodes_file.write_text(json.dumps(nodes), encoding="utf-8")
-    gpus = session.training.gpu_share if takes_turns(session.training) else 0.0
-    with ray_grid(len(nodes), settings.workers, gpus, folder / "server", on_step) as ray:
-        yield ray, nodes_file
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else actors without a GPU share see no GPU
+        nodes_file = folder / "server" / "nodes.json"
+        nodes_file.parent.mkdir(parents=True, exist_ok=True)
+        nodes_file.write_text(json.dumps(nodes), encoding="utf-8")
+        gpus = session.training.gpu_share if shares_gpu(session.training) else 0.0
+        with open_ray_grid(len(nodes), settings.workers, gpus, folder / "server", on_step) as ray:
+            yield ray, nodes_file
+        return
+    assert_never(settings.engine)

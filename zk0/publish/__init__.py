@@ -1,1 +1,1 @@
-"""What leaves the house: models to the Hub, numbers to Weights & Biases."""
+"""Publishing: checkpoints on the Hugging Face Hub, metrics at Weights & Biases, access tokens."""

@@ -1,7 +1,7 @@
-"""A policy folder becomes one commit and one tag of a repository on the Hub.
+"""Push a policy folder to the Hub as one commit and one tag.
 
-Whatever was cut short can be called again: content that has arrived is not sent twice, an unchanged folder makes no
-commit, and a tag that is there already stays.
+An interrupted push can be repeated: the Hub skips content that it has, an unchanged folder makes no commit, and an
+existing tag of the commit stays.
 """
 
 import os
@@ -12,92 +12,103 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from zk0.errors import PublishError, TransientError
+from zk0.errors import PublishError, TransientError, first_line
 from zk0.records import Record
 
-TOKEN = "HF_TOKEN"
-_KEPT = ".gitattributes"
-"""Made by the Hub; says which files are large."""
-_AGAIN = (408, 425, 429, 500, 502, 503, 504)
+HUB_TOKEN = "HF_TOKEN"
+"""Name of the environment variable with the token."""
+_HUB_FILE = ".gitattributes"
+"""The Hub creates it; it lists the large files."""
+_RETRY_STATUS = (408, 425, 429, 500, 502, 503, 504)
 
 
-class Pushed(Record):
-    """Where a folder lies on the Hub."""
+class HubRevision(Record):
+    """A revision of a repository on the Hub: tag, commit and URL."""
 
     revision: str
     commit: str
     url: str
 
 
-def push_folder(
+def push_policy_folder(
     folder: Path, repo_id: str, *, private: bool, revision: str, message: str, token: SecretStr | None
-) -> Pushed:
-    """Make the repository's main branch equal to `folder` in one commit, and call that commit `revision`.
+) -> HubRevision:
+    """Make the main branch of a repository equal to a folder in one commit, and tag that commit.
 
-    A repository that does not exist is made, private or public; one that exists must be as `private` says.
+    Args:
+        folder: its files become the content of the repository.
+        repo_id: user/name.
+        private: create the repository as private; an existing one must have this visibility.
+        revision: the tag; an existing tag is moved to the commit.
+        message: of the commit.
+        token: None: the token of `hf auth login`.
 
     Raises:
-        PublishError: there is no token, the Hub refuses it, or the repository is not what was asked for.
-        TransientError: the Hub does not answer; the same call may work later.
+        PublishError: there is no token, the Hub refuses it, or the repository has another visibility.
+        TransientError: the Hub does not respond; the same call may succeed later.
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
     files = sorted(f for f in folder.rglob("*") if f.is_file())
     if not files:
-        raise PublishError(f"{folder}: nothing in it; expected the folder of a saved policy")
+        raise PublishError(f"{folder}: is empty; expected the folder of a saved policy")
     disable_progress_bars()
-    api = HfApi(endpoint=os.environ.get("HF_ENDPOINT"), token=_usable(token))
-    with _told(repo_id):
-        _make(api, repo_id, private)
+    api = HfApi(endpoint=os.environ.get("HF_ENDPOINT"), token=_token_value(token))
+    with _translated_errors(repo_id):
+        _create_repository(api, repo_id, private)
         names = [f.relative_to(folder).as_posix() for f in files]
-        gone = sorted(set(api.list_repo_files(repo_id)) - {*names, _KEPT})
-        adding = [CommitOperationAdd(name, str(f)) for name, f in zip(names, files, strict=True)]
-        removing = [CommitOperationDelete(name) for name in gone]
-        commit = api.create_commit(repo_id, [*adding, *removing], commit_message=message)
+        removed = sorted(set(api.list_repo_files(repo_id)) - {*names, _HUB_FILE})
+        additions = [CommitOperationAdd(name, str(f)) for name, f in zip(names, files, strict=True)]
+        deletions = [CommitOperationDelete(name) for name in removed]
+        commit = api.create_commit(repo_id, [*additions, *deletions], commit_message=message)
         _tag(api, repo_id, revision, commit.oid)
-    return Pushed(revision=revision, commit=commit.oid, url=f"{api.endpoint}/{repo_id}/tree/{revision}")
+    return HubRevision(revision=revision, commit=commit.oid, url=f"{api.endpoint}/{repo_id}/tree/{revision}")
 
 
-def check_ready(token: SecretStr | None) -> None:
-    """Raises PublishError where a push would fail before its first request: no token, or told to stay offline."""
-    _usable(token)
+def check_hub_access(token: SecretStr | None) -> None:
+    """Check for a token and for online mode, before anything is trained.
+
+    Raises:
+        PublishError: there is no token, or HF_HUB_OFFLINE is set.
+    """
+    _token_value(token)
 
 
-def _usable(token: SecretStr | None) -> str:
+def _token_value(token: SecretStr | None) -> str:
     from huggingface_hub import constants, get_token
 
     if constants.HF_HUB_OFFLINE:
         raise PublishError("HF_HUB_OFFLINE is set, so nothing can be pushed; set HF_HUB_OFFLINE=0")
     if found := token.get_secret_value() if token else get_token():
         return found
-    raise PublishError(f"no token for the Hub; expected {TOKEN} in the environment or in .env, or `hf auth login`")
+    raise PublishError(f"no token for the Hub; expected {HUB_TOKEN} in the environment or in .env, or `hf auth login`")
 
 
-def _make(api: Any, repo_id: str, private: bool) -> None:
+def _create_repository(api: Any, repo_id: str, private: bool) -> None:
     from huggingface_hub.errors import RepositoryNotFoundError
 
     try:
-        found = bool(api.model_info(repo_id).private)
+        is_private = bool(api.model_info(repo_id).private)
     except RepositoryNotFoundError:
         api.create_repo(repo_id, private=private, exist_ok=True)
-        found = bool(api.model_info(repo_id).private)
-    if found != private:
-        is_now, asked = ("private", "public") if found else ("public", "private")
-        raise PublishError(f"{repo_id}: is {is_now}, expected {asked}; change it on the Hub or ask for a {is_now} one")
+        is_private = bool(api.model_info(repo_id).private)
+    if is_private != private:
+        actual, requested = ("private", "public") if is_private else ("public", "private")
+        raise PublishError(f"{repo_id}: is {actual}, expected {requested}; change it on the Hub or set publish.private")
 
 
 def _tag(api: Any, repo_id: str, name: str, commit: str) -> None:
-    there = {tag.name: tag.target_commit for tag in api.list_repo_refs(repo_id).tags}
-    if there.get(name, commit) != commit:
+    tags = {tag.name: tag.target_commit for tag in api.list_repo_refs(repo_id).tags}
+    if tags.get(name, commit) != commit:
         api.delete_tag(repo_id, tag=name)
-    if there.get(name) != commit:
+    if tags.get(name) != commit:
         api.create_tag(repo_id, tag=name, revision=commit, exist_ok=True)
 
 
 @contextmanager
-def _told(repo_id: str) -> Iterator[None]:
-    """What the client raises, as our errors; a token is in none of its messages."""
+def _translated_errors(repo_id: str) -> Iterator[None]:
+    """Translate the errors of huggingface_hub into ours; none of its messages contains the token."""
     from httpx import TransportError
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
@@ -105,22 +116,20 @@ def _told(repo_id: str) -> Iterator[None]:
         yield
     except HfHubHTTPError as e:
         status = e.response.status_code
-        if status in _AGAIN:
-            raise TransientError(f"{repo_id}: the Hub answers {status}; later it may take it") from e
+        if status in _RETRY_STATUS:
+            raise TransientError(
+                f"{repo_id}: the Hub responds with status {status}; a later attempt may succeed"
+            ) from e
         if status in (401, 403):
             raise PublishError(
-                f"{repo_id}: the Hub refuses the token ({status}); expected one that may write there, in {TOKEN}"
+                f"{repo_id}: the Hub refuses the token ({status}); expected a token with write access, in {HUB_TOKEN}"
             ) from e
-        raise PublishError(f"{repo_id}: the Hub refuses ({status}: {_line(e)})") from e
+        raise PublishError(f"{repo_id}: the Hub refuses ({status}: {first_line(e)})") from e
     except (TransportError, ConnectionError, TimeoutError) as e:
-        raise TransientError(f"{repo_id}: the Hub does not answer ({type(e).__name__}: {_line(e)})") from e
+        raise TransientError(f"{repo_id}: the Hub does not respond ({type(e).__name__}: {first_line(e)})") from e
     except (HFValidationError, ValueError) as e:
-        raise PublishError(f"{repo_id}: {_line(e)}") from e
-    except RuntimeError as e:  # large files are sent by threads, which wrap what they meet
+        raise PublishError(f"{repo_id}: {first_line(e)}") from e
+    except RuntimeError as e:  # large files are sent by threads, which wrap their errors
         if isinstance(e.__cause__, TransportError | HfHubHTTPError):
-            raise TransientError(f"{repo_id}: a file did not arrive ({_line(e.__cause__)})") from e
+            raise TransientError(f"{repo_id}: the upload of a file failed ({first_line(e.__cause__)})") from e
         raise
-
-
-def _line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -1,1 +1,1 @@
-"""The door to pictures: charts, videos, the report."""
+"""Report of a session: charts, tables, videos, metric files, model card and the HTML pages."""

@@ -1,7 +1,7 @@
-"""The colours that the charts, the videos and the page share, for light and for dark surroundings.
+"""Colors of the charts, the videos and the HTML pages, for a light and a dark theme.
 
-Series colours come from Okabe and Ito (2008), told apart with every common colour vision deficiency; the dark
-theme brightens those that would sink into its background. Series also differ by marker and dash, never by colour alone.
+Series colors are those of Okabe and Ito (2008), which can be distinguished with every common color vision deficiency;
+the dark theme uses brighter variants. Series also differ by marker and dash pattern, never by color alone.
 """
 
 from typing import Literal
@@ -10,12 +10,12 @@ from zk0.records import Record
 
 
 class Theme(Record):
-    """Colours as #rrggbb."""
+    """Colors as #rrggbb."""
 
     scheme: Literal["light", "dark"]
     background: str
     card: str
-    ink: str
+    text: str
     muted: str
     line: str
     accent: str
@@ -24,11 +24,11 @@ class Theme(Record):
     series: tuple[str, ...]
 
 
-LIGHT = Theme(
+LIGHT_THEME = Theme(
     scheme="light",
     background="#f5f6f8",
     card="#ffffff",
-    ink="#17202a",
+    text="#17202a",
     muted="#566370",
     line="#dde2e8",
     accent="#0068a5",
@@ -36,11 +36,11 @@ LIGHT = Theme(
     bad="#b14900",
     series=("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#5b4b8a", "#7a7a00"),
 )
-DARK = Theme(
+DARK_THEME = Theme(
     scheme="dark",
     background="#0e1318",
     card="#161d24",
-    ink="#e8edf2",
+    text="#e8edf2",
     muted="#9aa8b5",
     line="#2b3641",
     accent="#62bdf0",
@@ -50,17 +50,17 @@ DARK = Theme(
 )
 
 
-def rgb(colour: str) -> tuple[int, int, int]:
-    """#rrggbb as three bytes.
+def rgb(color: str) -> tuple[int, int, int]:
+    """Convert #rrggbb to red, green and blue from 0 to 255.
 
     >>> rgb("#0072b2")
     (0, 114, 178)
     """
-    return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)
+    return int(color[1:3], 16), int(color[3:5], 16), int(color[5:7], 16)
 
 
 def css_variables(theme: Theme) -> str:
-    """The theme as declarations of CSS custom properties."""
-    names = ("background", "card", "ink", "muted", "line", "accent", "good", "bad")
-    series = [f"--series-{index}: {colour};" for index, colour in enumerate(theme.series)]
+    """The theme as CSS custom properties."""
+    names = ("background", "card", "text", "muted", "line", "accent", "good", "bad")
+    series = [f"--series-{index}: {color};" for index, color in enumerate(theme.series)]
     return " ".join([*(f"--{name}: {getattr(theme, name)};" for name in names), *series])

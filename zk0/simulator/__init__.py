@@ -1,1 +1,1 @@
-"""The door to so101-nexus: a simulated SO-101 arm, its scripted expert, demonstrations and rollouts."""
+"""The simulated SO-101 arm (so101-nexus on MuJoCo): tasks, scripted expert, demonstrations, rollouts."""

@@ -1,6 +1,6 @@
-"""The simulated arm as a gymnasium environment, in the form that lerobot's own evaluation takes.
+"""The simulated arm as a Gymnasium environment, with the observations that LeRobot's evaluation expects.
 
-Importing this module registers `zk0/<task>-v0` for every task; `zk0.robot.environment` names them to lerobot.
+Importing this module registers `zk0/<task>-v0` for every task; `zk0.simulator.lerobot_env` makes them known to LeRobot.
 """
 
 from typing import Any, ClassVar
@@ -10,22 +10,23 @@ import numpy as np
 from gymnasium.spaces import Box, Dict
 from numpy.typing import NDArray
 
-from zk0.session import SO101_JOINTS, SimulatorSettings
-from zk0.simulator.environment import CAMERAS, Observation, SimulatedArm
-from zk0.simulator.task import FPS, TASKS, find_task
+from zk0.settings.dataset_settings import SO101_JOINTS, SimulatorSettings
+from zk0.simulator.arm import CAMERAS, Observation, SimulatedArm
+from zk0.simulator.tasks import FPS, TASKS, find_task
 
 MAX_STEPS = 60
+"""Limit of an episode."""
 
 
 class SimulatedArmEnv(gymnasium.Env[Any, NDArray[np.float32]]):
-    """One arm and one task; states and actions are in LeRobot's units (degrees, the gripper 0-100).
+    """One arm and one task; states and actions are in LeRobot's units (degrees, the gripper 0 to 100).
 
-    An observation is `agent_pos` (6,) and `pixels`: camera -> (size, size, 3). The reward is 1 on success, which ends
-    the episode, else 0.
+    An observation has `agent_pos` (6,) and `pixels`: camera -> (size, size, 3) RGB. The reward is 1 on success, which
+    ends the episode, else 0.
 
     Args:
-        task: a task of the simulator, such as lift-red.
-        image_size: pixels of a camera, square.
+        task: name of a task, such as lift-red.
+        image_size: side of the square images, in pixels.
         render_mode: only rgb_array.
     """
 
@@ -35,48 +36,49 @@ class SimulatedArmEnv(gymnasium.Env[Any, NDArray[np.float32]]):
         self.task = find_task(task).text
         self.task_description = self.task
         self.render_mode = render_mode
-        joints, picture = len(SO101_JOINTS), (image_size, image_size, 3)
+        joints, image = len(SO101_JOINTS), (image_size, image_size, 3)
         self.observation_space = Dict(
             {
                 "agent_pos": Box(-np.inf, np.inf, (joints,), np.float32),
-                "pixels": Dict({camera: Box(0, 255, picture, np.uint8) for camera in CAMERAS}),
+                "pixels": Dict({camera: Box(0, 255, image, np.uint8) for camera in CAMERAS}),
             }
         )
         self.action_space = Box(-np.inf, np.inf, (joints,), np.float32)
         self._arm = SimulatedArm(task, SimulatorSettings(image_size=image_size), render=True)
         self._open = False
-        self._seen: Observation | None = None
+        self._last: Observation | None = None
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The first moment of the episode that the seed stands for; without a seed, of one drawn from the last one."""
+        """Start the episode of a seed; without a seed, draw one from the generator that the last seed started."""
         super().reset(seed=seed)
         if not self._open:
             self._arm.__enter__()
             self._open = True
         drawn = int(self.np_random.integers(2**31)) if seed is None else seed
-        return self._told(self._arm.reset(drawn)), {"is_success": False}
+        return self._convert(self._arm.reset(drawn)), {"is_success": False}
 
     def step(self, action: NDArray[np.float32]) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
         """Hold a joint target for 1/FPS second."""
         step = self._arm.step(action)
-        return self._told(step.observation), float(step.success), step.success, False, {"is_success": step.success}
+        return self._convert(step.observation), float(step.success), step.success, False, {"is_success": step.success}
 
     def render(self) -> NDArray[np.uint8]:
-        """The cameras' last pictures side by side."""
-        if self._seen is None:
-            raise gymnasium.error.ResetNeeded("render() comes after reset()")
-        return np.concatenate([self._seen.images[camera] for camera in CAMERAS], axis=1)
+        """Return the last images of all cameras side by side."""
+        if self._last is None:
+            raise gymnasium.error.ResetNeeded("call reset() before render()")
+        return np.concatenate([self._last.images[camera] for camera in CAMERAS], axis=1)
 
     def close(self) -> None:
-        """Ends the simulation."""
+        """End the simulation."""
         self._arm.__exit__(None, None, None)
         self._open = False
 
-    def _told(self, seen: Observation) -> dict[str, Any]:
-        self._seen = seen
-        return {"agent_pos": seen.state, "pixels": dict(seen.images)}
+    def _convert(self, observation: Observation) -> dict[str, Any]:
+        """Keep an observation for `render` and return it in the form of the observation space."""
+        self._last = observation
+        return {"agent_pos": observation.state, "pixels": dict(observation.images)}
 
 
 for _name in TASKS:

@@ -1,7 +1,7 @@
-"""Which OpenGL backend can render here, found out by rendering.
+"""Find an OpenGL backend that renders on this machine.
 
-MuJoCo fixes its backend when it is imported, so every candidate is tried in a process of its own.
-The answer is kept in the environment variable MUJOCO_GL: for this process and for its children.
+MuJoCo fixes its backend when it is imported, so each candidate is tried in a process of its own. The choice is stored
+in the environment variable MUJOCO_GL, for this process and its children.
 """
 
 import os
@@ -11,9 +11,9 @@ import sys
 from zk0.errors import SimulatorError
 
 BACKENDS = ("egl", "osmesa")
-VARIABLE = "MUJOCO_GL"
-REMEDY = "apt-get install libosmesa6"
-"""libosmesa6 alone brings a renderer; EGL needs libegl1 and libgl1 (and a driver, which these bring)."""
+BACKEND_VARIABLE = "MUJOCO_GL"
+INSTALL_HINT = "apt-get install libosmesa6"
+"""libosmesa6 alone is a renderer; EGL needs libegl1 and libgl1, and a driver, which these install."""
 
 _PROBE_SECONDS = 120
 _PROBE = """
@@ -34,35 +34,35 @@ if not lit:
 
 
 def choose_backend(*, required: bool = True) -> str | None:
-    """The backend that renders here: MUJOCO_GL where it is set, otherwise the first that renders a frame.
+    """Return the backend: MUJOCO_GL if it is set, else the first that renders a frame. Call it before mujoco's import.
 
-    Call it before mujoco is imported. `required=False` is for a simulation without images, which needs no
-    backend: nothing is raised, and None says that there is none.
+    Args:
+        required: False for a simulation without images, which needs no backend: returns None if none renders.
 
     Raises:
-        SimulatorError: no backend renders (the message names the package to install), or mujoco was
-            imported before there was a choice.
+        SimulatorError: a backend is required, and none renders (the message names the package to install) or mujoco
+            was imported already.
     """
-    if chosen := os.environ.get(VARIABLE):
+    if chosen := os.environ.get(BACKEND_VARIABLE):
         return chosen
-    faults = {}
+    errors = {}
     for backend in BACKENDS:
-        fault = probe(backend)
-        if fault is None:
-            return _remember(backend, required)
-        faults[backend] = fault
+        error = probe_backend(backend)
+        if error is None:
+            return _choose(backend, required)
+        errors[backend] = error
     if not required:
         return None
-    tried = "; ".join(f"{backend}: {fault}" for backend, fault in faults.items())
-    raise SimulatorError(f"the simulator cannot render images here ({tried}); on Debian or Ubuntu: {REMEDY}")
+    tried = "; ".join(f"{backend}: {error}" for backend, error in errors.items())
+    raise SimulatorError(f"the simulator cannot render images here ({tried}); on Debian or Ubuntu: {INSTALL_HINT}")
 
 
-def probe(backend: str) -> str | None:
-    """None when this backend renders a frame in a fresh process, otherwise the last line of what it said."""
+def probe_backend(backend: str) -> str | None:
+    """Return None if this backend renders a frame in a new process, else the last line of the error."""
     try:
         done = subprocess.run(
             [sys.executable, "-P", "-c", _PROBE],
-            env={**os.environ, VARIABLE: backend},
+            env={**os.environ, BACKEND_VARIABLE: backend},
             capture_output=True,
             text=True,
             errors="replace",
@@ -77,10 +77,11 @@ def probe(backend: str) -> str | None:
     return lines[-1] if lines else f"exit status {done.returncode}"
 
 
-def _remember(backend: str, required: bool) -> str:
+def _choose(backend: str, required: bool) -> str:
     if required and "mujoco" in sys.modules:
         raise SimulatorError(
-            f"mujoco was imported before its rendering backend was chosen; set {VARIABLE}={backend} and start again"
+            f"mujoco was imported before its rendering backend was chosen; set {BACKEND_VARIABLE}={backend} "
+            "and start again"
         )
-    os.environ[VARIABLE] = backend
+    os.environ[BACKEND_VARIABLE] = backend
     return backend

@@ -1,4 +1,4 @@
-"""A policy in closed loop with simulated arms, several of them side by side."""
+"""Rollouts of a policy in closed loop with simulated arms, several in parallel."""
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
@@ -8,33 +8,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zk0.errors import SimulatorError
-from zk0.simulator.environment import Observation, SimulatedArm, check_actions
-from zk0.simulator.task import FPS
+from zk0.simulator.arm import Observation, SimulatedArm, check_actions
+from zk0.simulator.tasks import FPS
 
-Act = Callable[[Sequence[int], Sequence[Observation]], Sequence[NDArray[Any]]]
-"""Seeds of some attempts and what each of them sees in; for each a chunk of joint targets (n, 6) in LeRobot's units."""
+ActFunction = Callable[[Sequence[int], Sequence[Observation]], Sequence[NDArray[Any]]]
+"""(seeds of some attempts, their observations) -> an action chunk (n, 6) in LeRobot's units for each."""
 
 
 @dataclass(frozen=True, eq=False)
 class Trajectory:
-    """One attempt from its first moment to success or to the limit of steps."""
+    """One attempt, from its reset to success or to the limit of steps."""
 
     task: str
     seed: int
     observations: tuple[Observation, ...]
-    """steps + 1 of them: the last one is what the last action led to. Filmed attempts have images in each, others
-    where the policy looked."""
+    """steps + 1: one before each action and one after the last. Rendered attempts have images in each, others only
+    where the policy was called."""
     actions: NDArray[np.float32]
-    """(steps, 6) joint targets that were carried out, in LeRobot's units."""
+    """(steps, 6) executed joint targets, in LeRobot's units."""
     chunks: tuple[tuple[int, NDArray[np.float32]], ...]
-    """(step, chunk (n, 6)): what `act` answered before that step, carried out or not."""
+    """(step, chunk (n, 6)): what `act` returned before that step, executed or not."""
     success: bool
-    filmed: bool = False
     fps: int = FPS
 
     @property
     def steps(self) -> int:
-        """Actions that were carried out."""
+        """Executed actions."""
         return len(self.actions)
 
     @property
@@ -43,12 +42,27 @@ class Trajectory:
         return self.steps / self.fps
 
 
-def rollouts(
-    arms: Sequence[SimulatedArm], seeds: Sequence[int], act: Act, max_steps: int, filmed: Collection[int] = ()
+def simulate_attempts(
+    arms: Sequence[SimulatedArm],
+    seeds: Sequence[int],
+    act: ActFunction,
+    max_steps: int,
+    rendered_seeds: Collection[int] = (),
 ) -> list[Trajectory]:
-    """One attempt a seed, as many at a time as there are arms; `act` is asked for all of them at once.
+    """Run one attempt per seed, as many in parallel as there are arms; `act` is called once for all of them.
 
-    Each chunk is carried out to its end before `act` is asked again. Only seeds in `filmed` look in every step.
+    Each chunk is executed to its end before `act` is called again.
+
+    Args:
+        arms: open arms of one task.
+        seeds: one per attempt.
+        act: the policy.
+        max_steps: limit of an attempt.
+        rendered_seeds: attempts whose every step is rendered, for a video or a dataset; the others are rendered only
+            where `act` is called.
+
+    Returns:
+        A trajectory for each seed, in their order.
 
     Raises:
         SimulatorError: `max_steps` is below 1, there is no arm, or a chunk has another shape or is not finite.
@@ -60,10 +74,10 @@ def rollouts(
     done: dict[int, Trajectory] = {}
     while waiting or running:
         while waiting and free:
-            running.append(_Attempt(free.pop(), waiting[0], waiting.pop(0) in filmed, max_steps))
+            running.append(_Attempt(free.pop(), waiting[0], waiting.pop(0) in rendered_seeds, max_steps))
         chunks = act([a.seed for a in running], [a.observations[-1] for a in running])
         for attempt, chunk in zip(running, chunks, strict=True):
-            attempt.carry_out(chunk)
+            attempt.execute(chunk)
         for attempt in [a for a in running if a.is_over]:
             done[attempt.seed] = attempt.trajectory()
             running.remove(attempt)
@@ -77,7 +91,7 @@ class _Attempt:
 
     arm: SimulatedArm
     seed: int
-    filmed: bool
+    rendered: bool
     max_steps: int
     actions: list[NDArray[np.float32]] = field(default_factory=list)
     chunks: list[tuple[int, NDArray[np.float32]]] = field(default_factory=list)
@@ -90,14 +104,14 @@ class _Attempt:
     def is_over(self) -> bool:
         return self.success or len(self.actions) >= self.max_steps
 
-    def carry_out(self, chunk: NDArray[Any]) -> None:
-        """All actions of a chunk, or as many as success and the limit leave."""
+    def execute(self, chunk: NDArray[Any]) -> None:
+        """Execute a chunk, until success or the limit of steps."""
         where = f"rollout of {self.arm.task.name}, seed {self.seed}, chunk before step {len(self.actions)}"
         rows = check_actions(np.asarray(chunk), where)
         self.chunks.append((len(self.actions), rows))
-        wanted = rows[: self.max_steps - len(self.actions)]
-        for index, action in enumerate(wanted):
-            step = self.arm.step(action, look=self.filmed or index == len(wanted) - 1)
+        allowed = rows[: self.max_steps - len(self.actions)]
+        for index, action in enumerate(allowed):
+            step = self.arm.step(action, render=self.rendered or index == len(allowed) - 1)
             self.actions.append(action)
             self.observations.append(step.observation)
             if step.success:
@@ -105,7 +119,7 @@ class _Attempt:
                 return
 
     def trajectory(self) -> Trajectory:
-        """What it left behind."""
+        """Return the finished attempt."""
         return Trajectory(
             task=self.arm.task.name,
             seed=self.seed,
@@ -113,5 +127,4 @@ class _Attempt:
             actions=np.stack(self.actions),
             chunks=tuple(self.chunks),
             success=self.success,
-            filmed=self.filmed,
         )

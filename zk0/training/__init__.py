@@ -1,1 +1,1 @@
-"""A client's work and the server's judgement: tensors are here and nowhere above."""
+"""Local training of one client in one round: optimizer steps, FedProx, SCAFFOLD, feature cache, sharing a GPU."""

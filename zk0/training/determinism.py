@@ -1,4 +1,4 @@
-"""Kernels that give the same bits every time, for those who want them on a GPU as on a CPU."""
+"""Deterministic GPU kernels, for `training.deterministic`."""
 
 import os
 from collections.abc import Iterator
@@ -8,13 +8,13 @@ import torch
 
 
 @contextmanager
-def deterministic_kernels(wanted: bool) -> Iterator[None]:
-    """With `wanted`, torch uses only deterministic kernels meanwhile, and says so by an error where it has none.
+def deterministic_kernels(enabled: bool) -> Iterator[None]:
+    """Inside the block torch uses deterministic kernels only, and raises RuntimeError where it has none.
 
-    On a CPU kernels are deterministic anyway. On a GPU cuBLAS needs a workspace of its own for it, which torch reads
-    from the environment when it first multiplies; `zk0 bench train` measures what it costs.
+    On a CPU, torch's kernels are deterministic anyway. On a GPU, cuBLAS needs a fixed workspace, which torch reads from
+    the environment at its first matrix product. `zk0 bench train` measures what it costs.
     """
-    if not wanted:
+    if not enabled:
         yield
         return
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

@@ -1,0 +1,128 @@
+"""Tables for `zk0bot client audit` and `zk0bot server audit`: sent messages, and received answers.
+
+The tables fit a terminal; `--json` prints every field.
+"""
+
+import json
+from collections.abc import Sequence
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from zk0.records import clean_text
+
+if TYPE_CHECKING:
+    from zk0.audit.journal import ReceivedAnswer, SentMessage
+    from zk0.federation.protocol.receipts import AuditedMessage
+
+_RIGHT_ALIGNED = ("round", "text", "weights", "norm")
+_DIGITS = 8
+_ASKED_TRAINING = ("local_steps", "local_epochs", "batch_size", "betas", "eps", "grad_clip_norm", "adapter")
+
+
+def print_sent_messages(found: "Sequence[AuditedMessage]") -> None:
+    """Print one table per session with one row per message, and a summary of what was verified."""
+    console = Console()
+    for session, group in groupby(found, lambda one: one.sent.to):
+        messages = list(group)
+        table = _table(session, ("time", "request", "round", "text", "weights", "norm", "digest", "receipt"))
+        for one in messages:
+            sent, update, weights = one.sent, one.update, one.sent.weights
+            receipt = "" if update is None else f"root {one.receipt.root[:_DIGITS]}" if one.receipt else "none"
+            _add_row(
+                table,
+                *(_day_and_minute(sent.at), sent.kind, _number(sent.round), f"{len(sent.text.encode()):,}"),
+                *((f"{weights.bytes:,}", _norm(update.metrics.update_norm)) if weights and update else ("", "")),
+                *(weights.digest[:_DIGITS] if weights else "", receipt),
+            )
+        console.print(table)
+        for line in asked_lines([one.sent for one in messages]):
+            console.print(escape(clean_text(line)))
+    updates = [one for one in found if one.update is not None]
+    proved = sum(one.receipt is not None for one in updates)
+    console.print(f"{len(found)} messages were sent from this machine (text and weights in bytes)")
+    console.print(
+        f"hash chain and signatures are valid; {proved} of {len(updates)} updates are proved to be aggregated"
+    )
+
+
+def asked_lines(messages: "Sequence[SentMessage]") -> list[str]:
+    """Return what the server asked: a line for each different request to join, train or evaluate, and the refusals."""
+    rounds_by_request: dict[str, dict[int, None]] = {}
+    refusals: dict[str, None] = {}
+    for sent in messages:
+        if sent.asked:
+            rounds = rounds_by_request.setdefault(f"asked to {sent.kind}: {_asked_text(sent.asked)}", {})
+            rounds |= {} if sent.round is None else {sent.round: None}
+        if refusal := json.loads(sent.text).get("refusal"):
+            refusals[f"refused {sent.kind}: {refusal}"] = None
+    asked = (text + (f" (rounds {', '.join(map(str, r))})" if r else "") for text, r in rounds_by_request.items())
+    return [*asked, *refusals]
+
+
+def _asked_text(asked: str) -> str:
+    """Return the settings of a request that decide what its answer shows of the data."""
+    try:
+        plan = json.loads(asked)
+        training, terms = plan.get("training", {}), plan.get("terms", plan)
+        shown = {
+            "policy": plan.get("recipe", {}).get("path"),
+            "holdout_episodes": terms.get("data", {}).get("holdout_episodes"),
+            **{key: plan.get(key) for key in ("lr", "mu", "use_control_variates", "every_frames", "times")},
+            **{key: training.get(key) for key in _ASKED_TRAINING},
+        }
+    except (ValueError, AttributeError):
+        return "something that is no plan"
+    return ", ".join(f"{key} {value}" for key, value in shown.items() if value not in (None, False))
+
+
+def print_received_answers(found: "Sequence[ReceivedAnswer]", public_key: str) -> None:
+    """Print one table per session with one row per answer, and a summary of what was verified."""
+    console = Console()
+    for session, answers in groupby(found, lambda one: one.session):
+        table = _table(session, ("time", "client", "request", "round", "weights", "norm", "digest", "accepted"))
+        for one in answers:
+            _add_row(
+                table,
+                *(_day_and_minute(one.at), one.client, one.kind, _number(one.round)),
+                *(f"{one.bytes:,}" if one.bytes else "", _norm(one.update_norm), one.weights[:_DIGITS]),
+                f"no: {one.refusal}" if one.refusal else "yes",
+            )
+        console.print(table)
+    accepted = sum(not one.refusal for one in found)
+    console.print(
+        f"hash chain and signatures are valid (key {public_key[:16]}); {accepted} of {len(found)} answers were accepted"
+    )
+
+
+def _table(session: str, titles: Sequence[str]) -> Table:
+    table = Table(title=f"session {escape(clean_text(session))}", title_justify="left", box=None, pad_edge=False)
+    for title in titles:
+        right = title in _RIGHT_ALIGNED
+        table.add_column(title, justify="right" if right else "left", no_wrap=title != "accepted")
+    return table
+
+
+def _add_row(table: Table, *cells: str) -> None:
+    """Add a row of plain text: what came from another machine is no markup, and has no control characters."""
+    table.add_row(*(escape(clean_text(cell)) for cell in cells))
+
+
+def _day_and_minute(at: str) -> str:
+    """Return day and minute of an ISO 8601 time.
+
+    >>> _day_and_minute("2026-11-22T11:09:58+00:00")
+    '11-22 11:09'
+    """
+    return f"{at[5:10]} {at[11:16]}"
+
+
+def _number(value: int | None) -> str:
+    return "" if value is None else str(value)
+
+
+def _norm(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"

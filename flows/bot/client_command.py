@@ -1,0 +1,161 @@
+"""`zk0bot client`: commands of the machine that holds a dataset and takes part in a federation."""
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from flows.bot.process_view import print_log, print_processes
+from flows.bot.server_command import DEFAULT_HOME, FollowOption, ForegroundOption, HomeOption, LinesOption
+from flows.cli.errors_to_exit_codes import errors_to_exit_codes
+from zk0.records import JointUnits
+
+if TYPE_CHECKING:
+    from zk0.federation.network.node import NodeFolder
+    from zk0.settings.dataset_settings import ClientSettings
+
+client_app = typer.Typer(
+    name="client",
+    help="Take part in a federation with a dataset on this machine.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+
+def node_folder(home: Path) -> "NodeFolder":
+    """Return the folder of the node in a home."""
+    from zk0.federation.network.node import NodeFolder
+
+    return NodeFolder((home.expanduser() / "client").resolve())
+
+
+@client_app.command("start")
+def start_client(
+    dataset: Annotated[str, typer.Argument(help="Dataset: hf:user/name, user/name, local:/path or sim:task.")],
+    kit: Annotated[
+        Path | None, typer.Option(help="Enrolment kit from the server's operator; needed at the first start.")
+    ] = None,
+    rename: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--rename",
+            metavar="OLD=NEW",
+            help="Rename a feature key to that of the federation's contract; may be given several times.",
+        ),
+    ] = None,
+    units: Annotated[
+        JointUnits | None,
+        typer.Option(help="Units of state and action, where joint names and values do not tell them."),
+    ] = None,
+    cache: Annotated[Path, typer.Option("--cache", help="Folder of downloads and of the feature cache.")] = Path(
+        "~/.cache/zk0"
+    ),
+    hours: Annotated[
+        str | None,
+        typer.Option(help="Hours in which the node works, by this machine's clock: 22:00-06:00; unset: always."),
+    ] = None,
+    limits: Annotated[
+        Path | None,
+        typer.Option(help="TOML file with limits of what a server may ask of this node (docs/node.md); it is kept."),
+    ] = None,
+    foreground: ForegroundOption = False,
+    home: HomeOption = DEFAULT_HOME,
+) -> None:
+    """Start this machine's node: it trains and evaluates with this dataset in the server's sessions."""
+    with errors_to_exit_codes():
+        from zk0.federation.network.enrolment_kit import EnrolmentKit
+        from zk0.federation.network.hours import DailyHours
+
+        daily_hours = DailyHours.parse(hours) if hours else None
+        node = node_folder(home)
+        if kit is not None:
+            node.install_kit(EnrolmentKit.read(kit))
+        if limits is not None:
+            node.install_limits(limits)
+        settings = _client_settings(node.read_kit().name, dataset, (rename or [], units), cache)
+        if foreground:
+            node.prepare(settings, cache.expanduser().resolve(), daily_hours)
+            os.execv(sys.executable, [sys.executable, "-m", "zk0.federation.network.supervisor", str(node.path)])
+        node.start(settings, cache.expanduser().resolve(), hours=daily_hours)
+        typer.echo(f"node {settings.name} started: server {node.read_kit().server}, dataset {settings.dataset}")
+        if daily_hours is not None:
+            typer.echo(f"it works in the hours {daily_hours}; outside them none of its processes runs")
+        typer.echo("to watch it: zk0bot client status, zk0bot client log")
+
+
+@client_app.command("stop")
+def stop_client(home: HomeOption = DEFAULT_HOME) -> None:
+    """Stop this machine's node and all its processes; finished work is kept."""
+    with errors_to_exit_codes():
+        typer.echo("stopped" if node_folder(home).stop() else "was not running")
+
+
+@client_app.command("status")
+def show_client_status(home: HomeOption = DEFAULT_HOME) -> None:
+    """Print the processes of this machine's node."""
+    with errors_to_exit_codes():
+        print_client(node_folder(home))
+
+
+@client_app.command("log")
+def print_client_log(
+    name: Annotated[
+        str, typer.Argument(help="Log: client (training and sent updates), supernode, agent, worker-0 or supervisor.")
+    ] = "client",
+    lines: LinesOption = 50,
+    follow: FollowOption = False,
+    home: HomeOption = DEFAULT_HOME,
+) -> None:
+    """Print the end of a log of this machine's node."""
+    with errors_to_exit_codes():
+        node = node_folder(home)
+        print_log([*node.supervised.logs(), *node.scratch.glob("client.log")], name, lines, follow)
+
+
+@client_app.command("audit")
+def audit_client(
+    folder: Annotated[
+        Path | None, typer.Option(help="Folder of a client in a session on this machine; unset: this machine's node.")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON line per message, with everything that was sent.")
+    ] = False,
+    home: HomeOption = DEFAULT_HOME,
+) -> None:
+    """Print all messages sent from this machine, after a check of hash chain, signatures and receipts."""
+    with errors_to_exit_codes():
+        from flows.bot.audit_view import print_sent_messages
+        from zk0.federation.protocol.receipts import audited_messages
+
+        found = audited_messages(folder or node_folder(home).scratch)
+        if as_json:
+            for one in found:
+                typer.echo(one.model_dump_json())
+            return
+        print_sent_messages(found)
+
+
+def print_client(node: "NodeFolder") -> None:
+    """Print name, server and key of a node, and its processes."""
+    kit, runs = node.read_kit(), node.supervised.state() is not None
+    typer.secho(f"client   {kit.name}: {'running' if runs else 'not running'}, server {kit.server}", bold=True)
+    typer.echo(f"  key        {kit.fingerprint()}")
+    print_processes(node.supervised)
+
+
+def _client_settings(
+    name: str, dataset: str, described: tuple[list[str], JointUnits | None], cache: Path
+) -> "ClientSettings":
+    """Return the settings of the client; a missing local dataset raises an error before anything is started."""
+    from flows.cli.data_command import parse_renames
+    from zk0.data.locate import locate
+    from zk0.settings.dataset_settings import ClientSettings
+
+    scheme, _, rest = dataset.partition(":")
+    if scheme == "local":
+        dataset = f"local:{Path(rest).expanduser().resolve()}"
+        locate(dataset, cache.expanduser())
+    renames, units = described
+    return ClientSettings(name=name, dataset=dataset, rename_map=parse_renames(renames), units=units)

@@ -1,0 +1,137 @@
+"""The command line `zk0bot`: federations over the network. Commands import heavy libraries only when they need them."""
+
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from flows.bot.client_command import client_app, node_folder, print_client
+from flows.bot.server_command import DEFAULT_HOME, HomeOption, print_server, server_app, server_folder
+from flows.cli.errors_to_exit_codes import errors_to_exit_codes
+from flows.cli.proxies import exempt_loopback_from_proxies
+from flows.cli.session_run import parse_overrides, run_session
+from flows.cli.version_option import VersionOption
+from zk0.errors import SettingsError
+
+if TYPE_CHECKING:
+    from zk0.federation.network.server import ServerFolder
+
+SettingsOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="Replace a setting: --set training.lr=3e-4."),
+]
+DEFAULT_SESSION = Path("deployments/sessions/federation.toml")
+
+zk0bot_app = typer.Typer(
+    name="zk0bot",
+    help="Federated training over the network: a server, nodes that keep their datasets, and sessions between them.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+zk0bot_app.add_typer(server_app)
+zk0bot_app.add_typer(client_app)
+
+
+@zk0bot_app.callback()
+def zk0bot(version: VersionOption = False) -> None:
+    """Federated training over the network: a server, nodes that keep their datasets, and sessions between them."""
+    exempt_loopback_from_proxies()
+
+
+@zk0bot_app.command("run")
+def zk0bot_run(
+    config: Annotated[
+        Path | None, typer.Argument(help=f"Session file; unset: {DEFAULT_SESSION}.", show_default=False)
+    ] = None,
+    rounds: Annotated[
+        int | None, typer.Option(min=1, help="Number of rounds; unset: that of the session file.")
+    ] = None,
+    stream: Annotated[bool, typer.Option("--stream", help="Print log lines instead of a progress bar.")] = False,
+    settings: SettingsOption = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="Resume the session in this folder after its last finished round.")
+    ] = None,
+    home: HomeOption = DEFAULT_HOME,
+) -> None:
+    """Run a session with the nodes that are connected to this machine's server."""
+    with errors_to_exit_codes():
+        overrides = parse_overrides(settings or [])
+        if resume is not None and (config is not None or rounds is not None):
+            raise SettingsError(
+                "zk0bot run --resume: a session resumes with its own settings; leave session file and --rounds out"
+            )
+        if resume is None:
+            server = server_folder(home)
+            server.endpoint()  # raises an error before anything is started
+            overrides = _with_server(server, overrides)
+            overrides |= {"rounds": rounds} if rounds else {}
+        run_session(None if resume else config or DEFAULT_SESSION, overrides, resume, quiet=stream)
+
+
+@zk0bot_app.command("watch")
+def zk0bot_watch(
+    config: Annotated[
+        Path | None, typer.Argument(help=f"Session file; unset: {DEFAULT_SESSION}.", show_default=False)
+    ] = None,
+    min_fit_clients: Annotated[
+        int,
+        typer.Option(min=1, help="Number of nodes that must be connected; where the session names nodes, all of them."),
+    ] = 2,
+    cooldown: Annotated[
+        float, typer.Option(min=0, help="Hours until the next session starts even without a new node.")
+    ] = 24.0,
+    every: Annotated[float, typer.Option(min=0.1, help="Seconds between two checks.")] = 15.0,
+    settings: SettingsOption = None,
+    home: HomeOption = DEFAULT_HOME,
+) -> None:
+    """Start a session automatically whenever enough nodes are connected; runs until Ctrl-C.
+
+    Each session is a run of the Prefect deployment zk0/federated-session, so a worker of its pool must run. One session
+    runs at a time.
+    """
+    with errors_to_exit_codes():
+        from flows.bot.session_trigger import SessionTrigger, check_forever, check_prefect_configured
+        from flows.session_loading import load_session_to_run
+        from zk0.federation.network.start_rule import StartRule
+
+        check_prefect_configured()
+        server = server_folder(home)
+        server.settings()
+        overrides = _with_server(server, parse_overrides(settings or []))
+        rule = StartRule(min_nodes=min_fit_clients, cooldown_seconds=3600 * cooldown)
+        file = config or DEFAULT_SESSION
+        parameters = {"config": str(file), "overrides": overrides}
+        trigger = SessionTrigger(server, rule, load_session_to_run(file, overrides), parameters)
+        check_forever(trigger, every, lambda line: typer.echo(f"{datetime.now():%Y-%m-%d %H:%M:%S} {line}"))
+
+
+@zk0bot_app.command("status")
+def zk0bot_status(home: HomeOption = DEFAULT_HOME) -> None:
+    """Print the processes of this machine's server and node."""
+    with errors_to_exit_codes():
+        server, node = server_folder(home), node_folder(home)
+        if (server.path / "server.toml").is_file():
+            print_server(server)
+        if (node.path / "kit.json").is_file():
+            print_client(node)
+        if not server.path.is_dir() and not node.path.is_dir():
+            typer.echo(f"neither a server nor a node in {home.expanduser()}")
+
+
+@zk0bot_app.command("stop")
+def zk0bot_stop(home: HomeOption = DEFAULT_HOME) -> None:
+    """Stop this machine's node, then its server."""
+    with errors_to_exit_codes():
+        for name, folder in (("client", node_folder(home)), ("server", server_folder(home))):
+            typer.echo(f"{name:<8} {'stopped' if folder.stop() else 'was not running'}")
+
+
+def _with_server(server: "ServerFolder", overrides: dict[str, Any]) -> dict[str, Any]:
+    """Return the overrides with this machine's server as the federation; given overrides take precedence."""
+    return {"federation.engine": "deployment", "federation.server": str(server.path), **overrides}
+
+
+if __name__ == "__main__":
+    zk0bot_app()

@@ -1,0 +1,57 @@
+"""Prints the supervised processes of a server or a node, and their logs."""
+
+import time
+from collections import deque
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from zk0.errors import SettingsError
+
+if TYPE_CHECKING:
+    from zk0.federation.network.supervised_folder import SupervisedFolder
+
+_POLL_SECONDS = 0.3
+
+
+def print_processes(folder: "SupervisedFolder") -> None:
+    """Print one line per process: its pid, since when it runs, how often it was restarted."""
+    state = folder.state()
+    for name, status in (state.processes if state else {}).items():
+        since = datetime.fromtimestamp(status.since).strftime("%Y-%m-%d %H:%M:%S")
+        if status.outside_hours:
+            typer.echo(f"  {name:<10} paused since {since}: outside its hours")
+        elif status.pid is None:
+            typer.secho(f"  {name:<10} ended with {status.last_exit} at {since}, restarts soon", fg="yellow")
+        else:
+            starts = f", started {status.starts} times (ended with {status.last_exit})" if status.starts > 1 else ""
+            typer.echo(f"  {name:<10} process {status.pid} since {since}{starts}")
+
+
+def print_log(logs: Sequence[Path], name: str, lines: int, follow: bool) -> None:
+    """Print the last lines of a log, and with `follow` new lines until Ctrl-C.
+
+    Args:
+        logs: files of all logs; the name of a log is that of its file without .log.
+        name: of the log.
+        lines: number of lines.
+        follow: wait for new lines.
+
+    Raises:
+        SettingsError: there is no log of that name.
+    """
+    found = {file.stem: file for file in logs}
+    if name not in found:
+        raise SettingsError(f"{name}: no such log; there are: {', '.join(sorted(found)) or 'none yet'}")
+    file = found[name]
+    with file.open(encoding="utf-8", errors="replace") as log:
+        for line in deque(log, lines):
+            typer.echo(line, nl=False)
+        while follow:
+            if line := log.readline():
+                typer.echo(line, nl=False)
+            else:
+                time.sleep(_POLL_SECONDS)

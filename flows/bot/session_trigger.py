@@ -1,0 +1,129 @@
+"""Starts sessions automatically when enough nodes are connected: `zk0bot watch`.
+
+Which nodes are connected comes from the SuperLink, whether a session runs from the Prefect server.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from flows.prefect_local.prefect_server import SESSION_DEPLOYMENT
+from zk0.errors import FederationError, PrefectServerError, SettingsError, TransientError, first_line
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+
+    from zk0.federation.network.server import ServerFolder
+    from zk0.federation.network.start_rule import StartRule
+    from zk0.settings.session import Session
+
+_SOON = timedelta(minutes=1)
+
+
+class SessionTrigger:
+    """Starts a run of the session's deployment when the nodes of a server fulfill a rule.
+
+    Args:
+        server: folder of the server whose nodes count.
+        rule: when a session starts.
+        session: the session that would start; where it names nodes, only these count, and all must be connected.
+        parameters: of the deployment's run.
+    """
+
+    def __init__(
+        self, server: "ServerFolder", rule: "StartRule", session: "Session", parameters: dict[str, Any]
+    ) -> None:
+        self._server = server
+        self._named = session.federation.nodes
+        self._rule = rule.model_copy(update={"min_nodes": max(rule.min_nodes, len(self._named))})
+        self._parameters = parameters
+        self._file = server.path / "watch.json"
+
+    def check_once(self) -> str:
+        """Check the rule once, and start a session if it is fulfilled; return the decision in one line."""
+        from zk0.federation.network.start_rule import LastSession, decide_start
+
+        try:
+            present = [node.name for node in self._server.node_statuses() if node.status == "online"]
+            present = [name for name in present if not self._named or name in self._named]
+            last, runs = LastSession.read(self._file), _session_is_running()
+            decision = decide_start(present, last, runs, time.time(), self._rule)
+            if decision.start:
+                run = _start_session(self._parameters)
+                LastSession(run=run, at=time.time(), known=tuple(sorted(present))).write(self._file)
+                return f"session started as {run}: {decision.reason}"
+            if runs and last is not None and last.with_known(present) != last:
+                last.with_known(present).write(self._file)
+        except (TransientError, FederationError, PrefectServerError) as e:
+            return f"cannot start a session now: {e}"
+        return decision.reason
+
+
+def check_forever(trigger: SessionTrigger, interval_seconds: float, on_status: Callable[[str], None]) -> None:
+    """Check the rule again and again; call `on_status` with the decision whenever it changes."""
+    reported = ""
+    while True:
+        if (decision := trigger.check_once()) != reported:
+            on_status(decision)
+            reported = decision
+        time.sleep(interval_seconds)
+
+
+def check_prefect_configured() -> None:
+    """Check that Prefect is configured to use a running server: a temporary one would end with this command.
+
+    Raises:
+        SettingsError: it is not.
+    """
+    from prefect.settings import PREFECT_API_URL
+
+    if not PREFECT_API_URL.value():
+        raise SettingsError(
+            "zk0bot watch: no Prefect server is configured; start `zk0 ui` in this folder, or set PREFECT_API_URL"
+        )
+
+
+def _session_is_running() -> bool:
+    """Return whether a session runs on this Prefect server, or is about to, whoever started it."""
+    from prefect.client.schemas.filters import FlowFilter, FlowRunFilter
+    from prefect.client.schemas.objects import StateType
+
+    states = [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING, StateType.SCHEDULED]
+    soon = {"before_": datetime.now(UTC) + _SOON}
+    running = {"state": {"type": {"any_": states}}, "expected_start_time": soon}
+    with _prefect_client() as client:
+        return bool(
+            client.read_flow_runs(
+                flow_filter=FlowFilter.model_validate({"name": {"any_": [SESSION_DEPLOYMENT.partition("/")[0]]}}),
+                flow_run_filter=FlowRunFilter.model_validate(running),
+                limit=1,
+            )
+        )
+
+
+@contextmanager
+def _prefect_client() -> "Iterator[SyncPrefectClient]":
+    """Yield a client of the configured Prefect server; its connection errors become a PrefectServerError."""
+    import httpx
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import PrefectHTTPStatusError
+
+    try:
+        with get_client(sync_client=True) as client:
+            yield client
+    except (httpx.HTTPError, PrefectHTTPStatusError) as e:
+        raise PrefectServerError(f"the Prefect server does not respond: {type(e).__name__}: {first_line(e)}") from e
+
+
+def _start_session(parameters: dict[str, Any]) -> str:
+    from prefect.exceptions import ObjectNotFound
+
+    with _prefect_client() as client:
+        try:
+            deployment = client.read_deployment_by_name(SESSION_DEPLOYMENT).id
+        except ObjectNotFound as e:
+            message = f"{SESSION_DEPLOYMENT}: not deployed; run `prefect deploy --all` in a clone"
+            raise PrefectServerError(message) from e
+        return str(client.create_flow_run_from_deployment(deployment, parameters=parameters, tags=["watch"]).id)

@@ -1,0 +1,80 @@
+"""The command line `zk0`. It starts quickly: heavy libraries are imported by the commands that need them."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows.cli.bench_command import bench
+from flows.cli.compare_command import compare_sessions
+from flows.cli.data_command import data_app
+from flows.cli.errors_to_exit_codes import errors_to_exit_codes
+from flows.cli.proxies import exempt_loopback_from_proxies
+from flows.cli.push_command import push_saved_checkpoint
+from flows.cli.rollout_command import rollout
+from flows.cli.session_run import parse_overrides, rerun_session, run_session
+from flows.cli.ui_command import ui
+from flows.cli.version_option import VersionOption
+from flows.cli.versus_command import versus
+from flows.cli.videos_command import videos_app
+from zk0.errors import SettingsError
+
+zk0_app = typer.Typer(
+    name="zk0",
+    help="Federated training of SmolVLA robot policies on LeRobot datasets that stay on their machines.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+zk0_app.add_typer(data_app)
+zk0_app.add_typer(videos_app)
+zk0_app.command("ui")(ui)
+zk0_app.command("push")(push_saved_checkpoint)
+zk0_app.command("rollout")(rollout)
+zk0_app.command("compare")(compare_sessions)
+zk0_app.command("versus")(versus)
+zk0_app.command(
+    "bench",
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False},
+)(bench)
+
+
+@zk0_app.callback()
+def zk0(version: VersionOption = False) -> None:
+    """Federated training of SmolVLA robot policies on LeRobot datasets that stay on their machines."""
+    exempt_loopback_from_proxies()
+
+
+@zk0_app.command("run")
+def zk0_run(
+    config: Annotated[
+        Path | None, typer.Argument(help="Session file, such as deployments/sessions/demo.toml.", show_default=False)
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Replace a setting: --set rounds=5 --set training.lr=3e-4."),
+    ] = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="Resume the session in this folder after its last finished round.")
+    ] = None,
+    again: Annotated[
+        Path | None,
+        typer.Option("--from", help="Re-run the session in this folder and compare the weights of every round."),
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print log lines instead of a progress bar.")] = False,
+) -> None:
+    """Run a federated session on this machine and print its results."""
+    with errors_to_exit_codes():
+        overrides = parse_overrides(settings or [])
+        if sum(given is not None for given in (config, resume, again)) != 1:
+            raise SettingsError("zk0 run: give one of a session file, --resume FOLDER and --from FOLDER")
+        if again is not None:
+            rerun_session(again, overrides, quiet)
+        else:
+            run_session(config, overrides, resume, quiet)
+
+
+if __name__ == "__main__":
+    zk0_app()

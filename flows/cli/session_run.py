@@ -1,0 +1,111 @@
+"""Runs a session from the command line: checks the settings, starts Prefect if needed, prints the results."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from flows.prefect_local.prefect_toml import remove_stale_prefect_toml
+from zk0.errors import SettingsError
+
+
+def rerun_session(original: Path, overrides: dict[str, Any], quiet: bool) -> None:
+    """Run a session again from its folder alone, and compare the weights of every round with the first run.
+
+    Args:
+        original: folder of a session that has finished rounds.
+        overrides: of `output_dir`, `cache_dir` and `federation.workers`, which do not change the weights.
+        quiet: print log lines instead of a progress bar.
+    """
+    from zk0.audit.ledger import Ledger
+    from zk0.audit.reproduction import check_reproduced
+    from zk0.storage.session_folder import SessionFolder
+
+    if other := sorted(overrides.keys() - {"output_dir", "cache_dir", "federation.workers"}):
+        raise SettingsError(
+            f"zk0 run --from: with --set {', '.join(other)} the weights would differ; expected output_dir, "
+            f"cache_dir or federation.workers, or a new session: zk0 run {original / 'session.toml'}"
+        )
+    first = SessionFolder(original)
+    history = Ledger(first.ledger).read()
+    if not history:
+        raise SettingsError(f"{original}: no finished round; expected the folder of a session")
+    made = run_session(first.session_toml, overrides, None, quiet)
+    typer.echo(check_reproduced(history, Ledger(SessionFolder(made).ledger).read(), str(original)))
+
+
+def run_session(config: Path | None, overrides: dict[str, Any], resume: Path | None, quiet: bool) -> Path:
+    """Run a session on this machine, print its results and return its folder.
+
+    Args:
+        config: a session file; None with `resume`.
+        overrides: settings by dotted name that replace those of the file.
+        resume: folder of a session to resume after its last finished round.
+        quiet: print log lines instead of a progress bar.
+    """
+    _check_before_starting(config, overrides, resume)
+    set_prefect_defaults()
+    remove_stale_prefect_toml(Path.cwd())
+    from flows.cli.terminal import print_session_result, resume_hint_on_interrupt, session_progress
+    from flows.prefect_local.temporary_server import configured_or_temporary_server
+
+    with (
+        resume_hint_on_interrupt(),
+        session_progress(quiet) as on_status,
+        configured_or_temporary_server(Path.cwd(), on_status),
+    ):
+        from flows.federated_session import federated_session
+
+        folder = federated_session(
+            config=str(config) if config else "",
+            overrides=overrides or None,
+            resume=str(resume) if resume else None,
+        )
+    print_session_result(Path(folder))
+    return Path(folder)
+
+
+def parse_overrides(settings: list[str]) -> dict[str, Any]:
+    """Parse `name=value` pairs; a value is read as TOML, or as plain text where it is not TOML.
+
+    >>> parse_overrides(["rounds=5", "training.lr=3e-4", "name=mine", 'rollout.tasks=["lift-red"]'])
+    {'rounds': 5, 'training.lr': 0.0003, 'name': 'mine', 'rollout.tasks': ['lift-red']}
+    """
+    import tomllib
+
+    found: dict[str, Any] = {}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not equals or not name:
+            raise SettingsError(f"--set {setting}: expected NAME=VALUE, such as --set rounds=5")
+        try:
+            found[name.strip()] = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            found[name.strip()] = value
+    return found
+
+
+def _check_before_starting(config: Path | None, overrides: dict[str, Any], resume: Path | None) -> None:
+    """Raise an error for wrong input at once, before a server is started."""
+    from flows.session_loading import check_session_inputs, load_session_to_run
+    from zk0.aggregation.check_strategy import check_strategy
+    from zk0.storage.session_folder import SessionFolder
+
+    if resume is not None:
+        if overrides:
+            raise SettingsError("zk0 run --resume: a session resumes with its own settings; leave --set out")
+        SessionFolder(resume).check_not_locked()
+        check_strategy(SessionFolder(resume).read_session(), str(resume))
+    elif config is not None:
+        session = load_session_to_run(config, overrides)
+        SessionFolder(Path(session.output_dir)).check_writable()
+        check_session_inputs(session)
+
+
+def set_prefect_defaults() -> None:
+    """Set defaults of environment variables: no log lines of Prefect in the terminal, no telemetry."""
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+    os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")

@@ -1,0 +1,79 @@
+"""`zk0 ui`: run a Prefect server with its UI, a worker and the deployments on this machine, until Ctrl-C."""
+
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from flows.cli.errors_to_exit_codes import errors_to_exit_codes
+from flows.cli.interrupts import interrupted_by
+from flows.prefect_local.local_prefect import LocalPrefect, local_prefect
+from flows.prefect_local.ports import DEFAULT_PORT
+from flows.prefect_local.prefect_server import SESSION_DEPLOYMENT
+from flows.prefect_local.prefect_toml import prefect_toml_written
+
+
+def ui(
+    port: Annotated[
+        int | None, typer.Option(help=f"Port of the server; unset: {DEFAULT_PORT}, or a free one.", show_default=False)
+    ] = None,
+    home: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the server's database and logs; unset: Prefect's own home."),
+    ] = None,
+) -> None:
+    """Start a Prefect server with its UI and a worker, and register the deployments; runs until Ctrl-C."""
+    console = Console(highlight=False, soft_wrap=True)
+    root = Path.cwd()
+    default_home = Path(os.environ.get("PREFECT_HOME", "~/.prefect")).expanduser()
+    chosen_home = (home or default_home).resolve()
+    with errors_to_exit_codes(), _until_stopped(), local_prefect(root, chosen_home, port, console.print) as running:
+        if home is not None:
+            _print_addresses(console, running, found_by_prefect=False)
+            _watch_processes(running)
+        with prefect_toml_written(root, running.server.api_url, running.server.api_key) as written:
+            _print_addresses(console, running, found_by_prefect=written)
+            _watch_processes(running)
+
+
+@contextmanager
+def _until_stopped() -> Iterator[None]:
+    """End the block in order on Ctrl-C, SIGTERM and a closed terminal, which are the normal ways to end it."""
+    try:  # SIGINT too: started with & from a script it would be ignored
+        with interrupted_by(signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            yield
+    except KeyboardInterrupt:
+        return
+
+
+def _print_addresses(console: Console, running: LocalPrefect, found_by_prefect: bool) -> None:
+    prefect = "prefect" if shutil.which("prefect") else _short(Path(sys.executable).with_name("prefect"))
+    console.print()
+    console.print(f"UI            {running.server.sign_in_url}", style="bold")
+    console.print(f"deployment    {running.server.deployment_url(SESSION_DEPLOYMENT)}")
+    console.print(f"logs          {running.logs}")
+    console.print("\nTo start a session: the deployment's Run button, or in another terminal, in this folder:\n")
+    if not found_by_prefect:
+        console.print(f"  export PREFECT_API_URL={running.server.api_url}")
+        console.print(f"  export PREFECT_API_AUTH_STRING=$(cat {running.logs / 'api.key'})")
+    console.print(f"  {prefect} deployment run {SESSION_DEPLOYMENT} --watch")
+    console.print("\nCtrl-C stops the server, the worker and all running sessions.")
+
+
+def _short(path: Path) -> str:
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+
+
+def _watch_processes(running: LocalPrefect) -> None:
+    while True:
+        running.check_running()
+        time.sleep(0.5)

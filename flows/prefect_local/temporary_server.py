@@ -1,0 +1,132 @@
+"""A Prefect server for one command, which ends with that command."""
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from flows.prefect_local.own_origin import own_origins
+from flows.prefect_local.ports import LOOPBACK, choose_port
+from flows.prefect_local.prefect_process import CommandEnvironment, PrefectProcess, start_prefect
+from flows.prefect_local.prefect_server import PrefectServer
+from zk0.errors import PrefectServerError
+
+_START_TIMEOUT_SECONDS = 180.0
+_STOP_TIMEOUT_SECONDS = 5.0  # an open page of the UI would keep the server from ending
+
+
+@contextmanager
+def running_server(server: PrefectServer, environment: CommandEnvironment) -> Iterator[PrefectProcess]:
+    """Run the server as a child process during the block, which starts when the server is healthy.
+
+    Raises:
+        PrefectServerError: the server does not start.
+    """
+    with start_prefect("server", ["server", "start"], environment, _STOP_TIMEOUT_SECONDS) as process:
+        wait_until_ready(process, _START_TIMEOUT_SECONDS, server.healthy)
+        yield process
+
+
+@contextmanager
+def temporary_server(root: Path, home: Path) -> Iterator[PrefectServer]:
+    """Run a server on a free port of loopback during the block, with the database of this home.
+
+    Prefect can start a temporary server itself, but leaves it running when the command is killed.
+
+    Args:
+        root: working directory of the server.
+        home: Prefect's home; the log is in zk0-run in it, and is removed unless the server fails.
+
+    Raises:
+        PrefectServerError: the server does not start.
+    """
+    logs = home / "zk0-run" / str(os.getpid())
+    logs.mkdir(parents=True, exist_ok=True)
+    port = choose_port(0)
+    server = PrefectServer(f"http://{LOOPBACK}:{port}")
+    try:
+        with running_server(server, CommandEnvironment(root, server_environment(home, port), logs)):
+            yield server
+    except PrefectServerError:
+        raise  # its message names the log
+    except BaseException:
+        shutil.rmtree(logs, ignore_errors=True)
+        raise
+    shutil.rmtree(logs, ignore_errors=True)
+
+
+@contextmanager
+def configured_or_temporary_server(root: Path, on_status: Callable[[str], None]) -> Iterator[str]:
+    """Yield the API URL of the server that Prefect is configured to use, or else of a temporary one.
+
+    During the block Prefect in this process uses that server.
+
+    Args:
+        root: working directory of a temporary server.
+        on_status: called with one line before a server is started.
+
+    Raises:
+        PrefectServerError: the temporary server does not start.
+    """
+    from prefect.settings import PREFECT_API_URL, PREFECT_HOME, temporary_settings
+
+    if url := PREFECT_API_URL.value():
+        yield str(url)
+        return
+    on_status("starting a Prefect server")
+    home = Path(PREFECT_HOME.value())
+    with temporary_server(root, home) as server, temporary_settings({PREFECT_API_URL: server.api_url}):
+        from tasks.prefect_private import flush_logs_and_events
+
+        try:
+            yield server.api_url
+        finally:
+            flush_logs_and_events()
+
+
+def server_environment(home: Path, port: int, api_key: str = "") -> dict[str, str]:
+    """Return the environment variables of a server on this port, and of commands that use it.
+
+    Args:
+        home: Prefect's home.
+        port: of the server.
+        api_key: that the server requires and the commands send; empty: none, for a server of one command.
+    """
+    keys = ("PREFECT_API_AUTH_STRING", "PREFECT_SERVER_API_AUTH_STRING")
+    return {
+        **{name: value for name, value in os.environ.items() if name not in keys},
+        **(dict.fromkeys(keys, api_key) if api_key else {}),
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": ",".join(own_origins(port)),
+        "PREFECT_SERVER_CSRF_PROTECTION_ENABLED": "true",
+        "PREFECT_HOME": str(home),
+        "PREFECT_RESULTS_LOCAL_STORAGE_PATH": str(home / "storage"),
+        "PREFECT_SERVER_MEMO_STORE_PATH": str(home / "memo_store.toml"),
+        "PREFECT_API_URL": f"http://{LOOPBACK}:{port}/api",
+        "PREFECT_SERVER_API_HOST": LOOPBACK,
+        "PREFECT_SERVER_API_PORT": str(port),  # not --port: the UI would look for the server at port 4200
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def wait_until_ready(process: PrefectProcess, timeout_seconds: float, ready: Callable[[], bool]) -> None:
+    """Call `ready` until it returns True; an OSError counts as not ready.
+
+    Raises:
+        PrefectServerError: the process has ended, or is not ready in time.
+    """
+    deadline, problem = time.monotonic() + timeout_seconds, "not ready"
+    while time.monotonic() < deadline:
+        process.check_running()
+        try:
+            if ready():
+                return
+        except OSError as e:
+            problem = str(e)
+        time.sleep(0.2)
+    raise PrefectServerError(
+        f"the Prefect {process.name} is not ready after {timeout_seconds:g} s ({problem}); see {process.log}"
+    )

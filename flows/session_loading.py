@@ -1,0 +1,64 @@
+"""Load a session that is going to run: all its settings are checked before anything is started for it."""
+
+import json
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from zk0.aggregation.check_strategy import check_strategy
+from zk0.errors import DatasetError
+from zk0.settings.loading import load_session
+from zk0.settings.session import Session
+
+
+def load_session_to_run(config: Path, overrides: Mapping[str, Any] | None = None) -> Session:
+    """Return the session of a TOML file, with paths relative to the working directory made absolute.
+
+    The command line loads a session to check it before it starts a server, and the flow loads it to run it: within one
+    process an unchanged file is parsed once.
+
+    Raises:
+        SettingsError: the file cannot be read, a setting is unknown or invalid, or the aggregation strategy does not
+            exist or does not fit the other settings.
+    """
+    return _load(config, _version(config), json.dumps(overrides or {}, default=str), Path.cwd())
+
+
+@lru_cache(maxsize=1)
+def _load(config: Path, version: tuple[int, ...], overrides: str, base: Path) -> Session:
+    session = load_session(config, json.loads(overrides), base=base)
+    check_strategy(session, str(config))
+    return session
+
+
+def check_session_inputs(session: Session) -> None:
+    """Check what can be known of datasets and policy from their metadata, in seconds and before anything is started.
+
+    Within one process an unchanged session is checked once.
+
+    Raises:
+        DatasetError: lists every fault, by dataset; those of the policy come last.
+    """
+    _check_inputs(session.model_dump_json())
+
+
+@lru_cache(maxsize=1)
+def _check_inputs(session_json: str) -> None:
+    from zk0.data.check.metadata_check import fault_list, metadata_faults
+    from zk0.policy.published_config import policy_config_faults
+
+    session = Session.model_validate_json(session_json)
+    faults = metadata_faults(session)
+    faults[f"policy {session.policy.path}"] = policy_config_faults(session)
+    if count := sum(map(len, faults.values())):
+        raise DatasetError(fault_list(f"{session.name}: {count} faults, found before anything was started", faults))
+
+
+def _version(config: Path) -> tuple[int, ...]:
+    """Inode, size and time of a file's last change; nothing where it cannot be read, which loading then reports."""
+    try:
+        found = config.stat()
+    except OSError:
+        return ()
+    return found.st_ino, found.st_size, found.st_mtime_ns

@@ -1,0 +1,192 @@
+"""A repaired copy shows each row its own picture, or the repair refuses."""
+
+import shutil
+from fractions import Fraction
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from defects import DATA, EPISODES, WRIST, read_video, write_video
+from picture_alignment import misplaced_pictures
+
+from zk0.data.check import check_dataset
+from zk0.data.repair.repair_dataset import repair_dataset
+from zk0.errors import DatasetError
+
+FROM, TO, FILE = (f"videos/{WRIST}/{name}" for name in ("from_timestamp", "to_timestamp", "file_index"))
+
+
+def repaired(root, rules: set[str], dropped: tuple[int, ...] = ()):
+    """Repair a dataset whose errors are `rules`; the pictures of the copy belong to their rows."""
+    report = check_dataset(root, dataset="x")
+    assert {f.rule for f in report.errors} == rules, "\n".join(map(str, report.findings))
+    target = root.with_name("repaired")
+    done, after = repair_dataset(root, target, dataset="x")
+    assert done.dropped == dropped
+    assert misplaced_pictures(target) == {}
+    return after
+
+
+def split_wrist_video(b, second: slice = slice(24, 48), first: slice = slice(0, 24)) -> None:
+    """Episodes 2 and 3 lie in a second video file of the wrist camera."""
+    pictures = read_video(b.video())
+    for part, name in ((first, "file-000.mp4"), (second, "file-001.mp4")):
+        chosen = pictures[part]
+        write_video(b.video().with_name(name), len(chosen), chosen.__getitem__)
+    b.column(EPISODES, FILE, lambda v: [0, 0, 1, 1])
+
+
+def test_the_healthy_dataset_is_aligned(healthy) -> None:
+    assert misplaced_pictures(healthy) == {}
+
+
+def test_frames_lost_without_a_trace_cost_every_episode_of_their_file(breaker) -> None:
+    pictures = read_video(breaker.video())
+    kept = pictures[:20] + pictures[22:]
+    write_video(breaker.video(), 46, kept.__getitem__)
+    with pytest.raises(DatasetError, match="46 frames for 48 rows; no timestamp shows where"):
+        repair_dataset(breaker.root, breaker.root.with_name("repaired"), dataset="x")
+
+
+def test_episodes_of_other_files_are_not_suspect(breaker) -> None:
+    split_wrist_video(breaker, second=slice(24, 46))
+    breaker.column(EPISODES, FROM, lambda v: [0.0, 1.2, 0.0, 1.2])
+    breaker.column(EPISODES, TO, lambda v: [1.2, 2.4, 1.2, 2.4])
+    assert repaired(breaker.root, {"video-frames"}, dropped=(2, 3)).episodes == 2
+
+
+def test_a_gap_in_the_times_proves_where_frames_were_lost(breaker) -> None:
+    pictures, kept = read_video(breaker.video()), [i for i in range(48) if i not in (17, 18)]
+    write_video(breaker.video(), 46, lambda i: pictures[kept[i]], seconds=np.array(kept) / 10)
+    assert repaired(breaker.root, {"video-frames"}, dropped=(1,)).episodes == 3
+
+
+def test_a_clip_that_the_table_knows_to_be_short_costs_its_own_episode(breaker) -> None:
+    pictures = read_video(breaker.video())
+    kept = pictures[:16] + pictures[18:]
+    write_video(breaker.video(), 46, kept.__getitem__)
+    breaker.column(EPISODES, TO, lambda v: [s - 0.2 * (i >= 1) for i, s in enumerate(v)])
+    breaker.column(EPISODES, FROM, lambda v: [s - 0.2 * (i >= 2) for i, s in enumerate(v)])
+    assert repaired(breaker.root, {"video-frames"}, dropped=(1,)).episodes == 3
+
+
+def test_offsets_that_count_on_after_a_merge_are_counted_anew(breaker) -> None:
+    split_wrist_video(breaker)
+    assert repaired(breaker.root, {"clip-places"}).episodes == 4
+
+
+def test_offsets_beside_the_grid_of_frames_are_moved_to_it(breaker) -> None:
+    breaker.column(EPISODES, FROM, lambda v: [v[0], *(s + 0.03 for s in v[1:])])
+    assert repaired(breaker.root, {"clip-places"}).episodes == 4
+
+
+def test_a_discarded_take_between_two_clips_moves_no_picture(breaker) -> None:
+    pictures = read_video(breaker.video())
+    longer = pictures[:24] + pictures[5:12] + pictures[24:]
+    write_video(breaker.video(), 55, longer.__getitem__)
+    breaker.column(EPISODES, TO, lambda v: [s + 0.7 * (i >= 1) for i, s in enumerate(v)])
+    breaker.column(EPISODES, FROM, lambda v: [s + 0.7 * (i >= 2) for i, s in enumerate(v)])
+    assert repaired(breaker.root, set()).episodes == 4
+
+
+@pytest.mark.parametrize("orphan", [False, True], ids=["in a named file", "in a file that nothing names"])
+def test_rows_in_another_file_than_the_table_names_are_kept(breaker, orphan) -> None:
+    breaker.column(EPISODES, "data/file_index", lambda v: [1] * 4 if orphan else [0, 0, 1, 1])
+    assert repaired(breaker.root, {"misplaced-rows"}).frames == 48
+
+
+def test_rows_of_a_file_that_is_gone_are_dropped(breaker) -> None:
+    table = pq.read_table(breaker.root / DATA)
+    pq.write_table(table.slice(0, 24), breaker.root / DATA)
+    breaker.column(EPISODES, "data/file_index", lambda v: [0, 0, 1, 1])
+    rules = {f.rule for f in check_dataset(breaker.root, dataset="x").errors}
+    assert "missing-data" in rules
+    assert "misplaced-rows" not in rules
+
+
+@pytest.mark.parametrize("where", ["video/{}", "videos/old/{}"], ids=["video/", "another folder of the camera"])
+def test_videos_in_another_folder_are_found(breaker, where) -> None:
+    old = breaker.root / "videos" / WRIST
+    new = breaker.root / where.format(WRIST)
+    new.parent.mkdir()
+    shutil.move(old, new)
+    assert repaired(breaker.root, {"clip-places"}).cameras == ("overhead", "wrist")
+
+
+def test_another_fps_in_info_is_corrected_and_the_motion_is_not_stretched(breaker) -> None:
+    stored = pq.read_table(breaker.root / DATA)["timestamp"].to_pylist()
+    breaker.info(lambda i: i.update(fps=30))
+    assert repaired(breaker.root, {"frame-rate"}).fps == 10
+    assert pq.read_table(breaker.root.with_name("repaired") / DATA)["timestamp"].to_pylist() == stored
+
+
+def test_a_clock_of_another_rate_is_not_regularized_without_videos_that_confirm_the_fps(breaker) -> None:
+    jitter = np.random.default_rng(0).uniform(0, 0.02, 48)
+    breaker.column(DATA, "timestamp", lambda v: [t + j for t, j in zip(v, jitter, strict=True)])
+    breaker.info(lambda i: i.update(fps=30))
+    for video in breaker.root.rglob("*.mp4"):
+        video.unlink()
+    findings = {f.rule: f for f in check_dataset(breaker.root, dataset="x").findings}
+    assert findings["timestamps"].repair is None
+
+
+@pytest.mark.parametrize("rate", [Fraction(10_000, 1001), Fraction(1017, 100)])
+def test_a_video_with_a_frame_for_every_row_at_nearly_the_rate_gets_new_times(breaker, rate) -> None:
+    pictures = read_video(breaker.video())
+    write_video(breaker.video(), 48, pictures.__getitem__, seconds=[float(i / rate) for i in range(48)])
+    assert repaired(breaker.root, {"video-times"}).episodes == 4
+
+
+def test_uneven_times_become_even_without_encoding_again(breaker) -> None:
+    pictures, jitter = read_video(breaker.video()), np.random.default_rng(1).uniform(0, 0.06, 48)
+    write_video(breaker.video(), 48, pictures.__getitem__, seconds=np.arange(48) / 10 + jitter)
+    before = read_video(breaker.video())
+    repaired(breaker.root, {"video-times"})
+    after = read_video(breaker.video().as_posix().replace("/copy/", "/repaired/"))
+    assert all(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+def pose(rows: list) -> list:
+    """Meters, radians and a gripper instead of joints."""
+    values = np.array(rows)
+    return np.concatenate([values[:, :3] / 400, values[:, 3:5] / 60, values[:, 5:]], axis=1).astype("f4").tolist()
+
+
+@pytest.mark.parametrize(
+    ("names", "converts"),
+    [
+        (["ee.x", "ee.y", "ee.z", "ee.wx", "ee.wy", "ee.gripper_pos"], False),
+        (["x", "y", "z", "rx", "ry", "gripper"], False),
+        (["head_pan", "head_tilt", "torso", "hip", "knee", "gripper"], False),
+        (["motor_0", "motor_1", "motor_2", "motor_3", "motor_4", "motor_5"], True),
+        (None, True),
+    ],
+)
+def test_units_follow_joint_names_and_only_without_them_the_robot_type(breaker, names, converts) -> None:
+    for key in ("observation.state", "action"):
+        breaker.column(DATA, key, pose)
+        breaker.info(lambda i, key=key: i["features"][key].update(names=names))
+    breaker.column(DATA, "action", lambda v: [[*r[:5], abs(r[5]) % 3] for r in v])
+    breaker.column(DATA, "observation.state", lambda v: [[*r[:5], abs(r[5]) % 3] for r in v])
+    repairs = {f.repair for f in check_dataset(breaker.root, dataset="x").findings}
+    assert ("convert-units" in repairs) is converts
+
+
+def test_a_depth_camera_is_no_color_camera_and_survives_a_repair(breaker) -> None:
+    depth = "observation.images.depth"
+    shutil.copytree(breaker.root / "videos" / WRIST, breaker.root / "videos" / depth)
+    write_video(breaker.root / f"videos/{depth}/chunk-000/file-000.mp4", 48, lambda i: np.zeros((64, 64, 3), np.uint8))
+    declared = {"dtype": "video", "shape": [64, 64, 1], "names": None, "info": {"video.is_depth_map": True}}
+    breaker.info(lambda i: i["features"].update({depth: declared}))
+
+    def add(table):
+        for name in ("chunk_index", "file_index", "from_timestamp", "to_timestamp"):
+            table = table.append_column(f"videos/{depth}/{name}", table[f"videos/{WRIST}/{name}"])
+        return table
+
+    breaker.table(EPISODES, add)
+    report = check_dataset(breaker.root, dataset="x")
+    assert (report.findings, report.cameras) == ((), ("overhead", "wrist"))
+    breaker.info(lambda i: i.update(total_frames=7))
+    repair_dataset(breaker.root, breaker.root.with_name("repaired"), dataset="x")
+    assert list((breaker.root.with_name("repaired") / "videos" / depth).rglob("*.mp4"))

@@ -1,0 +1,222 @@
+"""Real SuperLink, SuperNodes, TLS, keys and gateway on this machine: the same digest as without any of them."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from zk0.errors import FederationError, RunEnded
+from zk0.settings.session import Session
+
+pytestmark = pytest.mark.timeout(900)
+
+
+@pytest.fixture(scope="module")
+def deployment(deploy: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    started = deploy(tmp_path_factory.mktemp("deployment"))
+    yield started
+    started.stop()
+
+
+def digests(session: Session, folder: Path, drive: type) -> tuple[list[str], Any]:
+    """Run two rounds; return the digests of the start and of each round, and the clients' scores of the last one."""
+    from zk0.federation.open import open_federation
+
+    driven = drive(session, folder)
+    with open_federation(session, "mini", folder) as federation:
+        driven.begin(federation)
+        for _ in range(2):
+            collected = driven.train(federation)
+            assert collected.refusals == ()
+            assert [u.client for u in collected.updates] == ["a", "b"]
+            driven.average(collected.updates)
+        collected_scores = driven.evaluate(federation)
+    assert collected_scores.refusals == ()
+    return [c.digest for c in driven.history], collected_scores.scores
+
+
+def test_a_federation_over_the_network_ends_with_the_same_digest(
+    deployment: Any, session_of: Callable[..., Session], drive: type, tmp_path: Path
+) -> None:
+    here, scores = digests(session_of(("a", "b")), tmp_path / "here", drive)
+    there, found = digests(deployment.session(), tmp_path / "there", drive)
+    assert there == here
+    assert len(set(here)) == 3
+    assert [one.model_copy(update={"score": two.score}) for one, two in zip(found, scores, strict=True)] == list(scores)
+    assert [one.score.dataset for one in found] == ["local:a", "local:b"]  # without their folders
+    assert [one.score.policy_loss for one in found] == [one.score.policy_loss for one in scores]
+    for name, node in deployment.nodes.items():
+        assert (node.path / "scratch" / "client.log").read_text().count(f"{name}: round 2 step 3/3") == 1
+        assert len(list((node.path / "scratch" / "updates").glob("*.safetensors"))) == 1
+        assert list((node.path / "scratch").glob("request-*")) == []
+    assert not (tmp_path / "there/server/inbox").exists()
+    assert {(n.name, n.status) for n in deployment.server.node_statuses()} == {("a", "online"), ("b", "online")}
+    assert [(run.status.status, run.status.sub_status) for run in runs_of(deployment)] == 4 * [
+        ("finished", "completed")
+    ]
+
+
+def test_the_server_records_what_the_nodes_record(deployment: Any) -> None:
+    """Both journals have the same answers: kind, round, text and weights."""
+    import hashlib
+
+    from zk0.audit.journal import ReceivedJournal, SentJournal
+
+    received = ReceivedJournal(deployment.server.path / "accepted.jsonl").read()
+    assert [one.refusal for one in received] == [""] * 8
+    for name, node in deployment.nodes.items():
+        sent = SentJournal(node.scratch / "sent.jsonl").read()
+        mine = [one for one in received if one.client == name]
+        assert [one.kind for one in mine] == ["join", "train", "train", "evaluate"]
+        assert [(s.kind, s.round, s.to) for s in sent] == [(t.kind, t.round, t.session) for t in mine]
+        assert [hashlib.sha256(s.text.encode()).hexdigest() for s in sent] == [t.text for t in mine]
+        assert [s.weights.digest if s.weights else "" for s in sent] == [t.weights for t in mine]
+        assert [s.weights.bytes if s.weights else 0 for s in sent] == [t.bytes for t in mine]
+
+
+class TestUnknownNodes:
+    """A client with the authority's certificate, which is not secret, but without an enrolled key."""
+
+    @pytest.fixture
+    def outside(self, deployment: Any) -> Iterator[Any]:
+        from zk0.federation.flower.api_client import ApiClient, Endpoint
+
+        kit = deployment.nodes["a"].read_kit()
+        ca_certificate = deployment.nodes["a"].path / "ca.crt"
+        secret = deployment.server.path / "secret"
+        with ApiClient(Endpoint(address=kit.server, ca_certificate=ca_certificate, secret=secret)) as api:
+            yield api
+
+    def test_it_cannot_create_runs_and_nodes(self, deployment: Any, outside: Any) -> None:
+        from flwr.proto import control_pb2, fab_pb2, fleet_pb2, runtime_pb2
+
+        from zk0.federation.flower.private_api import ApiMethod
+        from zk0.federation.network.certificate_authority import make_node_key, public_key_pem
+
+        def method(path: str, request: Any, response: Any) -> ApiMethod:
+            return ApiMethod(path, lambda: request, response)
+
+        runs, nodes = len(runs_of(deployment)), deployment.server.node_statuses()
+        key = public_key_pem(make_node_key()[1])
+        bundle = fab_pb2.Fab(hash_str="x", content=b"x")
+        for path, request in {
+            "/v1/control/start-run": control_pb2.StartRunRequest(fab=bundle),
+            "/v1/control/list-nodes": control_pb2.ListNodesRequest(),
+            "/v1/control/register-node": control_pb2.RegisterNodeRequest(public_key=key),
+            "/v1/control/../control/list-runs": control_pb2.ListRunsRequest(),
+            "/v1/fleet/../control/list-runs": control_pb2.ListRunsRequest(),
+            "/v1/fleet/%2e%2e/control/list-runs": control_pb2.ListRunsRequest(),
+            "/v1/runtime/acquire-task": runtime_pb2.AcquireTaskRequest(supported_task_types=["flwr-serverapp"]),
+            "/v1/fleet/register-node": fleet_pb2.RegisterNodeFleetRequest(public_key=key),
+        }.items():
+            with pytest.raises(FederationError, match="answers 404"):
+                outside.call(method(path, request, control_pb2.ListRunsResponse))
+        for name, request in (
+            ("activate-node", fleet_pb2.ActivateNodeRequest(public_key=key)),
+            ("pull-messages", fleet_pb2.PullMessagesRequest()),
+        ):
+            with pytest.raises(RunEnded, match="answers 401"):
+                outside.call(method(f"/v1/fleet/{name}", request, fleet_pb2.PullMessagesResponse))
+        assert (len(runs_of(deployment)), deployment.server.node_statuses()) == (runs, nodes)
+
+    def test_on_the_server_itself_a_run_needs_the_secret(self, deployment: Any) -> None:
+        from zk0.federation.flower.api_client import ApiClient
+        from zk0.federation.flower.private_api import SERVER_APP
+        from zk0.federation.flower.runtime_task import acquire_task
+
+        endpoint = deployment.server.endpoint()
+        with (
+            ApiClient(endpoint.model_copy(update={"secret": None})) as api,
+            pytest.raises(RunEnded, match="answers 401"),
+        ):
+            acquire_task(api, SERVER_APP)
+        other = deployment.folder / "other"
+        other.write_bytes(b"x" * 32)
+        with (
+            ApiClient(endpoint.model_copy(update={"secret": other})) as api,
+            pytest.raises(RunEnded, match="answers 401"),
+        ):
+            acquire_task(api, SERVER_APP)
+        with ApiClient(endpoint) as api:
+            assert acquire_task(api, SERVER_APP) is None
+
+    def test_nothing_but_the_gateway_listens_to_the_network(self, deployment: Any) -> None:
+        """The gateway listens on the configured address, here loopback."""
+        inodes = set()
+        for pid in deployment.processes():
+            for link in Path(f"/proc/{pid}/fd").glob("*"):
+                with suppress(OSError):
+                    inodes.add(str(link.readlink()))
+        listening = set()
+        for line in [*Path("/proc/net/tcp").read_text().splitlines(), *Path("/proc/net/tcp6").read_text().splitlines()]:
+            parts = line.split()
+            if parts[3] == "0A" and f"socket:[{parts[9]}]" in inodes:
+                listening.add(parts[1].rpartition(":")[0])
+        assert listening == {"0100007F"}
+
+    def test_no_key_is_on_a_command_line(self, deployment: Any) -> None:
+        lines = b"".join(Path(f"/proc/{pid}/cmdline").read_bytes() for pid in deployment.processes())
+        assert b"PRIVATE" not in lines
+        assert b"local:" not in lines  # nor the folder of a dataset
+
+
+def test_a_node_does_not_run_code_of_the_server(
+    deployment: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Flower would install and import the app bundle of a run on every node; zk0 never opens it."""
+    import io
+    import zipfile
+
+    from flwr.app import ConfigRecord, RecordDict
+
+    from zk0.federation.engines.deployment import DeploymentGrid
+    from zk0.federation.flower import flower_run as run
+
+    proof, bundle = tmp_path / "proof", io.BytesIO()
+    code = f"open({str(proof)!r}, 'w').write('ran')\n"
+    with zipfile.ZipFile(io.BytesIO(run._app_bundle())) as ours, zipfile.ZipFile(bundle, "w") as theirs:
+        names = ours.read("pyproject.toml").decode()
+        app = "zk0.federation.protocol.client_app:flower_client_app"
+        assert app in names
+        theirs.writestr("pyproject.toml", names.replace(app, "evil.app:app"))
+        theirs.writestr("evil/__init__.py", code)
+        theirs.writestr(
+            "evil/app.py", code + "from zk0.federation.protocol.client_app import flower_client_app as app\n"
+        )
+    monkeypatch.setattr(run, "_app_bundle", bundle.getvalue)
+    with DeploymentGrid(deployment.server.endpoint(), tmp_path / "inbox") as grid:
+        (node, *_) = grid.get_nodes()
+        content = RecordDict({"config": ConfigRecord({"terms": "{}"})})
+        ids = grid.push_messages([grid.make_message(content, node.node_id, "query", 60.0, "evil")])
+        while not (replies := grid.pull_messages(ids)):
+            pass
+    refusal = str(replies[0].content["answer"]["refusal"])
+    assert "validation errors for SessionTerms" in refusal  # by the zk0 that is installed on the node
+    assert not proof.exists()
+    assert [p for n in deployment.nodes.values() for p in n.path.rglob("*evil*")] == []
+
+
+def test_flowers_own_command_line_lists_the_rounds(deployment: Any) -> None:
+    environment = {**os.environ, "FLWR_HOME": str(deployment.server.path / "flower")}
+    command = [str(Path(sys.executable).with_name("flwr")), "list", "zk0", "--format", "json"]
+    output = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+    assert {run["status"] for run in json.loads(output)["runs"]} == {"finished:completed"}
+
+
+def runs_of(deployment: Any) -> list[Any]:
+    """Return all runs that the SuperLink lists, oldest first."""
+    from flwr.proto.control_pb2 import ListRunsRequest, ListRunsResponse
+
+    from zk0.federation.flower.api_client import ApiClient
+    from zk0.federation.flower.private_api import ApiMethod
+
+    list_runs = ApiMethod("/v1/control/list-runs", ListRunsRequest, ListRunsResponse)
+    with ApiClient(deployment.server.endpoint()) as api:
+        found = api.call(list_runs).run_dict
+    return sorted(found.values(), key=lambda run: run.pending_at)

@@ -1,0 +1,169 @@
+"""Uploads that stop halfway: each costs its own answer within its limits, and the answers beside it arrive."""
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from flwr.app import ConfigRecord, Error, Message, Metadata, RecordDict
+
+from zk0.errors import FederationError, MessageLost
+from zk0.federation.engines import deployment
+from zk0.federation.engines.deployment import DeploymentGrid
+from zk0.federation.flower.api_client import Endpoint
+from zk0.federation.flower.flower_message import SerializedMessage, embed_weights, to_flower
+from zk0.federation.flower.private_api import (
+    GET_NODES,
+    PULL_MESSAGES,
+    PULL_OBJECT,
+    ApiMethod,
+    ErrorCode,
+    set_reply_to_message_id,
+)
+from zk0.federation.flower.runtime_task import FetchLimit, RuntimeTask
+
+
+class Answers(RuntimeTask):
+    """A task whose SuperLink holds answers, some of which are incomplete for ever."""
+
+    def __init__(self, nodes: Sequence[str], complete: Sequence[str], weights: Path) -> None:
+        super().__init__(Endpoint(address="127.0.0.1:1"), "", "flwr-serverapp", 0.0)
+        self.names, self.complete, self.weights = nodes, set(complete), weights
+        self.replies: dict[str, SerializedMessage] = {}
+        self.missing: set[str] = set()
+        self.run_id = 1
+
+    def push_messages(self, messages: Sequence[SerializedMessage]) -> list[str]:
+        sent = []
+        for message in messages:
+            node, sent_id = message.proto.metadata.dst_node_id, message.object_tree.object_id
+            config = ConfigRecord({"update": str(node), "weights-path": str(self.weights)})
+            metadata = Metadata(1, f"r{node}", node, 1, sent_id, "", time.time(), 60.0, "train")
+            reply = to_flower(Message(content=embed_weights(RecordDict({"answer": config})), metadata=metadata))
+            self.replies[sent_id] = reply
+            if self.names[node - 1] not in self.complete:
+                self.missing.add(reply.object_tree.object_id)
+            sent.append(sent_id)
+        return sent
+
+    def call(self, method: ApiMethod, /, **fields: Any) -> Any:
+        if method == GET_NODES:
+            nodes = [SimpleNamespace(node_id=i + 1, name=n, last_activated_at="x") for i, n in enumerate(self.names)]
+            return SimpleNamespace(nodes=nodes)
+        if method == PULL_MESSAGES:
+            found = [self.replies[one] for one in fields["message_ids"]]
+            return SimpleNamespace(
+                messages_list=[one.proto for one in found], message_object_trees=[one.object_tree for one in found]
+            )
+        if method == PULL_OBJECT:
+            wanted = fields["object_id"]
+            (content,) = [r.objects[wanted].deflate() for r in self.replies.values() if wanted in r.objects][:1]
+            return SimpleNamespace(
+                object_found=True, object_available=wanted not in self.missing, object_content=content
+            )
+        return SimpleNamespace()
+
+
+NAMES = ("evil-1", "a", "evil-2", "evil-3", "b", "c")
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    (tmp_path / "weights").write_bytes(bytes(1000))
+    return tmp_path / "weights"
+
+
+@pytest.fixture
+def grid(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[DeploymentGrid]:
+    monkeypatch.setattr(deployment, "_POLL_SECONDS", 0.05)
+    found = DeploymentGrid(Endpoint(address="127.0.0.1:1"), tmp_path / "inbox")
+    found._task = Answers(NAMES, "abc", weights)
+    yield found
+    found._pending.clear()
+    found.discard(())
+
+
+def test_stalled_nodes_cost_their_own_answers_only(grid: DeploymentGrid, weights: Path) -> None:
+    from zk0.federation.protocol.exchange import exchange_messages
+
+    grid.get_nodes()
+    config = ConfigRecord({"plan": "{}", "weights-path": str(weights)})
+    requests = {name: (number + 1, RecordDict({"config": config})) for number, name in enumerate(NAMES)}
+    started, arrived = time.monotonic(), {}
+    grid._endpoint = Endpoint(address="127.0.0.1:1")
+    for reply in exchange_messages(_Undisturbed(grid), requests, "train", "1", 3.0):
+        arrived[reply.sender] = (reply.error, time.monotonic() - started)
+    assert {name for name, (error, _) in arrived.items() if not error} == {"a", "b", "c"}, arrived
+    assert max(arrived[name][1] for name in "abc") < 2
+    assert max(seconds for _, seconds in arrived.values()) < 6
+    assert all("no answer within" in arrived[n][0] or "not complete" in arrived[n][0] for n in NAMES if "evil" in n)
+
+
+def test_the_servers_reply_that_a_request_has_expired(grid: DeploymentGrid, weights: Path) -> None:
+    """It arrives after the request's time, and says what a node that does not answer at all is told to have done."""
+    from zk0.federation.protocol.exchange import exchange_messages
+
+    class Expired(Answers):
+        expires = 0.0
+
+        def call(self, method: ApiMethod, /, **fields: Any) -> Any:
+            if method != PULL_MESSAGES:
+                return super().call(method, **fields)
+            if not fields["message_ids"] or time.time() < self.expires:
+                return SimpleNamespace(messages_list=[], message_object_trees=[])
+            (sent,) = fields["message_ids"]
+            metadata = Metadata(1, "r", 1, 1, sent, "", time.time(), 60.0, "train")
+            self.replies[sent] = to_flower(Message(Error(ErrorCode.MESSAGE_UNAVAILABLE, "expired"), metadata=metadata))
+            return super().call(method, **fields)
+
+    grid._task = task = Expired(("a",), "a", weights)
+    task.expires = time.time() + 1.0
+    grid.get_nodes()
+    request = {"a": (1, RecordDict({"config": ConfigRecord({"plan": "{}", "weights-path": str(weights)})}))}
+    (reply,) = exchange_messages(_Undisturbed(grid), request, "train", "1", 1.0)
+    assert (reply.sender, reply.content, reply.error) == ("a", None, "no answer within 1 s")
+
+
+class _Undisturbed:
+    """The grid, without the call that stops a run on the SuperLink."""
+
+    def __init__(self, grid: DeploymentGrid) -> None:
+        self._grid = grid
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._grid, name)
+
+    def discard(self, ids: Sequence[str]) -> None:
+        self._grid._pending.clear()
+        self._grid.discard(ids)
+
+
+def fetched(answers: Answers, limit: FetchLimit, target: Path) -> Message:
+    request = Message(
+        content=RecordDict({"config": ConfigRecord({})}),
+        metadata=Metadata(1, "m", 1, 1, "", "", time.time(), 60.0, "train"),
+    )
+    set_reply_to_message_id(request, "")
+    (sent,) = answers.push_messages([to_flower(request)])
+    return answers.fetch_message(answers.replies[sent].object_tree, target, limit)
+
+
+def test_limits_of_a_download(weights: Path, tmp_path: Path) -> None:
+    target, now = tmp_path / "arrived", time.monotonic
+    fetched(Answers(("a",), "a", weights), FetchLimit(now() + 9, 9, 1000), target)
+    assert target.read_bytes() == bytes(1000)
+    target.unlink()
+    with pytest.raises(FederationError, match="expected at most 999"):
+        fetched(Answers(("a",), "a", weights), FetchLimit(now() + 9, 9, 999), target)
+    with pytest.raises(MessageLost, match="its upload stopped: no part of it arrived"):
+        fetched(Answers(("a",), "", weights), FetchLimit(now() + 9, 0.1, 1000), target)
+    with pytest.raises(FederationError, match="not complete in time"):
+        fetched(Answers(("a",), "", weights), FetchLimit(now() + 0.1, 9, 1000), target)
+    stopped = threading.Event()
+    stopped.set()
+    with pytest.raises(FederationError, match="not complete in time"):
+        fetched(Answers(("a",), "", weights), FetchLimit(now() + 9, 9, 1000, stopped), target)
+    assert not target.exists()

@@ -1,0 +1,240 @@
+"""What a server may ask of a node: what breaks a limit of the node is refused, told and journaled."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flwr.app import ConfigRecord, Context, Message, Metadata, RecordDict
+from pydantic import ValidationError
+
+from flows.bot.audit_view import asked_lines
+from zk0.audit.journal import SentJournal
+from zk0.errors import FederationError, SettingsError
+from zk0.federation.network.node import NodeFolder
+from zk0.federation.protocol.client_app import flower_client_app
+from zk0.federation.protocol.request_limits import (
+    LIMITS,
+    check_member,
+    check_plan,
+    check_score,
+    check_terms,
+    round_clock,
+)
+from zk0.records import Member, PolicyRecipe, SetScore
+from zk0.settings.dataset_settings import ClientSettings, ContractSettings, DataSettings, SimulatorSettings
+from zk0.settings.node_limits import NodeLimits
+from zk0.settings.plans import EvaluationPlan, JoiningReportPlan, RoundPlan, SessionTerms, VideoPlan
+from zk0.settings.training_settings import LocalTrainingSettings, SchedulerSettings
+
+
+def terms(session: str = "2026-01-01_00-00-00_s", holdout: int = 1, **simulator: Any) -> SessionTerms:
+    return SessionTerms(
+        session=session,
+        seed=1,
+        contract=ContractSettings(),
+        data=DataSettings(holdout_episodes=holdout),
+        simulator=SimulatorSettings(**simulator),
+    )
+
+
+def common(**training: Any) -> dict[str, Any]:
+    return {
+        "terms": terms(),
+        "round": 1,
+        "client": "a",
+        "recipe": PolicyRecipe(path="tiny", cameras=("overhead", "wrist"), joints=6, seed=1),
+        "global_digest": "0" * 64,
+        "statistics": None,
+        "training": LocalTrainingSettings(**training),
+    }
+
+
+def plan(training: dict[str, Any] | None = None, **changes: Any) -> RoundPlan:
+    values = {"lr": 1e-4, "mu": 0.01, "scheduler": SchedulerSettings()}
+    return RoundPlan(**{**common(**(training or {})), **values, **changes})
+
+
+def evaluation(**changes: Any) -> EvaluationPlan:
+    return EvaluationPlan(**{**common(), "times": 8, "batch_size": 32, "every_frames": 4, **changes})
+
+
+def recipe(path: str, cameras: tuple[str, ...] = ("overhead",)) -> dict[str, Any]:
+    return {"recipe": PolicyRecipe(path=path, cameras=cameras, joints=6, seed=1)}
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> dict[str, Any]:
+    (tmp_path / "scratch").mkdir()
+    return {
+        "client": ClientSettings(name="a", dataset="sim:lift-red").model_dump_json(),
+        "scratch": str(tmp_path / "scratch"),
+        "cache": str(tmp_path / "cache"),
+        LIMITS: NodeLimits().model_dump_json(),
+    }
+
+
+VIDEO = {"timestamp": "2026-01-01T00:00:00Z"}
+ASKED: dict[str, Any] = {
+    "one frame a step": plan({"local_steps": 100, "batch_size": 1}),
+    "one frame a step in epochs": plan({"batch_size": 1}),
+    "four frames in all": plan({"local_steps": 1, "batch_size": 4}),
+    "a mean gradient of eight frames": plan({"local_steps": 1, "batch_size": 8}, use_control_variates=True),
+    "a large eps": plan({"eps": 1e-2}),
+    "a large lr": plan(lr=1e6),
+    "a learning rate that rises": plan(scheduler=SchedulerSettings(eta_min=1e6)),
+    "a large mu": plan(mu=1e6),
+    "no momentum": plan({"betas": (0.0, 0.999)}),
+    "no clipping": plan({"grad_clip_norm": 1e30}),
+    "weight decay": plan({"weight_decay": 1e3}),
+    "a folder as policy": plan(**recipe("/etc")),
+    "a home as policy": plan(**recipe("~/.ssh")),
+    "a parent as policy": plan(**recipe("../../..")),
+    "a policy of the Hub": plan(**recipe("evil-org/evil-policy")),
+    "a camera with a path": plan(**recipe("tiny", ("../../../../etc/passwd",))),
+    "threads": plan({"torch_threads": 1000}),
+    "steps": plan({"local_steps": 10**6}),
+    "epochs": plan({"local_epochs": 10_000}),
+    "a cache": plan({"feature_cache_gb": 1e6}),
+    "a rank": plan({"adapter": "lora", "lora_rank": 4096}),
+    "times": evaluation(times=10**6),
+    "a batch": evaluation(batch_size=10**9),
+    "videos": evaluation(video=VideoPlan(episodes=1000, camera_height=240, **VIDEO)),
+    "large videos": evaluation(video=VideoPlan(episodes=1, camera_height=100_000, **VIDEO)),
+    "a long baseline": JoiningReportPlan(
+        **{**dict(evaluation()), "lrs": (1e-4,) * 2000, "scheduler": SchedulerSettings()}
+    ),
+    "a session with a path": plan(terms=terms("../../../lab/pwned")),
+    "a session with a line": plan(terms=terms("x\n2026 INFO forged")),
+    "simulated episodes": plan(terms=terms(episodes=10**9)),
+    "simulated images": plan(terms=terms(image_size=10**6)),
+}
+
+
+@pytest.mark.parametrize("what", ASKED)
+def test_a_request_outside_the_limits_is_refused(what: str, config: dict[str, Any]) -> None:
+    with pytest.raises(FederationError, match="the server asks for what this node's limits do not allow"):
+        check_plan(ASKED[what], config)
+    del config[LIMITS]  # a client of a session on one machine, whose operator is the server's
+    check_plan(ASKED[what], config)
+
+
+def test_normal_requests_are_allowed(config: dict[str, Any]) -> None:
+    check_terms(terms(), config)
+    demo = {"local_steps": 120, "batch_size": 32}
+    for normal in (plan(), plan(demo, lr=2e-3), plan({"local_steps": 3, "batch_size": 8}), evaluation()):
+        check_plan(normal, config)
+    check_plan(plan(use_control_variates=True), config)
+
+
+def test_settings_refuse_what_makes_adamw_a_plain_gradient() -> None:
+    for wrong in ({"eps": 1e6}, {"betas": (0.0, 1.0)}, {"local_steps": 10**9}, {"torch_threads": 100_000}):
+        with pytest.raises(ValidationError):
+            LocalTrainingSettings(**wrong)
+
+
+def answer(kind: str, config: dict[str, Any], **request: str) -> dict[str, Any]:
+    metadata = Metadata(1, "x", 1, 2, "", "g", time.time(), 60, kind)
+    message = Message(content=RecordDict({"config": ConfigRecord(request)}), metadata=metadata)
+    return dict(flower_client_app(message, Context(1, 1, config, RecordDict(), {})).content["answer"])
+
+
+def test_a_plan_for_one_frame_is_refused_told_and_journaled(config: dict[str, Any]) -> None:
+    """A batch of one frame, one step, the largest eps and learning rate, and no clipping: a plain gradient."""
+    training = {"local_steps": 1, "batch_size": 1, "eps": 1e-2, "weight_decay": 0, "betas": (0.0, 0.999)}
+    asked = plan({**training, "grad_clip_norm": 1e30}, lr=1e4, mu=0.0).model_dump_json()
+    found = answer("train", config, plan=asked)
+    assert list(found) == ["refusal"]
+    for part in ("lr 10000", "training.eps 0.01", "training.betas", "grad_clip_norm 1e+30", "batch_size 1", "1 frames"):
+        assert part in found["refusal"]
+    scratch = Path(config["scratch"])
+    assert "limits do not allow" in (scratch / "client.log").read_text()
+    (sent,) = SentJournal(scratch / "sent.jsonl").read()
+    assert json.loads(sent.text) == found
+    assert json.loads(sent.asked)["training"]["eps"] == 0.01
+    assert len(sent.asked_digest) == 64
+    lines = asked_lines([sent])
+    assert "lr 10000.0" in lines[0]
+    assert "batch_size 1" in lines[0]
+    assert lines[1].startswith("refused train: the server asks for")
+
+
+@pytest.mark.parametrize("asked", ["[]", "x", "[" * 100_000, '{"terms": 1, "round": 10e400}', '{"round": true}'])
+def test_requests_that_are_no_plan(asked: str, config: dict[str, Any]) -> None:
+    assert list(answer("train", config, plan=asked)) == ["refusal"]
+    (sent,) = SentJournal(Path(config["scratch"]) / "sent.jsonl").read()
+    assert (sent.to, sent.round) == ("unknown", None)
+
+
+def member(train: int, held_out: int, frames: int) -> Member:
+    moments = {"count": frames, "mean": [0.0], "std": [0.0], "min": [0.0], "max": [0.0]}
+    return Member.model_validate(
+        {
+            "client": "a", "dataset": "d", "report": {"dataset": "d", "root": ""},
+            "split": {"train": tuple(range(train)), "held_out": tuple(range(train, train + held_out))},
+            "train_frames": frames, "statistics": {"state": moments, "action": moments},
+            "train_digests": (), "held_out_digests": (),
+        }
+    )  # fmt: skip
+
+
+def test_the_first_session_fixes_the_held_out_episodes(config: dict[str, Any]) -> None:
+    check_member(member(11, 1, 400), terms(), config)
+    check_terms(terms(), config)
+    with pytest.raises(FederationError, match="holdout_episodes 2, 1 as in the first session"):
+        check_terms(terms(holdout=2), config)
+    with pytest.raises(FederationError, match="holdout_episodes 2"):
+        check_plan(plan(terms=terms(holdout=2)), config)
+    check_terms(terms(holdout=2), config | {LIMITS: NodeLimits(fixed_holdout=False).model_dump_json()})
+
+
+def test_statistics_of_few_episodes_or_frames(config: dict[str, Any]) -> None:
+    with pytest.raises(FederationError, match="11 of 12 episodes held out"):
+        check_member(member(1, 11, 400), terms(holdout=11), config)
+    with pytest.raises(FederationError, match="statistics of 9 frames"):
+        check_member(member(3, 1, 9), terms(), config)
+    strict = config | {LIMITS: NodeLimits(min_statistics_episodes=4).model_dump_json()}
+    with pytest.raises(FederationError, match="statistics of 3 episodes"):
+        check_member(member(3, 1, 90), terms(), strict)
+
+
+def test_the_score_of_one_frame(config: dict[str, Any]) -> None:
+    def score(frames: int) -> SetScore:
+        episode = {"episode": 1, "frames": frames, "actions": 3, "policy_loss": 1.0, "action_error_degrees": 1.0}
+        return SetScore.model_validate(
+            {
+                "dataset": "d", "episodes": (episode,), "frames": frames, "policy_loss": 1.0, "policy_loss_se": None,
+                "action_error_degrees": 1.0, "joint_error_degrees": (), "horizon_error_degrees": (),
+            }
+        )  # fmt: skip
+
+    check_score(score(3), config)
+    with pytest.raises(FederationError, match="a score of 1 frame"):
+        check_score(score(1), config)
+
+
+def test_rounds_a_day_and_hours_of_a_round(config: dict[str, Any]) -> None:
+    few = config | {LIMITS: NodeLimits(max_rounds_per_day=2, max_round_hours=1e-9).model_dump_json()}
+    check_plan(plan(), few)
+    check_plan(plan(), few)
+    with pytest.raises(FederationError, match="3 rounds in 24 hours"):
+        check_plan(plan(), few)
+    clock = round_clock(few)
+    time.sleep(0.01)
+    with pytest.raises(FederationError, match="a round of more than"):
+        clock()
+    round_clock(config)()
+
+
+def test_a_node_keeps_its_limits(tmp_path: Path) -> None:
+    node, file = NodeFolder(tmp_path / "client"), tmp_path / "mine.toml"
+    assert node.read_limits() == NodeLimits()
+    file.write_text('policies = ["base"]\nmin_batch_frames = 32\n')
+    node.install_limits(file)
+    assert node.read_limits() == NodeLimits(policies=("base",), min_batch_frames=32)
+    for wrong, reason in (("max_lrr = 1", "max_lrr: Extra inputs"), ("max_lr = -1", "max_lr: "), ("x", "not a TOML")):
+        file.write_text(wrong)
+        with pytest.raises(SettingsError, match=reason):
+            node.install_limits(file)
+    assert node.read_limits().min_batch_frames == 32

@@ -1,0 +1,95 @@
+"""A session file is parsed once on its way into a session, and again only after it changed; each run has a folder."""
+
+import re
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from flows.session_loading import load_session_to_run
+from zk0.errors import SettingsError
+
+ROOT = Path(__file__).parents[2]
+TOML = """
+rounds = {rounds}
+[[clients]]
+name = "a"
+dataset = "sim:lift-red"
+[[evaluation.datasets]]
+dataset = "sim:lift-green"
+[federation]
+min_updates = 1
+"""
+
+
+def test_an_unchanged_file_is_parsed_once(tmp_path: Path) -> None:
+    config = tmp_path / "session.toml"
+    config.write_text(TOML.format(rounds=3))
+    first = load_session_to_run(config, {"training.lr": 0.5})
+    assert load_session_to_run(config, {"training.lr": 0.5}) is first
+    assert (first.rounds, first.training.lr) == (3, 0.5)
+    assert load_session_to_run(config, {"training.lr": 0.25}).training.lr == 0.25
+    config.write_text(TOML.format(rounds=12))
+    assert load_session_to_run(config, {"training.lr": 0.25}).rounds == 12
+
+
+def test_relative_paths_start_at_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tmp_path / "session.toml"
+    config.write_text(TOML.format(rounds=1))
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        assert load_session_to_run(config).output_dir == str(tmp_path / name / "outputs")
+
+
+def test_faults_are_reported_each_time(tmp_path: Path) -> None:
+    for _ in range(2):
+        with pytest.raises(SettingsError, match="cannot be read"):
+            load_session_to_run(tmp_path / "none.toml")
+    config = tmp_path / "session.toml"
+    config.write_text(TOML.format(rounds=1))
+    for _ in range(2):
+        with pytest.raises(SettingsError, match=r"aggregation.strategy: expected one of .*, found 'fedavgg'"):
+            load_session_to_run(config, {"aggregation.strategy": "fedavgg"})
+
+
+def test_runs_of_one_second_have_folders_of_their_own() -> None:
+    from prefect.client.schemas.objects import FlowRun
+
+    from flows.session_location import folder_of_flow_run
+    from zk0.settings.loading import load_session
+
+    session = load_session(ROOT / "deployments/sessions/demo.toml")
+    created = datetime(2026, 11, 22, 10, tzinfo=UTC)
+    runs = [FlowRun(flow_id=uuid4(), created=created) for _ in range(3)]
+    folders = [folder_of_flow_run(run, session) for run in runs]
+    assert len(set(folders)) == 3
+    assert folders == [folder_of_flow_run(run, session) for run in runs]
+    assert all(re.fullmatch(r"2026-11-22_\d\d-00-00-[0-9a-f]{6}_demo", folder.name) for folder in folders)
+
+
+def test_datasets_and_policy_are_checked_by_their_metadata_without_heavy_imports(tmp_path: Path) -> None:
+    """One list of all faults; neither PyTorch nor LeRobot is imported for it."""
+    config = tmp_path / "session.toml"
+    config.write_text(
+        TOML.format(rounds=1).replace('"sim:lift-red"', '"local:/no/such"') + '[policy]\npath = "/none"\n'
+    )
+    code = (
+        "import sys; from pathlib import Path; from zk0.errors import DatasetError\n"
+        "from flows.session_loading import check_session_inputs, load_session_to_run\n"
+        "session = load_session_to_run(Path(sys.argv[1]))\n"
+        "try: check_session_inputs(session)\n"
+        "except DatasetError as e: sys.stdout.write(str(e))\n"
+        "heavy = {'torch', 'lerobot', 'transformers', 'prefect', 'flwr'} & set(sys.modules)\n"
+        "sys.exit(f'imported: {heavy}' if heavy else 0)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(config)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0] == "session: 2 faults, found before anything was started:"
+    assert [line.strip() for line in lines if line.startswith("  ") and not line.startswith("    ")] == [
+        "local:/no/such (client a)", "policy /none",
+    ]  # fmt: skip

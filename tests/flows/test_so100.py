@@ -1,0 +1,118 @@
+"""deployments/sessions/so100.toml as it stands, from a Hub on loopback, with tiny datasets and a tiny policy."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from published_hub import DATASETS, OLDER, SIDE, publish_base_policy, publish_datasets
+
+from zk0.records import Moments
+
+ROOT = Path(__file__).parents[2]
+SMALL = {
+    "rounds": 1,
+    "training.local_steps": 2,
+    "training.batch_size": 4,
+    "federation.workers": 0,
+    "evaluation.times": 2,
+    "video.episodes": 0,
+}
+
+
+@pytest.fixture(scope="module")
+def real_hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """The Hub with everything that the session loads; huggingface_hub asks it, and caches in a folder of its own."""
+    import huggingface_hub.constants as constants
+    from hub import running_hub
+
+    folder = tmp_path_factory.mktemp("hub")
+    with running_hub() as hub, pytest.MonkeyPatch.context() as patch:
+        publish_datasets(hub, folder / "datasets")
+        publish_base_policy(hub, folder / "base", folder / "cache")
+        patch.setenv("HF_ENDPOINT", hub.url)
+        patch.setenv("HF_TOKEN", hub.token)
+        patch.setattr(constants, "HF_HUB_OFFLINE", False)
+        patch.setattr(constants, "ENDPOINT", hub.url)
+        patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}")
+        patch.setattr(constants, "HF_HUB_CACHE", str(folder / "hub-cache"))
+        yield hub
+
+
+@pytest.fixture(scope="module")
+def finished_folder(real_hub: Any, prefect_api: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the session after its last round."""
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    from flows.federated_session import federated_session
+
+    out = tmp_path_factory.mktemp("so100")
+    overrides = SMALL | {"output_dir": str(out / "outputs"), "cache_dir": str(out / "cache")}
+    with temporary_settings({PREFECT_API_URL: prefect_api}):
+        return Path(federated_session(str(ROOT / "deployments/sessions/so100.toml"), overrides))
+
+
+def test_statistics_are_pooled_by_calibration_and_units(finished_folder: Path) -> None:
+    setup = json.loads((finished_folder / "session_setup.json").read_text(encoding="utf-8"))
+    new, old = setup["groups"]
+    assert (new["calibration"], new["units"], new["clients"]) == ("pos", "normalized", ["so101-pickplace"])
+    assert (old["calibration"], old["units"]) == ("main", "degrees")
+    assert old["clients"] == ["pickplace", "stacking", "sorting"]
+    assert len(new["evaluation_sets"]) == 3
+    assert setup["statistics"] == new["statistics"]
+    assert [old["statistics"]["state"]["count"], new["statistics"]["state"]["count"]] == [24, 8]
+
+
+def test_datasets_of_an_older_format_take_part_as_repaired_copies(finished_folder: Path) -> None:
+    setup = json.loads((finished_folder / "session_setup.json").read_text(encoding="utf-8"))
+    found = {m["dataset"]: m["report"]["repairs"] for m in (*setup["members"], *setup["sets"])}
+    converted = {name.removeprefix("hf:") for name, repairs in found.items() if "convert-to-v3" in repairs}
+    assert converted == set(OLDER)
+    assert len(found) == len(DATASETS)
+
+
+def test_the_report_lists_the_groups(finished_folder: Path) -> None:
+    page = (finished_folder / "report.html").read_text(encoding="utf-8")
+    assert "pos-normalized (default)" in page
+    assert "main-degrees" in page
+
+
+@pytest.mark.parametrize(("where", "group"), [("", 0), ("statistics/main-degrees", 1)])
+def test_lerobot_loads_the_policy_for_either_group(
+    finished_folder: Path, real_hub: Any, where: str, group: int
+) -> None:
+    """A state of mean + std becomes 1, and an action of 1 becomes mean + std, in the units of the group."""
+    from lerobot.policies.factory import make_pre_post_processors
+    from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy
+
+    folder = finished_folder / "models/checkpoint_round_1"
+    policy = SmolVLAPolicy.from_pretrained(folder)
+    pre, post = make_pre_post_processors(policy.config, str(folder / where))
+    setup = json.loads((finished_folder / "session_setup.json").read_text(encoding="utf-8"))
+    statistics = setup["groups"][group]["statistics"]
+    state, action = (_mean_plus_std(Moments(**statistics[key])) for key in ("state", "action"))
+    batch = pre({"observation.state": state, "task": "Pick up the cube"})
+    torch.testing.assert_close(batch["observation.state"].cpu(), torch.ones(1, 6), atol=1e-4, rtol=0)
+    torch.testing.assert_close(post(torch.ones(1, 6)), action[None], atol=1e-3, rtol=1e-5)
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert "cp statistics/main-degrees/policy_* ." in card
+
+
+def test_the_language_models_own_weights_are_not_fetched(finished_folder: Path, real_hub: Any) -> None:
+    """The policy's file overwrites all of them; the Hub of this test does not even have them."""
+    assert real_hub.count_requests(r"SmolVLM2.*config\.json") > 0
+    assert real_hub.count_requests(r"SmolVLM2.*(safetensors|\.bin)") == 0
+
+
+def test_the_saved_policy_names_no_device_and_the_shapes_of_its_cameras(finished_folder: Path) -> None:
+    config = json.loads((finished_folder / "models/checkpoint_round_1/config.json").read_text(encoding="utf-8"))
+    assert config["device"] is None
+    assert config["load_vlm_weights"] is False
+    shapes = {key: f["shape"] for key, f in config["input_features"].items() if f["type"] == "VISUAL"}
+    assert shapes == {f"observation.images.camera{n}": [3, SIDE, SIDE] for n in (1, 2)}
+
+
+def _mean_plus_std(moments: Moments) -> torch.Tensor:
+    return torch.tensor(moments.mean) + torch.tensor(moments.std)

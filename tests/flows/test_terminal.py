@@ -1,0 +1,31 @@
+"""What a session shows where its output is not a terminal."""
+
+import re
+
+import pytest
+
+from flows.cli import terminal
+from flows.cli.terminal import session_progress
+from tasks.events import ProgressEvent, emit_progress
+
+
+def test_progress_is_plain_lines(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(terminal, "_LINE_SECONDS", 3600.0)
+    with session_progress(quiet=False) as show_stage:
+        show_stage("starting a Prefect server")
+        emit_progress(ProgressEvent(kind="session_started", text="/data/outputs/mine"))
+        for step in range(20):
+            emit_progress(ProgressEvent(kind="optimizer_step", client="a", round=1, step=step, steps=20))
+        monkeypatch.setattr(terminal, "_LINE_SECONDS", 0.0)
+        emit_progress(ProgressEvent(kind="optimizer_step", client="a", round=1, step=20, steps=20))
+        emit_progress(ProgressEvent(kind="client_answered", client="a", round=1))
+        emit_progress(ProgressEvent(kind="round_finished", round=1, rounds=3))
+    lines = capfd.readouterr().err.splitlines()
+    assert all(re.match(r"\d\d:\d\d:\d\d ", line) for line in lines)
+    assert [line[9:] for line in lines] == [
+        "starting a Prefect server",
+        "session folder /data/outputs/mine",
+        "round 1: a 20 of 20 steps",
+        "round 1: a answered",
+        "round 1 of 3 done",
+    ]

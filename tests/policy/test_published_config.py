@@ -1,0 +1,49 @@
+"""What a policy's config.json alone tells."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from zk0.policy.published_config import policy_config_faults
+from zk0.settings.loading import parse_session
+from zk0.settings.session import Session
+
+
+def session_with(folder: Path, features: str = "embeddings") -> Session:
+    clients = [{"name": n, "dataset": f"lab/{n}"} for n in "ab"]
+    values = {"clients": clients, "evaluation": {"datasets": [{"dataset": "lab/c"}]}, "policy": {"path": str(folder)}}
+    return parse_session(values | {"training": {"features": features}}, "test")
+
+
+@pytest.mark.parametrize(
+    ("fields", "faults"),
+    [
+        ({"type": "smolvla"}, []),
+        ({"type": "act"}, ["a policy of type act, expected smolvla"]),
+        ({"type": "smolvla", "max_state_dim": 4}, ["max_state_dim 4, expected at least the contract's 6 joints"]),
+        (
+            {"type": "smolvla", "empty_cameras": 1, "train_expert_only": False},
+            ["train_expert_only false, expected true", 'set training.features = "off"'],
+        ),
+        ({"type": "smolvla", "prefix_length": 99}, ["prefix_length 99 pads the prefix"]),
+    ],
+)
+def test_faults(tmp_path: Path, fields: dict[str, object], faults: list[str]) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(fields))
+    found = policy_config_faults(session_with(tmp_path))
+    assert len(found) == len(faults)
+    assert all(expected in fault for expected, fault in zip(faults, found, strict=True))
+
+
+def test_features_that_are_not_cached_have_no_cache_fault(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"type": "smolvla", "empty_cameras": 1, "prefix_length": 99}))
+    assert policy_config_faults(session_with(tmp_path, features="off")) == []
+
+
+@pytest.mark.parametrize("content", ["[]", "{", None])
+def test_a_config_that_cannot_be_read(tmp_path: Path, content: str | None) -> None:
+    if content is not None:
+        (tmp_path / "config.json").write_text(content)
+    (fault,) = policy_config_faults(session_with(tmp_path))
+    assert "config.json" in fault

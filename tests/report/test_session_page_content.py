@@ -1,0 +1,117 @@
+"""The report of a session, parsed again: videos, charts, hostile text, accessibility, no external resources."""
+
+import re
+from base64 import b64decode
+from pathlib import Path
+from typing import Any
+
+from four_arms_session import VIDEO
+from html_page import HtmlPage, read_page
+
+from zk0.records import EpisodeVideo, Member, Refusal, RoundRecord
+from zk0.report.page.session_page import write_session_report
+from zk0.settings.session import Session
+
+
+def test_videos_are_embedded_in_the_page(page: HtmlPage) -> None:
+    videos = [attrs["src"] for tag, attrs in page.tags if tag == "video"]
+    assert len(videos) == 1  # the second file is missing, the third was never made
+    assert videos[0] is not None
+    assert b64decode(videos[0].removeprefix("data:video/mp4;base64,")) == VIDEO
+    assert page.text.count("no video") == 2
+    assert "no video: the encoder failed: no room" in page.text
+
+
+def test_videos_of_unseen_episodes_are_shown_and_those_of_clients_are_not(
+    folder: Path, members: list[Member], history: list[RoundRecord], session: Session
+) -> None:
+    common = {"round": 3, "checkpoint": "3c" * 32, "duration_seconds": 2.0, "fps": 30, "action_error_degrees": 1.0}
+    for number, client in enumerate((None, "cloth")):
+        video = EpisodeVideo(
+            dataset="local:/home/someone/set", client=client, episode=4, policy_loss=0.5,
+            video=f"evaluate/round_3/rollout_{number}.mp4", **common,
+        )  # fmt: skip
+        (folder / str(video.video)).write_bytes(b"video of " + str(client).encode())
+        (folder / str(video.video)).with_suffix(".json").write_text(video.model_dump_json())
+    target = folder / "report.html"
+    facts = {"session": session, "members": members, "history": history, "rollouts": []}
+    write_session_report(target, **facts, folder=folder, session_toml="")
+    page = read_page(target)
+    (shown,) = [attrs["src"] for tag, attrs in page.tags if tag == "video"]
+    assert b64decode(str(shown).removeprefix("data:video/mp4;base64,")) == b"video of None"
+    assert "local:set · round 3 · episode 4 · 2.0 s · policy loss 0.500" in page.text
+
+
+def test_no_external_resource_is_loaded(page: HtmlPage) -> None:
+    urls = [
+        value or ""
+        for tag, attrs in page.tags
+        for name, value in attrs.items()
+        if name in ("src", "srcset", "href", "poster", "data", "action", "formaction", "background", "xlink:href")
+    ]
+    assert len(urls) > 10
+    assert all(value.startswith(("data:", "#")) for value in urls)
+    ids = {attrs.get("id") for _, attrs in page.tags}
+    assert {value[1:] for value in urls if value.startswith("#")} <= ids
+
+
+def test_styles_and_scripts_load_nothing(page: HtmlPage, report_folder: Path) -> None:
+    assert page.tags
+    html = (report_folder / "report.html").read_text(encoding="utf-8")
+    for block in re.findall(r"<(?:style|script)>(.*?)</(?:style|script)>", html, flags=re.DOTALL):
+        assert not re.search(r"url\(|@import|fetch|XMLHttp|https?:|//\w", block)
+
+
+def test_charts_for_light_and_dark(page: HtmlPage) -> None:
+    images = [attrs for tag, attrs in page.tags if tag == "img"]
+    dark = [attrs for tag, attrs in page.tags if tag == "source"]
+    assert len(images) == len(dark) == 5
+    assert all(image["alt"] for image in images)
+    for image, other in zip(images, dark, strict=True):
+        assert other["media"] == "(prefers-color-scheme: dark)"
+        assert image["src"] != other["srcset"]
+        assert b64decode((image["src"] or "").partition(",")[2]).startswith(b"\x89PNG")
+
+
+def test_tables_are_accessible(page: HtmlPage) -> None:
+    heads = [attrs for tag, attrs in page.tags if tag == "th"]
+    assert heads
+    assert all(attrs.get("scope") in ("col", "row") for attrs in heads)
+    assert sum(tag == "caption" for tag, _ in page.tags) == sum(tag == "table" for tag, _ in page.tags)
+
+
+HOSTILE = "</script><script>alert(1)</script><img src=https://evil.example/x onerror=alert(2)>\"' {{ 7 * 7 }}"
+
+
+def test_hostile_text_stays_text(facts: dict[str, Any], folder: Path) -> None:
+    member, last = facts["members"][0], facts["history"][3]
+    facts["members"] = [member.model_copy(update={"client": HOSTILE, "dataset": f"hf:{HOSTILE}"})]
+    refused = last.model_copy(update={"refusals": (Refusal(client=HOSTILE, reason=HOSTILE),)})
+    facts["history"] = [*facts["history"][:3], refused]
+    facts["rollouts"] = [facts["rollouts"][0].model_copy(update={"task": HOSTILE})]
+    facts["session"] = facts["session"].model_copy(update={"name": HOSTILE})
+    write_session_report(folder / "report.html", folder=folder, session_toml=HOSTILE, **facts)
+    page = read_page(folder / "report.html")
+    assert sum(tag == "script" for tag, _ in page.tags) == 1
+    assert all("onerror" not in attrs for _, attrs in page.tags)
+    test_no_external_resource_is_loaded(page)
+    assert page.rows("Rejected updates")[0]["reason"] == HOSTILE
+    assert page.rows("Clients")[0]["client"] == HOSTILE
+    assert page.text.count("{{ 7 * 7 }}") >= 6
+
+
+def test_a_session_with_nothing_to_show(session: Session, tmp_path: Path) -> None:
+    write_session_report(
+        tmp_path / "report.html",
+        session=session,
+        members=[],
+        history=[],
+        rollouts=[],
+        folder=tmp_path,
+        session_toml="",
+    )
+    page = read_page(tmp_path / "report.html")
+    assert "Fewer than two rounds were evaluated" in page.text
+    assert "No round is finished." in page.text
+    assert "None" not in page.text
+    assert "nan" not in page.text.lower().split()

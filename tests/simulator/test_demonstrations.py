@@ -1,0 +1,93 @@
+import numpy as np
+import pytest
+
+from zk0.errors import SimulatorError
+from zk0.settings.dataset_settings import SimulatorSettings
+from zk0.simulator import demonstrations as module
+from zk0.simulator.arm import SimulatedArm
+from zk0.simulator.demonstrations import Demonstration, demonstrate, demonstration_key
+from zk0.simulator.expert import plan_trajectory
+
+WIDE = SimulatorSettings(spawn_radius_m=(0.09, 0.22))
+OUT_OF_REACH = SimulatorSettings(spawn_radius_m=(0.25, 0.30))
+
+
+def replay(arm: SimulatedArm, seed: int, actions: np.ndarray) -> bool:
+    """Whether these actions, executed from the reset of this seed, succeed."""
+    arm.reset(seed)
+    return any(arm.step(action).success for action in actions)
+
+
+def actions_of(demonstration: Demonstration) -> np.ndarray:
+    return np.stack([frame.action for frame in demonstration.frames])
+
+
+@pytest.mark.parametrize("task", ["lift-green", "place-purple-white", "stack-red-blue"])
+def test_recorded_actions_replay_to_success_at_the_last_one(task: str) -> None:
+    settings = SimulatorSettings(episodes=3)
+    recorded = list(demonstrate(task, settings, render=False))
+    assert [demonstration.seed for demonstration in recorded] == [1000, 1001, 1002]
+    with SimulatedArm(task, settings, render=False) as arm:
+        for demonstration in recorded:
+            actions = actions_of(demonstration)
+            assert actions.dtype == np.float32
+            assert replay(arm, demonstration.seed, actions)
+            assert not replay(arm, demonstration.seed, actions[:-1])
+        assert not replay(arm, recorded[0].seed + 500, actions_of(recorded[0]))
+
+
+@pytest.mark.usefixtures("images")
+def test_a_frame_has_the_observation_before_its_action() -> None:
+    (demonstration,) = demonstrate("lift-red", SimulatorSettings(episodes=1, first_seed=5))
+    with SimulatedArm("lift-red", SimulatorSettings(), render=True) as arm:
+        observation = arm.reset(5)
+        for frame in demonstration.frames:
+            np.testing.assert_array_equal(frame.state, observation.state)
+            for camera in ("overhead", "wrist"):
+                np.testing.assert_array_equal(frame.images[camera], observation.images[camera])
+            assert frame.task == "Pick up the red cube"
+            step = arm.step(frame.action)
+            observation = step.observation
+        assert step.success
+
+
+def test_failed_seeds_are_skipped() -> None:
+    with SimulatedArm("lift-red", WIDE, render=False) as arm:
+
+        def succeeds(seed: int) -> bool:
+            arm.reset(seed)
+            return any(arm.step(action).success for action in plan_trajectory(arm))
+
+        outcome = {seed: succeeds(seed) for seed in range(1000, 1040)}
+    failing = next(seed for seed in range(1000, 1037) if not outcome[seed] and outcome[seed + 1] and outcome[seed + 2])
+    settings = WIDE.model_copy(update={"first_seed": failing, "episodes": 2})
+    assert [d.seed for d in demonstrate("lift-red", settings, render=False)] == [failing + 1, failing + 2]
+
+
+def test_an_expert_that_mostly_fails_is_an_error() -> None:
+    with pytest.raises(
+        SimulatorError, match=r"succeeded on 0 of 2 seeds \(failed on 1000, 1001\), expected at least 95"
+    ):
+        list(demonstrate("lift-red", OUT_OF_REACH, render=False))
+
+
+def test_the_key_changes_with_every_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    usual = SimulatorSettings()
+    others = {
+        "episodes": 13,
+        "first_seed": 1001,
+        "image_size": 128,
+        "spawn_radius_m": (0.09, 0.15),
+        "spawn_half_angle_degrees": 26.0,
+    }
+    assert set(others) == set(SimulatorSettings.model_fields)
+    keys = [demonstration_key("lift-red", usual), demonstration_key("lift-green", usual)]
+    keys += [demonstration_key("lift-red", usual.model_copy(update={name: other})) for name, other in others.items()]
+    monkeypatch.setattr(module, "RECORDER_VERSION", module.RECORDER_VERSION + 1)
+    keys.append(demonstration_key("lift-red", usual))
+    assert len(set(keys)) == len(keys)
+    assert all(len(key) == 64 and int(key, 16) >= 0 for key in keys)
+    monkeypatch.undo()
+    assert demonstration_key("lift-red", SimulatorSettings()) == keys[0]
+    with pytest.raises(SimulatorError, match="does not exist"):
+        demonstration_key("lift-rad", usual)

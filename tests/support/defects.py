@@ -1,0 +1,558 @@
+"""Ways to break the healthy dataset, at least one for each rule, with the rules that are broken then and no others."""
+
+import io
+import shutil
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+
+import av
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+DATA = "data/chunk-000/file-000.parquet"
+EPISODES = "meta/episodes/chunk-000/file-000.parquet"
+TASKS = "meta/tasks.parquet"
+STATE, WRIST = "observation.state", "observation.images.wrist"
+CASES: dict[str, tuple[set[str], Callable]] = {}
+
+
+def defect(*rules: str) -> Callable:
+    """Register a way to break the healthy dataset, and the rules that it breaks."""
+
+    def register(break_it: Callable) -> Callable:
+        CASES[break_it.__name__] = (set(rules), break_it)
+        return break_it
+
+    return register
+
+
+# ── format ────────────────────────────────────────────────────────────────────
+
+
+@defect("info")
+def no_info(b) -> None:
+    (b.root / "meta/info.json").unlink()
+
+
+@defect("info")
+def info_without_fps(b) -> None:
+    b.info(lambda i: i.pop("fps"))
+
+
+@defect("info")
+def info_with_impossible_fps(b) -> None:
+    b.info(lambda i: i.update(fps=float("nan")))
+
+
+@defect("format-version")
+def version_of_the_future(b) -> None:
+    b.info(lambda i: i.update(codebase_version="v3.9"))
+
+
+@defect("feature-keys", "undeclared-columns", "statistics-unknown")
+def state_under_another_name_in_info_only(b) -> None:
+    b.info(lambda i: i["features"].update({"qpos2": i["features"].pop(STATE)}))
+    b.table(DATA, lambda t: t.append_column("qpos2", t[STATE]))
+
+
+@defect("feature-keys", "statistics-unknown")
+def state_under_another_name(b) -> None:
+    b.info(lambda i: i["features"].update(state=i["features"].pop(STATE)))
+    b.table(DATA, lambda t: t.rename_columns(["state" if c == STATE else c for c in t.column_names]))
+
+
+@defect("feature-names")
+def a_feature_key_with_a_slash(b) -> None:
+    b.info(lambda i: i["features"].update({"gripper/force": {"dtype": "float32", "shape": [1], "names": None}}))
+    b.table(DATA, lambda t: t.append_column("gripper/force", pa.array(np.zeros(t.num_rows, np.float32))))
+
+
+@defect("default-features")
+def a_default_feature_is_not_declared(b) -> None:
+    b.info(lambda i: i["features"].pop("task_index"))
+
+
+@defect("undeclared-columns")
+def an_undeclared_column(b) -> None:
+    b.table(DATA, lambda t: t.append_column("next.done", pa.array([False] * t.num_rows)))
+
+
+@defect("missing-columns")
+def no_index_column(b) -> None:
+    b.table(DATA, lambda t: t.drop_columns(["index"]))
+
+
+@defect("missing-columns")
+def no_frame_index_column(b) -> None:
+    b.table(DATA, lambda t: t.drop_columns(["frame_index"]))
+
+
+@defect("column-types")
+def double_instead_of_float(b) -> None:
+    def widen(t: pa.Table) -> pa.Table:
+        at = t.schema.get_field_index("action")
+        return t.set_column(at, "action", t["action"].cast(pa.list_(pa.float64(), 6)))
+
+    b.table(DATA, widen)
+
+
+# ── files ─────────────────────────────────────────────────────────────────────
+
+
+@defect("outside-folder")
+def a_link_out_of_the_folder(b) -> None:
+    (b.root / "notes.txt").symlink_to("/etc/hostname")
+
+
+@defect("outside-folder", "missing-data")
+def the_data_is_a_link_out_of_the_folder(b) -> None:
+    target = b.root.parent / "elsewhere.parquet"
+    (b.root / DATA).rename(target)
+    (b.root / DATA).symlink_to(target)
+
+
+@defect("doubled-files")
+def older_files_beside_newer_ones(b) -> None:
+    table = pq.read_table(b.root / DATA)
+    for e in range(4):
+        rows = table.filter(pa.compute.equal(table["episode_index"], e))
+        pq.write_table(rows, b.root / f"data/chunk-000/episode_{e:06d}.parquet")
+
+
+@defect("orphan-data")
+def a_table_that_nothing_names(b) -> None:
+    pq.write_table(pa.table({"t": [1.0], "arm1_j1": [5]}), b.root / "data/chunk-000/other.parquet")
+
+
+@defect("orphan-files")
+def a_video_that_nothing_names(b) -> None:
+    shutil.copy(b.video(), b.video().with_name("file-007.mp4"))
+
+
+@defect("unreadable-data")
+def a_broken_table_that_nothing_names(b) -> None:
+    (b.root / "data/chunk-000/half.parquet").write_bytes((b.root / DATA).read_bytes()[:500])
+
+
+@defect("unreadable-data", "missing-rows")
+def truncated_table(b) -> None:
+    (b.root / DATA).write_bytes((b.root / DATA).read_bytes()[:900])
+
+
+@defect("episode-table")
+def no_episode_table(b) -> None:
+    shutil.rmtree(b.root / "meta/episodes")
+
+
+@defect("task-table")
+def no_task_table(b) -> None:
+    (b.root / TASKS).unlink()
+
+
+@defect("missing-data")
+def no_data_file(b) -> None:
+    (b.root / DATA).unlink()
+
+
+@defect("missing-rows", "frame-count", "statistics-wrong")
+def an_episode_without_rows(b) -> None:
+    b.table(DATA, lambda t: t.slice(0, 36))
+
+
+@defect("lfs-pointers")
+def git_lfs_pointers(b) -> None:
+    for file in (*b.root.rglob("*.parquet"), *b.root.rglob("*.mp4")):
+        file.write_text(f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 12345\n")
+
+
+@defect("byte-order-mark")
+def metadata_with_a_byte_order_mark(b) -> None:
+    for file in ("meta/info.json", "meta/stats.json"):
+        (b.root / file).write_bytes(b"\xef\xbb\xbf" + (b.root / file).read_bytes())
+
+
+@defect("missing-video")
+def one_of_two_videos(b) -> None:
+    pictures = read_video(b.video())
+    write_video(b.video(), 36, pictures.__getitem__)
+    for column, values in (("file_index", [0, 0, 0, 1]), ("from_timestamp", [0, 1.2, 2.4, 0])):
+        b.column(EPISODES, f"videos/{WRIST}/{column}", lambda v, values=values: values)
+    b.column(EPISODES, f"videos/{WRIST}/to_timestamp", lambda v: [1.2, 2.4, 3.6, 1.2])
+
+
+@defect("camera-without-video")
+def no_video(b) -> None:
+    b.video().unlink()
+
+
+@defect("unreadable-video")
+def empty_video(b) -> None:
+    b.video().write_bytes(b"")
+
+
+@defect("unreadable-video")
+def video_truncated_in_its_header(b) -> None:
+    b.video().write_bytes(b.video().read_bytes()[:300])
+
+
+@defect("video-frames", "undecodable-video")
+def video_truncated_in_its_pictures(b) -> None:
+    b.video().write_bytes(b.video().read_bytes()[:3000])
+
+
+# ── counts ────────────────────────────────────────────────────────────────────
+
+
+@defect("episode-count")
+def wrong_number_of_episodes(b) -> None:
+    b.info(lambda i: i.update(total_episodes=5))
+
+
+@defect("frame-count")
+def wrong_number_of_frames(b) -> None:
+    b.info(lambda i: i.update(total_frames=47))
+
+
+@defect("episode-length", "episode-boundaries")
+def wrong_length(b) -> None:
+    b.column(EPISODES, "length", lambda v: [v[0] + 3, *v[1:]])
+
+
+@defect("unlisted-rows", "episode-count", "unused-frames")
+def rows_of_no_listed_episode(b) -> None:
+    b.table(EPISODES, lambda t: t.slice(0, 3))
+
+
+@defect("misplaced-rows")
+def rows_in_another_file_than_the_table_says(b) -> None:
+    table = pq.read_table(b.root / DATA)
+    pq.write_table(table.slice(0, 30), b.root / DATA)
+    pq.write_table(table.slice(30), b.root / DATA.replace("000.parquet", "001.parquet"))
+    b.column(EPISODES, "data/file_index", lambda v: [0, 0, 0, 1])
+
+
+@defect("episode-numbers", "missing-rows", "unlisted-rows")
+def episodes_numbered_from_one(b) -> None:
+    b.column(EPISODES, "episode_index", lambda v: [i + 1 for i in v])
+
+
+@defect("episode-boundaries")
+def wrong_boundaries(b) -> None:
+    b.column(EPISODES, "dataset_from_index", lambda v: [v[0], v[1] - 1, *v[2:]])
+
+
+@defect("doubled-rows")
+def every_row_twice(b) -> None:
+    b.table(DATA, lambda t: t.take(np.repeat(np.arange(t.num_rows), 2)))
+
+
+@defect("doubled-rows")
+def all_rows_twice_one_after_the_other(b) -> None:
+    b.table(DATA, lambda t: pa.concat_tables([t, t]))
+
+
+@defect("doubled-rows")
+def a_row_twice_with_other_numbers(b) -> None:
+    def append(t: pa.Table) -> pa.Table:
+        at = t.schema.get_field_index("action")
+        field = t.schema.field(at)
+        return pa.concat_tables([t, t.slice(30, 1).set_column(at, field, pa.array([[1.0] * 6], type=field.type))])
+
+    b.table(DATA, append)
+
+
+@defect("row-order")
+def rows_out_of_order(b) -> None:
+    b.table(DATA, lambda t: pa.concat_tables([t.slice(12), t.slice(0, 12)]))
+
+
+@defect("frame-numbers", "timestamps")
+def frames_numbered_from_five(b) -> None:
+    b.column(DATA, "frame_index", lambda v: [i + 5 if n < 12 else i for n, i in enumerate(v)])
+
+
+@defect("index-numbers")
+def wrong_index(b) -> None:
+    b.column(DATA, "index", lambda v: [0] * len(v))
+
+
+@defect("timestamps")
+def clock_times(b) -> None:
+    b.column(DATA, "timestamp", lambda v: [t * 1.04 for t in v])
+
+
+@defect("timestamps")
+def a_timestamp_that_is_no_number(b) -> None:
+    b.column(DATA, "timestamp", lambda v: [float("nan"), *v[1:]])
+
+
+@defect("frame-gaps", "frame-count", "episode-length", "index-numbers", "statistics-wrong")
+def a_lost_frame(b) -> None:
+    b.table(DATA, lambda t: pa.concat_tables([t.slice(0, 20), t.slice(21)]))
+
+
+# ── numbers ───────────────────────────────────────────────────────────────────
+
+
+def change_vectors(b, key: str, change: Callable) -> None:
+    """Change one column of vectors (rows, dims), and set its statistics accordingly."""
+    b.column(DATA, key, lambda rows: change(np.array(rows, dtype=np.float32)).tolist())
+    values = np.array(pq.read_table(b.root / DATA)[key].to_pylist(), dtype=np.float64)
+    moments = {"mean": values.mean(0), "std": values.std(0), "min": values.min(0), "max": values.max(0)}
+    b.json("meta/stats.json", lambda s: s[key].update({k: v.tolist() for k, v in moments.items()}))
+
+
+@defect("dimensions", "joint-names")
+def fewer_numbers_than_declared(b) -> None:
+    b.info(lambda i: i["features"][STATE].update(shape=[7]))
+
+
+@defect("joint-names")
+def no_names(b) -> None:
+    b.info(lambda i: i["features"]["action"].update(names=None))
+
+
+@defect("not-finite")
+def a_state_that_is_no_number(b) -> None:
+    b.column(DATA, STATE, lambda v: [[float("nan"), *v[0][1:]], *v[1:]])
+
+
+@defect("not-finite")
+def an_action_that_is_missing(b) -> None:
+    b.column(DATA, "action", lambda v: [*v[:-1], [*v[-1][:5], None]])
+
+
+@defect("constant-dimension")
+def a_joint_that_never_moves(b) -> None:
+    change_vectors(b, STATE, lambda v: np.where(np.arange(6) == 2, 7.0, v))
+
+
+@defect("units")
+def raw_servo_ticks(b) -> None:
+    for key in (STATE, "action"):
+        change_vectors(b, key, lambda v: np.round(v * 4096 / 360 + 2048))
+
+
+@defect("units")
+def radians(b) -> None:
+    for key in (STATE, "action"):
+        change_vectors(b, key, np.deg2rad)
+
+
+@defect("implausible-range")
+def impossible_angles(b) -> None:
+    change_vectors(b, "action", lambda v: v * 40 + 0.5)
+
+
+@defect("duplicate-episodes")
+def an_episode_twice(b) -> None:
+    for key in (STATE, "action"):
+        change_vectors(b, key, lambda v: np.concatenate([v[:36], v[12:24]]))
+
+
+@defect("short-episodes", "frame-count", "episode-length", "clip-length", "unused-frames", "statistics-wrong")
+def an_episode_of_one_frame(b) -> None:
+    b.table(DATA, lambda t: t.slice(0, 37))
+
+
+@defect("action-repeats-state")
+def actions_are_the_next_states(b) -> None:
+    states = np.array(pq.read_table(b.root / DATA)[STATE].to_pylist())
+    change_vectors(b, "action", lambda v: np.roll(states, -1, axis=0))
+
+
+@defect("statistics-missing")
+def no_statistics(b) -> None:
+    (b.root / "meta/stats.json").unlink()
+
+
+@defect("statistics-missing")
+def no_statistics_of_the_action(b) -> None:
+    b.json("meta/stats.json", lambda s: s.pop("action"))
+
+
+@defect("statistics-wrong")
+def statistics_of_something_else(b) -> None:
+    b.json("meta/stats.json", lambda s: s[STATE]["mean"].__setitem__(3, 99.0))
+
+
+@defect("statistics-wrong")
+def statistics_of_twice_as_many_frames(b) -> None:
+    b.json("meta/stats.json", lambda s: s[STATE].update(count=[96]))
+
+
+@defect("statistics-unknown")
+def statistics_of_a_camera_that_is_not_there(b) -> None:
+    b.json("meta/stats.json", lambda s: s.update({"observation.images.top": s[WRIST]}))
+
+
+# ── cameras ───────────────────────────────────────────────────────────────────
+
+
+@defect("no-camera", "statistics-unknown", "orphan-files")
+def no_camera(b) -> None:
+    b.info(lambda i: [i["features"].pop(k) for k in (WRIST, "observation.images.overhead")])
+
+
+@defect("camera-keys", "statistics-unknown", "statistics-missing")
+def a_camera_under_a_bare_name(b) -> None:
+    b.info(lambda i: i["features"].update(wrist=i["features"].pop(WRIST)))
+    (b.root / f"videos/{WRIST}").rename(b.root / "videos/wrist")
+    b.table(
+        EPISODES, lambda t: t.rename_columns([c.replace(f"videos/{WRIST}/", "videos/wrist/") for c in t.column_names])
+    )
+
+
+@defect("picture-shape")
+def channels_first(b) -> None:
+    b.info(lambda i: i["features"][WRIST].update(shape=[3, 64, 64]))
+
+
+@defect("picture-shape")
+def another_size_than_declared(b) -> None:
+    b.info(lambda i: i["features"][WRIST].update(shape=[480, 640, 3]))
+
+
+def read_video(path) -> list[np.ndarray]:
+    """Return the pictures (H, W, 3) of a video."""
+    with av.open(str(path)) as container:
+        return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+
+
+def write_video(
+    path,
+    frames: int,
+    picture: Callable = lambda i: np.full((64, 64, 3), 5 * i, np.uint8),
+    fps: Fraction | int = 10,
+    side: int = 64,
+    seconds: Sequence[float] | None = None,
+) -> None:
+    """Write a video of `picture(0)` to `picture(frames - 1)`, at `seconds` or else at a constant rate."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=fps)
+        stream.width = stream.height = side
+        stream.pix_fmt = "yuv420p"
+        if seconds is not None:
+            stream.codec_context.time_base = Fraction(1, 90_000)
+        for i in range(frames):
+            frame = av.VideoFrame.from_ndarray(picture(i), format="rgb24")
+            if seconds is not None:
+                frame.pts, frame.time_base = round(seconds[i] * 90_000), Fraction(1, 90_000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+@defect("video-size")
+def a_video_of_another_size(b) -> None:
+    write_video(b.video(), 36)
+    write_video(b.video().with_name("file-001.mp4"), 12, lambda i: np.full((32, 32, 3), 9 * i, np.uint8), side=32)
+    b.column(EPISODES, f"videos/{WRIST}/file_index", lambda v: [*v[:-1], 1])
+    b.column(EPISODES, f"videos/{WRIST}/from_timestamp", lambda v: [*v[:-1], 0.0])
+    b.column(EPISODES, f"videos/{WRIST}/to_timestamp", lambda v: [*v[:-1], 1.2])
+
+
+@defect("video-frames")
+def a_video_that_ends_too_early(b) -> None:
+    write_video(b.video(), 45)
+
+
+@defect("video-frames", "video-rate")
+def a_video_of_another_rate(b) -> None:
+    write_video(b.video(), 48, fps=11)
+
+
+@defect("frame-rate")
+def another_rate_than_that_of_the_videos(b) -> None:
+    b.info(lambda i: i.update(fps=9999))
+
+
+@defect("video-frames")
+def a_video_that_lost_frames_in_the_middle(b) -> None:
+    pictures = read_video(b.video())
+    write_video(b.video(), 46, lambda i: pictures[i if i < 20 else i + 2])
+
+
+@defect("video-times")
+def a_video_with_uneven_times(b) -> None:
+    pictures, jitter = read_video(b.video()), np.random.default_rng(1).uniform(0, 0.06, 48)
+    write_video(b.video(), 48, pictures.__getitem__, seconds=np.arange(48) / 10 + jitter)
+
+
+@defect("clip-places")
+def offsets_that_count_on_from_another_file(b) -> None:
+    for edge in ("from", "to"):
+        b.column(EPISODES, f"videos/{WRIST}/{edge}_timestamp", lambda v: [s + 4.8 for s in v])
+
+
+@defect("unused-frames")
+def a_video_that_goes_on(b) -> None:
+    write_video(b.video(), 50)
+
+
+@defect("dark-camera")
+def a_covered_camera(b) -> None:
+    write_video(b.video(), 48, lambda i: np.zeros((64, 64, 3), np.uint8))
+
+
+@defect("frozen-camera")
+def a_camera_that_hangs(b) -> None:
+    write_video(b.video(), 48, lambda i: np.full((64, 64, 3), 90, np.uint8))
+
+
+@defect("undecodable-video")
+def a_video_with_a_hole(b) -> None:
+    bytes_ = bytearray(b.video().read_bytes())
+    at = bytes_.find(b"mdat") + 3000
+    bytes_[at : at + 4000] = b"\xff" * 4000
+    b.video().write_bytes(bytes_)
+
+
+@defect("undecodable-picture")
+def a_stored_image_that_is_broken(b) -> None:
+    content = io.BytesIO()
+    Image.fromarray(np.full((64, 64, 3), 90, np.uint8)).save(content, "PNG")
+    images = [{"bytes": content.getvalue(), "path": None}] * 47
+    b.info(lambda i: i["features"][WRIST].update(dtype="image"))
+    b.table(DATA, lambda t: t.append_column(WRIST, pa.array([*images, {"bytes": b"broken", "path": None}])))
+    shutil.rmtree(b.root / f"videos/{WRIST}")
+
+
+@defect("clips-overlap")
+def two_episodes_in_the_same_frames(b) -> None:
+    for edge in ("from", "to"):
+        b.column(EPISODES, f"videos/{WRIST}/{edge}_timestamp", lambda v: [v[0], v[0], *v[2:]])
+
+
+@defect("clip-length")
+def a_clip_of_another_duration(b) -> None:
+    b.column(EPISODES, f"videos/{WRIST}/to_timestamp", lambda v: [v[0] + 0.4, *v[1:]])
+
+
+# ── tasks ─────────────────────────────────────────────────────────────────────
+
+
+@defect("task-text")
+def no_task_text(b) -> None:
+    b.column(TASKS, "task", lambda v: ["  "])
+
+
+@defect("task-index")
+def task_texts_in_a_plain_column(b) -> None:
+    b.table(TASKS, lambda t: t.replace_schema_metadata(None))
+
+
+@defect("task-length")
+def a_long_task_text(b) -> None:
+    b.column(TASKS, "task", lambda v: ["Pick up the cube. " * 3])
+
+
+@defect("task-numbers", "task-unknown")
+def tasks_numbered_from_one(b) -> None:
+    b.column(TASKS, "task_index", lambda v: [1])
+
+
+@defect("task-unknown")
+def rows_of_a_task_that_is_not_there(b) -> None:
+    b.column(DATA, "task_index", lambda v: [*v[:-1], 3])

@@ -1,0 +1,91 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from zk0.records import PolicyRecipe, Statistics
+from zk0.settings.dataset_settings import ContractSettings, DataSettings, SimulatorSettings
+from zk0.settings.plans import RoundPlan, SessionTerms
+from zk0.settings.training_settings import LocalTrainingSettings, SchedulerSettings
+
+
+@pytest.fixture(scope="session")
+def recipe() -> PolicyRecipe:
+    """The tiny policy."""
+    return PolicyRecipe(path="tiny", cameras=("overhead", "wrist"), joints=6, seed=1)
+
+
+@pytest.fixture(scope="session")
+def terms() -> SessionTerms:
+    """The session's terms, which clients receive."""
+    return SessionTerms(
+        session="test", seed=42, contract=ContractSettings(), data=DataSettings(), simulator=SimulatorSettings()
+    )
+
+
+@pytest.fixture(scope="session")
+def statistics(recordings: dict[str, Path]) -> Statistics:
+    """Pooled over the training episodes of two clients."""
+    from zk0.data.statistics import measure_statistics, pool_moments
+
+    return pool_moments([measure_statistics(recordings["a"], (0, 1)), measure_statistics(recordings["b"], (0,))])
+
+
+@pytest.fixture
+def policy(recipe: PolicyRecipe, shared_cache: Path) -> Any:
+    """A tiny policy that the test may change."""
+    from zk0.policy.smolvla.build import build_policy
+
+    return build_policy(recipe, shared_cache)
+
+
+@pytest.fixture(scope="session")
+def start(recipe: PolicyRecipe, shared_cache: Path) -> tuple[Path, str]:
+    """Global weights of round 0: path and digest."""
+    from zk0.policy.smolvla.build import build_policy
+    from zk0.policy.trainable import trainable_weights
+    from zk0.weights.writer import save_weights
+
+    path = shared_cache / "start.safetensors"
+    return path, save_weights(path, trainable_weights(build_policy(recipe, shared_cache)))[0]
+
+
+@pytest.fixture
+def plan(
+    terms: SessionTerms, recipe: PolicyRecipe, statistics: Statistics, start: tuple[Path, str]
+) -> Callable[..., RoundPlan]:
+    """Makes a round plan for client a; arguments replace fields of the plan, dicts replace settings."""
+
+    def make(
+        training: dict[str, Any] | None = None, scheduler: dict[str, Any] | None = None, **changes: Any
+    ) -> RoundPlan:
+        values = {"terms": terms, "round": 1, "client": "a", "recipe": recipe, "global_digest": start[1]}
+        values |= {"statistics": statistics, "lr": 1e-3, "mu": 0.0}
+        chosen = LocalTrainingSettings(**({"local_steps": 4, "batch_size": 8} | (training or {})))
+        return RoundPlan(**values | changes, training=chosen, scheduler=SchedulerSettings(**(scheduler or {})))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def full(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The 450M policy with random weights."""
+    from lerobot.configs import FeatureType, PolicyFeature
+    from lerobot.policies.smolvla.configuration_smolvla import SmolVLAConfig
+    from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy
+
+    from zk0.policy.smolvla.build import build_policy
+
+    vlm = real_data.parent / "models" / "SmolVLM2-500M-Video-Instruct"
+    if not vlm.is_dir():
+        pytest.skip(f"no configuration of the full vision-language model at {vlm}")
+    base = tmp_path_factory.mktemp("full") / "base"
+    inputs = {"observation.images.camera1": PolicyFeature(FeatureType.VISUAL, (3, 256, 256))}
+    import torch
+
+    torch.manual_seed(0)
+    SmolVLAPolicy(
+        SmolVLAConfig(device="cpu", vlm_model_name=str(vlm), input_features=inputs, push_to_hub=False)
+    ).save_pretrained(base)
+    return build_policy(PolicyRecipe(path=str(base), cameras=("overhead", "wrist"), joints=6, seed=1), base.parent)

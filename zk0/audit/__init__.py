@@ -1,0 +1,1 @@
+"""Tamper-evident records of a session: hash chain, ledger, journals, Merkle receipts, reproduction."""

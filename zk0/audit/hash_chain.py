@@ -1,0 +1,138 @@
+"""Append-only files of JSON lines, each chained to the previous one by its SHA-256.
+
+A line is JSON that begins with `{"previous":"<64 hex digits>"`: the SHA-256 of the bytes of the previous line without
+its line feed, and 64 zeros in the first line. Changing, removing or inserting a line therefore breaks the chain. A line
+counts as written once its line feed is on the disk; what a crash left behind the last line feed is ignored, and the
+next append removes it. The ledger, the journals and the nightly results are such files.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+
+from zk0.errors import LedgerError
+from zk0.records import Record
+from zk0.storage.atomic import sync_folder
+from zk0.storage.disk_space import translate_disk_full
+
+FIRST_PREVIOUS = "0" * 64
+"""`previous` of the first line."""
+
+
+class ChainedLine(Record):
+    """What every line holds; each kind of file adds its own fields."""
+
+    previous: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+def line_digest(line: bytes) -> str:
+    """SHA-256 of a line without its line feed."""
+    return hashlib.sha256(line).hexdigest()
+
+
+def complete_lines(path: Path) -> list[bytes]:
+    """All lines that end with a line feed, without it; none if the file does not exist.
+
+    Raises:
+        LedgerError: the file cannot be read.
+    """
+    try:
+        return path.read_bytes().split(b"\n")[:-1]
+    except FileNotFoundError:
+        return []
+    except OSError as e:
+        raise LedgerError(f"{path}: cannot be read ({e.strerror})") from e
+
+
+def last_line_digest(lines: list[bytes]) -> str:
+    """`previous` of the line that follows these."""
+    return line_digest(lines[-1]) if lines else FIRST_PREVIOUS
+
+
+def check_chained(path: Path, number: int, previous: str, expected: str) -> None:
+    """Check the link of one line to the one before it.
+
+    Args:
+        path: the file, which the error names.
+        number: number of the line, from 1.
+        previous: digest that the line holds.
+        expected: digest of the line before.
+
+    Raises:
+        LedgerError: they differ.
+    """
+    if previous != expected:
+        raise LedgerError(
+            f"{path} line {number}: chained to {previous[:12]}, expected {expected[:12]}: "
+            "a line before it was changed, added or removed"
+        )
+
+
+def chained_line(key: str, record: Record, previous: str) -> bytes:
+    """The line that holds a record under `key`, chained to `previous`."""
+    line = {"previous": previous, key: record.model_dump(mode="json")}
+    return json.dumps(line, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+
+
+def parse_lines[L: ChainedLine](path: Path, lines: Sequence[bytes], line_type: type[L], content: str) -> Iterator[L]:
+    """Parse lines and check their chain; `content` says in an error what a line should hold.
+
+    Raises:
+        LedgerError: a line was changed, removed or added, or does not parse; names its number.
+    """
+    previous = FIRST_PREVIOUS
+    for number, text in enumerate(lines, start=1):
+        try:
+            line = line_type.model_validate_json(text)
+        except ValidationError as e:
+            fault = e.errors(include_url=False)[0]
+            where = ".".join(map(str, fault["loc"])) or "it"
+            raise LedgerError(
+                f"{path} line {number}: not a {content}: {where}: {fault['msg']}; restore the file"
+            ) from e
+        check_chained(path, number, line.previous, previous)
+        yield line
+        previous = line_digest(text)
+
+
+@contextmanager
+def locked_file(path: Path) -> Iterator[int]:
+    """Open a file for appending, created if missing, under an exclusive lock; yield its descriptor.
+
+    The lock ends with the process, so a killed writer never leaves it behind.
+
+    Raises:
+        DiskFull: the disk has no room for a line; the next append removes the incomplete one.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    is_new = not path.exists()
+    handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        if is_new:
+            sync_folder(path.parent)
+        with translate_disk_full(path):
+            yield handle
+    finally:
+        os.close(handle)
+
+
+def append_line(handle: int, lines: list[bytes], text: bytes) -> None:
+    """Append a line and flush it to the disk.
+
+    Args:
+        handle: descriptor from `locked_file`.
+        lines: all complete lines of the file; what a crash left behind them is removed.
+        text: the new line, without a line feed.
+    """
+    os.ftruncate(handle, sum(len(line) + 1 for line in lines))
+    data = text + b"\n"
+    while data:
+        data = data[os.write(handle, data) :]
+    os.fsync(handle)

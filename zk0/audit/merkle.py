@@ -1,0 +1,124 @@
+"""Merkle tree over the updates of a round, and the receipts by which a client proves that its update was averaged.
+
+The ledger holds the root of each round's tree. After the session every client gets a receipt for each of its updates:
+the digests from which it recomputes the root. A receipt reveals no other client's update.
+
+The tree is that of RFC 6962 (Certificate Transparency), section 2.1: SHA-256, a different first byte for leaves and
+inner nodes, and an odd last node moves up unchanged.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+
+from pydantic import Field
+
+from zk0.errors import LedgerError
+from zk0.records import Record, RoundRecord, Update
+
+
+class Receipt(Record):
+    """Proof that one update belongs to the tree of its round (Merkle audit path)."""
+
+    round: int = Field(ge=1)
+    root: str
+    """Root of the tree over the round's updates, 64 hex digits, as in the ledger."""
+    index: int = Field(ge=0)
+    """Position of the update among the round's updates."""
+    updates: int = Field(ge=1)
+    """Number of updates in the round."""
+    path: tuple[str, ...]
+    """Digests of the sibling nodes from the leaf up to the root, 64 hex digits each."""
+
+
+def update_leaf(update: Update) -> bytes:
+    """Content of an update's leaf: its client, its round, the digests of global weights and update, and its weight."""
+    values = [update.client, update.round, update.global_digest, update.digest, update.examples]
+    return json.dumps(values, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def merkle_root(leaves: Sequence[bytes]) -> str:
+    """Merkle tree hash of the leaves in their order, 64 hex digits; without leaves the digest of no bytes.
+
+    >>> merkle_root([])[:8], merkle_root([b""])[:8]
+    ('e3b0c442', '6e340b9c')
+    """
+    return _root(leaves).hex()
+
+
+def make_receipt(updates: Sequence[Update], client: str) -> Receipt:
+    """The receipt of one client for a round, whose updates are in the order of the round's record.
+
+    Raises:
+        LedgerError: none of the updates is the client's.
+    """
+    names = [update.client for update in updates]
+    if client not in names:
+        raise LedgerError(f"{client}: no update among those that were averaged ({', '.join(names) or 'none'})")
+    leaves = [update_leaf(update) for update in updates]
+    index = names.index(client)
+    return Receipt(
+        round=updates[index].round,
+        root=merkle_root(leaves),
+        index=index,
+        updates=len(updates),
+        path=tuple(digest.hex() for digest in _path(index, leaves)),
+    )
+
+
+def client_receipts(history: Sequence[RoundRecord], client: str) -> tuple[Receipt, ...]:
+    """The receipts of one client for all rounds that averaged its update, oldest first."""
+    averaged = (record for record in history if any(update.client == client for update in record.updates))
+    return tuple(make_receipt(record.updates, client) for record in averaged)
+
+
+def verify_receipt(receipt: Receipt, update: Update) -> bool:
+    """Whether the receipt proves that this update is in the tree with the receipt's root.
+
+    The algorithm is that of RFC 9162, section 2.1.3.2.
+    """
+    index, last, digest = receipt.index, receipt.updates - 1, _leaf(update_leaf(update))
+    if index > last:
+        return False
+    for sibling in receipt.path:
+        if last == 0:
+            return False
+        if index % 2 or index == last:
+            digest = _inner(bytes.fromhex(sibling), digest)
+            while index % 2 == 0 and index:
+                index, last = index // 2, last // 2
+        else:
+            digest = _inner(digest, bytes.fromhex(sibling))
+        index, last = index // 2, last // 2
+    return last == 0 and digest.hex() == receipt.root
+
+
+def _root(leaves: Sequence[bytes]) -> bytes:
+    if not leaves:
+        return hashlib.sha256(b"").digest()
+    if len(leaves) == 1:
+        return _leaf(leaves[0])
+    split = _split(len(leaves))
+    return _inner(_root(leaves[:split]), _root(leaves[split:]))
+
+
+def _path(index: int, leaves: Sequence[bytes]) -> list[bytes]:
+    if len(leaves) == 1:
+        return []
+    split = _split(len(leaves))
+    if index < split:
+        return [*_path(index, leaves[:split]), _root(leaves[split:])]
+    return [*_path(index - split, leaves[split:]), _root(leaves[:split])]
+
+
+def _split(count: int) -> int:
+    """The largest power of two below `count`."""
+    return 1 << (count - 1).bit_length() - 1
+
+
+def _leaf(value: bytes) -> bytes:
+    return hashlib.sha256(b"\x00" + value).digest()
+
+
+def _inner(left: bytes, right: bytes) -> bytes:
+    return hashlib.sha256(b"\x01" + left + right).digest()

@@ -1,0 +1,55 @@
+"""What a client keeps from one round of a session to the next: its control variate, or int8's quantization error."""
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from shutil import rmtree
+
+from zk0.settings.plans import RoundPlan
+
+
+class RoundState:
+    """One weights file for each round of a session; a repeated round reads the same earlier file again.
+
+    Args:
+        scratch: the client's scratch folder.
+        plan: of the current round.
+        kind: what the files hold: `control` or `quantization-error`.
+    """
+
+    def __init__(self, scratch: Path, plan: RoundPlan, kind: str) -> None:
+        self._folder, self._kind, self._round = _session_folder(scratch, plan.terms.session), kind, plan.round
+
+    @property
+    def current(self) -> Path:
+        """The file that this round writes."""
+        return self._file(self._round)
+
+    @property
+    def previous(self) -> Path | None:
+        """The file of the client's last round before this one; None if there is none."""
+        number = max(self._previous_rounds(), default=None)
+        return None if number is None else self._file(number)
+
+    def remove_older(self) -> None:
+        """Remove the files that neither this round nor the next one reads."""
+        for number in sorted(self._previous_rounds())[:-1]:
+            self._file(number).unlink(missing_ok=True)
+
+    def _previous_rounds(self) -> Iterator[int]:
+        for file in self._folder.glob(f"{self._kind}-*.safetensors"):
+            if (number := int(file.stem.removeprefix(f"{self._kind}-"))) < self._round:
+                yield number
+
+    def _file(self, number: int) -> Path:
+        return self._folder / f"{self._kind}-{number:03d}.safetensors"
+
+
+def remove_session_state(scratch: Path, session: str) -> None:
+    """Remove everything that a client kept between the rounds of a finished session."""
+    rmtree(_session_folder(scratch, session), ignore_errors=True)
+
+
+def _session_folder(scratch: Path, session: str) -> Path:
+    """Named by a digest, because a session's name comes from the server and must not act as a path."""
+    return scratch / "state" / hashlib.sha256(session.encode()).hexdigest()[:16]

@@ -1,0 +1,1 @@
+"""LeRobot datasets on disk: reading, splitting, statistics, units, check and repair."""

@@ -1,0 +1,162 @@
+"""Where the frames of each clip lie in its video, also where the episode table is wrong and the files prove it."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zk0.data.dataset_folder import DatasetFolder
+from zk0.data.dataset_info import TOLERANCE_SECONDS
+from zk0.data.episode_table import EpisodeEntry, VideoClip
+from zk0.data.video_file import VideoFile
+
+MAX_SNAP_FRAMES = 0.45
+"""Largest distance of a clip's start from a frame of its video, in frames, that leaves no doubt which one is meant."""
+MAX_RETIMED_RATE_ERROR = 0.05
+"""Largest deviation of a video's mean rate from the dataset's for which its frames get new times."""
+
+
+@dataclass(frozen=True)
+class EpisodeClip:
+    """The clip of one episode of one camera, and the number of its frames."""
+
+    episode: int
+    clip: VideoClip
+    frames: int
+
+    def fits(self, video: VideoFile, fps: float) -> bool:
+        """Return whether every frame has a video frame of its own within the tolerance."""
+        return self.max_frame_offset(video, fps) < TOLERANCE_SECONDS
+
+    def max_frame_offset(self, video: VideoFile, fps: float) -> float:
+        """Return the largest time in seconds between a frame and its nearest video frame.
+
+        It is infinite if two frames have the same nearest video frame: then the rates differ.
+        """
+        if not len(video.seconds) or not self.frames:
+            return float("inf")
+        wanted = self._frame_times(fps)
+        nearest = _nearest(video.seconds, wanted)
+        if (np.diff(nearest) <= 0).any():
+            return float("inf")
+        return float(np.abs(wanted - video.seconds[nearest]).max())
+
+    def missing_frames(self, video: VideoFile, fps: float) -> int:
+        """Return the number of frames that have no video frame within the tolerance."""
+        if not len(video.seconds):
+            return self.frames
+        wanted = self._frame_times(fps)
+        return int((np.abs(wanted - video.seconds[_nearest(video.seconds, wanted)]) >= TOLERANCE_SECONDS).sum())
+
+    def _frame_times(self, fps: float) -> NDArray[np.float64]:
+        return self.clip.start_seconds + np.arange(self.frames) / fps
+
+
+@dataclass(frozen=True)
+class ClipPlaces:
+    """The clips of all episodes, as the files prove them."""
+
+    clips: Mapping[tuple[int, str], VideoClip]
+    """(episode, feature key of the camera) -> clip."""
+    retimed: frozenset[str]
+    """Videos with one frame for every row, in order, whose frame times are off: a copy gives them new ones."""
+
+
+def place_clips(
+    episodes: Sequence[EpisodeEntry],
+    lengths: Mapping[int, int],
+    fps: float,
+    videos: Mapping[str, VideoFile],
+    moved: Mapping[str, str],
+) -> ClipPlaces:
+    """Return every clip of the episode table, corrected where that is certain.
+
+    A start is corrected if the video has exactly one frame for each row and the clips follow each other (offsets that
+    count on from another file), or if it lies less than half a frame beside a frame of the video.
+
+    Args:
+        episodes: the episode table.
+        lengths: episode -> its frames.
+        fps: frames per second.
+        videos: path -> readable video.
+        moved: path that the table names -> path where the video lies.
+    """
+    by_file: dict[tuple[str, str], list[EpisodeClip]] = defaultdict(list)
+    for e in episodes:
+        for key, clip in e.clips.items():
+            file = moved.get(clip.file, clip.file)
+            by_file[key, file].append(EpisodeClip(e.index, replace(clip, file=file), lengths[e.index]))
+    clips: dict[tuple[int, str], VideoClip] = {}
+    retimed: set[str] = set()
+    for (key, file), entries in by_file.items():
+        settled, new_times = _settle(videos[file], entries, fps) if file in videos else (entries, False)
+        clips |= {(c.episode, key): c.clip for c in settled}
+        retimed |= {file} if new_times else set()
+    return ClipPlaces(clips, frozenset(retimed))
+
+
+def moved_videos(folder: DatasetFolder, episodes: Sequence[EpisodeEntry]) -> dict[str, str]:
+    """Return the path that the table names -> the path where such a missing video certainly lies.
+
+    It lies below another first folder (video/ instead of videos/), or it is the camera's only video and the
+    table names none of the camera's videos that are there.
+    """
+    present = [f for f in folder.sizes if f.endswith(".mp4")]
+    by_tail: dict[str, list[str]] = defaultdict(list)
+    for file in present:
+        by_tail[file.partition("/")[2]].append(file)
+    named = {clip.file for e in episodes for clip in e.clips.values()}
+    moved: dict[str, str] = {}
+    for key, file in sorted({(k, c.file) for e in episodes for k, c in e.clips.items() if c.file not in folder}):
+        same_tail = by_tail.get(file.partition("/")[2], [])
+        of_camera = [f for f in present if key in f.split("/")]
+        of_camera = [] if named & set(of_camera) else of_camera
+        found = same_tail if len(same_tail) == 1 else of_camera
+        if len(found) == 1:
+            moved[file] = found[0]
+    return moved
+
+
+def _nearest(seconds: NDArray[np.float64], wanted: NDArray[np.float64]) -> NDArray[np.int64]:
+    right = np.minimum(np.searchsorted(seconds, wanted), len(seconds) - 1)
+    left = np.maximum(right - 1, 0)
+    chosen: NDArray[np.int64] = np.where(np.abs(wanted - seconds[left]) < np.abs(wanted - seconds[right]), left, right)
+    return chosen
+
+
+def _settle(video: VideoFile, entries: list[EpisodeClip], fps: float) -> tuple[list[EpisodeClip], bool]:
+    """Return the clips of one video with corrected starts, and whether the video needs new frame times for them."""
+    if all(c.fits(video, fps) for c in entries):
+        return entries, False
+    ordered = sorted(entries, key=lambda c: (c.clip.start_seconds, c.episode))
+    if len(video.seconds) == sum(c.frames for c in ordered) and _follow_each_other(ordered, fps):
+        starts = np.cumsum([0, *(c.frames for c in ordered)])[:-1]
+        counted = [_starting(c, float(video.seconds[s]), fps) for c, s in zip(ordered, starts, strict=True)]
+        if all(c.fits(video, fps) for c in counted):
+            return counted, False
+        if video.mean_fps is not None and abs(video.mean_fps - fps) <= MAX_RETIMED_RATE_ERROR * fps:
+            return [_starting(c, float(s) / fps, fps) for c, s in zip(ordered, starts, strict=True)], True
+    return [_snapped(video, c, fps) for c in entries], False
+
+
+def _follow_each_other(ordered: list[EpisodeClip], fps: float) -> bool:
+    gaps = [b.clip.start_seconds - a.clip.start_seconds - a.frames / fps for a, b in pairwise(ordered)]
+    return all(abs(gap) <= 0.5 / fps for gap in gaps)
+
+
+def _snapped(video: VideoFile, entry: EpisodeClip, fps: float) -> EpisodeClip:
+    if not len(video.seconds) or entry.fits(video, fps):
+        return entry
+    start = float(video.seconds[_nearest(video.seconds, np.asarray([entry.clip.start_seconds]))[0]])
+    moved = _starting(entry, start, fps)
+    is_near = abs(start - entry.clip.start_seconds) <= MAX_SNAP_FRAMES / fps
+    return moved if is_near and moved.fits(video, fps) else entry
+
+
+def _starting(entry: EpisodeClip, start: float, fps: float) -> EpisodeClip:
+    if abs(start - entry.clip.start_seconds) < TOLERANCE_SECONDS:
+        return entry
+    return replace(entry, clip=VideoClip(entry.clip.file, start, start + entry.frames / fps))

@@ -1,0 +1,260 @@
+"""The content of a dataset, read once for all rules of the check."""
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from zk0.data.check.clip_places import ClipPlaces, EpisodeClip, moved_videos, place_clips
+from zk0.data.check.joined_rows import JoinedRows, join_rows
+from zk0.data.check.lfs_pointers import find_lfs_pointers
+from zk0.data.check.reading_rules import (
+    EPISODE_TABLE,
+    INFO,
+    STATISTICS_MISSING,
+    TASK_TABLE,
+    UNREADABLE_DATA,
+    UNREADABLE_VIDEO,
+)
+from zk0.data.check.rule import Rule, Severity, Violation
+from zk0.data.check.true_rate import are_equal_rates, clock_rate
+from zk0.data.dataset_folder import BrokenFile, DatasetFolder, list_folder
+from zk0.data.dataset_info import DatasetInfo, read_dataset_info, resolve_renames
+from zk0.data.episode_table import EpisodeEntry, VideoClip, read_episode_table, read_task_table
+from zk0.data.frame_table import FrameTable, read_frame_table
+from zk0.data.video_file import VideoFile, probe_video
+from zk0.records import ACTION, STATE, Finding
+
+STATISTICS_PATH = "meta/stats.json"
+EPISODE_STATISTICS_PATH = "meta/episodes_stats.jsonl"
+"""Where v2.1 stores statistics instead."""
+
+
+@dataclass(frozen=True)
+class Contents:
+    """The content of one dataset. What cannot be read is None, and `unreadable` has a finding for it."""
+
+    folder: DatasetFolder
+    given_renames: Mapping[str, str]
+    """Feature key in the dataset -> key in the contract, from the settings."""
+    info: DatasetInfo | None = None
+    episodes: tuple[EpisodeEntry, ...] | None = None
+    tasks: dict[int, str] | None = None
+    """task_index -> task text."""
+    statistics: dict[str, Any] | None = None
+    """The content of meta/stats.json."""
+    frame_tables: tuple[FrameTable, ...] = ()
+    """Every readable parquet file below data/ that the episode table names, in LeRobot's order."""
+    orphan_tables: tuple[FrameTable, ...] = ()
+    """Readable parquet files below data/ that the episode table does not name; LeRobot reads them too."""
+    videos: tuple[VideoFile, ...] = ()
+    """Every readable video that the episode table names, wherever it lies."""
+    moved: Mapping[str, str] = field(default_factory=dict)
+    """Path that the episode table names -> path where that video lies instead."""
+    unreadable: tuple[Finding, ...] = ()
+
+    @cached_property
+    def renames(self) -> dict[str, str]:
+        """Feature key in the dataset -> canonical key: the given renames and the obvious ones."""
+        return resolve_renames(self.info, self.given_renames) if self.info else {}
+
+    @property
+    def state_key(self) -> str:
+        """The dataset's feature key for the state."""
+        return _stored_key(self.renames, STATE)
+
+    @property
+    def action_key(self) -> str:
+        """The dataset's feature key for the action."""
+        return _stored_key(self.renames, ACTION)
+
+    @cached_property
+    def rows(self) -> JoinedRows | None:
+        """All frames of `frame_tables`, each once; None if a file does not state the episode of its rows."""
+        return join_rows(self.frame_tables)
+
+    @cached_property
+    def spans(self) -> dict[int, slice]:
+        """Episode -> its rows in `rows`; only episodes of the episode table, or all of them if there is no table."""
+        spans = self.rows.spans if self.rows else {}
+        listed = None if self.episodes is None else {e.index for e in self.episodes}
+        return {e: s for e, s in spans.items() if listed is None or e in listed}
+
+    def length(self, episode: EpisodeEntry) -> int:
+        """Return the frames of an episode, from its first to its last frame_index; without rows, the table's length."""
+        span = self.rows.spans.get(episode.index) if self.rows else None
+        if self.rows is None or span is None:
+            return episode.length
+        frame = self.rows.frame[span]
+        return int(frame[-1] - frame[0]) + 1
+
+    @cached_property
+    def video_by_file(self) -> dict[str, VideoFile]:
+        """Path -> video of all `videos`."""
+        return {v.file: v for v in self.videos}
+
+    def videos_of(self, key: str) -> dict[str, VideoFile]:
+        """Return path -> video of one camera's readable videos."""
+        named = {self.clip(e, key).file for e in self.episodes or () if key in e.clips}
+        return {f: v for f, v in self.video_by_file.items() if f in named}
+
+    @cached_property
+    def absent_cameras(self) -> tuple[str, ...]:
+        """Cameras of which no video exists at all, while another camera has some."""
+        keys = self.info.video_keys if self.info and self.episodes else ()
+        absent = [k for k in keys if all(self.clip(e, k).file not in self.folder for e in self.episodes or ())]
+        return tuple(absent) if len(absent) < len(self.info.cameras if self.info else ()) else ()
+
+    @cached_property
+    def clock(self) -> float | None:
+        """Frames per second of the stored timestamps, if their clock is regular in all episodes."""
+        rows = self.rows
+        if rows is None or rows.timestamp is None:
+            return None
+        return clock_rate((rows.frame[s], rows.timestamp[s]) for s in self.spans.values())
+
+    @cached_property
+    def fps(self) -> float:
+        """Frames per second: of meta/info.json, or the other rate that the clock and all videos agree on."""
+        assert self.info is not None
+        rates = [v.fps for v in self.videos if v.fps is not None]
+        if self.clock is None or not rates or are_equal_rates([self.clock], self.info.fps):
+            return self.info.fps
+        return self.clock if are_equal_rates(rates, self.clock) else self.info.fps
+
+    @cached_property
+    def places(self) -> ClipPlaces:
+        """Every clip of the episode table, corrected where the files prove another place."""
+        episodes = self.episodes or ()
+        if not episodes:
+            return ClipPlaces({}, frozenset())
+        lengths = {e.index: self.length(e) for e in episodes}
+        return place_clips(episodes, lengths, self.fps, self.video_by_file, self.moved)
+
+    def clip(self, episode: EpisodeEntry, key: str) -> VideoClip:
+        """Return the clip of one camera of an episode, where its frames are."""
+        return self.places.clips[episode.index, key]
+
+    def videos_of_episode(self, episode: EpisodeEntry) -> set[str]:
+        """Return the videos in which an episode has a clip."""
+        return {self.clip(episode, key).file for key in episode.clips}
+
+    def clips_by_file(self, key: str) -> dict[str, list[EpisodeClip]]:
+        """Return video -> the clips of one camera in it, in the order of the episode table."""
+        by_file: dict[str, list[EpisodeClip]] = defaultdict(list)
+        for e in self.episodes or ():
+            clip = self.clip(e, key)
+            by_file[clip.file].append(EpisodeClip(e.index, clip, self.length(e)))
+        return by_file
+
+
+class _Reader:
+    """Reads what can be read, and collects a finding for each file that cannot."""
+
+    def __init__(self) -> None:
+        self.unreadable: list[Finding] = []
+
+    def read[T](
+        self,
+        rule: Rule,
+        read: Callable[[], T],
+        *,
+        severity: Severity | None = None,
+        repair: str | None = None,
+        repairable: bool = True,
+    ) -> T | None:
+        try:
+            return read()
+        except BrokenFile as e:
+            violation = Violation(e.where, e.found, e.expected, severity, repair, repairable)
+            self.unreadable.append(rule.finding(violation))
+            return None
+
+
+def read_contents(root: Path, rename: Mapping[str, str] | None = None) -> Contents:
+    """Read a dataset's files, whatever their condition; nothing outside `root` is opened.
+
+    Args:
+        root: the dataset's folder.
+        rename: feature key in the dataset -> key in the contract.
+
+    Raises:
+        DatasetError: there is no such folder.
+    """
+    folder = list_folder(root)
+    given = dict(rename or {})
+    if pointers := find_lfs_pointers(folder):
+        return Contents(folder, given, unreadable=(pointers,))
+    reader = _Reader()
+    info = reader.read(INFO, lambda: read_dataset_info(folder))
+    if info is None:
+        return Contents(folder, given, unreadable=tuple(reader.unreadable))
+    episodes = reader.read(EPISODE_TABLE, lambda: read_episode_table(folder, info))
+    tasks = reader.read(TASK_TABLE, lambda: read_task_table(folder, info))
+    statistics = None
+    if STATISTICS_PATH in folder or EPISODE_STATISTICS_PATH not in folder or info.is_v3:
+        statistics = reader.read(STATISTICS_MISSING, lambda: _read_statistics(folder), severity="error")
+    named = None if episodes is None else {e.data_file for e in episodes}
+    tables = _read_frame_tables(folder, resolve_renames(info, given), named, reader)
+    used = None if episodes is None else _used_tables(tables, episodes, folder)
+    moved = moved_videos(folder, episodes or ())
+    return Contents(
+        folder=folder,
+        given_renames=given,
+        info=info,
+        episodes=episodes,
+        tasks=tasks,
+        statistics=statistics,
+        frame_tables=tuple(t for t in tables if used is None or t.file in used),
+        orphan_tables=tuple(t for t in tables if used is not None and t.file not in used),
+        videos=_probe_videos(folder, episodes or (), moved, reader),
+        moved=moved,
+        unreadable=tuple(reader.unreadable),
+    )
+
+
+def _read_frame_tables(
+    folder: DatasetFolder, renames: Mapping[str, str], named: set[str] | None, reader: _Reader
+) -> list[FrameTable]:
+    keys = _stored_key(renames, STATE), _stored_key(renames, ACTION)
+    found = []
+    for file in folder.files_under("data", ".parquet"):
+        repair = "drop-episodes" if named and file in named else "remove-orphans"
+        read = partial(read_frame_table, folder, file, *keys)
+        table = reader.read(UNREADABLE_DATA, read, repair=repair, repairable=named is not None)
+        found += [] if table is None else [table]
+    return found
+
+
+def _used_tables(tables: Sequence[FrameTable], episodes: Sequence[EpisodeEntry], folder: DatasetFolder) -> set[str]:
+    """Return the files that the episode table names, and those that hold episodes whose named file is missing."""
+    named = {e.data_file for e in episodes}
+    homeless = {e.index for e in episodes if e.data_file not in folder}
+    for table in tables:
+        if table.file in named and table.episode_index is not None:
+            homeless -= set(np.unique(table.episode_index).tolist())
+    others = [(t.file, t.episode_index) for t in tables if t.file not in named and t.episode_index is not None]
+    return named | {file for file, found in others if homeless & set(np.unique(found).tolist())}
+
+
+def _probe_videos(
+    folder: DatasetFolder, episodes: Sequence[EpisodeEntry], moved: Mapping[str, str], reader: _Reader
+) -> tuple[VideoFile, ...]:
+    files = sorted({moved.get(clip.file, clip.file) for e in episodes for clip in e.clips.values()})
+    read = [reader.read(UNREADABLE_VIDEO, partial(probe_video, folder, f)) for f in files if f in folder]
+    return tuple(v for v in read if v is not None)
+
+
+def _stored_key(renames: Mapping[str, str], key: str) -> str:
+    return next((old for old, new in renames.items() if new == key), key)
+
+
+def _read_statistics(folder: DatasetFolder) -> dict[str, Any]:
+    raw = folder.read_json(STATISTICS_PATH)
+    if not isinstance(raw, dict) or not all(isinstance(v, dict) for v in raw.values()):
+        raise BrokenFile(STATISTICS_PATH, repr(raw)[:80], "an object of statistics for each feature")
+    return raw

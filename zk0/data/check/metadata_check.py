@@ -1,0 +1,124 @@
+"""What `meta/info.json` alone tells about the datasets of a session, before any data is fetched."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from zk0.data.check.contract_rules import check_contract, check_same_rate, known_units
+from zk0.data.dataset_folder import list_folder
+from zk0.data.dataset_info import DatasetInfo, camera_name, read_dataset_info, resolve_renames
+from zk0.data.locate import locate_metadata
+from zk0.errors import DatasetError
+from zk0.records import ACTION, STATE, DatasetReport, JointUnits, Record
+from zk0.settings.session import Session
+
+
+class DatasetUse(Record):
+    """A dataset of a session, and what the session needs of it."""
+
+    purpose: str
+    """`client NAME` or `evaluation set`."""
+    dataset: str
+    rename_map: dict[str, str]
+    units: JointUnits | None
+    episodes: int
+    """Smallest number of episodes that suffices."""
+    may_repair: bool
+    """Whether a repaired copy takes part; an older format is then no fault."""
+
+
+def metadata_faults(session: Session) -> dict[str, list[str]]:
+    """Return every fault that the metadata of the session's datasets shows, by dataset and purpose.
+
+    Simulated datasets are left out: they are recorded for the session.
+    """
+    faults, reports = dict[str, list[str]](), dict[str, DatasetReport]()
+    for use in _dataset_uses(session):
+        if use.dataset.startswith("sim:"):
+            continue
+        where = f"{use.dataset} ({use.purpose})"
+        try:
+            info = _read_info(use, Path(session.cache_dir))
+        except DatasetError as e:
+            faults[where] = [str(e).removeprefix(f"{use.dataset.removeprefix('hf:')}: ")]
+            continue
+        reports[where] = report = _report(use, info)
+        faults[where] = list(_info_faults(session, use, info, report))
+    try:
+        if reports:
+            check_same_rate(reports, session.contract)
+    except DatasetError as e:
+        faults["frames per second"] = [str(e)]
+    return faults
+
+
+def _dataset_uses(session: Session) -> Iterator[DatasetUse]:
+    """Each dataset once for each purpose; the clients of a shared dataset count as one."""
+    shared, held_out, repairs = session.partition, session.data.holdout_episodes, session.data.repair == "repair"
+    for client in session.local_clients()[: 1 if shared else None]:
+        yield DatasetUse(
+            purpose="partition" if shared else f"client {client.name}",
+            dataset=client.dataset,
+            rename_map=client.rename_map,
+            units=client.units,
+            episodes=held_out + client.partition_count,
+            may_repair=repairs and client.allow_repair,
+        )
+    for one in session.evaluation.datasets:
+        yield DatasetUse(
+            purpose="evaluation set",
+            dataset=one.dataset,
+            rename_map=one.rename_map,
+            units=one.units,
+            episodes=one.last_episodes or 1,
+            may_repair=repairs,
+        )
+
+
+def _read_info(use: DatasetUse, cache: Path) -> DatasetInfo:
+    return read_dataset_info(list_folder(locate_metadata(use.dataset, cache)))
+
+
+def _report(use: DatasetUse, info: DatasetInfo) -> DatasetReport:
+    """The facts of a check that need no data; the units stay unknown, because only values tell them."""
+    stored = {new: old for old, new in resolve_renames(info, use.rename_map).items()}
+    state, action = (info.features.get(stored.get(key, key)) for key in (STATE, ACTION))
+    return DatasetReport(
+        dataset=use.dataset,
+        root="",
+        robot_type=info.robot_type,
+        fps=info.fps,
+        episodes=info.total_episodes,
+        frames=info.total_frames,
+        cameras=tuple(map(camera_name, info.cameras)),
+        state_names=state.flat_names if state else (),
+        action_names=action.flat_names if action else (),
+    )
+
+
+def _info_faults(session: Session, use: DatasetUse, info: DatasetInfo, report: DatasetReport) -> Iterator[str]:
+    if not info.is_v3 and not use.may_repair:
+        yield (
+            f'format {info.codebase_version}, expected v3.0; set data.repair = "repair" (and let the client allow it) '
+            f"to use a converted copy, or make one: zk0 data repair {use.dataset} FOLDER, and name it as local:FOLDER"
+        )
+    if report.episodes is not None and report.episodes < use.episodes:
+        yield f"{report.episodes} episodes, expected at least {use.episodes}"
+    for finding in check_contract(report, session.contract, use.rename_map, use.units):
+        if finding.rule != "contract-units" or known_units(report, use.units):
+            yield str(finding)
+
+
+def fault_list(title: str, faults: Mapping[str, list[str]]) -> str:
+    """Return a text with one line for each fault, grouped by subject; a single fault is one line without the title.
+
+    >>> fault_list("2 faults", {"set a": ["no camera", "no joint"], "set b": []})
+    '2 faults:\\n  set a\\n    no camera\\n    no joint'
+    >>> fault_list("1 fault", {"set a": ["no camera"]})
+    'set a: no camera'
+    """
+    shown = {subject: found for subject, found in faults.items() if found}
+    if sum(map(len, shown.values())) == 1:
+        ((subject, (fault,)),) = shown.items()
+        return f"{subject}: {fault}"
+    lines = (line for subject, found in shown.items() for line in (f"  {subject}", *(f"    {f}" for f in found)))
+    return "\n".join([f"{title}:", *lines])

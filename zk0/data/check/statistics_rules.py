@@ -1,0 +1,93 @@
+"""Rules about meta/stats.json."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zk0.data.check.contents import STATISTICS_PATH, Contents
+from zk0.data.check.name_lists import join_names
+from zk0.data.check.reading_rules import STATISTICS_MISSING
+from zk0.data.check.rule import RuleGroup, Severity, Violation
+from zk0.data.dataset_info import DEFAULT_FEATURES
+from zk0.records import ACTION, STATE
+
+STATISTICS_RULES = RuleGroup[[Contents], Violation]("Statistics", __name__)
+
+
+@STATISTICS_RULES.rule(
+    "statistics-unknown",
+    severity="warning",
+    error_if="they are of state or action",
+    repairs=("recompute-statistics",),
+)
+def statistics_unknown(contents: Contents) -> Iterator[Violation]:
+    """`meta/stats.json` has statistics of the dataset's features only."""
+    if contents.info is None or contents.statistics is None:
+        return
+    if extra := sorted(k for k in contents.statistics if k not in _features(contents)):
+        found = f"statistics of {join_names(extra)}, which the dataset does not have"
+        yield Violation(STATISTICS_PATH, found, "statistics of every feature", _severity(extra))
+
+
+@STATISTICS_RULES.also_finds(STATISTICS_MISSING)
+def statistics_missing(contents: Contents) -> Iterator[Violation]:
+    """Find statistics of cameras, state or action that a readable meta/stats.json lacks."""
+    if contents.info is None or contents.statistics is None:
+        return
+    needed = [k for k in (*contents.info.cameras, STATE, ACTION) if k in _features(contents)]
+    if lacking := [k for k in needed if k not in contents.statistics]:
+        found = f"no statistics of {join_names(lacking)}"
+        yield Violation(STATISTICS_PATH, found, "statistics of every feature", _severity(lacking))
+
+
+@STATISTICS_RULES.rule("statistics-wrong", repairs=("recompute-statistics",))
+def statistics_wrong(contents: Contents) -> Iterator[Violation]:
+    """Count, mean, std, min and max of state and action in `meta/stats.json` are those of the frames in `data/`."""
+    if contents.info is None or contents.statistics is None:
+        return
+    for key, name in ((contents.state_key, "state"), (contents.action_key, "action")):
+        values = getattr(contents.rows, name, None)
+        if key in contents.statistics and values is not None and np.isfinite(values).all():
+            yield from _wrong_moments(key, contents.statistics[key], np.asarray(values, dtype=np.float64))
+
+
+def _features(contents: Contents) -> set[str]:
+    return {*(contents.info.features if contents.info else ()), *DEFAULT_FEATURES}
+
+
+def _severity(features: Sequence[str]) -> Severity:
+    return "error" if {STATE, ACTION} & set(features) else "warning"
+
+
+def _wrong_moments(key: str, stated: Any, values: NDArray[np.float64]) -> Iterator[Violation]:
+    """Compare the stated moments of one feature with those of its values; yield the first difference."""
+    spread = values.std(axis=0)
+    true = {"mean": values.mean(axis=0), "std": spread, "min": values.min(axis=0), "max": values.max(axis=0)}
+    for name, expected in true.items():
+        if found := _difference(name, stated.get(name), expected, spread):
+            yield Violation(f"{STATISTICS_PATH} {key}", found, "the statistics of the frames in data")
+            return
+    count = _vector(stated.get("count"))
+    if count is not None and count.tolist() != [len(values)]:
+        yield Violation(f"{STATISTICS_PATH} {key}", f"count {join_names(count.tolist())}", str(len(values)))
+
+
+def _difference(name: str, stated: Any, expected: NDArray[np.float64], spread: NDArray[np.float64]) -> str | None:
+    """Return how a stated moment differs from the true one; None if it does not (1 % of the std plus 0.001)."""
+    found = _vector(stated)
+    if found is None or found.shape != expected.shape or not np.isfinite(found).all():
+        return f"{name} {str(stated)[:60]}"
+    off = np.abs(found - expected)
+    worst = int(np.argmax(off))
+    if not (off > 1e-2 * spread + 1e-3).any():
+        return None
+    return f"{name} {found[worst]:.6g} in dimension {worst}, where it is {expected[worst]:.6g}"
+
+
+def _vector(value: Any) -> NDArray[np.float64] | None:
+    try:
+        return np.asarray(value, dtype=np.float64).reshape(-1) if value is not None else None
+    except (TypeError, ValueError):
+        return None

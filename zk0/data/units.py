@@ -1,0 +1,120 @@
+"""Units of joint values: recognize them from the numbers, and convert them to degrees."""
+
+import re
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zk0.settings.dataset_settings import SO101_JOINTS
+
+Units = Literal["degrees", "radians", "ticks", "normalized"]
+"""`ticks` are raw servo positions; `normalized` is LeRobot's -100..100."""
+
+TICKS_PER_TURN = 4096
+TICKS_AT_ZERO = 2048
+MAX_DEGREES = 360.0
+"""Largest plausible angle of a joint."""
+MAX_RADIANS = 3.5
+"""Largest absolute value that is taken for radians (a little more than pi)."""
+
+
+_NUMBERED = re.compile(
+    r"([a-z_]+[0-9]*[_.])?([a-z_]*(dim|joint|motor|state|action|servo|axis|j|m)[_.]?)?[0-9]+([_.]?pos)?"
+)
+"""Names that only count the dimensions."""
+ROBUST_SHARE = 0.99
+"""Share of the rows whose largest value decides; single readings beyond it are glitches."""
+
+
+def is_so_arm(robot_type: str | None, names: Sequence[str]) -> bool:
+    """Return whether this is an SO-100 or SO-101 arm, by the names of its joints, or without names by its robot type.
+
+    A name is that of a joint also with a prefix (`left_elbow_flex`); names such as `dim_0` and `3` state nothing.
+
+    >>> is_so_arm("so101_follower", ()), is_so_arm("koch", ("main_elbow_flex",)), is_so_arm("Unitree_G1", ("hip",))
+    (True, True, False)
+    >>> is_so_arm("so101_follower", ("ee.x", "ee.y")), is_so_arm("so101_follower", ("motor_0", "arm1_j1"))
+    (False, True)
+    """
+    kind = (robot_type or "").lower().replace("-", "").replace("_", "")
+    plain = tuple(n.removesuffix(".pos") for n in SO101_JOINTS)
+    joints = {n.lower().removesuffix(".pos") for n in names if not _NUMBERED.fullmatch(n.lower())}
+    return all(j.endswith(plain) for j in joints) if joints else "so100" in kind or "so101" in kind
+
+
+def is_cartesian(names: Sequence[str]) -> bool:
+    """Return whether dimensions are a pose of the end effector, which has no joint units.
+
+    >>> is_cartesian(("ee.x", "ee.y", "ee.z", "gripper")), is_cartesian(("wrist_roll.pos", "gripper.pos"))
+    (True, False)
+    """
+    last = {re.split(r"[._ ]", n.lower().removesuffix(".pos"))[-1] for n in names}
+    return {"x", "y"} <= last or {"wx", "wy"} <= last or any(n.lower().startswith("ee.") for n in names)
+
+
+def gripper_mask(names: Sequence[str], dims: int, so_arm: bool) -> NDArray[np.bool_]:
+    """Return the mask (dims,) of the grippers, which LeRobot stores as 0 (closed) to 100 (open).
+
+    Without names, it is the sixth joint of each SO arm.
+
+    >>> gripper_mask(("elbow_flex.pos", "gripper.pos"), 2, so_arm=True).tolist()
+    [False, True]
+    """
+    named = np.asarray([any(word in n.lower() for word in ("gripper", "jaw", "claw")) for n in names], dtype=bool)
+    if len(named) == dims and named.any():
+        return named
+    return np.arange(dims) % 6 == 5 if so_arm and dims % 6 == 0 else np.zeros(dims, dtype=bool)
+
+
+def infer_units(values: NDArray[Any], grippers: NDArray[np.bool_] | None = None) -> Units | None:
+    """Return the unit of joint values (frames, dims) if the numbers allow only one; else None.
+
+    Single readings beyond all others are glitches and do not decide. `normalized` is recognized by joints that reach
+    exactly 100 and nothing more. Grippers are left out, because they go
+    from 0 to 100 in every unit.
+
+    >>> infer_units(np.array([[2048, 900.0]])), infer_units(np.array([[-1.5, 0.3]]))
+    ('ticks', 'radians')
+    >>> infer_units(np.array([[-100.0, 40.0]])), infer_units(np.array([[130.0, 40.0]]))
+    ('normalized', 'degrees')
+    >>> infer_units(np.array([[-80.0, 100.0]]), np.array([False, True])) is None
+    True
+    """
+    joints = values if grippers is None or grippers.all() else values[:, ~grippers]
+    finite = joints[np.isfinite(joints).all(axis=1)]
+    if not finite.size or not finite.any():
+        return None
+    rows = np.abs(finite).max(axis=1)
+    largest = float(np.quantile(rows, ROBUST_SHARE, method="lower"))
+    if largest > MAX_DEGREES and finite.min() >= 0 and largest <= TICKS_PER_TURN and (finite == np.floor(finite)).all():
+        return "ticks"
+    if largest <= MAX_RADIANS:
+        return "radians"
+    if largest <= 100.0 and (np.abs(finite) == 100.0).any():
+        return "normalized"
+    return "degrees" if 100.0 < largest <= MAX_DEGREES else None
+
+
+def to_degrees(values: NDArray[Any], units: Units, unchanged: NDArray[np.bool_] | None = None) -> NDArray[np.float32]:
+    """Convert joint values (frames, dims) to degrees, float32; a tick is 1/4096 of a turn, 2048 is zero.
+
+    Dimensions in the mask `unchanged` (grippers from 0 to 100) are not converted.
+
+    >>> to_degrees(np.array([[2048.0, 3072.0]]), "ticks").tolist()
+    [[0.0, 90.0]]
+
+    Raises:
+        ValueError: the values are normalized; their conversion needs the arm's calibration.
+    """
+    exact = np.asarray(values, dtype=np.float64)
+    if units == "ticks":
+        degrees = (exact - TICKS_AT_ZERO) * 360.0 / TICKS_PER_TURN
+    elif units == "radians":
+        degrees = np.rad2deg(exact)
+    elif units == "normalized":
+        raise ValueError("normalized values (-100..100) cannot be converted to degrees without the arm's calibration")
+    else:
+        degrees = exact
+    return (degrees if unchanged is None else np.where(unchanged, exact, degrees)).astype(np.float32)

@@ -1,0 +1,136 @@
+"""One video of a dataset: its frame times without decoding, a full decode for the check, and single frames."""
+
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import pairwise
+from typing import Any
+
+import av
+import numpy as np
+from av.error import FFmpegError
+from numpy.typing import NDArray
+
+from zk0.data.dataset_folder import BrokenFile, DatasetFolder
+from zk0.errors import first_line
+
+LUMA_EVERY = 15
+"""Brightness is measured in every n-th frame."""
+
+
+@dataclass(frozen=True)
+class VideoFile:
+    """Size and frame times of a video, from its container."""
+
+    file: str
+    """Path relative to the dataset's folder."""
+    width: int
+    height: int
+    seconds: NDArray[np.float64]
+    """(frames,) presentation times, sorted."""
+
+    @property
+    def fps(self) -> float | None:
+        """Frames per second, from the median time step; None with fewer than two frames."""
+        step = float(np.median(np.diff(self.seconds))) if len(self.seconds) > 1 else 0.0
+        return 1 / step if step > 0 else None
+
+    @property
+    def mean_fps(self) -> float | None:
+        """Frames per second from the first to the last frame; None with fewer than two frames."""
+        duration = float(self.seconds[-1] - self.seconds[0]) if len(self.seconds) > 1 else 0.0
+        return (len(self.seconds) - 1) / duration if duration > 0 else None
+
+
+@dataclass(frozen=True)
+class DecodedVideo:
+    """Number and brightness of a video's frames, measured by decoding all of them."""
+
+    frames: int
+    brightness: NDArray[np.float64]
+    """(measured frames,) mean luma, 0 to 255."""
+    change: NDArray[np.float64]
+    """(measured frames - 1,) mean absolute change of luma from one measured frame to the next."""
+
+
+def probe_video(folder: DatasetFolder, file: str) -> VideoFile:
+    """Read size and frame times of a video from its packets, without decoding.
+
+    Raises:
+        BrokenFile: the file is missing, empty, or not a video.
+    """
+    try:
+        with av.open(str(folder.file_path(file))) as container:
+            stream = _stream(container, file)
+            base = stream.time_base or Fraction(1)
+            ticks = [p.pts for p in container.demux(stream) if p.pts is not None]
+            return VideoFile(
+                file=file,
+                width=stream.width,
+                height=stream.height,
+                seconds=np.sort(np.asarray(ticks, dtype=np.float64)) * float(base),
+            )
+    except (FFmpegError, OSError, ValueError, MemoryError) as e:
+        raise BrokenFile(file, f"a file that is not a readable video ({first_line(e, 120)})", "mp4") from e
+
+
+def decode_video(folder: DatasetFolder, file: str) -> DecodedVideo:
+    """Decode every frame once, in order, on one thread.
+
+    Raises:
+        BrokenFile: a frame does not decode; names the frame.
+    """
+    frames, samples = 0, []
+    try:
+        with av.open(str(folder.file_path(file))) as container:
+            stream = _stream(container, file)
+            stream.thread_type = "NONE"
+            stream.codec_context.options = {"err_detect": "explode"}
+            for frame in container.decode(stream):
+                if frame.is_corrupt:
+                    raise BrokenFile(file, f"frame {frame.pts} of the stream is corrupt", "frames that decode")
+                if frames % LUMA_EVERY == 0:
+                    samples.append(_luma(frame))
+                frames += 1
+    except (FFmpegError, OSError, ValueError, MemoryError, IndexError) as e:
+        raise BrokenFile(file, f"{first_line(e, 120)} after {frames} frames", "frames that decode") from e
+    same = [(a, b) for a, b in pairwise(samples) if a.shape == b.shape]
+    return DecodedVideo(
+        frames=frames,
+        brightness=np.asarray([s.mean() for s in samples]),
+        change=np.asarray([np.abs(a - b).mean() for a, b in same]),
+    )
+
+
+def read_frame_at(folder: DatasetFolder, file: str, seconds: float) -> NDArray[np.uint8]:
+    """Return (H, W, 3) RGB: the first frame at or after a time, with a tolerance of half a millisecond.
+
+    Raises:
+        BrokenFile: there is no such frame, or it does not decode.
+    """
+    try:
+        with av.open(str(folder.file_path(file))) as container:
+            stream = _stream(container, file)
+            base = stream.time_base or Fraction(1)
+            container.seek(max(int(seconds / base) - 1, 0), stream=stream, backward=True)
+            for frame in container.decode(stream):
+                if frame.pts is not None and float(frame.pts * base) >= seconds - 5e-4:
+                    return frame.to_ndarray(format="rgb24")
+    except (FFmpegError, OSError, ValueError, MemoryError, IndexError) as e:
+        raise BrokenFile(file, first_line(e, 120), f"a frame at {seconds:.3f} s") from e
+    raise BrokenFile(file, "no frame", f"a frame at {seconds:.3f} s")
+
+
+def _stream(container: Any, file: str) -> Any:
+    streams = container.streams.video
+    if not streams or streams[0].codec_context is None:
+        raise BrokenFile(file, "no video stream of a known codec", "a video")
+    return streams[0]
+
+
+def _luma(frame: av.VideoFrame) -> NDArray[np.float32]:
+    """Return every eighth pixel of the luma plane, without a color conversion."""
+    if not frame.format.name.startswith(("yuv", "gray", "nv")) or frame.format.components[0].bits != 8:
+        frame = frame.reformat(format="gray")
+    plane = frame.planes[0]
+    rows = np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)[::8, : plane.width : 8]
+    return rows.astype(np.float32)

@@ -1,0 +1,1 @@
+"""Evaluation of policies: losses on held-out and unseen data, closed-loop rollouts, episode videos, session setup."""

@@ -1,0 +1,190 @@
+"""Episode videos: the camera images of recorded episodes, with the recorded and the predicted actions."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from zk0.data.episode_reader import Episode, EpisodeReader
+from zk0.errors import Zk0Error, first_line
+from zk0.evaluation.evaluation_sets import evaluation_examples
+from zk0.evaluation.global_model import policy_with_weights
+from zk0.evaluation.scores import frame_noise
+from zk0.evaluation.session_setup import SessionSetup
+from zk0.records import Checkpoint, EpisodeVideo, Evaluation, SetScore, Statistics
+from zk0.report.video.canvas import camera_rows
+from zk0.report.video.encoder import write_video
+from zk0.report.video.video_frames import PredictionRecording, prediction_frames
+from zk0.settings.plans import VideoPlan
+from zk0.settings.session import Session
+from zk0.storage.atomic import atomic_write_text
+from zk0.storage.results import read_episode_videos, remove_unfinished_videos, unused_video_path
+from zk0.storage.session_folder import SessionFolder
+from zk0.training.examples import EvaluationExamples
+
+
+@dataclass(frozen=True)
+class VideoRenderer:
+    """Renders videos of one dataset's held-out episodes under one model.
+
+    Args:
+        policy: with the model's weights.
+        examples: the frames that are evaluated.
+        reader: reads the dataset.
+        statistics: that the policy normalizes with.
+        plan: number of episodes, size of the camera images, and time stamp of the files.
+        seed_and_times: of the evaluation, so that the video shows the predictions that were evaluated.
+        joints: names, in order.
+    """
+
+    policy: Any
+    examples: EvaluationExamples
+    reader: EpisodeReader
+    statistics: Statistics
+    plan: VideoPlan
+    seed_and_times: tuple[int, int]
+    joints: Sequence[str]
+
+    def render(
+        self, score: SetScore, round_and_checkpoint: tuple[int, str], client: str | None, base: Path, folder: Path
+    ) -> tuple[EpisodeVideo, ...]:
+        """Render the first evaluated episodes as `rollout_YYYYMMDD_HHMMSS.mp4`, each with a result, `.json`.
+
+        A video that exists already is not rendered again. If one cannot be rendered, its result names the error, and
+        the others are rendered all the same.
+
+        Args:
+            score: of this model on this dataset.
+            round_and_checkpoint: number of the round, and digest of the model's weights.
+            client: who holds the episodes out; None for an evaluation set of the server.
+            base: results name their videos relative to this folder.
+            folder: of results and videos.
+        """
+        round_number, checkpoint = round_and_checkpoint
+        remove_unfinished_videos(folder)
+        videos = {
+            v.episode: v
+            for v in read_episode_videos(folder)
+            if (v.round, v.checkpoint, v.dataset) == (round_number, checkpoint, score.dataset)
+        }
+        episodes = list(dict.fromkeys(self.examples.episode_of_frame.tolist()))[: self.plan.episodes]
+        for index in episodes:
+            if index in videos:
+                continue
+            path = unused_video_path(folder, self.plan.timestamp)
+            frames = int((self.examples.episode_of_frame == index).sum())
+            numbers = _episode_numbers(score, index, self.reader.fps, frames)
+            error = self._render_episode(index, numbers, round_number, path)
+            videos[index] = EpisodeVideo(
+                round=round_number,
+                checkpoint=checkpoint,
+                dataset=score.dataset,
+                client=client,
+                video=None if error else str(path.relative_to(base)),
+                camera_rows=None if error else camera_rows(self.plan.camera_height),
+                video_error=error,
+                **numbers,
+            )
+            folder.mkdir(parents=True, exist_ok=True)
+            atomic_write_text(path.with_suffix(".json"), videos[index].model_dump_json(indent=2))
+        return tuple(videos[index] for index in episodes)
+
+    def _render_episode(self, index: int, numbers: Mapping[str, Any], round_number: int, path: Path) -> str | None:
+        """Write the video of an episode; the error's message if that failed, else None."""
+        try:
+            (episode,) = self.reader.read([index])
+            caption = f"round {round_number}  ·  loss {_loss_text(numbers['policy_loss'])}"
+            recording = self._recording(episode, caption)
+            write_video(path, prediction_frames(recording, self.plan.camera_height), self.reader.fps)
+        except (Zk0Error, OSError, RuntimeError, MemoryError) as e:
+            return first_line(e)
+        return None
+
+    def _recording(self, episode: Episode, note: str) -> PredictionRecording:
+        images = {c: self.reader.frames(episode, c).transpose(0, 2, 3, 1) for c in self.examples.cameras}
+        return PredictionRecording(
+            images={camera: list(frames) for camera, frames in images.items()},
+            recorded=episode.actions,
+            predicted=self._predict_chunks(episode),
+            joints=self.joints,
+            fps=self.reader.fps,
+            task=episode.tasks[0],
+            episode=episode.index,
+            note=note,
+        )
+
+    @torch.no_grad()
+    def _predict_chunks(self, episode: Episode) -> NDArray[np.float64]:
+        """Predicted chunks (frames, chunk, joints) in the dataset's units, from the same noise as the evaluation's."""
+        config, (seed, times) = self.policy.config, self.seed_and_times
+        shape = (times + 1, config.chunk_size, config.max_action_dim)
+        (at,) = np.nonzero(self.examples.episode_of_frame == episode.index)
+        chunks = []
+        for start in range(0, len(at), 32):
+            indices = at[start : start + 32].tolist()
+            frames = [int(self.examples.frame_in_episode[i]) for i in indices]
+            noise = np.stack([frame_noise(seed, episode.index, frame, shape)[times] for frame in frames])
+            chunk = self.examples.predict_frames(self.policy, indices, torch.from_numpy(noise).to(config.device))
+            chunks.append(chunk.cpu().double().numpy())
+        action = self.statistics.action
+        predicted: NDArray[np.float64] = np.concatenate(chunks) * np.asarray(action.std) + np.asarray(action.mean)
+        return predicted
+
+
+def render_evaluation_videos(
+    session: Session,
+    setup: SessionSetup,
+    session_folder: SessionFolder,
+    evaluated: tuple[Checkpoint, Evaluation],
+    plan: VideoPlan,
+) -> tuple[EpisodeVideo, ...]:
+    """Render videos of the server's evaluation sets under the global model of a round.
+
+    Args:
+        session: the settings.
+        setup: recipe, statistics and evaluation sets.
+        session_folder: where results and videos are stored, and the weights lie.
+        evaluated: the checkpoint of the round and its evaluation.
+        plan: number of episodes, size of the camera images, and time stamp of the files.
+    """
+    checkpoint, evaluation = evaluated
+    policy = policy_with_weights(session, setup.recipe, (session_folder.path / checkpoint.path, checkpoint.digest))
+    seed_and_times, videos = (session.seed, session.evaluation.times), list[EpisodeVideo]()
+    for one, score in zip(setup.sets, evaluation.sets, strict=True):
+        examples = evaluation_examples(session, setup, policy, one, episodes=plan.episodes)
+        reader, joints = EpisodeReader(Path(one.root), one.rename_map), session.contract.joints
+        statistics = setup.statistics_of(one.report)
+        renderer = VideoRenderer(policy, examples, reader, statistics, plan, seed_and_times, joints)
+        folder = session_folder.rollouts(checkpoint.round) / _folder_name(one.dataset)
+        videos += renderer.render(score, (checkpoint.round, checkpoint.digest), None, session_folder.path, folder)
+    return tuple(videos)
+
+
+def _folder_name(dataset: str) -> str:
+    """The last part of a dataset's name, as a folder name.
+
+    >>> _folder_name("sim:lift-red"), _folder_name("hf:lab/so101"), _folder_name("local:/data/my set")
+    ('lift-red', 'so101', 'my-set')
+    """
+    return re.sub(r"[^A-Za-z0-9_.-]", "-", re.split(r"[:/]", dataset.rstrip("/"))[-1]) or "set"
+
+
+def _episode_numbers(score: SetScore, index: int, fps: float, frames: int) -> dict[str, Any]:
+    """Fields of an EpisodeVideo; loss and error are None if no frame of the episode was evaluated."""
+    episode = next((e for e in score.episodes if e.episode == index), None)
+    return {
+        "episode": index,
+        "duration_seconds": frames / fps,
+        "fps": fps,
+        "policy_loss": episode.policy_loss if episode else None,
+        "action_error_degrees": episode.action_error_degrees if episode else None,
+    }
+
+
+def _loss_text(loss: float | None) -> str:
+    return "not measured" if loss is None else f"{loss:.3f}"

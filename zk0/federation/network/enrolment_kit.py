@@ -1,0 +1,46 @@
+"""The enrolment kit of a node: one file with all that its operator needs to take part in a federation."""
+
+from pathlib import Path
+from typing import Self
+
+from pydantic import ValidationError
+
+from zk0.errors import SettingsError
+from zk0.federation.network.certificate_authority import key_fingerprint, public_key_line
+from zk0.records import Record
+from zk0.settings.dataset_settings import SafeName
+from zk0.storage.atomic import atomic_write_bytes
+
+
+class EnrolmentKit(Record):
+    """A node's name and key, and the server's address and certificate."""
+
+    name: SafeName
+    server: str
+    """host:port"""
+    ca_certificate: str
+    """Certificate of the authority that signed the server's certificate (PEM)."""
+    key: str
+    """The node's private key in OpenSSH format. Whoever has it can act as this node."""
+
+    def write(self, path: Path) -> None:
+        """Write the kit to a file that only its owner can read."""
+        atomic_write_bytes(path, self.model_dump_json(indent=2).encode(), mode=0o600)
+
+    def fingerprint(self) -> str:
+        """Return the fingerprint of the key, as the server's operator saw it."""
+        return key_fingerprint(public_key_line(self.key.encode()))
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read the kit in a file.
+
+        Raises:
+            SettingsError: the file does not exist, or is incomplete.
+        """
+        try:
+            return cls.model_validate_json(path.read_text(encoding="utf-8"))
+        except OSError as e:
+            raise SettingsError(f"{path}: cannot be read ({e.strerror}); expected a kit of zk0bot server enroll") from e
+        except (UnicodeDecodeError, ValidationError) as e:
+            raise SettingsError(f"{path}: not a complete kit; request one from the server's operator") from e

@@ -1,0 +1,92 @@
+"""What clients answer, parsed in one place: size and form are checked before the text is read, then every field.
+
+A client may be hostile: an answer that breaks a rule here is refused by name, and the session goes on.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from flwr.app import ConfigRecord, RecordDict
+from pydantic import ValidationError
+
+from zk0.errors import FederationError, first_line
+from zk0.federation.flower.flower_message import WEIGHTS_PATH
+from zk0.records import ClientScore, Member, Record, Update, clean_text
+
+MAX_REASON = 2000
+"""Longest reason of a refusal, in characters; a longer one is cut."""
+_MAX_PATH = 4096
+_SAFE_CLIENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+
+
+class AnswerForm(NamedTuple):
+    """The key of one kind of answer, the record in it, and the length of its text."""
+
+    key: str
+    record: type[Record] | None
+    """None: text or a number that is stored as it is."""
+    max_length: int
+    """In characters."""
+    name: str
+    """For messages: "its answer is not NAME"."""
+
+
+MEMBER = AnswerForm("member", Member, 1 << 24, "a member record")
+UPDATE = AnswerForm("update", Update, 1 << 16, "an update")
+SCORE = AnswerForm("score", ClientScore, 1 << 23, "a score")
+REPORT = AnswerForm("report", None, 1 << 24, "a joining report")
+_FORMS = {form.key: form for form in (MEMBER, UPDATE, SCORE, REPORT)}
+_LIMITS = {key: form.max_length for key, form in _FORMS.items()} | {
+    WEIGHTS_PATH: _MAX_PATH, "refusal": 1 << 24, "done": 0, "checked": 0, "journal": 1 << 10,
+}  # fmt: skip
+"""Keys that an answer may have, and the length of their text; 0: a number or a truth value."""
+
+
+def answer_problem(content: RecordDict) -> str:
+    """Return why the content of a reply is no answer; empty where it has only known keys of the right type and size."""
+    answer = content.get("answer")
+    if not isinstance(answer, ConfigRecord):
+        return "an empty answer"
+    for key, value in answer.items():
+        if key not in _LIMITS:
+            return f"an answer with the unknown key {clean_text(str(key), 60)!r}"
+        limit = _LIMITS[key]
+        if isinstance(value, str) != bool(limit) or not isinstance(value, str | bool | int):
+            return f"an answer whose {key} is of type {type(value).__name__}"
+        if isinstance(value, str) and len(value) > limit:
+            return f"an answer whose {key} has {len(value)} characters; expected at most {limit}"
+    return ""
+
+
+def answered_text(content: RecordDict, form: AnswerForm) -> str:
+    """Return the text of an answer.
+
+    Raises:
+        FederationError: it has no such text, or a longer one than the form allows.
+    """
+    answer = content["answer"]
+    text = answer.get(form.key) if isinstance(answer, Mapping) else None
+    if not isinstance(text, str):
+        raise FederationError(f"its answer is not {form.name} (no text {form.key})")
+    if len(text) > form.max_length:
+        raise FederationError(f"its answer is not {form.name} ({len(text)} characters; at most {form.max_length})")
+    return text
+
+
+def parse_answer[T: Record](content: RecordDict, form: AnswerForm, record: type[T]) -> T:
+    """Return the record in an answer.
+
+    Raises:
+        FederationError: the answer does not hold one, or a field is out of bounds.
+    """
+    text = answered_text(content, form)
+    try:
+        return record.model_validate_json(text)
+    except ValidationError as e:
+        raise FederationError(f"its answer is not {form.name} ({clean_text(first_line(e), MAX_REASON)})") from e
+
+
+def is_safe_client_name(name: str) -> bool:
+    """Return whether a name can be part of a file name on every system."""
+    return _SAFE_CLIENT.fullmatch(name) is not None

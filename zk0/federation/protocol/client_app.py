@@ -1,0 +1,251 @@
+"""The Flower ClientApp of zk0, the same on every engine: it parses messages, calls `zk0.client.client`, and answers.
+
+An engine calls `client_app` in a worker process with a message and the node's context. Every error becomes an answer
+with a refusal, so that a client's failure never fails the round.
+"""
+
+import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+from loguru import logger
+
+from zk0.audit.merkle import Receipt
+from zk0.client.round_state import remove_session_state
+from zk0.diagnostics import memory_summary
+from zk0.errors import Zk0Error, first_line
+from zk0.federation.flower.flower_message import WEIGHTS_PATH
+from zk0.federation.protocol.client_log import client_log
+from zk0.federation.protocol.exchange import JOINING_REPORT, LOCAL_BASELINE, RECEIPTS
+from zk0.federation.protocol.process_clients import client_for_plan, get_client, node_config
+from zk0.federation.protocol.receipts import store_receipts
+from zk0.federation.protocol.request_limits import check_member, check_plan, check_score, check_terms, round_clock
+from zk0.federation.protocol.sent_log import REMOTE, record_sent, redacted_answer
+from zk0.records import EpisodeVideo
+from zk0.settings.dataset_settings import ClientSettings
+from zk0.settings.plans import ClientPlan, EvaluationPlan, JoiningReportPlan, RoundPlan, SessionTerms
+from zk0.storage.atomic import atomic_write_text
+from zk0.training.gpu_share import gpu_share_for
+
+ProgressListener = Callable[[str, int, int, int, str], None]
+"""Called with client, round, step, steps and kind of step: `train` for optimizer steps, `encode` for frames whose
+features are computed before the first step."""
+
+_listener: list[ProgressListener] = []
+
+flower_client_app = ClientApp()
+"""Handles one message at a time in a process: the clients of a process share its policy and its progress listener."""
+
+
+def set_progress_listener(listener: ProgressListener) -> None:
+    """Set the function that the clients of this process call with their progress."""
+    _listener[:] = [listener]
+
+
+@flower_client_app.query()
+def handle_join(message: Message, context: Context) -> Message:
+    """Check the client's dataset, and answer with its member record."""
+    return _answer(message, context, _join)
+
+
+@flower_client_app.train()
+def handle_train(message: Message, context: Context) -> Message:
+    """Train on a round's plan, and answer with the update."""
+    return _answer(message, context, _train)
+
+
+@flower_client_app.evaluate()
+def handle_evaluate(message: Message, context: Context) -> Message:
+    """Evaluate the global model on the client's held-out episodes, and answer with the score."""
+    return _answer(message, context, _evaluate)
+
+
+@flower_client_app.evaluate(LOCAL_BASELINE)
+def handle_local_baseline(message: Message, context: Context) -> Message:
+    """Train the client alone for as many rounds as the session, from the weights that it started from."""
+    return _answer(message, context, _train_local_baseline)
+
+
+@flower_client_app.evaluate(JOINING_REPORT)
+def handle_joining_report(message: Message, context: Context) -> Message:
+    """Measure what joining brought the client; the answer holds the report only if the client's settings share it."""
+    return _answer(message, context, _report_joining)
+
+
+@flower_client_app.query(RECEIPTS)
+def handle_receipts(message: Message, context: Context) -> Message:
+    """Check the server's receipts against the updates that the client sent, and store them."""
+    return _answer(message, context, _store_receipts)
+
+
+def _join(message: Message, config: dict[str, Any]) -> RecordDict:
+    terms = _terms(message)
+    check_terms(terms, config)
+    client = get_client(terms, config)
+    logger.info("{}: joining with {}", client.name, client.settings.dataset)
+    member = client.join()
+    if member.report.repairs:
+        logger.info("{}: takes part with a repaired copy ({})", client.name, ", ".join(member.report.repairs))
+    check_member(member, terms, config)
+    counts = f"{len(member.split.train)} episodes, {member.train_frames} frames"
+    logger.info("{}: {} to train on, {} held out", client.name, counts, len(member.split.held_out))
+    return RecordDict({"answer": ConfigRecord({"member": member.model_dump_json()})})
+
+
+def _train(message: Message, config: dict[str, Any]) -> RecordDict:
+    plan = RoundPlan.model_validate_json(_plan(message))
+    check_plan(plan, config)
+    client = client_for_plan(plan, config)
+    client.outbox.remove_before(plan.round)
+    every, stop_late = plan.training.log_every_steps, round_clock(config)
+
+    def on_step(step: int, steps: int, loss: float, lr: float) -> None:
+        stop_late()
+        if step % every == 0 or step == steps:
+            logger.info("{}: round {} step {}/{} loss {:.4f} lr {:.3g}", client.name, plan.round, step, steps, loss, lr)
+        _report_progress(client.name, plan.round, step, steps, "train")
+
+    def on_frames(done: int, frames: int) -> None:
+        logger.info("{}: features of {}/{} frames computed", client.name, done, frames)
+        _report_progress(client.name, plan.round, done, frames, "encode")
+
+    logger.info(
+        "{}: round {} from {} lr {:.3g} mu {:.3g}", client.name, plan.round, plan.global_digest[:12], plan.lr, plan.mu
+    )
+    with _gpu_share(client, plan):
+        update = client.train(plan, _weights(message), on_step, on_frames)
+    seconds = update.metrics.seconds
+    logger.info("{}: round {} trained in {:.1f} s; {}", client.name, plan.round, seconds, memory_summary())
+    atomic_write_text(client.scratch / f"round_{update.round}.json", update.model_dump_json(indent=2))
+    sent = update.model_copy(update={"path": Path(update.path).name})  # folders of this machine stay private
+    return RecordDict({"answer": ConfigRecord({"update": sent.model_dump_json(), WEIGHTS_PATH: update.path})})
+
+
+def _evaluate(message: Message, config: dict[str, Any]) -> RecordDict:
+    plan = EvaluationPlan.model_validate_json(_plan(message))
+    check_plan(plan, config)
+    client, weights = client_for_plan(plan, config), _weights(message)
+
+    def on_frames(done: int, frames: int) -> None:
+        logger.info("{}: features of {}/{} held-out frames computed", client.name, done, frames)
+        _report_progress(client.name, plan.round, done, frames, "encode")
+
+    videos: tuple[EpisodeVideo, ...] = ()
+    with _gpu_share(client, plan):
+        found = client.evaluate(plan, weights, on_frames)
+        check_score(found.score, config)
+        if plan.video is not None:
+            from zk0.client.held_out_videos import render_held_out_videos  # takes seconds
+
+            videos = render_held_out_videos(client, plan, weights, found.score)
+    loss, frames = found.score.policy_loss, found.score.frames
+    logger.info("{}: round {} evaluated on {} held-out frames: loss {:.4f}", client.name, plan.round, frames, loss)
+    for video in videos:
+        if video.video_error:
+            logger.warning("{}: no video of episode {}: {}", client.name, video.episode, video.video_error)
+    atomic_write_text(client.scratch / f"evaluation_{plan.round}.json", found.model_dump_json(indent=2))
+    return RecordDict({"answer": ConfigRecord({"score": found.model_dump_json()})})
+
+
+def _train_local_baseline(message: Message, config: dict[str, Any]) -> RecordDict:
+    from zk0.client.joining_report import train_locally  # takes seconds
+
+    plan = JoiningReportPlan.model_validate_json(_plan(message))
+    check_plan(plan, config)
+    client = client_for_plan(plan, config)
+    logger.info("{}: trains the local-only baseline for {} rounds", client.name, len(plan.lrs))
+    with _gpu_share(client, plan):
+        train_locally(client, plan, _weights(message))
+    return RecordDict({"answer": ConfigRecord({"done": True})})
+
+
+def _report_joining(message: Message, config: dict[str, Any]) -> RecordDict:
+    from zk0.client.joining_report import evaluate_joining  # takes seconds
+
+    plan = JoiningReportPlan.model_validate_json(_plan(message))
+    check_plan(plan, config)
+    client = client_for_plan(plan, config)
+    with _gpu_share(client, plan):
+        report = evaluate_joining(client, plan, _weights(message))
+    logger.info("{}: joining report written to {}", client.name, client.scratch / "joining.md")
+    shared = report.model_dump_json() if client.settings.share_joining_report else ""
+    for score in report.models.values() if shared else ():
+        check_score(score, config)
+    return RecordDict({"answer": ConfigRecord({"report": shared})})
+
+
+def _store_receipts(message: Message, config: dict[str, Any]) -> RecordDict:
+    name, scratch = ClientSettings.model_validate_json(config["client"]).name, Path(config["scratch"])
+    session = _terms(message).session
+    receipts = [Receipt.model_validate(one) for one in json.loads(str(message.content["config"]["receipts"]))]
+    checked = store_receipts(name, scratch, session, receipts)
+    logger.info("{}: receipts prove that {} updates were averaged", name, checked)
+    remove_session_state(scratch, session)  # all rounds are over
+    return RecordDict({"answer": ConfigRecord({"checked": checked})})
+
+
+def _terms(message: Message) -> SessionTerms:
+    return SessionTerms.model_validate_json(str(message.content["config"]["terms"]))
+
+
+def _plan(message: Message) -> str:
+    return str(message.content["config"]["plan"])
+
+
+def _weights(message: Message) -> Path:
+    return Path(str(message.content["config"][WEIGHTS_PATH]))
+
+
+def _gpu_share(client: Any, plan: ClientPlan) -> AbstractContextManager[None]:
+    return gpu_share_for(plan.training, lambda: logger.info("{}: waits for its share of the GPU", client.name))
+
+
+def _report_progress(client: str, round_number: int, step: int, steps: int, work: str) -> None:
+    for listener in _listener:
+        listener(client, round_number, step, steps, work)
+
+
+def _answer(message: Message, context: Context, work: Callable[[Message, dict[str, Any]], RecordDict]) -> Message:
+    """Answer a message. An error is sent as one line of text; its traceback stays in the client's log."""
+    try:
+        config = node_config(message.content["config"], context)
+        with client_log(Path(config["scratch"])):
+            content = _recorded_answer(message, config, work)
+    except Exception as e:  # sent to the server, which refuses this client's answer
+        content = _refusal(_error_text(e))
+    return Message(content, reply_to=message)
+
+
+def _recorded_answer(
+    message: Message, config: dict[str, Any], work: Callable[[Message, dict[str, Any]], RecordDict]
+) -> RecordDict:
+    """Return the answer after it was redacted and written to the client's journal; an answer without entry is lost."""
+    try:
+        content = work(message, config)
+    except Zk0Error as e:
+        logger.error("{}", e)
+        content = _refusal(str(e))
+    except Exception as e:  # sent to the server, too
+        logger.exception("{}", e)
+        content = _refusal(_error_text(e))
+    if config.get(REMOTE):
+        content = redacted_answer(content, ClientSettings.model_validate_json(config["client"]).dataset)
+    try:
+        record_sent(message, content, Path(config["scratch"]))
+    except (Zk0Error, OSError, ValueError) as e:
+        logger.error("{}", e)
+        problem = content["answer"].get("refusal", "its answer was not sent")
+        content = _refusal(f"{problem}; its journal could not be written: {type(e).__name__}: {e}")
+    return content
+
+
+def _error_text(error: Exception) -> str:
+    return f"{type(error).__name__}: {first_line(error)}; see the client's log"
+
+
+def _refusal(reason: str) -> RecordDict:
+    return RecordDict({"answer": ConfigRecord({"refusal": reason})})

@@ -1,0 +1,39 @@
+"""The log file of a client: one process may hold several clients, and each of them has its own file."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from loguru import logger
+
+from zk0.diagnostics import forward_library_logs
+
+_logs: dict[str, int] = {}
+_MAX_OPEN_LOGS = 128
+"""An operating system commonly limits a process to 1024 open files."""
+
+
+@contextmanager
+def client_log(scratch: Path) -> Iterator[None]:
+    """Write what is logged in the block to `client.log` in a client's scratch folder, too.
+
+    The file stays open for the client's next message, because opening it takes longer than most messages.
+    """
+    scratch.mkdir(parents=True, exist_ok=True)
+    name = str(scratch)
+    if name not in _logs:
+        if len(_logs) == _MAX_OPEN_LOGS:
+            logger.remove(_logs.pop(next(iter(_logs))))
+        options: dict[str, Any] = {
+            "rotation": "500 MB",
+            "retention": "10 days",
+            "compression": "zip",
+            "diagnose": False,
+            "watch": True,
+        }
+        _logs[name] = logger.add(
+            scratch / "client.log", filter=lambda r: bool(r["extra"].get("client") == name), **options
+        )
+    with logger.contextualize(client=name), forward_library_logs():
+        yield

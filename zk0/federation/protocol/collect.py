@@ -1,0 +1,166 @@
+"""Send plans to the clients of a session and collect their answers: the same on every engine.
+
+Each answer is spooled to disk as it arrives, and refused where it is invalid. When a round is retried, only clients
+without a spooled update get a request, and a client that has trained already answers from its own disk. So a retry
+never repeats finished work.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+
+from flwr.app import MessageType, RecordDict
+
+from zk0.audit.merkle import Receipt
+from zk0.federation.flower.flower_message import WEIGHTS_PATH
+from zk0.federation.protocol.exchange import JOINING_REPORT, LOCAL_BASELINE, RECEIPTS, Reply, Request
+from zk0.federation.protocol.membership import Membership
+from zk0.federation.protocol.replies import (
+    CollectedScores,
+    CollectedUpdates,
+    ResultListener,
+    SilentListener,
+    parse_report,
+    parse_score,
+)
+from zk0.federation.protocol.spool import Spool
+from zk0.records import ClientScore, Refusal, Update
+from zk0.settings.plans import ClientPlan, EvaluationPlan, JoiningReportPlan, RoundPlan, SessionTerms
+
+
+class Federation(Membership):
+    """The clients of one session, connected by one engine: they join, train, evaluate and receive receipts."""
+
+    def train(
+        self,
+        plans: Sequence[RoundPlan],
+        weights: Path,
+        spool: Path,
+        listener: ResultListener | None = None,
+        sent_weights: Path | None = None,
+    ) -> CollectedUpdates:
+        """Let clients train on their plans, and return the accepted updates and the refusals.
+
+        Args:
+            plans: one for each client of the round.
+            weights: file of the global weights.
+            spool: folder for the updates.
+            listener: called before each request and after each answer.
+            sent_weights: file that is sent to the clients; None: `weights`.
+        """
+        plan_of = {plan.client: plan for plan in plans}
+        frames = {name: self._registry.members[name].train_frames for name in plan_of if name in self._registry.members}
+        spooled, listener = Spool(spool, weights, frames), listener or SilentListener()
+        updates = {name: u for name, plan in plan_of.items() if (u := spooled.load(plan)) is not None}
+        refusals: list[Refusal] = []
+        for update in updates.values():
+            listener.on_reused(update)
+        missing = [plan for name, plan in plan_of.items() if name not in updates]
+        requests = self._requests(missing, sent_weights or weights)
+        for name in requests:
+            listener.on_request(name)
+        with closing(self._exchange(requests, MessageType.TRAIN, str(plans[0].round))) as replies:
+            for reply in replies:
+                if reply.content is None:
+                    found: Update | Refusal = spooled.refuse(reply.sender, reply.error)
+                else:
+                    found = spooled.receive(reply.content, plan_of[reply.sender], updates.keys())
+                if isinstance(found, Refusal):
+                    refusals.append(found)
+                    self._log.record(reply, ("train", plans[0].round), refusal=found.reason)
+                else:
+                    updates[reply.sender] = found
+                    self._log.record(reply, ("train", plans[0].round), update=found)
+                if not reply.unexpected:
+                    listener.on_result(found)
+        return CollectedUpdates(
+            updates=tuple(updates[n] for n in sorted(updates)),
+            refusals=_sorted(refusals),
+            all_refusals=spooled.refusals(),
+            delta_norms={n: spooled.delta_norms[n] for n in sorted(updates)},
+        )
+
+    def record_quarantined(self, refusals: Sequence[Refusal], round_number: int) -> None:
+        """Record that updates are refused after they had been accepted."""
+        self.record_refused(refusals, "quarantine", round_number)
+
+    def record_refused(self, refusals: Sequence[Refusal], kind: str, round_number: int | None) -> None:
+        """Record that answers of a kind are refused after they had been accepted."""
+        for refusal in refusals:
+            self._log.record(Reply(refusal.client, None), (kind, round_number), refusal=refusal.reason)
+
+    def evaluate(
+        self, plans: Sequence[EvaluationPlan], weights: Path, listener: ResultListener | None = None
+    ) -> CollectedScores:
+        """Let clients evaluate the weights in a file on their held-out episodes, and return scores and refusals."""
+        listener = listener or SilentListener()
+        requests = self._requests(plans, weights)
+        scores: dict[str, ClientScore] = {}
+        refusals: list[Refusal] = []
+        for name in requests:
+            listener.on_request(name)
+        for reply in self._exchange(requests, MessageType.EVALUATE, "evaluate"):
+            if reply.unexpected:  # the first answer counts, and the weights are the same
+                continue
+            found = parse_score(reply)
+            if isinstance(found, Refusal):
+                refusals.append(found)
+                self._log.record(reply, ("evaluate", plans[0].round), refusal=found.reason)
+            else:
+                scores[found.client] = found
+                self._log.record(reply, ("evaluate", plans[0].round))
+            listener.on_result(found)
+        return CollectedScores(scores=tuple(scores[n] for n in sorted(scores)), refusals=_sorted(refusals))
+
+    def collect_joining_reports(
+        self, plans: tuple[Sequence[JoiningReportPlan], Sequence[JoiningReportPlan]], base: Path, final: Path
+    ) -> tuple[dict[str, str], tuple[Refusal, ...]]:
+        """Let clients measure what joining brought them.
+
+        Args:
+            plans: for the base weights and for the final weights, one for each client.
+            base: file of the weights that the session started from.
+            final: file of the last global weights.
+
+        Returns:
+            The report (JSON) of each client, empty where a client does not share it, and the refusals.
+        """
+        refused: dict[str, Refusal] = {}
+        found: dict[str, str] = {}
+        for part, weights, action in ((plans[0], base, LOCAL_BASELINE), (plans[1], final, JOINING_REPORT)):
+            requests = self._requests([plan for plan in part if plan.client not in refused], weights)
+            for reply in self._exchange(requests, f"{MessageType.EVALUATE}.{action}", action):
+                report = parse_report(reply, expected=action == JOINING_REPORT)
+                error = report.reason if isinstance(report, Refusal) else ""
+                self._log.record(reply, (action, part[0].round), refusal=error)
+                if isinstance(report, Refusal):
+                    refused[reply.sender] = report
+                elif action == JOINING_REPORT and not reply.unexpected:
+                    found[reply.sender] = report
+        return found, tuple(refused[name] for name in sorted(refused))
+
+    def send_receipts(self, terms: SessionTerms, receipts: Mapping[str, Sequence[Receipt]]) -> tuple[Refusal, ...]:
+        """Send clients the receipts of their updates, and return the refusals of those that did not accept them."""
+        requests = {}
+        for name, those in receipts.items():
+            text = json.dumps([receipt.model_dump(mode="json") for receipt in those])
+            content = RecordDict({"config": self._config(terms=terms.model_dump_json(), receipts=text)})
+            requests[name] = (self._registry.node_of(name), content)
+        exchange = self._exchange(requests, f"{MessageType.QUERY}.{RECEIPTS}", RECEIPTS)
+        replies = [reply for reply in exchange if not reply.unexpected]
+        for reply in replies:
+            self._log.record(reply, (RECEIPTS, None), refusal=reply.error)
+        return _sorted([Refusal(client=r.sender, reason=r.error) for r in replies if r.content is None])
+
+    def _requests(self, plans: Sequence[ClientPlan], weights: Path) -> dict[str, Request]:
+        """Return one request for each plan, with the weights in a file, by client."""
+        requests = {}
+        for plan in plans:
+            config = self._config(plan=plan.model_dump_json(), **{WEIGHTS_PATH: str(weights)})
+            requests[plan.client] = (self._registry.node_of(plan.client), RecordDict({"config": config}))
+        return requests
+
+
+def _sorted(refusals: Sequence[Refusal]) -> tuple[Refusal, ...]:
+    return tuple(sorted(refusals, key=lambda refusal: refusal.client))

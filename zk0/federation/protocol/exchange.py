@@ -1,0 +1,103 @@
+"""Send one request to each of many nodes over any engine, and yield the replies as they arrive."""
+
+import time
+from collections.abc import Generator, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from flwr.app import Error, Message, RecordDict
+
+from zk0.federation.flower.private_api import ErrorCode
+from zk0.federation.protocol.answers import MAX_REASON, answer_problem
+from zk0.records import clean_text
+
+POLL_SECONDS = 0.02
+_EXPIRED = (ErrorCode.MESSAGE_UNAVAILABLE, ErrorCode.REPLY_MESSAGE_UNAVAILABLE)
+"""Error codes of the replies that Flower creates when a message's time to live is over."""
+
+LOCAL_BASELINE = "local_baseline"
+"""Action of the Flower message type `evaluate`: the client trains alone, for its joining report."""
+JOINING_REPORT = "joining_report"
+"""Action of the Flower message type `evaluate`: the client measures what joining brought it."""
+RECEIPTS = "receipts"
+"""Action of the Flower message type `query`: the client checks and stores the receipts of its updates."""
+
+Request = tuple[int, RecordDict]
+"""Node id of the receiver, and the content."""
+
+
+class Grid(Protocol):
+    """Interface of an engine: that of Flower's Grid, with `make_message` and `discard` of zk0's own."""
+
+    def get_nodes(self) -> Sequence[Any]: ...
+    def make_message(
+        self, content: RecordDict, dst_node_id: int, message_type: str, ttl: float, group_id: str
+    ) -> Message: ...
+    def push_messages(self, messages: Sequence[Message]) -> Sequence[str]: ...
+    def pull_messages(self, ids: Sequence[str]) -> Sequence[Message]: ...
+    def discard(self, ids: Sequence[str]) -> None: ...
+
+
+class Reply(NamedTuple):
+    """The content of one reply, or why there is none."""
+
+    sender: str
+    """Name of the request that it answers: a client, or a node id while clients join."""
+    content: RecordDict | None
+    error: str = ""
+    unexpected: bool = False
+    """It answers no request that is still open."""
+    invalid: bool = False
+    """Its node sent what zk0 never sends."""
+
+
+def exchange_messages(
+    grid: Grid, requests: Mapping[str, Request], message_type: str, group_id: str, timeout_seconds: float
+) -> Generator[Reply]:
+    """Send requests, and yield one reply for each as it arrives; a node that is silent gets a reply with an error.
+
+    A second answer to a request and an answer to a request of another round are yielded too, as `unexpected` replies.
+    """
+    if not requests:
+        return
+    messages = [
+        grid.make_message(content, node, message_type, timeout_seconds, group_id) for node, content in requests.values()
+    ]
+    sent = dict(zip(grid.push_messages(messages), requests, strict=True))
+    pending, names = dict(sent), {node: name for name, (node, _) in requests.items()}
+    timeout = f"no answer within {timeout_seconds:g} s"
+    deadline = time.monotonic() + timeout_seconds + 10 * POLL_SECONDS
+    try:
+        while pending:
+            found = grid.pull_messages(list(pending))
+            for message in found:
+                answered = message.metadata.reply_to_message_id
+                if answered in pending:
+                    yield _to_reply(pending.pop(answered), message, timeout)
+                elif answered in sent:
+                    yield Reply(sent[answered], None, "answered twice; the first answer counts", unexpected=True)
+                else:
+                    name = names.get(message.metadata.src_node_id, f"node {message.metadata.src_node_id}")
+                    yield Reply(name, None, "answered a request of another round", unexpected=True)
+            if not found:
+                if time.monotonic() > deadline:  # checked last: what arrived while replies were processed counts
+                    break
+                time.sleep(POLL_SECONDS)
+    finally:
+        grid.discard(list(sent))
+    for name in pending.values():
+        yield Reply(name, None, timeout)
+
+
+def _to_reply(sender: str, message: Message, timeout: str) -> Reply:
+    if message.has_error():
+        return Reply(sender, None, timeout if message.error.code in _EXPIRED else _error_text(message.error))
+    if problem := answer_problem(message.content):
+        return Reply(sender, None, problem, invalid=True)
+    answer = message.content["answer"]
+    if "refusal" in answer:
+        return Reply(sender, None, clean_text(str(answer["refusal"]), MAX_REASON) or "a refusal without a reason")
+    return Reply(sender, message.content)
+
+
+def _error_text(error: Error) -> str:
+    return clean_text(error.reason or "", MAX_REASON) or f"its node reports error {error.code}"

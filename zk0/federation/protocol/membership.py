@@ -1,0 +1,131 @@
+"""Membership of a session: the clients that join it, when it starts, resumes, or while it runs."""
+
+import time
+from collections.abc import Generator, Mapping, Sequence
+from pathlib import Path
+
+from flwr.app import ConfigRecord, MessageType, RecordDict
+from loguru import logger
+
+from zk0.errors import FederationError, list_problems
+from zk0.federation.protocol.exchange import POLL_SECONDS, Grid, Reply, Request, exchange_messages
+from zk0.federation.protocol.received_log import ReceivedLog
+from zk0.federation.protocol.registry import NO_NODE, Registry
+from zk0.records import Member
+from zk0.settings.plans import SessionTerms
+
+
+class Membership:
+    """Lets the nodes of an engine join a session, and exchanges messages with the clients that have joined.
+
+    Args:
+        grid: the engine.
+        clients: names of the clients that must join; empty: every connected node takes part.
+        timeout_seconds: for one round, and for joining.
+        nodes_file: on simulated engines, the file with the nodes' configurations.
+        min_clients: clients that a round needs.
+        log: record of all answers.
+    """
+
+    def __init__(
+        self,
+        grid: Grid,
+        clients: Sequence[str],
+        timeout_seconds: float,
+        nodes_file: Path | None = None,
+        min_clients: int = 1,
+        log: ReceivedLog | None = None,
+    ) -> None:
+        self._grid = grid
+        self._clients = tuple(clients)
+        self._timeout = timeout_seconds
+        self._nodes_file = nodes_file
+        self._min_clients, self._min_nodes = min_clients, len(self._clients) or min_clients
+        self._registry = Registry()
+        self._log = log or ReceivedLog(None, "")
+
+    def join(
+        self, terms: SessionTerms, previous: Sequence[Member] = (), wait_seconds: float = 0.0
+    ) -> tuple[Member, ...]:
+        """Request that every client joins, and return the members in the order of `clients`, or else of their names.
+
+        Args:
+            terms: of the session.
+            previous: members from before the session was interrupted. After `wait_seconds` the session goes on without
+                those whose nodes are missing; each round refuses them until `join_new_nodes` finds them.
+            wait_seconds: how long to wait for all nodes, where there are previous members.
+
+        Raises:
+            FederationError: a client did not answer, or may not take part; the message names each with the reason.
+        """
+        self._registry = Registry(terms.contract)
+        nodes = self._wait_for_nodes(wait_seconds if previous else None)
+        problems, members = self._request_join(nodes, terms, self._timeout), self._registry.members
+        if len(members) >= self._min_clients:
+            self._registry.restore([member for member in previous if member.client not in members])
+        invalid = self._registry.invalid
+        enough = len(members) >= max(self._min_clients, 1) and len(problems) == len(invalid)
+        incomplete = bool(self._clients) or len(members) < self._min_nodes
+        if problems and not previous and incomplete and not enough:
+            title = f"{len(problems)} of {len(nodes)} clients cannot take part"
+            raise FederationError(list_problems(title, sorted(problems)))
+        for problem in problems:
+            logger.warning("does not take part: {}", problem)
+        missing = sorted(set(self._clients) - members.keys() - set(invalid.values()))
+        if len(missing) > sum(not name for name in invalid.values()):
+            raise FederationError(
+                f"clients that did not join: {', '.join(missing)}; expected {', '.join(self._clients)}"
+            )
+        return tuple(members[name] for name in self._clients or sorted(members) if name in members)
+
+    def join_new_nodes(self, terms: SessionTerms, timeout_seconds: float) -> tuple[Member, ...]:
+        """Request that nodes join that have connected since, and return all members in the order of their names.
+
+        A node that does not answer in time, or may not take part, gets another request with the next call.
+        """
+        nodes = self._registry.unregistered_nodes(self._grid.get_nodes())
+        for problem in self._request_join(nodes, terms, timeout_seconds):
+            logger.warning("does not take part: {}", problem)
+        return tuple(self._registry.members[name] for name in sorted(self._registry.members))
+
+    def _wait_for_nodes(self, wait_seconds: float | None) -> dict[int, str]:
+        """Return the nodes once all expected ones are connected: the name that each was enrolled under, by node id.
+
+        After `wait_seconds`, unless None, as many nodes as a round needs are enough.
+        """
+        started = time.monotonic()
+        while len(nodes := self._registry.unregistered_nodes(self._grid.get_nodes(), self._clients)) < self._min_nodes:
+            waited = time.monotonic() - started
+            if wait_seconds is not None and waited >= wait_seconds and len(nodes) >= self._min_clients:
+                return nodes
+            if waited > self._timeout:
+                names = f" ({', '.join(sorted(nodes.values()))})" if any(nodes.values()) else ""
+                raise FederationError(
+                    f"{len(nodes)} nodes{names} after {self._timeout:g} s, expected {self._min_nodes}"
+                )
+            time.sleep(POLL_SECONDS)
+        return nodes
+
+    def _request_join(self, nodes: Mapping[int, str], terms: SessionTerms, timeout_seconds: float) -> list[str]:
+        """Request that nodes join, and return the reasons of those that cannot."""
+        content = RecordDict({"config": self._config(terms=terms.model_dump_json())})
+        requests = {str(node): (node, content) for node in nodes}
+        replies = exchange_messages(self._grid, requests, MessageType.QUERY, "join", timeout_seconds)
+        problems = []
+        for reply in (reply for reply in replies if not reply.unexpected):
+            problem = self._registry.register(reply, int(reply.sender), nodes)
+            client = self._registry.client_of(int(reply.sender)) or nodes[int(reply.sender)]
+            self._log.record(reply, ("join", None), client, refusal=problem)
+            if problem and client and not problem.startswith(client):
+                problem = f"{client}: {problem}"
+            problems += [problem] if problem else []
+        return problems
+
+    def _config(self, **values: str) -> ConfigRecord:
+        return ConfigRecord({**values, **({"nodes": str(self._nodes_file)} if self._nodes_file else {})})
+
+    def _exchange(self, requests: Mapping[str, Request], message_type: str, group_id: str) -> Generator[Reply]:
+        connected = {name: request for name, request in requests.items() if request[0] != NO_NODE}
+        for name in requests.keys() - connected.keys():
+            yield Reply(name, None, "its node has not rejoined since the session was interrupted")
+        yield from exchange_messages(self._grid, connected, message_type, group_id, self._timeout)

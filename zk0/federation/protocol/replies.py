@@ -1,0 +1,89 @@
+"""Results of a round or an evaluation: the clients' valid answers, and refusals with their reasons."""
+
+from typing import Protocol
+
+from pydantic import ValidationError
+
+from zk0.errors import FederationError, first_line
+from zk0.federation.protocol.answers import REPORT, SCORE, answered_text, parse_answer
+from zk0.federation.protocol.exchange import Reply
+from zk0.records import ClientScore, Record, Refusal, Update
+
+
+class CollectedUpdates(Record):
+    """The updates and refusals of one round, each in the order of client names."""
+
+    updates: tuple[Update, ...]
+    refusals: tuple[Refusal, ...]
+    """Of this attempt."""
+    all_refusals: tuple[Refusal, ...]
+    """Of this attempt and those before it."""
+    delta_norms: dict[str, float]
+    """L2 norm of each update minus the global weights that the round started from, by client."""
+
+
+class CollectedScores(Record):
+    """The clients' scores of a model, and refusals, each in the order of client names."""
+
+    scores: tuple[ClientScore, ...]
+    refusals: tuple[Refusal, ...]
+
+
+class ResultListener(Protocol):
+    """Callbacks about each client of a round or an evaluation."""
+
+    def on_request(self, client: str) -> None:
+        """Called before the request is sent."""
+
+    def on_reused(self, update: Update) -> None:
+        """Called where no request is sent, because an earlier attempt has brought this update."""
+
+    def on_result(self, found: Update | ClientScore | Refusal) -> None:
+        """Called when the client's answer is accepted or refused."""
+
+
+class SilentListener:
+    """A ResultListener that does nothing."""
+
+    def on_request(self, client: str) -> None: ...
+    def on_reused(self, update: Update) -> None: ...
+    def on_result(self, found: Update | ClientScore | Refusal) -> None: ...
+
+
+def parse_score(reply: Reply) -> ClientScore | Refusal:
+    """Return the score in a reply, or a refusal with the reason why there is none."""
+    if reply.content is None:
+        return Refusal(client=reply.sender, reason=reply.error)
+    try:
+        found = parse_answer(reply.content, SCORE, ClientScore)
+    except FederationError as e:
+        return Refusal(client=reply.sender, reason=str(e))
+    if found.client != reply.sender:
+        return Refusal(client=reply.sender, reason=f"its answer names client {found.client}")
+    return found
+
+
+def parse_report(reply: Reply, *, expected: bool) -> str | Refusal:
+    """Return the joining report in a reply as JSON, empty where the client does not share it, or a refusal.
+
+    Args:
+        reply: of a client.
+        expected: the reply to the second part of the work, which holds the report; the first part has none.
+    """
+    if reply.content is None:
+        return Refusal(client=reply.sender, reason=reply.error)
+    if not expected:
+        return ""
+    from zk0.client.joining_report import JoiningReport  # takes seconds
+
+    try:
+        if not (text := answered_text(reply.content, REPORT)):
+            return ""
+        report = JoiningReport.model_validate_json(text)
+    except FederationError as e:
+        return Refusal(client=reply.sender, reason=str(e))
+    except ValidationError as e:
+        return Refusal(client=reply.sender, reason=f"its answer is not {REPORT.name} ({first_line(e)})")
+    if report.client != reply.sender:
+        return Refusal(client=reply.sender, reason=f"its report names client {report.client}")
+    return report.model_dump_json()

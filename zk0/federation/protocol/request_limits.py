@@ -1,0 +1,188 @@
+"""Checks of a server's requests against the node's own limits (`NodeLimits`), before any work and before any answer."""
+
+import json
+import re
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from zk0.errors import FederationError
+from zk0.records import Member, SetScore
+from zk0.settings.node_limits import NodeLimits
+from zk0.settings.plans import ClientPlan, EvaluationPlan, JoiningReportPlan, RoundPlan, SessionTerms
+from zk0.storage.atomic import atomic_write_text
+
+LIMITS = "limits"
+"""Key in a node's configuration: its limits as JSON; a client of a session on one machine has none."""
+_STATE = "limits_state.json"
+_DAY = 86_400.0
+_SESSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
+
+
+def node_limits(config: dict[str, Any]) -> NodeLimits | None:
+    """Return the limits of a node; None for a client on the server's machine, whose operator is the server's."""
+    return NodeLimits.model_validate_json(config[LIMITS]) if LIMITS in config else None
+
+
+def check_terms(terms: SessionTerms, config: dict[str, Any]) -> None:
+    """Raise unless a session's terms are within the node's limits.
+
+    Raises:
+        FederationError: names each limit that is broken.
+    """
+    if limits := node_limits(config):
+        _raise_for(_terms_faults(terms, limits, Path(config["scratch"])))
+
+
+def check_plan(plan: ClientPlan, config: dict[str, Any]) -> None:
+    """Raise unless a plan and its terms are within the node's limits.
+
+    Raises:
+        FederationError: names each limit that is broken.
+    """
+    if limits := node_limits(config):
+        faults = [*_terms_faults(plan.terms, limits, Path(config["scratch"])), *_plan_faults(plan, limits)]
+        if isinstance(plan, RoundPlan):
+            faults += [*_round_faults(plan, limits)]
+        if isinstance(plan, EvaluationPlan):
+            faults += [*_evaluation_faults(plan, limits)]
+        _raise_for(faults)
+        if isinstance(plan, RoundPlan):
+            _count_round(Path(config["scratch"]), limits)
+
+
+def check_member(member: Member, terms: SessionTerms, config: dict[str, Any]) -> None:
+    """Raise unless enough data is behind the statistics of a joining answer; the first one fixes the held-out episodes.
+
+    Raises:
+        FederationError: names each limit that is broken.
+    """
+    if not (limits := node_limits(config)):
+        return
+    train, held_out = len(member.split.train), len(member.split.held_out)
+    share = held_out / max(1, train + held_out)
+    rules = {
+        f"{held_out} of {train + held_out} episodes held out, at most {limits.max_holdout_share:g} of them": share
+        > limits.max_holdout_share,
+        f"statistics of {train} episodes, at least {limits.min_statistics_episodes}": train
+        < limits.min_statistics_episodes,
+        f"statistics of {member.train_frames} frames, at least {limits.min_statistics_frames}": member.train_frames
+        < limits.min_statistics_frames,
+    }
+    _raise_for([text for text, broken in rules.items() if broken])
+    scratch = Path(config["scratch"])
+    state = _read_state(scratch)
+    if "holdout" not in state:
+        _write_state(scratch, state | {"holdout": terms.data.holdout_episodes})
+
+
+def round_clock(config: dict[str, Any]) -> Callable[[], None]:
+    """Return a function that raises a FederationError once a round that starts now takes longer than allowed."""
+    limits, started = node_limits(config), time.monotonic()
+
+    def check() -> None:
+        if limits and time.monotonic() - started > limits.max_round_hours * 3600:
+            _raise_for([f"a round of more than {limits.max_round_hours:g} hours, at most that"])
+
+    return check
+
+
+def check_score(score: SetScore, config: dict[str, Any]) -> None:
+    """Raise unless enough frames are behind the score of each episode.
+
+    Raises:
+        FederationError: the score of an episode is that of a few frames.
+    """
+    limits = node_limits(config)
+    if limits and (few := [e for e in score.episodes if e.frames < limits.min_score_frames]):
+        found = f"a score of {few[0].frames} frame(s) of episode {few[0].episode}"
+        _raise_for([f"{found}, at least {limits.min_score_frames}"])
+
+
+def _terms_faults(terms: SessionTerms, limits: NodeLimits, scratch: Path) -> list[str]:
+    faults, simulator = [], terms.simulator
+    if not _SESSION.fullmatch(terms.session):
+        faults.append(f"a session named {terms.session[:40]!r}, letters, digits and _.- only")
+    fixed = _read_state(scratch).get("holdout", terms.data.holdout_episodes)
+    if limits.fixed_holdout and terms.data.holdout_episodes != fixed:
+        faults.append(
+            f"data.holdout_episodes {terms.data.holdout_episodes}, {fixed} as in the first session of this node"
+        )
+    return [
+        *faults,
+        *_above("simulator.episodes", simulator.episodes, limits.max_simulated_episodes),
+        *_above("simulator.image_size", simulator.image_size, limits.max_image_size),
+    ]
+
+
+def _plan_faults(plan: ClientPlan, limits: NodeLimits) -> Iterator[str]:
+    training = plan.training
+    if plan.recipe.path not in limits.policies:
+        yield f"policy {plan.recipe.path[:80]!r}, one of {', '.join(limits.policies)}"
+    if bad := [c for c in plan.recipe.cameras if not _SESSION.fullmatch(c)]:
+        yield f"a camera named {bad[0][:40]!r}, letters, digits and _.- only"
+    yield from _above("training.torch_threads", training.torch_threads, limits.max_threads)
+    yield from _above("training.feature_cache_gb", training.feature_cache_gb, limits.max_feature_cache_gb)
+    yield from _above("training.lora_rank", training.lora_rank, limits.max_lora_rank)
+    yield from _above("training.batch_size", training.batch_size, limits.max_batch_frames)
+    yield from _above("training.local_steps", training.local_steps or 0, limits.max_steps)
+    yield from _above("training.local_epochs", training.local_epochs or 0, limits.max_epochs)
+    yield from _above("training.eps", training.eps, limits.max_eps)
+    yield from _above("training.weight_decay", training.weight_decay, limits.max_weight_decay)
+    yield from _above("training.grad_clip_norm", training.grad_clip_norm, limits.max_grad_clip_norm)
+    if any(not limits.min_beta <= beta <= limits.max_beta for beta in training.betas):
+        yield f"training.betas {training.betas}, {limits.min_beta:g} to {limits.max_beta:g}"
+
+
+def _round_faults(plan: RoundPlan, limits: NodeLimits) -> Iterator[str]:
+    training = plan.training
+    yield from _above("lr", plan.lr, limits.max_lr)
+    yield from _above("mu", plan.mu, limits.max_mu)
+    yield from _above("scheduler.eta_min", plan.scheduler.eta_min, limits.max_lr)
+    if training.batch_size < limits.min_batch_frames:
+        yield f"training.batch_size {training.batch_size}, at least {limits.min_batch_frames}"
+    least = limits.min_gradient_frames if plan.use_control_variates else limits.min_round_frames
+    if training.local_steps is not None and (frames := training.local_steps * training.batch_size) < least:
+        yield f"{frames} frames in the steps of a round, at least {least}"
+
+
+def _evaluation_faults(plan: EvaluationPlan, limits: NodeLimits) -> Iterator[str]:
+    yield from _above("evaluation.times", plan.times, limits.max_times)
+    yield from _above("evaluation.batch_size", plan.batch_size, limits.max_batch_frames)
+    if plan.video is not None:
+        yield from _above("video.episodes", plan.video.episodes, limits.max_videos)
+        yield from _above("video.camera_height", plan.video.camera_height, limits.max_video_height)
+    if isinstance(plan, JoiningReportPlan):
+        yield from _above("the largest lr", max(*plan.lrs, plan.scheduler.eta_min), limits.max_lr)
+        yield from _above("rounds of the local-only baseline", len(plan.lrs), limits.max_baseline_rounds)
+
+
+def _above(name: str, found: float, largest: float) -> Iterator[str]:
+    if found > largest:
+        yield f"{name} {found:g}, at most {largest:g}"
+
+
+def _raise_for(faults: list[str]) -> None:
+    if faults:
+        raise FederationError(
+            f"the server asks for what this node's limits do not allow: {'; '.join(f'{f} is allowed' for f in faults)}"
+        )
+
+
+def _count_round(scratch: Path, limits: NodeLimits) -> None:
+    """Count a request to train; more than the limit in 24 hours are refused."""
+    state, now = _read_state(scratch), time.time()
+    recent = [at for at in state.get("rounds", []) if at > now - _DAY]
+    if len(recent) >= limits.max_rounds_per_day:
+        _raise_for([f"{len(recent) + 1} rounds in 24 hours, at most {limits.max_rounds_per_day}"])
+    _write_state(scratch, state | {"rounds": [*recent, now]})
+
+
+def _read_state(scratch: Path) -> dict[str, Any]:
+    file = scratch / _STATE
+    return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
+
+
+def _write_state(scratch: Path, state: dict[str, Any]) -> None:
+    atomic_write_text(scratch / _STATE, json.dumps(state))

@@ -1,0 +1,90 @@
+"""A client's record of every answer, written on its machine before the answer is sent (`zk0.audit.journal`)."""
+
+import hashlib
+import json
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from flwr.app import ConfigRecord, Message, MessageType, RecordDict
+
+from zk0.audit.journal import SentJournal, SentMessage, SentWeights
+from zk0.federation.flower.flower_message import WEIGHTS_PATH
+from zk0.records import Update, clean_text
+from zk0.storage.redaction import last_component, public_values, without_folders
+from zk0.weights.files import open_weights
+
+REMOTE = "remote"
+"""Key in a node's configuration: the server is on another machine."""
+_MAX_NAME, _MAX_ASKED, _MAX_ROUND = 200, 20_000, 10**7
+"""Of a request, in the journal."""
+SENT_JOURNAL = "sent.jsonl"
+"""Name of the journal in a client's scratch folder."""
+
+
+def redacted_answer(content: RecordDict, dataset: str) -> RecordDict:
+    """Return an answer in which datasets and files are named by their last component only, without their folders.
+
+    `dataset` is the client's own; its folder is removed even where its name contains spaces.
+    """
+    answer: dict[str, Any] = dict(content["answer"])
+    folder = dataset.partition(":")[2] if dataset.startswith("local:") else ""
+    for key, value in answer.items():
+        if key == WEIGHTS_PATH or not isinstance(value, str) or not value:
+            continue
+        if key == "refusal":
+            answer[key] = without_folders(value.replace(folder, last_component(folder)) if folder else value)
+        else:
+            answer[key] = json.dumps(public_values(json.loads(value)), ensure_ascii=False)
+    return RecordDict({"answer": ConfigRecord(answer)})
+
+
+def record_sent(message: Message, content: RecordDict, scratch: Path) -> None:
+    """Append an answer to the client's journal: its whole text, and size and digest of its weights.
+
+    Args:
+        message: the request.
+        content: the answer.
+        scratch: the client's scratch folder.
+
+    Raises:
+        LedgerError, OSError: the answer could not be recorded, and so must not be sent.
+    """
+    answer: dict[str, Any] = dict(content["answer"])
+    path = answer.pop(WEIGHTS_PATH, None)  # read by the engine on this machine, not sent
+    request = message.content["config"]
+    asked = str(request.get("plan", request.get("terms", "{}")))
+    plan = _parsed_request(asked)
+    message_type = message.metadata.message_type
+    sent = SentMessage(
+        at=datetime.now().astimezone().isoformat(timespec="seconds"),
+        to=clean_text(str(_session_terms(plan).get("session", "unknown")), _MAX_NAME),
+        kind={MessageType.QUERY: "join"}.get(message_type, message_type.rpartition(".")[2]),
+        round=number if type(number := plan.get("round")) is int and 0 <= number < _MAX_ROUND else None,
+        text=json.dumps(answer, ensure_ascii=False),
+        weights=None if path is None else _sent_weights(Path(str(path)), str(answer["update"])),
+        asked=clean_text(json.dumps({k: v for k, v in plan.items() if k != "statistics"}), _MAX_ASKED),
+        asked_digest=hashlib.sha256(asked.encode()).hexdigest(),
+    )
+    SentJournal(scratch / SENT_JOURNAL).append(sent)
+
+
+def _parsed_request(text: str) -> dict[str, Any]:
+    """Return the request; one that is no JSON object, which the client has refused, counts as empty."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _session_terms(plan: dict[str, Any]) -> dict[str, Any]:
+    terms = plan.get("terms", plan)
+    return terms if isinstance(terms, dict) else {}
+
+
+def _sent_weights(path: Path, update_json: str) -> SentWeights:
+    update = Update.model_validate_json(update_json)
+    with open_weights(path.with_suffix(".safetensors")) as file:  # a compressed file lies beside the original
+        values = sum(spec.size for spec in file.specs.values())
+        return SentWeights(tensors=len(file), values=values, bytes=update.bytes, digest=update.digest)

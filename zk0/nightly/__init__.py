@@ -1,0 +1,1 @@
+"""Nightly benchmarks: their ledger, and regressions beyond measurement noise."""

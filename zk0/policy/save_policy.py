@@ -1,0 +1,100 @@
+"""Save a policy as a complete LeRobot folder, which plain LeRobot and `zk0.policy.saved_policy` load."""
+
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from zk0.policy.processors import make_processors
+from zk0.records import Statistics
+from zk0.storage.atomic import atomic_folder
+
+VLM_FOLDER = "vlm"
+"""Subfolder with tokenizer and configuration of the vision-language model, if the policy brings its own (`tiny`)."""
+STATISTICS_FOLDER = "statistics"
+"""Subfolder with the pre- and postprocessors of the groups that are not the default (`zk0.records.StatisticsGroup`)."""
+
+
+def save_policy(
+    policy: Any,
+    statistics: Statistics,
+    folder: Path,
+    extra_files: Mapping[str, str] | None = None,
+    other_groups: Mapping[str, Statistics] | None = None,
+    image_shapes: Mapping[str, tuple[int, int]] | None = None,
+    executed_steps: int | None = None,
+) -> None:
+    """Write a complete LeRobot policy folder, with no absolute path in it. A failure leaves the old folder unchanged.
+
+    The folder names no device: LeRobot chooses one where it loads the policy.
+
+    A policy whose vision-language model is a local folder (`tiny`, `base`) gets a copy of it in `vlm/`, and names it
+    relative to its own folder.
+
+    Args:
+        policy: the policy, with the weights to save.
+        statistics: written into the pre- and postprocessor.
+        folder: replaced if it exists.
+        extra_files: further text files by name (README.md, metrics.json).
+        other_groups: further statistics by name; their pre- and postprocessors are written into `statistics/NAME`.
+        image_shapes: height and width of the images of each camera, by feature key; None: as the policy declares them.
+        executed_steps: actions of a chunk that LeRobot executes before it asks for the next one; None: as the policy
+            declares them.
+
+    Raises:
+        DiskFull: the disk has no room for the folder.
+    """
+    local_vlm, others = Path(policy.config.vlm_model_name), other_groups or {}
+    by_folder = {"": statistics, **{f"{STATISTICS_FOLDER}/{name}": found for name, found in others.items()}}
+    processors = {where: make_processors(policy, found) for where, found in by_folder.items()}
+    try:
+        with atomic_folder(folder, SafetensorError, existing="replace") as temporary:
+            if local_vlm.is_dir():
+                shutil.copytree(local_vlm, temporary / VLM_FOLDER)
+                policy.config.vlm_model_name = VLM_FOLDER
+                _name_tokenizer([pre for pre, _ in processors.values()], VLM_FOLDER)
+            with _portable(policy.config, image_shapes or {}, executed_steps):
+                policy.save_pretrained(temporary)
+            for where, pair in processors.items():
+                for processor in pair:
+                    _name_no_device(processor)
+                    processor.save_pretrained(temporary / where)
+            for name, text in (extra_files or {}).items():
+                (temporary / name).write_text(text, encoding="utf-8")
+    finally:
+        policy.config.vlm_model_name = str(local_vlm) if local_vlm.is_dir() else policy.config.vlm_model_name
+
+
+@contextmanager
+def _portable(config: Any, image_shapes: Mapping[str, tuple[int, int]], executed_steps: int | None) -> Iterator[None]:
+    """Inside the block the configuration has no device, these shapes of images, and so many executed steps."""
+    from lerobot.configs import FeatureType, PolicyFeature
+
+    device, features, steps = config.device, config.input_features, config.n_action_steps
+    config.device = None
+    config.n_action_steps = min(executed_steps or steps, config.chunk_size)
+    config.input_features = features | {
+        key: PolicyFeature(FeatureType.VISUAL, (3, *shape)) for key, shape in image_shapes.items() if key in features
+    }
+    try:
+        yield
+    finally:
+        config.device, config.input_features, config.n_action_steps = device, features, steps
+
+
+def _name_no_device(processor: Any) -> None:
+    """Let the processor leave its output on the CPU, as it does by default; LeRobot's commands set the device."""
+    from lerobot.processor import DeviceProcessorStep
+
+    for step in processor.steps:
+        if isinstance(step, DeviceProcessorStep):
+            step.device = "cpu"
+
+
+def _name_tokenizer(preprocessors: Sequence[Any], name: str) -> None:
+    for step in (step for pre in preprocessors for step in pre.steps):
+        if hasattr(step, "tokenizer_name"):
+            step.tokenizer_name = name

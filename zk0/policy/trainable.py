@@ -1,0 +1,69 @@
+"""The trainable weights of a policy, which are trained and sent, and the digest of the frozen ones."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from zk0.errors import CheckpointError
+from zk0.weights.files import LazyWeights, WeightsFile
+from zk0.weights.tensor_spec import TensorSpec
+
+PEFT_ADAPTER_INFIX = ".default."
+"""peft puts this into the names of LoRA parameters, and leaves it out of its files."""
+
+
+def trainable_parameters(policy: Any) -> dict[str, torch.nn.Parameter]:
+    """The policy's parameters with `requires_grad`, by name, sorted by name. They are trained and sent."""
+    return {n: p for n, p in sorted(policy.named_parameters()) if p.requires_grad}
+
+
+def trainable_weights(policy: Any) -> dict[str, NDArray[np.float32]]:
+    """The trainable weights: fp32 arrays by name; names of LoRA factors are those of `zk0.weights.lora_factors`.
+
+    On a CPU the arrays share memory with the policy: further training changes them.
+    """
+    parameters = trainable_parameters(policy)
+    return {n.replace(PEFT_ADAPTER_INFIX, "."): p.detach().cpu().numpy() for n, p in parameters.items()}
+
+
+def install_weights(policy: Any, weights: Mapping[str, NDArray[Any]]) -> None:
+    """Copy weights into the policy's trainable parameters.
+
+    Raises:
+        CheckpointError: names or shapes differ from the policy's; then the policy is unchanged.
+    """
+    parameters = trainable_parameters(policy)
+    if missing := sorted(parameters.keys() ^ weights.keys()):
+        raise CheckpointError(f"{len(missing)} tensor names differ from the policy's, first: {missing[0]}")
+    specs = weights.specs if isinstance(weights, LazyWeights) else None
+    for name, parameter in parameters.items():
+        if tuple(parameter.shape) != (found := specs[name].shape if specs else weights[name].shape):
+            raise CheckpointError(f"{name}: shape {found}, expected {tuple(parameter.shape)}")
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            if isinstance(weights, WeightsFile) and _can_read_in_place(parameter, weights.specs[name]):
+                weights.read(name, 0, parameter.numpy().reshape(-1))  # a copy would take new memory
+            else:
+                parameter.copy_(torch.from_numpy(np.ascontiguousarray(weights[name])))
+
+
+def _can_read_in_place(parameter: torch.Tensor, spec: TensorSpec) -> bool:
+    """Whether the file's bytes are the parameter's bytes: a contiguous CPU tensor of the same dtype."""
+    dtype = str(parameter.dtype).removeprefix("torch.")
+    return parameter.device.type == "cpu" and parameter.is_contiguous() and dtype == spec.dtype
+
+
+def frozen_digest(policy: Any) -> str:
+    """SHA-256 over names, dtypes, shapes and bytes of all tensors that are not trainable."""
+    sha = hashlib.sha256()
+    trainable = set(trainable_parameters(policy))
+    for name, tensor in sorted(policy.state_dict().items()):
+        if name not in trainable:
+            sha.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+            sha.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return sha.hexdigest()

@@ -1,0 +1,70 @@
+"""Push a saved policy of a session to the Hub, after a check of its files and weights against the ledger."""
+
+from pathlib import Path
+
+from pydantic import SecretStr
+
+from zk0.errors import CheckpointError, PublishError
+from zk0.publish.hub import push_policy_folder
+from zk0.records import RoundRecord
+from zk0.rules.release import Release
+from zk0.storage.session_folder import SessionFolder
+from zk0.weights.digests import digest
+from zk0.weights.files import open_weights
+
+POLICY_FILES = (
+    "config.json",
+    "model.safetensors",
+    "policy_preprocessor.json",
+    "policy_postprocessor.json",
+    "README.md",
+    "metrics.json",
+)
+"""Files that LeRobot needs to load the policy, the model card and the metrics."""
+
+
+def push_checkpoint(here: SessionFolder, record: RoundRecord, release: Release, token: SecretStr | None) -> Release:
+    """Push the saved policy of a round as one commit with its own tag, and return the release record with its outcome.
+
+    Raises:
+        CheckpointError: a file of the policy is missing, or its weights differ from the ledger.
+        PublishError: no repository is set, or the Hub refuses the push.
+        TransientError: the Hub does not respond; the same call may succeed later.
+    """
+    folder = here.checkpoint(record.round)
+    check_saved_policy(folder, here.weights(record.round), record)
+    if release.repo_id is None:
+        raise PublishError("no repository is set; expected publish.repo_id, or --repo-id user/name")
+    reason = release.reason
+    if release.force_reason is not None:
+        reason = f"{release.force_reason} (by hand; release rule: {release.reason})"
+    found = push_policy_folder(
+        folder,
+        release.repo_id,
+        private=release.private,
+        revision=f"{here.name}_round_{record.round}",
+        message=f"{here.name}, round {record.round}: {reason}",
+        token=token,
+    )
+    pushed = {"revision": found.revision, "commit": found.commit, "url": found.url}
+    return release.model_copy(update={"outcome": "pushed", **pushed})
+
+
+def check_saved_policy(folder: Path, weights: Path, record: RoundRecord) -> None:
+    """Check that a policy folder has all files, and that its trained weights are bit-identical to those of the round.
+
+    Raises:
+        CheckpointError: a file or tensor is missing, or the weights differ.
+    """
+    if missing := [name for name in POLICY_FILES if not (folder / name).is_file()]:
+        raise CheckpointError(f"{folder}: {', '.join(missing)} missing; expected the saved policy of a round")
+    model = folder / "model.safetensors"
+    with open_weights(weights) as trained, open_weights(model) as saved:
+        if absent := sorted(set(trained) - set(saved)):
+            raise CheckpointError(f"{model}: lacks {len(absent)} trained tensors, first: {absent[0]}")
+        found = digest({name: saved[name] for name in trained})
+    if found != record.checkpoint.digest:
+        raise CheckpointError(
+            f"{model}: digest of the trained weights {found[:12]}, expected {record.checkpoint.digest[:12]}: "
+            f"not those of round {record.round}"
+        )

@@ -1,0 +1,164 @@
+"""A session as one run of Weights & Biases: one step per round, with keys `server_*` and `client_<name>_*`.
+
+The run has the name of the session's folder, so a resumed session continues its run. An offline run is written to the
+session's folder; `wandb sync` uploads it later.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import SecretStr
+
+from zk0.errors import PublishError, first_line
+from zk0.records import Evaluation, RoundRecord
+from zk0.settings.session import Session
+from zk0.stats.intervals import EpisodeMetric, evaluation_estimate
+from zk0.storage.redaction import public_name, public_values
+
+WANDB_KEY = "WANDB_API_KEY"
+"""Name of the environment variable with the key."""
+_open: dict[str, "WandbTracker"] = {}
+
+
+class WandbTracker:
+    """An open run of a session."""
+
+    def __init__(self, run: Any) -> None:
+        self._run = run
+        self._next_round = int(run.step)
+
+    def log_rounds(self, history: Sequence[RoundRecord]) -> int:
+        """Log the rounds that the run does not have yet, and return their number."""
+        new = [record for record in history if record.round >= self._next_round]
+        for record in new:
+            self._run.log(round_values(record), step=record.round)
+            self._next_round = record.next_round
+        return len(new)
+
+
+@contextmanager
+def open_wandb_tracker(session: Session, name: str, folder: Path, key: SecretStr | None) -> Iterator[WandbTracker]:
+    """Open the run of a session; the end of the block finishes it, with exit code 1 if the block raises.
+
+    Args:
+        session: its tracking settings, and the settings that are logged.
+        name: of the session's folder; name and id of the run.
+        folder: of the session; local files of the run are written there.
+        key: None: the key of `wandb login`.
+
+    Raises:
+        PublishError: W&B does not respond or refuses the key.
+    """
+    import wandb
+    from wandb.errors import Error
+
+    settings = wandb.Settings(
+        silent=True,
+        console="off",
+        disable_git=True,
+        save_code=False,
+        x_disable_meta=True,
+        x_disable_stats=True,
+        x_disable_machine_info=True,
+        api_key=key.get_secret_value() if key else None,
+    )
+    try:
+        run = wandb.init(
+            id=name,
+            name=name,
+            project=session.tracking.project,
+            entity=session.tracking.entity,
+            dir=str(folder),
+            mode="offline" if session.tracking.wandb == "offline" else "online",
+            resume="allow",
+            config=public_values(session.model_dump(mode="json", exclude_none=True)),
+            settings=settings,
+        )
+    except (Error, ValueError) as e:
+        raise PublishError(
+            f"Weights & Biases: {first_line(e)}; expected {WANDB_KEY}, or tracking.wandb = 'offline'"
+        ) from e
+    code = 1
+    try:
+        _open[name] = WandbTracker(run)
+        yield _open[name]
+        code = 0
+    finally:
+        _open.pop(name, None)
+        run.finish(exit_code=code)
+
+
+def current_wandb_tracker(name: str) -> WandbTracker:
+    """The open run of a session.
+
+    Raises:
+        PublishError: no run of this session is open in this process.
+    """
+    if name not in _open:
+        raise PublishError(f"{name}: no run of Weights & Biases is open in this process")
+    return _open[name]
+
+
+def round_values(record: RoundRecord) -> dict[str, float]:
+    """Values of a round by key; a value that was not measured has no key."""
+    values = {f"server_{key}": value for key, value in _server_values(record).items()}
+    for client, of_client in _client_values(record).items():
+        values |= {f"client_{client}_{key}": value for key, value in of_client.items()}
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def _server_values(record: RoundRecord) -> dict[str, Any]:
+    decision = record.decision
+    return {
+        **(_evaluation_values(record.evaluation) if record.evaluation else {}),
+        "lr": decision and decision.lr,
+        "mu": decision and decision.mu,
+        "adaptive_factor": decision and decision.lr_factor,
+        "param_update_norm": record.param_update_norm,
+        "num_clients": len(record.contributions),
+        "num_refused": len(record.refusals),
+        "seconds": record.seconds,
+        **{f"{stage.replace(' ', '_')}_seconds": seconds for stage, seconds in record.stage_seconds.items()},
+    }
+
+
+def _evaluation_values(evaluation: Evaluation) -> dict[str, Any]:
+    """Loss and action error with the ends of their 95 % intervals, and the loss on each set."""
+    values: dict[str, Any] = {
+        "policy_loss": evaluation.policy_loss,
+        "policy_loss_se": evaluation.policy_loss_se,
+        "action_error_degrees": evaluation.action_error_degrees,
+    }
+    for metric in get_args(EpisodeMetric):
+        lower, upper = evaluation_estimate(evaluation, metric).interval or (None, None)
+        values |= {f"{metric}_lower": lower, f"{metric}_upper": upper}
+    return values | {f"{public_name(s.dataset)}_policy_loss": s.policy_loss for s in evaluation.sets}
+
+
+def _client_values(record: RoundRecord) -> Mapping[str, dict[str, Any]]:
+    factors = record.decision.client_lr_factors if record.decision else {}
+    values: dict[str, dict[str, Any]] = {}
+    for update in record.updates:
+        metrics = update.metrics
+        values[update.client] = {
+            "policy_loss": metrics.policy_loss,
+            "fedprox_loss": metrics.fedprox_loss,
+            "grad_norm": metrics.grad_norm,
+            "update_norm": metrics.update_norm,
+            "local_steps": metrics.local_steps,
+            "lr": metrics.lr_first,
+            "adaptive_factor": factors.get(update.client, 1.0),
+            "train_seconds": metrics.seconds,
+        }
+    for contribution in record.contributions:
+        values.setdefault(contribution.client, {}).update(
+            weight=contribution.weight, cosine_to_mean=contribution.cosine_to_mean
+        )
+    for scored in record.client_evaluation.scores if record.client_evaluation else ():
+        values.setdefault(scored.client, {}).update(
+            held_out_policy_loss=scored.score.policy_loss,
+            held_out_action_error_degrees=scored.score.action_error_degrees,
+        )
+    return values

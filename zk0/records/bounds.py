@@ -1,0 +1,50 @@
+"""Types for fields that come from other machines: each has a strict type and a largest size.
+
+A record whose fields have these types refuses what is out of bounds where it is parsed, before anything is computed.
+Text is cleaned (`clean_text`), because it is shown in terminals, logs and pages.
+"""
+
+import re
+import unicodedata
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+
+MAX_TEXT = 4000
+"""Longest text of a record, in characters."""
+_INVISIBLE = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
+"""Unicode categories that are removed: control and format characters, surrogates, line and paragraph separators."""
+_MARKUP = re.compile(r"\[([a-zA-Z#/@!][^\[\]]*)\]")
+"""What Rich reads as a style, a link or the end of one."""
+
+
+def clean_text(text: str, max_length: int = MAX_TEXT) -> str:
+    r"""Return the text on one line, without control characters and without what Rich reads as markup, cut to a length.
+
+    >>> clean_text("a\x1b[31mred\r\nline [link=http://x]y[/link] [0.1, 2]")
+    'a (31mred line (link=http://x)y(/link) [0.1, 2]'
+    >>> clean_text("abcdef", 4)
+    'a...'
+    """
+    text = text[: 2 * max_length].replace("\x1b[", " (")
+    shown = "".join(" " if unicodedata.category(c) in _INVISIBLE else c for c in text)
+    shown = re.sub(r" {2,}", " ", _MARKUP.sub(r"(\1)", shown)) if shown != text or "[" in shown else shown
+    return shown if len(shown) <= max_length else shown[: max_length - 3] + "..."
+
+
+Text = Annotated[str, Field(max_length=10**6), AfterValidator(clean_text)]
+"""Text that is shown: cleaned, and cut to MAX_TEXT."""
+Name = Annotated[str, Field(max_length=1000), AfterValidator(clean_text)]
+"""Name of a client or a dataset; cleaned."""
+DigestText = Annotated[str, Field(max_length=128), AfterValidator(clean_text)]
+"""A digest in hexadecimal; it is compared with one that was computed here."""
+Frames = Annotated[int, Field(strict=True, ge=1, lt=2**29)]
+"""Number of frames; below 2^29, its product with a float32 weight is exact in float64."""
+Count = Annotated[int, Field(strict=True, ge=0, le=10**12)]
+"""Number of bytes, steps, episodes or values."""
+Index = Annotated[int, Field(strict=True, ge=0, le=10**7)]
+"""Number of a round or an episode."""
+Measure = Annotated[float, Field(strict=True, ge=0, le=1e15)]
+"""A loss, norm, error or rate: its square is finite, and so is the sum of the squares of all clients."""
+Seconds = Annotated[float, Field(strict=True, ge=0, le=1e9)]
+"""A duration."""

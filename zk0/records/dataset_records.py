@@ -1,0 +1,153 @@
+"""Records of datasets: what a check finds, how the episodes are split, and what a client reports when it joins."""
+
+from typing import Literal, Self
+
+from pydantic import Field
+
+from zk0.records.bounds import Count, DigestText, Frames, Index, Name, Text
+from zk0.records.record import Record
+
+STATE = "observation.state"
+"""LeRobot's feature key of the state."""
+ACTION = "action"
+"""LeRobot's feature key of the action."""
+CAMERA_PREFIX = "observation.images."
+"""Prefix of LeRobot's feature keys of camera images."""
+
+
+CalibrationName = Literal["pos", "main", "plain"]
+"""Known joint names of an SO-100 or SO-101 arm (`zk0.data.calibrations`)."""
+JointUnits = Literal["degrees", "radians", "normalized"]
+"""Units in which a policy may be trained; `normalized` is LeRobot's -100..100."""
+
+
+class Finding(Record):
+    """One violation of a dataset rule."""
+
+    rule: Text
+    severity: Literal["error", "warning"] = "error"
+    """An error keeps the dataset out of a federation, a warning does not."""
+    where: Text
+    found: Text
+    expected: Text
+    repair: Text | None = None
+    """Name of the repair that fixes it; None: it cannot be repaired."""
+
+    def __str__(self) -> str:
+        return f"{self.rule}: {self.where}: found {self.found}, expected {self.expected}"
+
+
+class DatasetReport(Record):
+    """Result of a dataset check. Facts are None where the files are too broken to read them."""
+
+    dataset: Name
+    root: str
+    findings: tuple[Finding, ...] = ()
+    robot_type: Text | None = None
+    fps: float | None = None
+    episodes: Count | None = None
+    frames: Count | None = None
+    cameras: tuple[Text, ...] = ()
+    state_names: tuple[Text, ...] = ()
+    action_names: tuple[Text, ...] = ()
+    tasks: tuple[Text, ...] = ()
+    units: Literal["degrees", "radians", "ticks", "normalized"] | None = None
+    """Units of state and action: those that the session or the joint names state, else those that the numbers allow;
+    None if they fit several units."""
+    repairs: tuple[str, ...] = ()
+    """Repairs of the copy that takes part (`data.repair = "repair"`); empty: the dataset takes part as it is."""
+    calibration: CalibrationName | None = None
+    """Calibration of an admitted SO arm, where the contract allows several; None: the contract's joints."""
+
+    @property
+    def errors(self) -> tuple[Finding, ...]:
+        """The findings that keep this dataset out of a federation."""
+        return tuple(f for f in self.findings if f.severity == "error")
+
+
+class Split(Record):
+    """Indices of the episodes, as stored in the dataset, that are trained on and that are held out."""
+
+    train: tuple[Index, ...]
+    held_out: tuple[Index, ...] = ()
+
+
+class Moments(Record):
+    """Count, mean, std (ddof 0), min and max of each dimension of a feature, in the units of the dataset."""
+
+    count: int = Field(strict=True, ge=1, le=10**12)
+    """Measured frames; 1 for statistics that a policy carries, because policies do not store it."""
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    min: tuple[float, ...]
+    max: tuple[float, ...]
+
+
+class Statistics(Record):
+    """Moments of state and action over training frames, which normalization needs."""
+
+    state: Moments
+    action: Moments
+
+    def with_count(self, count: int) -> "Statistics":
+        """The same moments as if they were of another number of frames."""
+        state, action = (moments.model_copy(update={"count": count}) for moments in (self.state, self.action))
+        return Statistics(state=state, action=action)
+
+
+NormalizationKind = Literal["policy", "pooled", "client"]
+"""Whose statistics normalize states and actions: the start policy's, all clients' together, each client's own."""
+
+
+class StatisticsGroup(Record):
+    """Clients whose datasets have the same joints and units, and the statistics pooled over them."""
+
+    calibration: CalibrationName | None
+    """None: the joints are those of the contract."""
+    units: JointUnits
+    clients: tuple[str, ...]
+    evaluation_sets: tuple[str, ...] = ()
+    """Datasets of the server's evaluation sets that are normalized with these statistics."""
+    statistics: Statistics
+
+    @classmethod
+    def of_all(cls, statistics: Statistics, units: JointUnits) -> Self:
+        """The only group of a session whose clients all have the contract's joints and units."""
+        return cls(calibration=None, units=units, clients=(), statistics=statistics)
+
+    @property
+    def name(self) -> str:
+        """Name of the group, also of its folder in a saved policy: `main-degrees`, `pos-normalized`, `degrees`."""
+        return f"{self.calibration}-{self.units}" if self.calibration else self.units
+
+
+class PolicyRecipe(Record):
+    """Everything that a client needs to build the same policy as the server, apart from the trained weights."""
+
+    path: str
+    """`policy.path` of the settings."""
+    revision: str | None = None
+    """Commit on the Hub."""
+    cameras: tuple[str, ...]
+    joints: int
+    """Dimensions of state and action."""
+    seed: int
+    """Seed of the initial weights."""
+    frozen_digest: str | None = None
+    """SHA-256 of the server's frozen weights; a client that builds other ones gets an error."""
+
+
+class Member(Record):
+    """What a client reports to the server when it joins: counts, moments and digests, but no frame."""
+
+    client: Name
+    dataset: Name
+    report: DatasetReport
+    split: Split
+    train_frames: Frames
+    statistics: Statistics
+    """Moments of the training episodes."""
+    train_digests: tuple[DigestText, ...]
+    """SHA-256 of states and actions of each training episode."""
+    held_out_digests: tuple[DigestText, ...]
+    """SHA-256 of states and actions of each held-out episode."""

@@ -1,0 +1,68 @@
+"""Records of closed-loop attempts in the simulator, and of videos of recorded episodes."""
+
+from typing import Literal
+
+from zk0.records.record import Record
+
+
+class RolloutSubject(Record):
+    """The model and the task of a rollout."""
+
+    round: int | None
+    """None for a policy that no session trained."""
+    checkpoint: str
+    """Digest of the weights."""
+    task: str
+    client: str | None = None
+    """The client whose dataset has this task; None if no client trained on it."""
+    policy_loss: float | None = None
+    """Loss of this model on the evaluation episodes of this task; None if there are none."""
+    conditions_digest: str
+    """SHA-256 of the conditions: simulator settings, step limit, steps between predictions."""
+
+
+class Rollout(RolloutSubject):
+    """One closed-loop attempt in the simulator."""
+
+    kind: Literal["closed-loop"] = "closed-loop"
+    seed: int
+    success: bool
+    steps: int
+    duration_seconds: float
+    """Simulated time until success or the step limit."""
+    fps: float
+    smoothness: float | None
+    """Spectral arc length of the joint path (`zk0.stats.smoothness`): 0 is perfectly smooth; None without motion."""
+    video: str | None = None
+    """Path relative to the session folder."""
+    camera_rows: tuple[int, int] | None = None
+    """First row and end row of the camera images in the video; the other rows are drawn."""
+    video_error: str | None = None
+    """Why a requested video is missing."""
+
+
+class EpisodeVideo(Record):
+    """Video of one recorded episode, with the actions that a model predicts in each frame."""
+
+    kind: Literal["open-loop"] = "open-loop"
+    round: int
+    checkpoint: str
+    """Digest of the weights."""
+    dataset: str
+    client: str | None
+    """The client that holds the episode out; None for an episode of the server's evaluation sets."""
+    episode: int
+    """Index as stored in the dataset."""
+    success: None = None
+    """Always None: no action is executed. Results of both kinds have the field."""
+    duration_seconds: float
+    fps: float
+    policy_loss: float | None
+    """Loss of this model on this episode; None if none of its frames was evaluated."""
+    action_error_degrees: float | None
+    video: str | None = None
+    """Path relative to the session folder; on a node, to the client's own folder."""
+    camera_rows: tuple[int, int] | None = None
+    """First row and end row of the camera images in the video; the other rows are drawn."""
+    video_error: str | None = None
+    """Why the video is missing."""

@@ -1,0 +1,91 @@
+"""Records of a round: what the schedule decided, the new global weights, and the line of the ledger."""
+
+from pydantic import Field
+
+from zk0.records.evaluation_records import ClientEvaluation, Evaluation
+from zk0.records.record import Record
+from zk0.records.update_records import Contribution, Refusal, Update
+
+
+class RoundDecision(Record):
+    """What the schedule decided for one round, and why."""
+
+    round: int = Field(ge=1)
+    lr: float = Field(gt=0)
+    """Learning rate, all global adjustments included."""
+    mu: float = Field(ge=0)
+    """FedProx mu."""
+    lr_factor: float = 1.0
+    """Product of all global adjustments of the learning rate so far."""
+    client_lr_factors: dict[str, float] = {}
+    """Factor for the learning rate of single clients; 1 for those that are missing."""
+    clients: tuple[str, ...] | None = None
+    """Names of the sampled clients; None: all clients train."""
+    reason: str
+
+
+class Checkpoint(Record):
+    """The global weights after a round; round 0 is the initial policy."""
+
+    round: int = Field(ge=0)
+    path: str
+    digest: str
+    bytes: int
+
+
+class ServerState(Record):
+    """One tensor per weight that the server's optimizer keeps after a round, such as its momentum."""
+
+    slot: str
+    """Name of the state: momentum, second moment, control variate."""
+    path: str
+    digest: str
+    bytes: int
+
+
+class PrivacySpent(Record):
+    """Differential privacy of a client's participation, spent up to this round by publishing the global weights."""
+
+    rounds: int = Field(ge=1)
+    """Rounds with noise, this one included."""
+    clients: int = Field(ge=1)
+    """Clients that were averaged in this round."""
+    clip_norm: float
+    noise_multiplier: float
+    noise_std: float
+    """Standard deviation of the noise on each coordinate of this round's mean."""
+    epsilon: float
+    delta: float
+
+
+class RoundRecord(Record):
+    """One line of the ledger: everything that is recorded of a finished round."""
+
+    round: int = Field(ge=0)
+    decision: RoundDecision | None = None
+    """None for round 0, which trains nothing."""
+    checkpoint: Checkpoint
+    updates: tuple[Update, ...] = ()
+    refusals: tuple[Refusal, ...] = ()
+    contributions: tuple[Contribution, ...] = ()
+    sent_bytes: int | None = None
+    """Bytes of the weights that each client downloaded."""
+    updates_root: str | None = None
+    """Root of the Merkle tree over `updates` (`zk0.audit.merkle`)."""
+    param_update_norm: float | None = None
+    """||w_k - w_(k-1)||."""
+    server_state: tuple[ServerState, ...] = ()
+    privacy: PrivacySpent | None = None
+    """None without noise."""
+    evaluation: Evaluation | None = None
+    client_evaluation: ClientEvaluation | None = None
+    seconds: float
+    stage_seconds: dict[str, float] = {}
+    """Seconds of each stage of the round: train, aggregate, evaluate, ..."""
+    finished_at: str
+    """ISO 8601 with time zone."""
+
+    @property
+    def next_round(self) -> int:
+        """Number of the next round."""
+        return self.round + 1

@@ -1,0 +1,1 @@
+"""Charts of a session, drawn with matplotlib."""

@@ -1,0 +1,256 @@
+"""Model card of a saved policy: description, results, data, training settings, loading and digests (README.md)."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+
+from zk0.errors import ReportError
+from zk0.records import Evaluation, Member, RoundRecord, StatisticsGroup
+from zk0.report.card_groups import group_section
+from zk0.report.conclusions import session_conclusions
+from zk0.report.metrics import sorted_by_round
+from zk0.report.number_format import DASH, count, number
+from zk0.report.tables.group_tables import still_joints_note
+from zk0.report.tables.markdown import escape_markdown, markdown_table
+from zk0.report.tables.table import mean_cell
+from zk0.settings.session import Session
+from zk0.settings.training_settings import BASE, TINY
+from zk0.storage.redaction import last_component, public_name
+
+_NORMALIZATIONS = {
+    "policy": "the statistics that the start policy carries",
+    "pooled": "statistics pooled over clients",
+    "client": "per client",
+}
+_HUB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}/[A-Za-z0-9][A-Za-z0-9_.-]{0,95}")
+
+
+def model_card(
+    session: Session,
+    members: Sequence[Member],
+    history: Sequence[RoundRecord],
+    ledger_root: str | None = None,
+    groups: Sequence[StatisticsGroup] = (),
+) -> str:
+    """README.md of the checkpoint of the history's last round, with the Hub's front matter.
+
+    The card contains no path of this machine: a dataset in a local folder is named by its last path component.
+
+    Args:
+        session: its settings.
+        members: the clients.
+        history: up to the round of the checkpoint.
+        ledger_root: root of the ledger that ends with this round; None: left out.
+        groups: statistics by joints and units, the default group first.
+
+    Raises:
+        ReportError: no round is finished.
+    """
+    if not history:
+        raise ReportError("a model card needs a finished round, found none")
+    rows = sorted_by_round(history)
+    last = rows[-1]
+    parts = [
+        _front_matter(session, members),
+        f"# {escape_markdown(session.name)}, round {last.round}",
+        _description(session, members, last),
+        "## Results\n\n" + " ".join(escape_markdown(s) for s in session_conclusions(rows, ()).sentences),
+        _scores(session, last.evaluation),
+        "## Data\n\n" + _data(session, members),
+        still_joints_note(session, groups),
+        group_section(groups),
+        "## Training\n\n" + _settings(session, rows),
+        "## Loading\n\n" + _loading(session),
+        "## Digests of the weights\n\n" + _digests(rows[0], last, ledger_root),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def hub_name(dataset: str) -> str | None:
+    """Name of a dataset or policy on the Hub; None if it is not on the Hub.
+
+    >>> hub_name("hf:lab/so101"), hub_name("lab/so101"), hub_name("local:/home/lab"), hub_name("a: b/c")
+    ('lab/so101', 'lab/so101', None, None)
+    """
+    name = dataset.removeprefix("hf:")
+    return name if _HUB_NAME.fullmatch(name) else None
+
+
+def _front_matter(session: Session, members: Sequence[Member]) -> str:
+    fields: dict[str, object] = {
+        "license": "apache-2.0",
+        "library_name": "lerobot",
+        "pipeline_tag": "robotics",
+        "tags": ["robotics", "lerobot", "smolvla", "federated-learning", "so101", "zk0"],
+    }
+    if base := hub_name(session.policy.path):
+        fields["base_model"] = base
+    if datasets := sorted({name for m in members if (name := hub_name(m.dataset))}):
+        fields["datasets"] = datasets
+    # JSON strings and lists are YAML, and cannot break out of their line
+    return "\n".join(["---", *(f"{key}: {json.dumps(value)}" for key, value in fields.items()), "---"])
+
+
+def _description(session: Session, members: Sequence[Member], last: RoundRecord) -> str:
+    frames = sum(m.train_frames for m in members)
+    if session.policy.path == TINY:
+        start = "a tiny, randomly initialized SmolVLA (`tiny`, for tests)"
+    elif session.policy.path == BASE:
+        start = "the small SmolVLA that ships with zk0 (`base`)"
+    else:
+        start = _policy_name(session)
+    return (
+        f"A SmolVLA policy for a robot arm with {len(session.contract.joints)} joints and the cameras "
+        f"{', '.join(escape_markdown(c) for c in session.contract.cameras)}, trained with zk0 by federated learning: "
+        f"{len(members)} clients, {count(frames)} training frames, {last.round} of {session.rounds} rounds. "
+        f"Training started from {start}. The recordings stayed with the clients: they sent weights, counts and moments "
+        "of their data, and losses only."
+    )
+
+
+def _policy_name(session: Session) -> str:
+    name = hub_name(session.policy.path)
+    shown = (
+        f"[{name}](https://huggingface.co/{name})"
+        if name
+        else f"the folder {escape_markdown(last_component(session.policy.path))}"
+    )
+    return shown + (f" at revision {escape_markdown(session.policy.revision)}" if session.policy.revision else "")
+
+
+def _scores(session: Session, evaluation: Evaluation | None) -> str:
+    if evaluation is None:
+        return "This round was not evaluated."
+    unit = session.contract.units
+    headings = ("dataset (unseen)", "episodes", "frames", "policy loss ± 95 %", f"action error ({unit}) ± 95 %")
+    rows = [
+        (
+            public_name(s.dataset),
+            count(len(s.episodes)),
+            count(s.frames),
+            mean_cell(s, "policy_loss", 3).text,
+            mean_cell(s, "action_error_degrees", 2).text,
+        )
+        for s in evaluation.sets
+    ]
+    if len(evaluation.sets) > 1:
+        loss, error = mean_cell(evaluation, "policy_loss", 3), mean_cell(evaluation, "action_error_degrees", 2)
+        rows.append(("mean over sets", DASH, DASH, loss.text, error.text))
+    note = (
+        f"Round {evaluation.round}. ± is half the width of the 95 % interval over episodes (Student's t). The policy "
+        "loss is the mean squared velocity error of flow matching (dimensionless), over "
+        f"{evaluation.times} times per frame. The action error is the mean absolute error of the predicted chunk, open "
+        f"loop. Normalization: {escape_markdown(evaluation.normalization)}; seed {evaluation.seed}."
+    )
+    return f"{markdown_table(headings, rows)}\n\n{note}"
+
+
+def _data(session: Session, members: Sequence[Member]) -> str:
+    headings = ("client", "dataset", "training episodes", "training frames", "held-out episodes", "tasks")
+    rows = [
+        (
+            m.client,
+            public_name(m.dataset),
+            count(len(m.split.train)),
+            count(m.train_frames),
+            count(len(m.split.held_out)),
+            "; ".join(m.report.tasks) or DASH,
+        )
+        for m in members
+    ]
+    units = "the units of their group" if session.contract.other_groups else session.contract.units
+    note = f"States and actions are in {units}; gripper positions are from 0 to 100."
+    return f"{markdown_table(headings, rows)}\n\n{note}"
+
+
+def _settings(session: Session, history: Sequence[RoundRecord]) -> str:
+    training, first, last = session.training, history[0], history[-1]
+    steps = training.local_steps
+    length = f"{steps} optimizer steps" if steps else f"{training.local_epochs} passes over the training frames"
+    decision = last.decision
+    rows: Mapping[str, str] = {
+        "rounds": f"{last.round} of {session.rounds}",
+        "trained weights": _trained(session),
+        "local training per round": length,
+        "batch size": f"{training.batch_size} frames",
+        "learning rate": number(training.lr) + (f" (last round {number(decision.lr)})" if decision else ""),
+        "schedule": f"{session.scheduler.type}, minimum {number(session.scheduler.eta_min)}",
+        "FedProx mu": number(training.proximal_mu) + (f" (last round {number(decision.mu)})" if decision else ""),
+        "optimizer": f"AdamW, betas {training.betas[0]} and {training.betas[1]}, eps {training.eps:g}, "
+        f"weight decay {training.weight_decay:g}",
+        "gradient clipping": f"L2 norm {number(training.grad_clip_norm)}",
+        "precision": "bf16 autocast, fp32 weights" if training.amp else "fp32",
+        "aggregation": _aggregation(session),
+        "normalization": _NORMALIZATIONS[first.evaluation.normalization if first.evaluation else "pooled"],
+        "seed": str(session.seed),
+    }
+    return markdown_table(("setting", "value"), list(rows.items()))
+
+
+def _aggregation(session: Session) -> str:
+    strategy = session.aggregation.strategy
+    is_weighted = strategy == "fedavg" and not session.aggregation.noise_multiplier
+    return f"{strategy}, weighted by training frames" if is_weighted else strategy
+
+
+def _trained(session: Session) -> str:
+    training = session.training
+    if training.lora_shape() is None:
+        return "action expert and projections"
+    return (
+        f"LoRA on the action expert's matrices, rank {training.lora_rank}, alpha {training.lora_alpha}, "
+        f"dropout {training.lora_dropout:g}, merged into these weights"
+    )
+
+
+def _loading(session: Session) -> str:
+    if session.policy.path not in (TINY, BASE):
+        return """```python
+from lerobot.policies.factory import make_pre_post_processors
+from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy
+
+folder = "."  # this folder, or the name of this repository on the Hub
+policy = SmolVLAPolicy.from_pretrained(folder)
+on_device = {"device_processor": {"device": policy.config.device}}
+preprocess, postprocess = make_pre_post_processors(policy.config, folder, preprocessor_overrides=on_device)
+```"""
+    return """The tokenizer is in `vlm/`, which `config.json` names relative to the folder. Load it inside the folder:
+
+```python
+from lerobot.policies.factory import make_pre_post_processors
+from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy
+
+policy = SmolVLAPolicy.from_pretrained(".")
+on_device = {"device_processor": {"device": policy.config.device}}
+preprocess, postprocess = make_pre_post_processors(policy.config, ".", preprocessor_overrides=on_device)
+```
+
+From another folder:
+
+```python
+from lerobot.configs.policies import PreTrainedConfig
+from lerobot.policies.factory import make_pre_post_processors
+from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy
+
+folder = "path/to/this/folder"
+config = PreTrainedConfig.from_pretrained(folder, cli_overrides=[f"--vlm_model_name={folder}/vlm"])
+policy = SmolVLAPolicy.from_pretrained(folder, config=config)
+preprocess, postprocess = make_pre_post_processors(
+    config,
+    folder,
+    preprocessor_overrides={
+        "tokenizer_processor": {"tokenizer_name": f"{folder}/vlm"},
+        "device_processor": {"device": config.device},
+    },
+)
+```"""
+
+
+def _digests(first: RoundRecord, last: RoundRecord, ledger_root: str | None) -> str:
+    rows = [
+        (f"round {first.round} (start)", first.checkpoint.digest),
+        (f"round {last.round} (this checkpoint)", last.checkpoint.digest),
+    ]
+    text = "Digests of the trained weights (BLAKE3):\n\n" + markdown_table(("weights", "digest"), rows)
+    root = f"Root of the session's ledger up to round {last.round}: `{ledger_root}`"
+    return text if ledger_root is None else f"{text}\n\n{root}"

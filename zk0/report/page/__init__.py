@@ -1,0 +1,1 @@
+"""HTML pages with their templates, and the session report as Markdown."""

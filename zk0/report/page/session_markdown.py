@@ -1,0 +1,46 @@
+"""Report of a session as Markdown, for the Prefect UI."""
+
+from collections.abc import Sequence
+
+from zk0.records import Member, Rollout, RoundRecord
+from zk0.report.charts.federated_metrics_chart import federated_metrics_figure
+from zk0.report.charts.inline import png_data_uri
+from zk0.report.charts.session_charts import policy_loss_figure
+from zk0.report.conclusions import conclusions_with_policy
+from zk0.report.key_results import key_results
+from zk0.report.metrics import sorted_by_round
+from zk0.report.tables import client_tables, round_tables
+from zk0.report.tables.markdown import escape_markdown, markdown_table
+from zk0.rules.release import Release
+from zk0.settings.session import Session
+
+
+def session_report_markdown(
+    *,
+    session: Session,
+    members: Sequence[Member],
+    history: Sequence[RoundRecord],
+    rollouts: Sequence[Rollout],
+    release: Release | None = None,
+) -> str:
+    """A short report in GitHub's Markdown with embedded charts; well below 1 MB."""
+    rows = sorted_by_round(history)
+    conclusions = conclusions_with_policy(session, rows, rollouts)
+    results = [(r.title, r.text, r.note) for r in key_results(session, members, rows, rollouts)]
+    parts = [
+        f"# {escape_markdown(session.name)}",
+        f"**{escape_markdown(conclusions.headline)}**",
+        "\n\n".join(escape_markdown(s) for s in conclusions.sentences),
+        *([f"Release: {escape_markdown(release.summary())}."] if release else []),
+        markdown_table(("result", "value", "note"), results),
+        f"![Policy loss on unseen data by round]({png_data_uri(policy_loss_figure(rows), 100)})",
+        "## Rounds",
+        markdown_table(*round_tables.round_table(session, rows).as_text()),
+        "## Clients",
+        markdown_table(*client_tables.client_table(members, rows).as_text()),
+        f"![Clients and schedule by round]({png_data_uri(federated_metrics_figure(rows), 80)})",
+    ]
+    rejected = round_tables.refusal_table(rows)
+    if rejected.rows:
+        parts += ["## Rejected updates", markdown_table(*rejected.as_text())]
+    return "\n\n".join(parts) + "\n"

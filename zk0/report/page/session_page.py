@@ -1,0 +1,170 @@
+"""HTML report of a session: one self-contained page with charts, tables and videos."""
+
+import shlex
+from base64 import b64encode
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from zk0.audit.ledger import Ledger
+from zk0.errors import ReportError
+from zk0.records import EpisodeVideo, Member, Record, Rollout, RoundRecord
+from zk0.report.charts.action_error_chart import action_error_by_joint_figure
+from zk0.report.charts.cross_task_matrix import matrix_figure, matrix_table
+from zk0.report.charts.federated_metrics_chart import federated_metrics_figure
+from zk0.report.charts.footnotes import evaluation_settings_note
+from zk0.report.charts.inline import InlineChart, inline_chart
+from zk0.report.charts.session_charts import action_error_by_round_figure, policy_loss_figure
+from zk0.report.conclusions import conclusions_with_policy, session_conclusions, success_sentence
+from zk0.report.key_results import key_results, session_subtitle, stage_time_shares
+from zk0.report.metrics import sorted_by_round
+from zk0.report.page.template import render_template
+from zk0.report.palette import DARK_THEME, LIGHT_THEME, css_variables
+from zk0.report.setup_facts import read_setup_facts
+from zk0.report.tables import client_tables, rollout_tables, round_tables, score_tables
+from zk0.report.tables.group_tables import group_table, statistics_table, still_joints_note
+from zk0.report.tables.improvement_table import improvement_table
+from zk0.report.tables.table import Table
+from zk0.rules.release import Release
+from zk0.settings.session import Session
+from zk0.storage.atomic import atomic_write_bytes
+from zk0.storage.redaction import public_name
+from zk0.storage.results import read_episode_videos
+from zk0.storage.session_folder import SessionFolder
+
+
+class InlineRollout(Record):
+    """One closed-loop attempt with its video as a data URI, or None if there is no video."""
+
+    rollout: Rollout
+    video: str | None
+
+
+class InlineEpisode(Record):
+    """One recorded episode with the video of its predictions as a data URI, or None if there is no video."""
+
+    episode: EpisodeVideo
+    video: str | None
+
+
+def write_session_report(
+    path: Path,
+    *,
+    session: Session,
+    members: Sequence[Member],
+    history: Sequence[RoundRecord],
+    rollouts: Sequence[Rollout],
+    folder: Path,
+    session_toml: str,
+) -> None:
+    """Write report.html, one file that loads no other.
+
+    Args:
+        path: of the page.
+        session: its settings.
+        members: the clients.
+        history: the rounds of the ledger.
+        rollouts: the closed-loop attempts.
+        folder: of the session; videos, pooled statistics, ledger root and release record are read from it.
+        session_toml: the settings as text.
+
+    Raises:
+        ReportError: a source cannot be read, or the page cannot be written.
+    """
+    rows = sorted_by_round(history)
+    here = SessionFolder(folder)
+    setup = read_setup_facts(here) if here.setup.is_file() else None
+    groups = setup.statistics_groups(session.contract.units) if setup else ()
+    page = render_template(
+        "session_page.html.j2",
+        session=session,
+        conclusions=conclusions_with_policy(session, rows, rollouts),
+        key_results=key_results(session, members, rows, rollouts),
+        subtitle=session_subtitle(session, rows),
+        charts=_round_charts(rows, session.contract.units),
+        joint_chart=_joint_chart(session, rows),
+        matrix_chart=_matrix_chart(session, rows),
+        stage_shares=stage_time_shares(rows),
+        evaluation_settings=evaluation_settings_note(rows),
+        tables=_tables(session, members, rows, rollouts)
+        | {"statistics": statistics_table(session, groups), "groups": group_table(groups)},
+        normalization=setup.normalization_sentence if setup else "",
+        still_joints=still_joints_note(session, groups),
+        episodes=[InlineEpisode(episode=e, video=_video_data_uri(folder, e)) for e in _unseen_episode_videos(here)],
+        rollouts=[
+            InlineRollout(rollout=r, video=_video_data_uri(folder, r)) for r in rollouts if r.video or r.video_error
+        ],
+        success_sentence=success_sentence(rollouts),
+        release=Release.read(here.release),
+        public_name=public_name,
+        resume_command=f"zk0 run --resume {shlex.quote(str(folder))}",
+        ledger_root=Ledger(here.ledger).root() if here.ledger.is_file() else None,
+        session_toml=session_toml,
+        light=css_variables(LIGHT_THEME),
+        dark=css_variables(DARK_THEME),
+    )
+    atomic_write_bytes(path, page.encode(), durable=False, error=ReportError)
+
+
+def _tables(
+    session: Session, members: Sequence[Member], rows: Sequence[RoundRecord], rollouts: Sequence[Rollout]
+) -> dict[str, Table]:
+    return {
+        "clients": client_tables.client_table(members, rows),
+        "client_rounds": client_tables.client_round_table(rows),
+        "rounds": round_tables.round_table(session, rows),
+        "times": round_tables.time_table(rows),
+        "refusals": round_tables.refusal_table(rows),
+        "findings": client_tables.finding_table(members),
+        "matrix": matrix_table(rows),
+        "evaluation_refusals": round_tables.evaluation_refusal_table(rows),
+        "improvements": improvement_table(session, rows),
+        "sets": score_tables.evaluation_set_table(session, rows),
+        "tasks": rollout_tables.task_table(rollouts),
+        "attempts": rollout_tables.attempt_table(rollouts),
+        "joints": score_tables.joint_table(session, rows),
+        "digests": round_tables.digest_table(rows),
+    }
+
+
+def _round_charts(rows: Sequence[RoundRecord], units: str) -> list[InlineChart]:
+    loss_sentence = session_conclusions(rows, ()).sentences[0]
+    panels = (
+        "Training and held-out losses, learning rate, norms of the updates, their cosines to the mean, mu, shares of "
+        "the aggregated delta, leave-one-out shifts and proximal losses by round"
+    )
+    return [
+        inline_chart(partial(policy_loss_figure, rows), f"Line chart by round. {loss_sentence}"),
+        inline_chart(partial(action_error_by_round_figure, rows, units), "Action error on unseen data by round."),
+        inline_chart(partial(federated_metrics_figure, rows), f"{panels}; the numbers are in the tables below."),
+    ]
+
+
+def _matrix_chart(session: Session, rows: Sequence[RoundRecord]) -> InlineChart:
+    alt_text = "Heat map of the loss of every task under every evaluated global model; the table below has the numbers."
+    return inline_chart(partial(matrix_figure, rows, session.normalization), alt_text)
+
+
+def _joint_chart(session: Session, rows: Sequence[RoundRecord]) -> InlineChart:
+    scores = [s for r in rows if r.evaluation for s in r.evaluation.sets]
+    joints = score_tables.joint_labels(session, len(scores[0].joint_error_degrees) if scores else 0)
+    draw = partial(action_error_by_joint_figure, rows, joints, session.contract.units)
+    alt_text = "Action error by joint and by step of the chunk; the table below has the numbers of the joints."
+    return inline_chart(draw, alt_text)
+
+
+def _unseen_episode_videos(here: SessionFolder) -> list[EpisodeVideo]:
+    """Videos of the server's evaluation sets; those of held-out episodes stay with their clients."""
+    return [video for video in read_episode_videos(here.rollouts_folder) if video.client is None]
+
+
+def _video_data_uri(folder: Path, result: Rollout | EpisodeVideo) -> str | None:
+    if result.video is None:
+        return None
+    path = folder / result.video
+    try:
+        return f"data:video/mp4;base64,{b64encode(path.read_bytes()).decode()}"
+    except FileNotFoundError:
+        return None
+    except OSError as e:
+        raise ReportError(f"{path}: cannot be read ({e.strerror}); expected a video of the session") from e

@@ -1,0 +1,1 @@
+"""Tables of a report: the same cells for HTML and Markdown."""

@@ -1,0 +1,1 @@
+"""Videos of rollouts and of predictions: drawing, encoding, decoding, motion analysis."""

@@ -1,0 +1,1 @@
+"""Pure functions between rounds: learning rate and mu, participation, release."""

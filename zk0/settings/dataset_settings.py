@@ -1,0 +1,137 @@
+"""Settings of the data: clients and their datasets, evaluation sets, the dataset contract, the split, the simulator."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from zk0.records import JointUnits, Record
+
+SO101_JOINTS = (
+    "shoulder_pan.pos",
+    "shoulder_lift.pos",
+    "elbow_flex.pos",
+    "wrist_flex.pos",
+    "wrist_roll.pos",
+    "gripper.pos",
+)
+"""Names of the dimensions of state and action, as LeRobot records an SO-101 arm."""
+DatasetUri = Annotated[str, Field(min_length=1, description="hf:user/name, user/name, local:/path or sim:task")]
+SafeName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=64)]
+"""A name that can be part of a file name on every system."""
+_UNITS = "units of state and action; unset: those that the joint names or the values allow, else the contract's"
+_RENAME_MAP = "feature key in the dataset -> feature key in the contract"
+
+
+class ClientSettings(Record):
+    """One client and its dataset."""
+
+    name: SafeName = Field(description="name of the client's folder, and of its series in charts")
+    dataset: DatasetUri
+    rename_map: dict[str, str] = Field(default={}, description=_RENAME_MAP)
+    units: JointUnits | None = Field(default=None, description=_UNITS)
+    partition_index: int = Field(
+        default=0, ge=0, description="index of the client among those that share the dataset (see partition_count)"
+    )
+    partition_count: int = Field(
+        default=1,
+        ge=1,
+        description="number of clients that share the dataset: this one gets the episodes with episode_index % "
+        "partition_count == partition_index",
+    )
+    from_round: int = Field(
+        default=1, ge=1, description="first round in which the client takes part; above 1 it joins a running session"
+    )
+    share_joining_report: bool = Field(
+        default=False,
+        description="send the report of evaluation.joining_report to the server; else the client keeps it",
+    )
+
+    allow_repair: bool = Field(
+        default=True, description='whether `data.repair = "repair"` may write a repaired copy into the client\'s cache'
+    )
+
+    @model_validator(mode="after")
+    def _index_below_count(self) -> Self:
+        if self.partition_index >= self.partition_count:
+            raise ValueError(
+                f"partition_index {self.partition_index} must be below partition_count {self.partition_count}"
+            )
+        return self
+
+
+class PartitionSettings(Record):
+    """One dataset shared by several clients, split by `episode_index % clients`; it takes the place of [[clients]]."""
+
+    dataset: DatasetUri
+    clients: int = Field(ge=1, description="number of clients that share the dataset; they are named client_0, ...")
+    rename_map: dict[str, str] = Field(default={}, description=_RENAME_MAP)
+    units: JointUnits | None = Field(default=None, description=_UNITS)
+
+
+class EvaluationSetSettings(Record):
+    """One evaluation set: a dataset that no client trains on."""
+
+    dataset: DatasetUri
+    rename_map: dict[str, str] = Field(default={}, description=_RENAME_MAP)
+    units: JointUnits | None = Field(default=None, description=_UNITS)
+    first_episodes: int | None = Field(
+        default=None, ge=1, description="evaluate on the first N episodes only; not together with last_episodes"
+    )
+    last_episodes: int | None = Field(
+        default=None, ge=1, description="evaluate on the last N episodes only; unset: on all episodes"
+    )
+
+    @model_validator(mode="after")
+    def _one_end(self) -> Self:
+        if self.first_episodes and self.last_episodes:
+            raise ValueError("first_episodes and last_episodes: give one of them")
+        return self
+
+
+class ContractSettings(Record):
+    """The dataset contract: features, rate and units that every dataset of the federation must have."""
+
+    cameras: tuple[str, ...] = Field(
+        default=("overhead", "wrist"), min_length=1, description="camera names, without `observation.images.`"
+    )
+    joints: tuple[str, ...] = Field(
+        default=SO101_JOINTS, min_length=1, description="names of the dimensions of state and action, in order"
+    )
+    fps: float | None = Field(default=None, gt=0, description="frames per second; unset: that of the evaluation sets")
+    units: JointUnits = Field(
+        default="degrees", description="units of state and action; `normalized` is LeRobot's -100..100"
+    )
+    other_groups: bool = Field(
+        default=False,
+        description="also admit SO-100/SO-101 datasets with other known joint names or in other units than the "
+        "contract's; statistics are then pooled per group of datasets with the same joints and units",
+    )
+
+
+class DataSettings(Record):
+    """How each client splits its dataset."""
+
+    holdout_episodes: int = Field(
+        default=1, ge=0, description="the last N episodes are held out: evaluated on, never trained on"
+    )
+    repair: Literal["refuse", "repair"] = Field(
+        default="refuse",
+        description="refuse: a dataset with errors may not take part, and the message names the repair; repair: a "
+        "repaired copy in the client's cache takes part, and the original stays as it is",
+    )
+
+
+class SimulatorSettings(Record):
+    """How the simulator records `sim:` datasets and sets up rollouts."""
+
+    episodes: int = Field(default=12, ge=1, description="episodes of a `sim:` dataset")
+    first_seed: int = Field(
+        default=1000, ge=0, description="seed of a dataset's first episode; each task adds an offset of its own"
+    )
+    image_size: int = Field(default=96, ge=32, description="width and height of a camera image, in pixels")
+    spawn_radius_m: tuple[float, float] = Field(
+        default=(0.09, 0.14), description="smallest and largest distance of a cube from the arm's base, in meters"
+    )
+    spawn_half_angle_degrees: float = Field(
+        default=25.0, gt=0, le=90, description="largest angle of a cube to either side of the arm's forward direction"
+    )

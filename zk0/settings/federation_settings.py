@@ -1,0 +1,59 @@
+"""Settings of the federation: engine, rounds, participation, wire format."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from zk0.records import Record, WireDtype
+from zk0.settings.dataset_settings import SafeName
+
+
+class FederationSettings(Record):
+    """How server and clients exchange messages."""
+
+    engine: Literal["local", "ray", "deployment"] = Field(
+        default="local",
+        description="local: worker processes on this machine; ray: Flower's simulation engine on Ray; deployment: "
+        "nodes over the network",
+    )
+    workers: int = Field(
+        default=2, ge=0, description="worker processes; 0: clients run in the process of the session (local only)"
+    )
+    min_updates: int = Field(default=2, ge=1, description="minimum number of good updates in a round")
+    fraction_fit: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="fraction of the clients that are sampled for a round; at least min_updates clients",
+    )
+    round_timeout_seconds: float = Field(
+        default=3600.0, gt=0, description="time limit for a client's update; a late one is left out of the round"
+    )
+    round_retries: int = Field(
+        default=1,
+        ge=0,
+        description="retries of a round with too few good updates; updates that arrived before are reused",
+    )
+    wire: WireDtype = Field(
+        default="fp32",
+        description="upload format: fp32 sends weights, bf16 and int8 send deltas in 1/2 and 1/4 of the bytes",
+    )
+    wire_down: WireDtype = Field(
+        default="fp32", description="download format of the global weights; the server's own copy stays float32"
+    )
+    compress: bool = Field(
+        default=False, description="clients compress their uploads without loss, for slow connections"
+    )
+    server: str = Field(default="~/.zk0/server", description="folder of `zk0bot server init` (deployment only)")
+    nodes: tuple[SafeName, ...] = Field(
+        default=(), description="names of the enrolled nodes to use; empty: all connected nodes (deployment only)"
+    )
+    absence_seconds: float = Field(
+        default=300.0, ge=0, description="how long a round waits for a node that is unreachable (deployment only)"
+    )
+    newcomer_seconds: float = Field(
+        default=120.0,
+        ge=0,
+        description="how long a round waits for newly connected nodes to check their dataset and join; 0: new nodes do "
+        "not join a running session (deployment without `nodes` only)",
+    )

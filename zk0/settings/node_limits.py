@@ -1,0 +1,58 @@
+"""What a node lets a server ask of it, whatever the server's settings say."""
+
+from pydantic import Field
+
+from zk0.records import Record
+
+
+class NodeLimits(Record):
+    """Limits of a node, in `limits.toml` of its folder. A request that breaks one is refused, told and journaled.
+
+    The defaults are far outside of what a normal session asks. They keep an update from being a copy of a few
+    frames, and keep a server from occupying the machine.
+    """
+
+    min_batch_frames: int = Field(default=4, ge=1, description="least frames per optimizer step")
+    min_round_frames: int = Field(default=8, ge=1, description="least frames per step times steps of a round")
+    min_gradient_frames: int = Field(
+        default=256, ge=1, description="least frames of a round with SCAFFOLD, whose control variate is a mean gradient"
+    )
+    max_lr: float = Field(default=0.1, gt=0, description="largest learning rate")
+    max_mu: float = Field(default=100.0, ge=0, description="largest FedProx mu")
+    max_eps: float = Field(
+        default=1e-5, gt=0, description="largest AdamW epsilon; a large one turns AdamW into a plain gradient step"
+    )
+    min_beta: float = Field(default=0.5, ge=0, lt=1, description="least AdamW beta")
+    max_beta: float = Field(default=0.9999, gt=0, lt=1, description="largest AdamW beta")
+    max_weight_decay: float = Field(default=1.0, ge=0, description="largest AdamW weight decay")
+    max_grad_clip_norm: float = Field(default=100.0, gt=0, description="largest norm that gradients are clipped to")
+    fixed_holdout: bool = Field(
+        default=True,
+        description="hold out the same number of episodes in every session as in the first one; the statistics of two "
+        "splits would show the episode between them",
+    )
+    max_holdout_share: float = Field(
+        default=0.5, ge=0, le=1, description="largest share of the episodes that a session may hold out"
+    )
+    min_statistics_episodes: int = Field(default=1, ge=1, description="least episodes behind the joining statistics")
+    min_statistics_frames: int = Field(default=10, ge=1, description="least frames behind the joining statistics")
+    min_score_frames: int = Field(default=3, ge=1, description="least frames behind the score of an episode")
+    policies: tuple[str, ...] = Field(
+        default=("tiny", "base", "lerobot/smolvla_base"), description="`policy.path` of the policies that it may train"
+    )
+    max_steps: int = Field(default=100_000, ge=1, description="most optimizer steps of a round")
+    max_epochs: int = Field(default=100, ge=1, description="most passes over the data in a round")
+    max_batch_frames: int = Field(default=4096, ge=1, description="most frames per optimizer step")
+    max_round_hours: float = Field(default=24.0, gt=0, description="longest training of a round")
+    max_rounds_per_day: int = Field(default=1000, ge=1, description="most requests to train in 24 hours")
+    max_baseline_rounds: int = Field(default=1000, ge=1, description="most rounds of the local-only baseline")
+    max_threads: int = Field(default=64, ge=1, description="most CPU threads")
+    max_feature_cache_gb: float = Field(default=100.0, gt=0, description="largest size of the feature cache, in GB")
+    max_lora_rank: int = Field(default=256, ge=1, description="largest LoRA rank")
+    max_times: int = Field(default=64, ge=1, description="most flow-matching times per frame")
+    max_videos: int = Field(default=8, ge=0, description="most rendered episodes of an evaluation; 0: none")
+    max_video_height: int = Field(default=1080, ge=64, description="largest height of a camera image in a video")
+    max_simulated_episodes: int = Field(default=1000, ge=1, description="most episodes of a `sim:` dataset")
+    max_image_size: int = Field(default=1024, ge=32, description="largest camera image of a `sim:` dataset, in pixels")
+    max_download_gb: float = Field(default=4.0, gt=0, description="largest weights of a request, in GB (1e9 bytes)")
+    max_download_hours: float = Field(default=1.0, gt=0, description="longest download of a request")

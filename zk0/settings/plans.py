@@ -1,0 +1,101 @@
+"""The plans that the server sends to clients: one frozen record for each kind of request.
+
+A plan holds everything that a client needs to answer: the session's terms, the policy recipe, the digest of the global
+weights that come with it, and the settings of the work. A client keeps no state of a session besides.
+"""
+
+import hashlib
+from datetime import datetime
+
+from pydantic import Field
+
+from zk0.records import PolicyRecipe, Record, Statistics, WireFormat
+from zk0.settings.dataset_settings import ContractSettings, DataSettings, SimulatorSettings
+from zk0.settings.session import Session
+from zk0.settings.training_settings import LocalTrainingSettings, SchedulerSettings
+
+
+class SessionTerms(Record):
+    """What a client needs to check its dataset when it joins a session; every plan repeats it."""
+
+    session: str
+    """Name of the session's folder; unique for every run of a session."""
+    seed: int
+    contract: ContractSettings
+    data: DataSettings
+    simulator: SimulatorSettings
+
+
+class ClientPlan(Record):
+    """Base of all plans: one client, one model."""
+
+    terms: SessionTerms
+    round: int = Field(ge=0)
+    client: str
+    recipe: PolicyRecipe
+    global_digest: str
+    """Digest of the global weights."""
+    statistics: Statistics | None
+    """Statistics of the federation; None: the client normalizes with its own."""
+    training: LocalTrainingSettings
+    wire: WireFormat = WireFormat()
+
+
+class VideoPlan(Record):
+    """How the videos of held-out episodes are rendered."""
+
+    episodes: int = Field(ge=1)
+    """Episodes of each dataset, the first ones."""
+    camera_height: int
+    """Height of a camera image in the video, in pixels."""
+    timestamp: datetime
+    """Part of the videos' names."""
+
+
+class EvaluationPlan(ClientPlan):
+    """Request to evaluate a model on the client's held-out episodes."""
+
+    times: int
+    """Flow-matching times per frame."""
+    batch_size: int
+    """Frames."""
+    every_frames: int
+    """Frames 0, N, 2N, ... of each episode are evaluated."""
+    video: VideoPlan | None = None
+    """None: no video is rendered."""
+
+
+class JoiningReportPlan(EvaluationPlan):
+    """Request to measure what joining brought the client: it trains alone, and compares the result with the model."""
+
+    lrs: tuple[float, ...] = Field(min_length=1)
+    """The client's learning rate in each round of the session, in order."""
+    scheduler: SchedulerSettings
+
+
+class RoundPlan(ClientPlan):
+    """Request to train in one round."""
+
+    round: int = Field(ge=1)
+    lr: float = Field(gt=0)
+    """The client's learning rate in this round, as the schedule decided it."""
+    mu: float = Field(ge=0)
+    """FedProx mu of this round, as the schedule decided it."""
+    scheduler: SchedulerSettings
+    use_control_variates: bool = False
+    """SCAFFOLD: correct the gradients by control variates, and send their change."""
+
+    def digest(self) -> str:
+        """SHA-256 of the plan. A client that already answered a plan with this digest need not train again."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+
+
+def session_terms(session: Session, name: str) -> SessionTerms:
+    """The terms of a session; `name` is the name of its folder."""
+    return SessionTerms(
+        session=name,
+        seed=session.seed,
+        contract=session.contract,
+        data=session.data,
+        simulator=session.simulator,
+    )

@@ -1,0 +1,255 @@
+"""All settings of one federated session, and what follows from them for its clients and rounds."""
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from zk0.records import Record
+from zk0.settings.aggregation_settings import AggregationSettings
+from zk0.settings.dataset_settings import (
+    ClientSettings,
+    ContractSettings,
+    DataSettings,
+    EvaluationSetSettings,
+    PartitionSettings,
+    SafeName,
+    SimulatorSettings,
+)
+from zk0.settings.evaluation_settings import EvaluationSettings, RolloutSettings, VideoSettings
+from zk0.settings.federation_settings import FederationSettings
+from zk0.settings.publish_settings import PublishSettings, TrackingSettings
+from zk0.settings.training_settings import BASE, TINY, PolicySettings, SchedulerSettings, TrainingSettings
+
+
+class Session(Record):
+    """One federated training session."""
+
+    name: SafeName = Field(default="session", description="name of the session; part of its folder's name")
+    rounds: int = Field(default=30, ge=1, description="number of training rounds")
+    seed: int = Field(
+        default=42, ge=0, lt=2**63, description="seed of batches, noise, initial weights and sampled participants"
+    )
+    clients: tuple[ClientSettings, ...] = ()
+    partition: PartitionSettings | None = None
+    contract: ContractSettings = ContractSettings()
+    data: DataSettings = DataSettings()
+    simulator: SimulatorSettings = SimulatorSettings()
+    policy: PolicySettings = PolicySettings()
+    normalization: Literal["auto", "policy", "pooled", "client"] = Field(
+        default="auto",
+        description="policy: normalize with the statistics that the start policy carries; pooled: with those of the "
+        "whole federation; client: each client with its own, so that losses of different clients are not comparable; "
+        "auto: policy if it carries some that fit the clients' joints and units, else pooled",
+    )
+    training: TrainingSettings = TrainingSettings()
+    scheduler: SchedulerSettings = SchedulerSettings()
+    federation: FederationSettings = FederationSettings()
+    aggregation: AggregationSettings = AggregationSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    rollout: RolloutSettings = RolloutSettings()
+    video: VideoSettings = VideoSettings()
+    tracking: TrackingSettings = TrackingSettings()
+    publish: PublishSettings = PublishSettings()
+    checkpoint_interval: int = Field(
+        default=0, ge=0, description="rounds between saved policies; 0: only the policy of the last round"
+    )
+    selection: Literal["last", "best"] = Field(
+        default="last",
+        description="round of the session's policy, which is released; best: most successful attempts where several "
+        "rounds were rolled out, else lowest loss on unseen data; the best round is saved in any case",
+    )
+    patience: int = Field(
+        default=0,
+        ge=0,
+        description="end the session after N evaluated rounds in a row without a lower loss on unseen data; 0: never",
+    )
+    keep_updates: bool = Field(default=False, description="keep the clients' updates after their round is recorded")
+    keep_weights: bool = Field(
+        default=False,
+        description="keep the global weights of every round; else those of the first, the best and the last round, and "
+        "of rounds with a saved policy or rollouts",
+    )
+    output_dir: str = Field(default="outputs", description="parent of the session folders")
+    cache_dir: str = Field(
+        default="~/.cache/zk0", description="downloads, simulated datasets and cached features, shared by all sessions"
+    )
+
+    @field_validator("clients")
+    @classmethod
+    def _names_are_unique(cls, clients: tuple[ClientSettings, ...]) -> tuple[ClientSettings, ...]:
+        names = [c.name for c in clients]
+        if twice := sorted({n for n in names if names.count(n) > 1}):
+            raise ValueError(f"client names must differ, found twice: {', '.join(twice)}")
+        return clients
+
+    @model_validator(mode="after")
+    def _settings_fit_together(self) -> Self:
+        deployed = self.federation.engine == "deployment"
+        if deployed and (self.clients or self.partition):
+            raise ValueError(
+                "nodes of the deployment engine bring their own datasets: leave [[clients]] and [partition] out"
+            )
+        if not deployed and bool(self.clients) == (self.partition is not None):
+            raise ValueError("exactly one of [[clients]] and [partition] must be given")
+        if not self.evaluation_sets():
+            raise ValueError(
+                "evaluation.datasets is empty, and there are no held-out episodes of a [partition] to evaluate on"
+            )
+        names = self.initial_client_names()
+        if (names or not deployed) and self.federation.min_updates > len(names):
+            raise ValueError(
+                f"federation.min_updates {self.federation.min_updates} with {len(names)} client(s) in round 1"
+            )
+        if self.normalization == "policy" and self.contract.other_groups:
+            raise ValueError(
+                "normalization policy with contract.other_groups: a policy carries statistics of one group only"
+            )
+        if self.evaluation.joining_report and self.data.holdout_episodes == 0:
+            raise ValueError("evaluation.joining_report needs data.holdout_episodes of 1 or more")
+        if self.training.adapter != "none" and self.federation.wire != "fp32":
+            raise ValueError(
+                f"federation.wire {self.federation.wire} with training.adapter lora: LoRA factors are sent as fp32"
+            )
+        if self.federation.wire_down != "fp32" and self.federation.wire == "fp32" and self.training.adapter == "none":
+            raise ValueError(
+                f"federation.wire_down {self.federation.wire_down} needs deltas in return (federation.wire bf16 or "
+                "int8, or training.adapter lora): full weights would carry its rounding errors to the server"
+            )
+        if self.federation.engine == "ray" and self.federation.workers == 0:
+            raise ValueError("federation.workers must be at least 1 with the ray engine")
+        return self
+
+    @model_validator(mode="after")
+    def _scheduler_fits_training(self) -> Self:
+        scheduler, training = self.scheduler, self.training
+        if scheduler.eta_min > training.lr:
+            raise ValueError(
+                f"scheduler.eta_min {scheduler.eta_min:g} is the minimum learning rate, and training.lr "
+                f"{training.lr:g} is below it"
+            )
+        changes_mu = scheduler.adaptive_mu_enabled or scheduler.mu_decay < 1
+        if changes_mu and 0 < training.proximal_mu < scheduler.mu_min:
+            raise ValueError(
+                f"scheduler.mu_min {scheduler.mu_min:g} is the minimum of an adjusted mu, and training.proximal_mu "
+                f"{training.proximal_mu:g} is below it"
+            )
+        count = len(self.federation.nodes or self.local_clients())
+        if scheduler.adaptive_lr_enabled and 0 < count <= scheduler.high_loss_multiplier:
+            raise ValueError(
+                f"scheduler.high_loss_multiplier {scheduler.high_loss_multiplier:g} with {count} client(s): a loss is "
+                f"compared with the mean that includes it, so it never exceeds {count} times that mean; expected a "
+                f"multiplier below {count}"
+            )
+        return self
+
+    def with_absolute_paths(self, base: Path) -> Self:
+        """The same session, with relative folders resolved against `base`."""
+
+        def absolute(path: str) -> str:
+            return str((base / Path(path).expanduser()).resolve())
+
+        def located[T: (ClientSettings, PartitionSettings, EvaluationSetSettings)](settings: T) -> T:
+            scheme, colon, rest = settings.dataset.partition(":")
+            is_folder = bool(colon) and scheme == "local"
+            return settings.model_copy(update={"dataset": f"local:{absolute(rest)}"}) if is_folder else settings
+
+        policy, federation, evaluation = self.policy, self.federation, self.evaluation
+        is_folder = policy.path not in (TINY, BASE) and Path(absolute(policy.path)).is_dir()
+        datasets = tuple(located(one) for one in evaluation.datasets)
+        return self.model_copy(
+            update={
+                "clients": tuple(located(one) for one in self.clients),
+                "partition": self.partition and located(self.partition),
+                "policy": policy.model_copy(update={"path": absolute(policy.path)}) if is_folder else policy,
+                "evaluation": evaluation.model_copy(update={"datasets": datasets}),
+                "federation": federation.model_copy(update={"server": absolute(federation.server)}),
+                "output_dir": absolute(self.output_dir),
+                "cache_dir": absolute(self.cache_dir),
+            }
+        )
+
+    def evaluates_after(self, round_number: int) -> bool:
+        """Whether the server evaluates the global model of this round on its evaluation sets."""
+        return round_number % self.evaluation.frequency == 0 or round_number == self.rounds
+
+    def evaluates_on_clients_after(self, round_number: int) -> bool:
+        """Whether the clients evaluate the global model of this round on their held-out episodes."""
+        frequency = self.evaluation.clients_frequency
+        if frequency == 0 or self.data.holdout_episodes == 0:
+            return False
+        return round_number % frequency == 0 or round_number == self.rounds
+
+    def rolls_out_after(self, round_number: int) -> bool:
+        """Whether the simulator makes attempts with the model of this round."""
+        if not self.rollout.tasks:
+            return False
+        if round_number == 0:
+            return self.rollout.base
+        frequency = self.rollout.frequency
+        return round_number == self.rounds or (frequency > 0 and round_number % frequency == 0)
+
+    def saves_policy_after(self, round_number: int) -> bool:
+        """Whether the policy of this round is saved as a LeRobot folder."""
+        interval = self.checkpoint_interval
+        return round_number > 0 and (round_number == self.rounds or bool(interval and round_number % interval == 0))
+
+    def keeps_weights_of(self, round_number: int) -> bool:
+        """Whether the global weights of this round are kept after the next round is recorded."""
+        is_end = round_number in (0, self.rounds)
+        needed = self.saves_policy_after(round_number) or self.rolls_out_after(round_number)
+        return self.keep_weights or is_end or needed
+
+    def renders_videos_after(self, round_number: int) -> bool:
+        """Whether videos of this round's rollouts and predictions are rendered."""
+        frequency = self.video.frequency
+        return round_number == self.rounds or (frequency > 0 and round_number % frequency == 0)
+
+    def evaluation_sets(self) -> tuple[EvaluationSetSettings, ...]:
+        """Evaluation sets of the server: the configured ones, else the held-out episodes of a shared dataset."""
+        shared = self.partition
+        if self.evaluation.datasets or shared is None or self.data.holdout_episodes == 0:
+            return self.evaluation.datasets
+        return (
+            EvaluationSetSettings(
+                dataset=shared.dataset,
+                rename_map=shared.rename_map,
+                units=shared.units,
+                last_episodes=self.data.holdout_episodes,
+            ),
+        )
+
+    def local_clients(self) -> tuple[ClientSettings, ...]:
+        """Clients whose datasets this machine reads ([[clients]] or [partition]); none with the deployment engine."""
+        shared = self.partition
+        if shared is None:
+            return self.clients
+        return tuple(
+            ClientSettings(
+                name=f"client_{index}",
+                dataset=shared.dataset,
+                rename_map=shared.rename_map,
+                units=shared.units,
+                partition_index=index,
+                partition_count=shared.clients,
+            )
+            for index in range(shared.clients)
+        )
+
+    def client_names(self) -> tuple[str, ...]:
+        """Names of all clients, in order; empty: all connected nodes."""
+        return self.federation.nodes or tuple(client.name for client in self.local_clients())
+
+    def initial_client_names(self) -> tuple[str, ...]:
+        """Names of the clients that take part from round 1 on, in order; empty: all nodes connected by then."""
+        return self.federation.nodes or tuple(client.name for client in self.local_clients() if client.from_round == 1)
+
+    def takes_part(self, client: str, round_number: int) -> bool:
+        """Whether a client takes part in this round, according to its `from_round`."""
+        return all(one.from_round <= round_number for one in self.local_clients() if one.name == client)
+
+    def accepts_new_clients(self) -> bool:
+        """Whether clients may join after round 1."""
+        if self.federation.engine == "deployment":
+            return self.federation.newcomer_seconds > 0 and not self.federation.nodes
+        return any(client.from_round > 1 for client in self.local_clients())

@@ -1,0 +1,169 @@
+"""Settings of the policy, of local training on a client, and of the schedules between rounds."""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import ConfigDict, Field, model_validator
+
+from zk0.records import LoraShape, Record
+
+TINY = "tiny"
+"""`policy.path` of a tiny, randomly initialized policy that needs no download."""
+BASE = "base"
+"""`policy.path` of the small policy that ships with zk0, trained on simulated tasks, its vision encoder included."""
+
+
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
+class PolicySettings(Record):
+    """The policy to train."""
+
+    path: str = Field(
+        default="lerobot/smolvla_base",
+        description="Hub name or folder of a LeRobot SmolVLA policy; without a download: `tiny` (randomly initialized) "
+        "or `base` (small, trained on simulated tasks)",
+    )
+    revision: str | None = Field(default=None, description="branch, tag or commit on the Hub; unset: main")
+
+
+class LocalTrainingSettings(Record):
+    """Local training of a client, apart from learning rate and FedProx mu, which the schedule decides for each round.
+
+    A plan that the server sends carries these settings, and the decided numbers beside them.
+    """
+
+    model_config = ConfigDict(revalidate_instances="subclass-instances")  # a plan refuses `TrainingSettings`
+
+    local_steps: int | None = Field(default=None, ge=1, le=10**6, description="optimizer steps per round")
+    local_epochs: int | None = Field(
+        default=1,
+        ge=1,
+        le=10_000,
+        description="passes over the training frames per round; leave it out if local_steps is set",
+    )
+    batch_size: int = Field(default=64, ge=1, le=65_536, description="frames per optimizer step")
+    accumulate_steps: int = Field(
+        default=1,
+        ge=1,
+        description="gradient accumulation: parts that a batch is split into, to save memory; the result is the same",
+    )
+    betas: tuple[Beta, Beta] = Field(default=(0.9, 0.95), description="AdamW betas")
+    eps: float = Field(default=1e-8, gt=0, le=1e-2, description="AdamW epsilon")
+    weight_decay: float = Field(default=1e-10, ge=0, description="AdamW weight decay")
+    grad_clip_norm: float = Field(default=10.0, gt=0, description="gradients are clipped to this L2 norm")
+    adapter: Literal["none", "lora"] = Field(
+        default="none",
+        description="none: train all of the action expert and the projections; lora: train and send LoRA factors of "
+        "the action expert's matrices only",
+    )
+    lora_rank: int = Field(default=16, ge=1, le=4096, description="LoRA rank")
+    lora_alpha: int = Field(default=32, ge=1, description="LoRA scaling: alpha / rank")
+    lora_dropout: float = Field(default=0.1, ge=0, lt=1, description="LoRA dropout")
+    amp: bool = Field(
+        default=False, description="automatic mixed precision: bf16 autocast; trained weights stay float32"
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto: cuda if available, else cpu")
+    gpu_share: float = Field(
+        default=1.0,
+        ge=0,
+        le=1,
+        description="share of a GPU that one client reserves: with 1 clients train one after the other, with 0.5 two "
+        "at a time, with 0 all at once",
+    )
+    features: Literal["embeddings", "kv", "off"] = Field(
+        default="embeddings",
+        description="embeddings: cache the frozen vision encoder's output of each frame; kv: cache the language "
+        "model's keys and values too, 12 times as large; off: decode and encode every frame each time",
+    )
+    feature_cache_gb: float = Field(
+        default=50.0,
+        gt=0,
+        description="size limit of the feature cache under cache_dir, in GB (1e9 bytes); least recently used files are "
+        "removed first",
+    )
+    deterministic: bool = Field(
+        default=False, description="deterministic GPU kernels: bit-identical results in every run, but slower"
+    )
+    torch_threads: int = Field(default=1, ge=1, le=1024, description="CPU threads per client")
+    log_every_steps: int = Field(default=20, ge=1, description="log every N optimizer steps")
+
+    def lora_shape(self) -> LoraShape | None:
+        """Rank and alpha of the LoRA factors that are trained; None if full matrices are trained."""
+        return LoraShape(rank=self.lora_rank, alpha=self.lora_alpha) if self.adapter == "lora" else None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _steps_replace_epochs(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("local_steps") is not None and "local_epochs" not in values:
+            return {**values, "local_epochs": None}
+        return values
+
+    @model_validator(mode="after")
+    def _exactly_one_length(self) -> Self:
+        if (self.local_steps is None) == (self.local_epochs is None):
+            raise ValueError("exactly one of local_steps and local_epochs must be set")
+        return self
+
+
+class TrainingSettings(LocalTrainingSettings):
+    """Local training of a client in one round."""
+
+    lr: float = Field(
+        default=1e-4, gt=0, description="learning rate of the first round; [scheduler] decides the others"
+    )
+    proximal_mu: float = Field(
+        default=0.01,
+        ge=0,
+        description="FedProx: mu/2 * ||w - w_global||^2 is added to the loss; 0: FedAvg; [scheduler] may adjust it",
+    )
+
+    def local_settings(self) -> LocalTrainingSettings:
+        """The settings that a plan carries: all but `lr` and `proximal_mu`."""
+        return LocalTrainingSettings(**self.model_dump(exclude={"lr", "proximal_mu"}))
+
+
+class SchedulerSettings(Record):
+    """Learning rate and FedProx mu from round to round."""
+
+    type: Literal["cosine", "cosine_warm_restarts", "reduce_on_plateau"] = Field(
+        default="cosine",
+        description="cosine: cosine annealing to eta_min within each round; cosine_warm_restarts: cosine annealing "
+        "with warm restarts over the rounds; reduce_on_plateau: halved when the evaluation loss stalls",
+    )
+    eta_min: float = Field(default=5e-7, ge=0, description="minimum learning rate")
+    restart_rounds: int = Field(default=15, ge=1, description="T_0 of cosine_warm_restarts, in rounds")
+    restart_factor: int = Field(default=2, ge=1, strict=True, description="T_mult of cosine_warm_restarts")
+    stall_patience: int = Field(
+        default=5, ge=1, description="rounds without improvement after which reduce_on_plateau halves the learning rate"
+    )
+    dynamic_training_decay: bool = Field(
+        default=False,
+        description="multiply the learning rate by 0.95 when the evaluation loss stalls, by 1.05 when it diverges",
+    )
+    adjustment_window: int = Field(
+        default=5, ge=2, description="number of last evaluation losses that dynamic_training_decay compares"
+    )
+    spike_threshold: float = Field(
+        default=0.5,
+        gt=0,
+        description="if the evaluation loss rises by more than this over 3 rounds, the learning rate is not adjusted",
+    )
+    max_adjust_factor: float = Field(
+        default=1.05, ge=1, description="largest change of the learning rate in one round, as a factor, before round 20"
+    )
+    adaptive_lr_enabled: bool = Field(
+        default=False, description="train clients with a high loss with a higher learning rate"
+    )
+    high_loss_multiplier: float = Field(
+        default=2.0, gt=0, description="a loss is high if it exceeds the mean of all clients by this factor"
+    )
+    lr_boost_factor: float = Field(
+        default=1.15, ge=1, description="factor for the learning rate of a client with a high loss"
+    )
+    adaptive_mu_enabled: bool = Field(default=False, description="raise mu while the clients' losses differ strongly")
+    loss_std_threshold: float = Field(
+        default=1.2, ge=0, description="losses differ strongly if their standard deviation exceeds this"
+    )
+    mu_adjust_factor: float = Field(default=1.05, ge=1, description="factor for mu while the losses differ strongly")
+    mu_min: float = Field(default=0.001, ge=0, description="minimum of an adjusted mu")
+    mu_decay: float = Field(default=1.0, gt=0, le=1, description="factor for mu from round to round")

@@ -1,0 +1,95 @@
+"""Demonstrations of a task by the scripted expert, and the key that identifies a set of them."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from math import floor
+
+from zk0.data.dataset_writer import RecordedFrame
+from zk0.errors import SimulatorError
+from zk0.settings.dataset_settings import SimulatorSettings
+from zk0.simulator.arm import SimulatedArm
+from zk0.simulator.expert import plan_trajectory
+from zk0.simulator.tasks import FPS, find_task
+
+RECORDER_VERSION = 2
+"""Increases whenever the same request would be recorded differently."""
+EXPECTED_SUCCESS = 0.95
+"""With a smaller share of successful seeds, the expert is broken or the settings are too hard."""
+
+
+@dataclass(frozen=True, eq=False)
+class Demonstration:
+    """One successful episode; it ends with the frame whose action succeeded."""
+
+    seed: int
+    frames: Sequence[RecordedFrame]
+    """State and images of each frame are those before its action."""
+
+
+def demonstrate(task: str, settings: SimulatorSettings, *, render: bool = True) -> Iterator[Demonstration]:
+    """Yield exactly `settings.episodes` successful episodes, with seeds from `settings.first_seed` upward.
+
+    Seeds on which the expert fails are skipped.
+
+    Raises:
+        SimulatorError: the task does not exist, or less than 95 % of the seeds succeeded (one may always fail).
+    """
+    allowed = max(1, floor(settings.episodes * (1 - EXPECTED_SUCCESS) / EXPECTED_SUCCESS))
+    found, seed = 0, settings.first_seed
+    failed: list[int] = []
+    with SimulatedArm(task, settings, render=render) as arm:
+        while found < settings.episodes:
+            frames = _attempt(arm, seed)
+            if frames is not None:
+                found += 1
+                yield Demonstration(seed=seed, frames=frames)
+            else:
+                failed.append(seed)
+            if len(failed) > allowed:
+                raise SimulatorError(_too_many_failures(task, found, failed))
+            seed += 1
+
+
+def demonstration_key(task: str, settings: SimulatorSettings) -> str:
+    """Return the SHA-256 (hex) of everything that decides what is recorded.
+
+    Equal keys mean equal demonstrations on one machine. The names of the fields below and of `SimulatedTask` enter the
+    digest: they must not change, or every demonstration is recorded again.
+
+    Raises:
+        SimulatorError: the task does not exist.
+    """
+    content = {
+        "task": find_task(task).model_dump(),
+        "settings": settings.model_dump(),
+        "fps": FPS,
+        "recorder": RECORDER_VERSION,
+        "so101-nexus": version("so101-nexus"),
+        "mujoco": version("mujoco"),
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _attempt(arm: SimulatedArm, seed: int) -> list[RecordedFrame] | None:
+    """Return the frames of one episode up to success; None if the expert failed."""
+    observation = arm.reset(seed)
+    frames = []
+    for action in plan_trajectory(arm):
+        frames.append(RecordedFrame(observation.state, action, observation.images, observation.task))
+        result = arm.step(action)
+        if result.success:
+            return frames
+        observation = result.observation
+    return None
+
+
+def _too_many_failures(task: str, found: int, failed: Sequence[int]) -> str:
+    tried = found + len(failed)
+    return (
+        f"simulated task {task}: the expert succeeded on {found} of {tried} seeds (failed on "
+        f"{', '.join(map(str, failed))}), expected at least {EXPECTED_SUCCESS:.0%}; "
+        "narrow simulator.spawn_radius_m or simulator.spawn_half_angle_degrees"
+    )

@@ -1,0 +1,1 @@
+"""Statistics of results: 95 % intervals, paired comparison of models, smoothness."""

@@ -1,0 +1,1 @@
+"""Files of a session: atomic writes, disk space, the session folder, rollout results, redaction of published text."""

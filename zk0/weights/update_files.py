@@ -1,0 +1,64 @@
+"""Read the file of an update as dense weights, in whatever format the client sent it."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from zk0.records import Update
+from zk0.weights.control_variates import CONTROL_PREFIX, PrefixedTensors, specs_with_control_variates
+from zk0.weights.deltas import DeltaWeights, delta_specs
+from zk0.weights.files import WeightsSource, open_weights
+from zk0.weights.lora_factors import MergedWeights, lora_factor_specs
+from zk0.weights.tensor_spec import TensorSpec, encode_header, file_order
+
+_EXTRA_SHARE, _EXTRA_BYTES = 50, 1 << 16
+"""What another header and incompressible values may add to a file: a share of 1/50, and 64 KiB."""
+
+
+def update_file_specs(update: Update, specs: Mapping[str, TensorSpec]) -> Mapping[str, TensorSpec]:
+    """Return the tensors that the file of an update must hold, for global weights with these specs."""
+    if update.lora is not None:
+        return lora_factor_specs(specs, update.lora.rank)
+    if update.has_control_variates:
+        return specs_with_control_variates(specs)
+    return specs if update.wire.upload == "fp32" else delta_specs(specs, update.wire.upload)
+
+
+def update_file_bytes(update: Update, specs: Mapping[str, TensorSpec]) -> int:
+    """Return the largest size of an update's file as it is sent, for global weights with these specs."""
+    expected = update_file_specs(update, specs)
+    size = len(encode_header(file_order(expected), expected)) + sum(spec.nbytes for spec in expected.values())
+    return size + size // _EXTRA_SHARE + _EXTRA_BYTES
+
+
+@contextmanager
+def open_update(update: Update, global_weights: WeightsSource) -> Iterator[WeightsSource]:
+    """Open the trained weights of an update, dense, with the names, shapes and dtypes of the global weights.
+
+    Only the file's header is read; `read` of the source reads a block. `global_weights` must stay open meanwhile.
+
+    Raises:
+        CheckpointError: no file, or not a complete safetensors file.
+        UpdateError: it does not hold what the update names: dense weights, deltas, LoRA factors, control variates.
+    """
+    with open_weights(Path(update.path)) as file:
+        if update.lora is not None:
+            yield MergedWeights(global_weights, file, update.lora)
+        elif update.has_control_variates:
+            yield PrefixedTensors(file, global_weights.specs)
+        elif update.wire.upload != "fp32":
+            yield DeltaWeights(global_weights, file, update.wire.upload)
+        else:
+            yield file
+
+
+@contextmanager
+def open_control_variates(update: Update, global_weights: WeightsSource) -> Iterator[WeightsSource]:
+    """Open the change of the client's control variate that came with an update (SCAFFOLD).
+
+    Raises:
+        CheckpointError: no file, or not a complete safetensors file.
+        UpdateError: it holds no control variates of such weights.
+    """
+    with open_weights(Path(update.path)) as file:
+        yield PrefixedTensors(file, global_weights.specs, CONTROL_PREFIX)
