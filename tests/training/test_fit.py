@@ -339,21 +339,26 @@ class TestPieces:
 
 
 class _LargeExamples:
-    """A client's frames, each of which takes 400 MB more."""
+    """A client's frames, each of which takes so many bytes more, which are not written."""
 
     frames = 16
     action_counts = np.full(16, 10)
 
-    def __init__(self, examples: Any) -> None:
+    def __init__(self, examples: Any, frame_bytes: int = 10**9) -> None:
         self._examples = examples
+        self._values = frame_bytes // 4
 
     def loss(self, policy: Any, indices: Any, noise: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
-        block = torch.zeros(len(indices), 100_000_000)
+        block = torch.empty(len(indices), self._values)
+        block[0, 0] = 0
         return self._examples.loss(policy, indices, noise, time) + block[0, 0]
 
 
 class TestOutOfMemory:
-    """A limit on this process's address space makes a real allocation fail."""
+    """A limit on this process's address space makes a real allocation fail.
+
+    The sizes are far apart: what earlier tests left may be freed at any time, and makes room for some hundred MB.
+    """
 
     @pytest.fixture
     def limit_memory(self) -> Iterator[Callable[[int], None]]:
@@ -363,7 +368,7 @@ class TestOutOfMemory:
         before = resource.getrlimit(resource.RLIMIT_AS)
 
         def limit(more: int) -> None:
-            gc.collect()  # what earlier tests left would be freed later and leave room
+            gc.collect()
             used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
             resource.setrlimit(resource.RLIMIT_AS, (used + more, before[1]))
 
@@ -375,7 +380,7 @@ class TestOutOfMemory:
     ) -> None:
         large = _LargeExamples(client.training_examples(plan(), policy))
         settings = {"local_steps": 1, "batch_size": 16}
-        limit_memory(2_500_000_000)
+        limit_memory(6 * 10**9)
         message = (
             r"a: round 1, step 0: out of memory with 16 frames at once \(.*can't allocate memory.*\); 4 fit: "
             r"set training.accumulate_steps = 4 \(same result, in pieces\), or training.batch_size = 4$"
@@ -388,8 +393,8 @@ class TestOutOfMemory:
     def test_not_even_one(
         self, policy: Any, client: Any, plan: Callable[..., RoundPlan], limit_memory: Callable[[int], None]
     ) -> None:
-        large = _LargeExamples(client.training_examples(plan(), policy))
-        limit_memory(100_000_000)
+        large = _LargeExamples(client.training_examples(plan(), policy), 40 * 10**9)
+        limit_memory(10**9)
         with pytest.raises(UpdateError, match="not even 1 fits: free memory"):
             fit(policy, large, plan({"local_steps": 1}))
 
