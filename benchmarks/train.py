@@ -222,10 +222,8 @@ def train_with_zk0(
     from zk0.training.fit import fit
 
     folder = Path(arguments.folder)
-    training = LocalTrainingSettings(
-        local_steps=arguments.steps + 1, batch_size=arguments.batch, amp=policy.config.device == "cuda",
-        **ZK0_VARIANTS[arguments.variant],
-    )  # fmt: skip
+    variant = ZK0_VARIANTS[arguments.variant]
+    training = LocalTrainingSettings(local_steps=arguments.steps + 1, batch_size=arguments.batch, **variant)
     pre, _ = make_processors(policy, Statistics(state=moments.state, action=moments.action))
     started = time.perf_counter(), time.process_time()
     build: dict[str, Any] = {}

@@ -112,7 +112,9 @@ def type_text(annotation: Any) -> str:
     if origin in (Union, UnionType):
         return type_text(next(a for a in inner if a is not NoneType)) + (", or unset" if NoneType in inner else "")
     if origin is Literal:
-        return " or ".join(f'`"{choice}"`' if isinstance(choice, str) else f"`{choice}`" for choice in inner)
+        return " or ".join(
+            f'`"{choice}"`' if isinstance(choice, str) else f"`{str(choice).lower()}`" for choice in inner
+        )
     if origin is tuple:
         return f"list of {plural(inner[0])}" if inner[-1] is Ellipsis else f"{len(inner)} {plural(inner[0])}"
     if origin is dict:

@@ -73,6 +73,22 @@ def test_the_card_says_whose_statistics_normalize(
         assert whose in dict(_rows(body, "setting"))["normalization"]
 
 
+@pytest.mark.parametrize(
+    ("amp", "precision"),
+    [
+        (True, "bf16 autocast, fp32 weights"),
+        (False, "fp32"),
+        ("auto", "fp32 on CPUs, bf16 autocast on GPUs that have it; fp32 weights"),
+    ],
+)
+def test_the_precision_of_training(
+    session: Session, members: list[Member], history: list[RoundRecord], amp: Any, precision: str
+) -> None:
+    training = session.training.model_copy(update={"amp": amp})
+    _, body = _parts(model_card(session.model_copy(update={"training": training}), members, history))
+    assert dict(_rows(body, "setting"))["precision"] == precision
+
+
 def test_an_earlier_round_has_its_own_card(session: Session, members: list[Member], history: list[RoundRecord]) -> None:
     _, body = _parts(model_card(session, members, history[:3]))
     assert "four-arms, round 2" in body

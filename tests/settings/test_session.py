@@ -41,6 +41,7 @@ class TestFaults:
             ({"rounds": 2.5}, "here: rounds: .*integer.*found 2.5"),
             ({"training": {"lr": 0}}, "training.lr: .*greater than 0, found 0"),
             ({"training": {"lr": float("nan")}}, "training.lr: .*finite number, found nan"),
+            ({"training": {"amp": "fp16"}}, "training.amp: .*True, False or 'auto', found 'fp16'"),
             ({"training": {"device": "tpu"}}, "training.device: .*'auto', 'cpu' or 'cuda', found 'tpu'"),
             ({"training": {"local_steps": 3, "local_epochs": 2}}, "training: exactly one of local_steps and local_ep"),
             ({"scheduler": {"restart_factor": 1.5}}, "scheduler.restart_factor: .*integer.*found 1.5"),

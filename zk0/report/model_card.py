@@ -17,6 +17,12 @@ from zk0.settings.session import Session
 from zk0.settings.training_settings import BASE, TINY
 from zk0.storage.redaction import last_component, public_name
 
+_PRECISIONS = {
+    True: "bf16 autocast, fp32 weights",
+    False: "fp32",
+    "auto": "fp32 on CPUs, bf16 autocast on GPUs that have it; fp32 weights",
+}
+"""By `training.amp`."""
 _NORMALIZATIONS = {
     "policy": "the statistics that the start policy carries",
     "pooled": "statistics pooled over clients",
@@ -179,7 +185,7 @@ def _settings(session: Session, history: Sequence[RoundRecord]) -> str:
         "optimizer": f"AdamW, betas {training.betas[0]} and {training.betas[1]}, eps {training.eps:g}, "
         f"weight decay {training.weight_decay:g}",
         "gradient clipping": f"L2 norm {number(training.grad_clip_norm)}",
-        "precision": "bf16 autocast, fp32 weights" if training.amp else "fp32",
+        "precision": _PRECISIONS[training.amp],
         "aggregation": _aggregation(session),
         "normalization": _NORMALIZATIONS[first.evaluation.normalization if first.evaluation else "pooled"],
         "seed": str(session.seed),

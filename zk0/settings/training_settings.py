@@ -59,8 +59,10 @@ class LocalTrainingSettings(Record):
     lora_rank: int = Field(default=16, ge=1, le=4096, description="LoRA rank")
     lora_alpha: int = Field(default=32, ge=1, description="LoRA scaling: alpha / rank")
     lora_dropout: float = Field(default=0.1, ge=0, lt=1, description="LoRA dropout")
-    amp: bool = Field(
-        default=False, description="automatic mixed precision: bf16 autocast; trained weights stay float32"
+    amp: Literal[True, False, "auto"] = Field(
+        default="auto",
+        description="automatic mixed precision: bf16 autocast; trained weights stay float32. auto: on GPUs with bf16 "
+        "matrix products (Ampere and later), not on CPUs",
     )
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto: cuda if available, else cpu")
     gpu_share: float = Field(
@@ -82,7 +84,9 @@ class LocalTrainingSettings(Record):
         "removed first",
     )
     deterministic: bool = Field(
-        default=False, description="deterministic GPU kernels: bit-identical results in every run, but slower"
+        default=False,
+        description="deterministic GPU kernels: bit-identical results in every run, but slower; else a GPU multiplies "
+        "float32 matrices in TF32 and cuDNN chooses the kernels that are fastest",
     )
     torch_threads: int = Field(default=1, ge=1, le=1024, description="CPU threads per client")
     log_every_steps: int = Field(default=20, ge=1, description="log every N optimizer steps")

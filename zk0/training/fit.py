@@ -16,7 +16,8 @@ from zk0.rules.lr_schedules import step_lr
 from zk0.settings.plans import RoundPlan
 from zk0.training.batches import Batch, count_steps, draw_noise_and_time, round_seed, shuffled_batches
 from zk0.training.control_variate_correction import ControlVariateCorrection
-from zk0.training.determinism import deterministic_kernels
+from zk0.training.determinism import training_kernels
+from zk0.training.device import compute_capability, uses_bf16
 from zk0.training.examples import Examples
 from zk0.training.fedprox import add_proximal_gradient, squared_distance
 from zk0.training.out_of_memory import is_out_of_memory, largest_batch_that_fits, out_of_memory_advice
@@ -55,7 +56,7 @@ def fit(
     losses, norms, rates = [], [], []
     policy.train()
     batches = batches or shuffled_batches(examples.frames, training.batch_size, generator)
-    with _dropout_seeded(policy, seed), deterministic_kernels(training.deterministic):
+    with _dropout_seeded(policy, seed), training_kernels(policy.config.device, training.deterministic):
         for step in range(steps):
             rate = step_lr(plan.lr, scheduler.eta_min, scheduler.type, step, steps)
             indices = next(batches)
@@ -100,6 +101,7 @@ class _LocalOptimizer:
         self.weights = list(trainable_parameters(policy).values())
         self.anchor = [w.detach().clone() for w in self.weights]
         self._policy, self._examples, self._plan = policy, examples, plan
+        self._bf16 = uses_bf16(training.amp, compute_capability(policy.config.device))
         self._adamw = torch.optim.AdamW(
             self.weights, plan.lr, training.betas, training.eps, training.weight_decay, fused=_fusible(self.weights)
         )
@@ -141,7 +143,7 @@ class _LocalOptimizer:
         batch_count = max(1, int(counts[list(batch.indices)].sum()))
         for piece in batch.split(pieces):
             share = int(counts[list(piece.indices)].sum()) / batch_count
-            with torch.autocast(device, torch.bfloat16, enabled=self._plan.training.amp):
+            with torch.autocast(device, torch.bfloat16, enabled=self._bf16):
                 loss = self._examples.loss(self._policy, piece.indices, piece.noise, piece.time) * share
             torch.autograd.backward(loss)
             total += loss.item()
