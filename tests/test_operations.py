@@ -133,6 +133,9 @@ def test_a_unit_restarts_its_service_and_confines_it(unit: Path) -> None:
     assert service["Restart"] == "always"
     assert service["User"] == "zk0"
     assert (service["NoNewPrivileges"], service["ProtectSystem"], service["UMask"]) == ("yes", "strict", "0077")
+    assert int(service["LimitNOFILE"]) >= 4096
+    assert int(service["TasksMax"]) > 0
+    assert service["MemoryMax"].endswith("%")
     assert int(service["TimeoutStopSec"]) >= 30  # the supervisor ends its processes in order
     assert directives(unit)["Install"]["WantedBy"] == "multi-user.target"
 

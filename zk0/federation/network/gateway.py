@@ -6,10 +6,12 @@ Flower's SuperLink serves its Fleet, Control and Runtime APIs on one port, and i
 reaches it can register nodes and start runs. Therefore the SuperLink listens on loopback, and the gateway forwards the
 requests of a SuperNode (ALLOWED_PATHS) from enrolled nodes and rejects all others. It parses every request and writes a
 new one (h11 on both sides), so that no request can be hidden in another one (request smuggling). It reads a body only
-after the sender is authenticated, and forwards it in pieces.
+after the sender is authenticated, and forwards it in pieces. Connections are limited from the moment they are accepted
+(`zk0.federation.network.connection_limits`), and cost memory for TLS only after their first byte.
 """
 
 import asyncio
+import resource
 import ssl
 import sys
 from collections.abc import AsyncIterator
@@ -22,7 +24,13 @@ from loguru import logger
 
 from zk0.federation.flower.api_client import Endpoint
 from zk0.federation.flower.private_api import SUPERNODE_PATHS
+from zk0.federation.network.connection_limits import (
+    AcceptedConnection,
+    ConnectionLimits,
+    LogQuota,
+)
 from zk0.federation.network.enrolled_nodes import EnrolledNodes, UnknownNode
+from zk0.federation.network.limited_listener import LimitedListener, Streams
 from zk0.records import Record
 
 ALLOWED_PATHS = frozenset(path.encode() for path in SUPERNODE_PATHS)
@@ -36,7 +44,7 @@ _HEAD_SECONDS = 10.0
 _IDLE_SECONDS = 90.0
 _BODY_SECONDS = 60.0
 _RESPONSE_SECONDS = 120.0
-_CONNECTIONS = 1000
+_WARNINGS_PER_MINUTE = 100
 
 
 class GatewaySettings(Record):
@@ -49,6 +57,7 @@ class GatewaySettings(Record):
     superlink: Endpoint
     nodes_folder: Path
     """With one public key a node."""
+    limits: ConnectionLimits = ConnectionLimits()
 
 
 class _Rejected(Exception):
@@ -60,7 +69,7 @@ class _Rejected(Exception):
 class _HttpConnection:
     """One connection, read and written as HTTP events."""
 
-    def __init__(self, role: type[Any], streams: tuple[asyncio.StreamReader, asyncio.StreamWriter]) -> None:
+    def __init__(self, role: type[Any], streams: Streams) -> None:
         self.http = h11.Connection(role, max_incomplete_event_size=_HEAD_BYTES)
         self.reader, self.writer = streams
 
@@ -79,10 +88,14 @@ class _HttpConnection:
                 await self.writer.drain()
 
     async def close(self) -> None:
+        """Close the connection; at once where the other end does not close it within a second."""
         self.writer.close()
-        with suppress(OSError, TimeoutError, ssl.SSLError):
-            async with asyncio.timeout(1):
-                await self.writer.wait_closed()
+        try:
+            with suppress(OSError, TimeoutError):
+                async with asyncio.timeout(1):
+                    await self.writer.wait_closed()
+        finally:
+            self.writer.transport.abort()
 
 
 class Gateway:
@@ -91,42 +104,32 @@ class Gateway:
     def __init__(self, settings: GatewaySettings, nodes: EnrolledNodes) -> None:
         self._settings = settings
         self._nodes = nodes
-        self._open = 0
+        self._log = LogQuota(_WARNINGS_PER_MINUTE)
+        self._listener = LimitedListener(settings.limits, self._log)
         self._upstream = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         self._upstream.load_verify_locations(settings.superlink.ca_certificate)
+        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self._context.minimum_version = ssl.TLSVersion.TLSv1_3
+        self._context.load_cert_chain(settings.certificate, settings.key)
 
     async def serve(self) -> None:
         """Accept connections until cancelled."""
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.minimum_version = ssl.TLSVersion.TLSv1_3
-        context.load_cert_chain(self._settings.certificate, self._settings.key)
-        server = await asyncio.start_server(
-            self._accept,
-            self._settings.host,
-            self._settings.port,
-            ssl=context,
-            ssl_handshake_timeout=_HEAD_SECONDS,
-            limit=_PIECE_BYTES,
-        )
-        logger.info("accepting nodes at {}:{}", self._settings.host, self._settings.port)
-        async with server:
-            await server.serve_forever()
+        address = (self._settings.host, self._settings.port)
+        await self._listener.serve(address, self._context, self._serve_node)
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self._open >= _CONNECTIONS:
-            writer.close()
-            return
-        self._open += 1
-        node = _HttpConnection(h11.SERVER, (reader, writer))
+    async def _serve_node(self, streams: Streams, connection: AcceptedConnection) -> None:
+        node = _HttpConnection(h11.SERVER, streams)
         try:
-            await self._handle_requests(node)
-        except (OSError, TimeoutError, h11.ProtocolError, ssl.SSLError) as e:
-            logger.debug("{}: {}", writer.get_extra_info("peername"), e)
+            await self._handle_requests(node, connection)
+        except asyncio.CancelledError:
+            node.writer.transport.abort()
+            raise
+        except h11.ProtocolError as e:
+            logger.debug("{}: {}", connection.address, e)
         finally:
-            self._open -= 1
             await node.close()
 
-    async def _handle_requests(self, node: _HttpConnection) -> None:
+    async def _handle_requests(self, node: _HttpConnection, connection: AcceptedConnection) -> None:
         timeout_seconds = _HEAD_SECONDS
         while True:
             try:
@@ -134,6 +137,7 @@ class Gateway:
                 if not isinstance(request, h11.Request):
                     return
                 name = self._authorize(request)
+                self._listener.connections.assign(connection, name)
                 await self._forward(node, request, name)
             except h11.RemoteProtocolError as e:
                 await self._reject(node, _Rejected(e.error_status_hint, str(e)))
@@ -198,7 +202,7 @@ class Gateway:
             await superlink.close()
 
     async def _reject(self, node: _HttpConnection, error: _Rejected) -> None:
-        logger.warning("{}: {} {}", node.writer.get_extra_info("peername"), error.status, error)
+        self._log.warning(f"{node.writer.get_extra_info('peername')}: {error.status} {error}")
         if node.http.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
             return  # a response has begun; closing the connection is all that is left
         headers = [("content-length", "0"), ("connection", "close")]
@@ -207,6 +211,8 @@ class Gateway:
 
 
 async def _run(settings: GatewaySettings) -> None:
+    _, limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
     nodes = EnrolledNodes(settings.nodes_folder)
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(Gateway(settings, nodes).serve())

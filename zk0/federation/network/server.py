@@ -27,6 +27,8 @@ from zk0.storage.atomic import atomic_write_bytes, atomic_write_text
 _READY_SECONDS = 90.0
 _STOP_SECONDS = 60.0
 _POLL_SECONDS = 0.2
+_GATEWAY_ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "131072"}
+"""glibc gives the TLS buffers of closed connections (256 KiB each) back to the system instead of keeping them."""
 
 
 class ServerSettings(Record):
@@ -171,7 +173,8 @@ class ServerFolder:
             self.path / "flower", port, (*superlink_certificate, ca_certificate), self._secret, database
         )
         command = (sys.executable, "-m", "zk0.federation.network.gateway", str(self.path / "gateway.json"))
-        self.supervised.write_processes([superlink, ProcessSpec(name="gateway", command=command)])
+        gateway = ProcessSpec(name="gateway", command=command, environment=_GATEWAY_ENVIRONMENT)
+        self.supervised.write_processes([superlink, gateway])
 
     def stop(self) -> bool:
         """Stop the server; return False where it does not run."""
