@@ -222,9 +222,8 @@ def prepare_session(
     recipe, checkpoint = rounds.build_initial_policy(session, folder, history)  # worker processes import meanwhile
     with rounds.stage_timer(seconds, "check"):
         before = SessionSetup.read_from(here.setup)
-        members = preparation.join_clients(here.name, session, before.members if before else ())
-        sets = preparation.check_evaluation_sets(session)
         previous = before.members if before else ()
+        members, sets = preparation.check_all_datasets(here.name, session, previous)
         members = preparation.check_datasets_disjoint(session, here.name, members, sets, previous)
         late = before.late_joiners if before else {}
         first_members = tuple(member for member in members if member.client not in late)
@@ -243,6 +242,9 @@ def prepare_session(
     setup.check_groups()
     setup.write_or_verify(here.setup)
     if not history:
+        if session.training.features != "off":
+            with rounds.stage_timer(seconds, "features"):
+                preparation.compute_features(without_dependency(session), folder, setup, checkpoint)
         on_server, on_clients = evaluate_round(session, folder, setup, checkpoint, seconds)
         record = RoundRecord(
             round=0,

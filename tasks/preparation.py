@@ -9,8 +9,8 @@ from prefect.cache_policies import NO_CACHE
 
 from tasks.events import ProgressEvent, emit_progress, log_line
 from tasks.retry import is_transient
-from zk0.errors import DatasetError, Zk0Error, list_problems
-from zk0.records import Member, PolicyRecipe, Refusal, Statistics, StatisticsGroup
+from zk0.errors import DatasetError, FederationError, Zk0Error, list_problems
+from zk0.records import Checkpoint, Member, PolicyRecipe, Refusal, Statistics, StatisticsGroup
 from zk0.settings.dataset_settings import EvaluationSetSettings
 from zk0.settings.plans import session_terms
 from zk0.settings.session import Session
@@ -79,6 +79,22 @@ def admit_new_clients(number: int, session: Session, folder: str, setup: "Sessio
     return setup
 
 
+@task(task_run_name="clients compute features", cache_policy=NO_CACHE)
+def compute_features(session: Session, folder: str, setup: "SessionSetup", checkpoint: Checkpoint) -> None:
+    """Let every client compute the features of its frames, so that the first round's time limit is for its training.
+
+    A client that fails or is late is logged; its rounds say the rest.
+    """
+    from zk0.evaluation.client_plans import feature_plan
+    from zk0.federation.open import get_federation
+
+    name = SessionFolder(Path(folder)).name
+    emit_progress(ProgressEvent(kind="stage", text="clients compute features of their frames"))
+    plans = [feature_plan(member.client, session, name, setup, checkpoint) for member in setup.members]
+    for refusal in get_federation(name).compute_features(plans):
+        log_line(f"{refusal.client} computed no features: {refusal.reason}")
+
+
 @task(task_run_name="check {settings.dataset}", cache_policy=NO_CACHE)
 def check_evaluation_set(settings: EvaluationSetSettings, session: Session) -> "EvaluationSet":
     """Check a dataset that evaluates the global model, by the same rules as a client's."""
@@ -88,18 +104,28 @@ def check_evaluation_set(settings: EvaluationSetSettings, session: Session) -> "
     return prepare_evaluation_set(settings, session)
 
 
-def check_evaluation_sets(session: Session) -> "tuple[EvaluationSet, ...]":
-    """Check every evaluation set of a session, each in a task run of its own.
+def check_all_datasets(
+    name: str, session: Session, before: Sequence[Member]
+) -> "tuple[tuple[Member, ...], tuple[EvaluationSet, ...]]":
+    """Let the clients join and check every evaluation set, each in a task run of its own.
+
+    Args: those of `join_clients`.
 
     Raises:
-        DatasetError: names every set that cannot be used, with the reason.
+        DatasetError: names every client and every set that cannot be used, with the reason.
     """
+    joined = join_clients(name, session, before, return_state=True)
+    clients = joined.result(raise_on_failure=False)
+    if isinstance(clients, BaseException) and not isinstance(clients, FederationError):
+        raise clients
     states = [check_evaluation_set(one, session, return_state=True) for one in session.evaluation_sets()]
     found = [state.result(raise_on_failure=False) for state in states]
     problems = [str(one) for one in found if isinstance(one, Zk0Error)]
-    if len(problems) > 1:
-        raise DatasetError(list_problems(f"{len(problems)} of {len(found)} evaluation sets cannot be used", problems))
-    return tuple(state.result() for state in states)
+    of_clients = [str(clients)] if isinstance(clients, FederationError) else []
+    if len(of_clients) + len(problems) > 1:
+        title = f"{len(problems)} of {len(found)} evaluation sets cannot be used"
+        raise DatasetError("\n".join([*of_clients, *([list_problems(title, problems)] if problems else [])]))
+    return joined.result(), tuple(state.result() for state in states)
 
 
 @task(task_run_name="check that datasets are disjoint", cache_policy=NO_CACHE)

@@ -106,7 +106,9 @@ class TestTrain:
         steps: list[int] = []
         again = client_of(scratch=moved).train(plan(), start[0], lambda step, *_: steps.append(step))
         assert steps == []
-        assert again == first.model_copy(update={"path": str(moved / "updates" / Path(first.path).name)})
+        assert again == first.model_copy(
+            update={"path": str(moved / Path(first.path).relative_to(tmp_path / "scratch"))}
+        )
 
     @pytest.mark.parametrize("damage", ["truncated", "missing"])
     def test_a_damaged_update_is_trained_again(
@@ -128,9 +130,9 @@ class TestTrain:
         client = client_of()
         for number in (1, 2, 3):
             client.train(plan({"local_steps": 1}, round=number), start[0])
-        folder = tmp_path / "scratch" / "updates"
+        (folder,) = (tmp_path / "scratch").glob("sessions/*/updates")
         (folder / ".round-001-half.safetensors.0a1b2c3d.tmp").touch()
-        client.outbox.remove_before(3)
+        client.outbox.remove_before(plan(round=3))
         assert sorted(f.name[:9] for f in folder.iterdir()) == ["round-003", "round-003", "spare"]
         node = (folder / "spare").stat().st_ino
         last = client.train(plan({"local_steps": 1}, round=4), start[0])

@@ -61,7 +61,7 @@ def test_four_models(
     assert "The federation's model does not differ significantly from your own training without the others" in page
     assert f"| {report.models['base'].policy_loss:.4f} (" in page
     assert "2 held-out episode(s)" in page
-    assert not list((tmp_path / "node" / "updates").glob("*"))  # the session's own updates are not touched
+    assert not list((tmp_path / "node").glob("sessions/*"))  # the session's own updates are not touched
 
 
 def test_one_episode_has_no_interval() -> None:

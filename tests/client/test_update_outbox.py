@@ -1,5 +1,6 @@
 """Stored updates of a client: the same bytes for every request, in every wire format."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from zk0.aggregation.verify import verify_update
-from zk0.client.round_state import remove_session_state
+from zk0.client.round_state import remove_old_sessions, remove_session_state
 from zk0.client.update_outbox import TrainedUpdate, UpdateOutbox
 from zk0.records import ClientMetrics, PolicyRecipe, Update, WireFormat
 from zk0.settings.dataset_settings import ContractSettings, DataSettings, SimulatorSettings
@@ -106,7 +107,7 @@ def test_a_repeated_round_has_the_same_bytes_and_the_next_corrects_the_quantizat
     read = values_of(second, start_file[0])
     again = outbox.store(plan_of(2, upload="int8"), trained_update(2), start_file[0])
     assert again == second
-    outbox.remove_before(3)  # the update is removed, and requested once more
+    outbox.remove_before(plan_of(3, upload="int8"))  # the update is removed, and requested once more
     assert outbox.store(plan_of(2, upload="int8"), trained_update(2), start_file[0]).digest == second.digest
 
     plain = UpdateOutbox(tmp_path / "other", "d").store(plan_of(2, upload="int8"), trained_update(2), start_file[0])
@@ -117,7 +118,7 @@ def test_a_repeated_round_has_the_same_bytes_and_the_next_corrects_the_quantizat
     assert corrected < 0.8 * uncorrected
 
 
-def test_the_quantization_error_belongs_to_one_session_and_is_removed_with_it(tmp_path, start_file, plan_of):
+def test_updates_and_quantization_errors_belong_to_one_session_and_are_removed_with_it(tmp_path, start_file, plan_of):
     outbox = UpdateOutbox(tmp_path / "scratch", "d")
     outbox.store(plan_of(1, "s", upload="int8"), trained_update(1), start_file[0])
     other = outbox.store(plan_of(2, "../t", upload="int8"), trained_update(2), start_file[0])
@@ -125,9 +126,22 @@ def test_the_quantization_error_belongs_to_one_session_and_is_removed_with_it(tm
         plan_of(2, "u", upload="int8"), trained_update(2), start_file[0]
     )
     assert other.digest == fresh.digest
-    assert len(list((tmp_path / "scratch" / "state").iterdir())) == 2
+    assert len(list((tmp_path / "scratch" / "sessions").iterdir())) == 2
+    assert Path(other.path).is_file()
     remove_session_state(tmp_path / "scratch", "../t")
-    assert len(list((tmp_path / "scratch" / "state").iterdir())) == 1
+    assert not Path(other.path).exists()
+    assert len(list((tmp_path / "scratch" / "sessions").iterdir())) == 1
     for number in (2, 3, 4):
         outbox.store(plan_of(number, "s", upload="int8"), trained_update(number), start_file[0])
-    assert len(list((tmp_path / "scratch").glob("state/*/quantization-error-*"))) == 2  # of the last two rounds
+    assert len(list((tmp_path / "scratch").glob("sessions/*/quantization-error-*"))) == 2  # of the last two rounds
+
+
+def test_what_is_left_of_sessions_that_never_ended_is_removed_when_it_is_old(tmp_path, start_file, plan_of):
+    outbox, scratch = UpdateOutbox(tmp_path / "scratch", "d"), tmp_path / "scratch"
+    old, running = (outbox.store(plan_of(1, name), trained_update(1), start_file[0]) for name in ("old", "running"))
+    for path in Path(old.path).parents[1], *Path(old.path).parents[1].rglob("*"):
+        os.utime(path, (0, 0))
+    os.utime(Path(running.path).parents[1], (0, 0))  # its files are new
+    remove_old_sessions(scratch, 3600)
+    assert [Path(old.path).exists(), Path(running.path).exists()] == [False, True]
+    remove_old_sessions(tmp_path / "no-folder", 3600)

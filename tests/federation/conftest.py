@@ -13,7 +13,7 @@ from flwr.app import ConfigRecord, RecordDict
 
 from zk0.records import Checkpoint, Member, PolicyRecipe, RoundDecision, Statistics, Update
 from zk0.settings.loading import parse_session
-from zk0.settings.plans import EvaluationPlan, RoundPlan, session_terms
+from zk0.settings.plans import EvaluationPlan, FeaturePlan, RoundPlan, session_terms
 from zk0.settings.session import Session
 
 SETTINGS: dict[str, Any] = {
@@ -92,15 +92,23 @@ class RoundDriver:
     def train(self, federation: Any, listener: Any = None, **changes: Any) -> Any:
         return federation.train(self.plans(**changes), Path(self.history[-1].path), self.spool(), listener)
 
+    def compute_features(self, federation: Any, **changes: Any) -> Any:
+        """Let the clients compute the features of all their frames."""
+        plans = self._model_plans(**{"every_frames": 1, **changes})
+        return federation.compute_features([FeaturePlan(**plan) for plan in plans])
+
     def evaluate(self, federation: Any, listener: Any = None, **changes: Any) -> Any:
         """Let the clients evaluate the last global weights."""
+        values = {"times": 2, "batch_size": 8, "every_frames": 1} | changes
+        plans = [EvaluationPlan(**plan) for plan in self._model_plans(**values)]
+        return federation.evaluate(plans, Path(self.history[-1].path), listener)
+
+    def _model_plans(self, **changes: Any) -> list[dict[str, Any]]:
         last = self.history[-1]
         common = {"terms": session_terms(self.session, self.name), "round": last.round, "recipe": self.recipe}
         common |= {"global_digest": last.digest, "statistics": self.statistics}
-        common |= {"training": self.session.training.local_settings()}
-        common |= {"times": 2, "batch_size": 8, "every_frames": 1} | changes
-        plans = [EvaluationPlan(client=m.client, **common) for m in self.members]
-        return federation.evaluate(plans, Path(last.path), listener)
+        common |= {"training": self.session.training.local_settings()} | changes
+        return [{"client": member.client, **common} for member in self.members]
 
     def average(self, updates: Any) -> Any:
         from zk0.aggregation.aggregate import aggregate

@@ -51,12 +51,17 @@ class Kill:
 WEIGHTS, CHECKPOINT = r"round-00[12]/\.weights.*tmp", r"models/\.checkpoint_round_2\.\w+\.tmp"
 KILLS = {
     "training": Kill(("progress", "optimizer_step a 2 3", 1)),
-    "between clients": Kill(("progress", "optimizer_step b 2 1", 1), "clients/a/updates/round-002-*.json"),
+    "between clients": Kill(("progress", "optimizer_step b 2 1", 1), "clients/a/sessions/*/updates/round-002-*.json"),
     "update cut": Kill(
-        ("open", r"a/updates/\.round-002", 1), "clients/a/updates/.round-002-*.tmp", 200_000, steps=(2, 1)
+        ("open", r"a/sessions/.*/updates/\.round-002", 1),
+        "clients/a/sessions/*/updates/.round-002-*.tmp",
+        200_000,
+        steps=(2, 1),
     ),
     "update without record": Kill(
-        ("open", r"a/updates/\.round-002.*json", 1), "clients/a/updates/round-002-*.safetensors", steps=(2, 1)
+        ("open", r"a/sessions/.*/updates/\.round-002.*json", 1),
+        "clients/a/sessions/*/updates/round-002-*.safetensors",
+        steps=(2, 1),
     ),
     "result not spooled": Kill(("os.link", r"updates/\.a\.", 1), "clients/b/round_2.json"),
     "between replies": Kill(("os.link", r"updates/\.b\.", 1), "round-002/updates/a.json"),
@@ -212,8 +217,8 @@ def test_refusals_of_a_killed_round_are_recorded(
     found = []
     for name in ("uninterrupted", "killed"):
         folder = uninterrupted("fedavgm").copy(tmp_path / name)
-        shutil.rmtree(folder / "clients/b/updates")
-        (folder / "clients/b/updates").touch()
+        shutil.rmtree(folder / "clients/b/sessions")
+        (folder / "clients/b/sessions").touch()
         if name == "killed":
             assert (
                 forked_zk0.run(forked_zk0.resume_arguments(folder), ("os.rename", WEIGHTS, 1)).code == -signal.SIGKILL
@@ -221,7 +226,7 @@ def test_refusals_of_a_killed_round_are_recorded(
         forked_zk0.run_until_recorded(folder)
         assert [u.client for u in rounds(folder)[-1].updates] == ["a"]
         found.append(
-            (digests(folder), [(r.client, "FileExistsError" in r.reason) for r in rounds(folder)[-1].refusals])
+            (digests(folder), [(r.client, "NotADirectoryError" in r.reason) for r in rounds(folder)[-1].refusals])
         )
         assert state_in_ui(
             forked_zk0, "a trains, round 2" if name == "uninterrupted" else "a had answered, round 2"
@@ -369,8 +374,8 @@ def test_only_the_last_state_of_the_server_optimizer_is_kept(uninterrupted_folde
 def test_clients_delete_their_state_after_the_session(
     uninterrupted: Callable[[str], UninterruptedSession], settings: str
 ) -> None:
-    assert list(uninterrupted(settings).at_round_2.glob("clients/*/state/*/*"))
-    assert not list(uninterrupted(settings).folder.glob("clients/*/state/*"))
+    assert list(uninterrupted(settings).at_round_2.glob("clients/*/sessions/*/*"))
+    assert not list(uninterrupted(settings).folder.glob("clients/*/sessions/*"))
 
 
 def test_resuming_a_finished_session_changes_nothing(uninterrupted_folder: Path, forked_zk0: Any) -> None:
@@ -407,15 +412,18 @@ def test_an_evaluation_set_with_training_episodes_is_refused_and_leaves_no_folde
     assert list((forked_zk0.path / "refused").iterdir()) == []
 
 
-def test_all_evaluation_sets_that_cannot_be_used_are_listed(forked_zk0: Any) -> None:
+def test_all_clients_and_evaluation_sets_that_cannot_be_used_are_listed(forked_zk0: Any) -> None:
     data = forked_zk0.path / "data"
-    for name in ("cut-1", "cut-2"):
+    for name in ("cut", "cut-1", "cut-2"):
         shutil.copytree(data / "b", data / name)
         for file in (data / name / "data").rglob("*.parquet"):
             file.write_bytes(file.read_bytes()[:-20])
     sets = ", ".join(f'{{dataset="local:{data}/{name}"}}' for name in ("cut-1", "cut-2"))
-    done = forked_zk0.run(forked_zk0.start_arguments("unusable", f"evaluation.datasets=[{sets}]"))
-    assert done.error_line.endswith("2 of 2 evaluation sets cannot be used:")
+    clients = ", ".join(f'{{name="{name}", dataset="local:{data}/{name}"}}' for name in ("a", "cut"))
+    settings = (f"clients=[{clients}]", f"evaluation.datasets=[{sets}]")
+    done = forked_zk0.run(forked_zk0.start_arguments("unusable", *settings))
+    assert f"1 of 2 clients cannot take part: local:{data}/cut may not" in done.error_line
+    assert "\n2 of 2 evaluation sets cannot be used:\n" in done.output
     listed = {line.split(" may not")[0] for line in done.output.splitlines() if line.startswith("  local:")}
     assert listed == {f"  local:{data}/cut-1", f"  local:{data}/cut-2"}
     assert list((forked_zk0.path / "unusable").iterdir()) == []
@@ -458,7 +466,9 @@ FULL = {
     "answer": FullDisk(("open", r"002/updates/\.a\.json", 1), r"round-002/updates/a.json: cannot"),
     "checkpoint": FullDisk(("os.mkdir", CHECKPOINT + "/vlm", 1), r"models/checkpoint_round_2: cannot", 400_000),
     "ledger": FullDisk(("open", r"/ledger\.jsonl", 1), r"ledger.jsonl: cannot"),
-    "client": FullDisk(("open", r"a/updates/\.round-002", 1), r"\(a: \S+/a/updates/round-002-\S+: cannot", 100_000),
+    "client": FullDisk(
+        ("open", r"a/sessions/.*/updates/\.round-002", 1), r"\(a: \S+/a/updates/round-002-\S+: cannot", 100_000
+    ),
     "compressed result": FullDisk(
         ("open", r"updates/\.b\.", 1), r"round-002/updates/b.safetensors: cannot", 100_000, "int8"
     ),

@@ -24,7 +24,7 @@ from zk0.evaluation.scores import score_policy
 from zk0.policy.trainable import install_weights, trainable_parameters, trainable_weights
 from zk0.records import ClientScore, DatasetReport, Member, Split, Statistics, Update
 from zk0.settings.dataset_settings import ClientSettings
-from zk0.settings.plans import ClientPlan, EvaluationPlan, RoundPlan, SessionTerms
+from zk0.settings.plans import ClientPlan, EvaluationPlan, FeaturePlan, RoundPlan, SessionTerms
 from zk0.simulator.recordings import locate_or_record
 from zk0.training.cached_policy import cached_policy, planned_adapter
 from zk0.training.control_variate_correction import ControlVariateCorrection, server_control, without_control
@@ -145,6 +145,19 @@ class Client:
             held_out_digests=digests[len(split.train) :],
         )
 
+    def compute_features(self, plan: FeaturePlan, on_frames: FrameProgressCallback | None = None) -> None:
+        """Compute the features that training and evaluation read, unless they are cached.
+
+        Args:
+            plan: names the policy, the statistics, and the held-out frames.
+            on_frames: called while features are computed.
+        """
+        torch.set_num_threads(plan.training.torch_threads)
+        policy = self._build_policy(plan)
+        self.training_examples(plan, policy, on_frames)
+        if plan.every_frames is not None and self.split.held_out:
+            self._held_out_examples(plan, policy, plan.every_frames, None, on_frames)
+
     def train(
         self,
         plan: RoundPlan,
@@ -235,7 +248,18 @@ class Client:
             on_frames: called while missing features are computed.
             episodes: all frames of the first N held-out episodes instead.
         """
-        source, every = self._example_source(plan, policy), plan.every_frames if episodes is None else 1
+        every = plan.every_frames if episodes is None else 1
+        return self._held_out_examples(plan, policy, every, episodes, on_frames)
+
+    def _held_out_examples(
+        self,
+        plan: ClientPlan,
+        policy: Any,
+        every: int,
+        episodes: int | None,
+        on_frames: FrameProgressCallback | None,
+    ) -> EvaluationExamples:
+        source = self._example_source(plan, policy)
         key = json.dumps([plan.recipe.model_dump(), source.statistics.model_dump(), plan.training.features])
         if getattr(self, "_held_out_key", None) != key:
             self._held_out: dict[tuple[int, int | None], EvaluationExamples] = {}
@@ -246,7 +270,7 @@ class Client:
         return self._held_out[every, episodes]
 
     def training_examples(
-        self, plan: RoundPlan, policy: Any, on_frames: FrameProgressCallback | None = None
+        self, plan: ClientPlan, policy: Any, on_frames: FrameProgressCallback | None = None
     ) -> Examples:
         """The frames of the training episodes, prepared on the first call."""
         key = json.dumps([plan.recipe.model_dump(), plan.statistics and plan.statistics.model_dump()])

@@ -1,11 +1,14 @@
-"""What a client keeps from one round of a session to the next: its control variate, or int8's quantization error."""
+"""What a client keeps of a session: its updates, and its control variate or int8's quantization error."""
 
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from shutil import rmtree
+from time import time
 
 from zk0.settings.plans import RoundPlan
+
+_SESSIONS = "sessions"
 
 
 class RoundState:
@@ -18,7 +21,7 @@ class RoundState:
     """
 
     def __init__(self, scratch: Path, plan: RoundPlan, kind: str) -> None:
-        self._folder, self._kind, self._round = _session_folder(scratch, plan.terms.session), kind, plan.round
+        self._folder, self._kind, self._round = session_state_folder(scratch, plan.terms.session), kind, plan.round
 
     @property
     def current(self) -> Path:
@@ -46,10 +49,18 @@ class RoundState:
 
 
 def remove_session_state(scratch: Path, session: str) -> None:
-    """Remove everything that a client kept between the rounds of a finished session."""
-    rmtree(_session_folder(scratch, session), ignore_errors=True)
+    """Remove everything that a client kept of a finished session: its updates, and what it kept between rounds."""
+    rmtree(session_state_folder(scratch, session), ignore_errors=True)
 
 
-def _session_folder(scratch: Path, session: str) -> Path:
+def remove_old_sessions(scratch: Path, seconds: float) -> None:
+    """Remove what the client kept of sessions of which it has written nothing for so many seconds."""
+    limit = time() - seconds
+    for folder in (scratch / _SESSIONS).glob("*"):
+        if max(path.stat().st_mtime for path in (folder, *folder.rglob("*"))) < limit:
+            rmtree(folder, ignore_errors=True)
+
+
+def session_state_folder(scratch: Path, session: str) -> Path:
     """Named by a digest, because a session's name comes from the server and must not act as a path."""
-    return scratch / "state" / hashlib.sha256(session.encode()).hexdigest()[:16]
+    return scratch / _SESSIONS / hashlib.sha256(session.encode()).hexdigest()[:16]

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from zk0.client.round_state import RoundState
+from zk0.client.round_state import RoundState, session_state_folder
 from zk0.client.start_weights import open_start_weights
 from zk0.errors import CheckpointError
 from zk0.records import ClientMetrics, Update
@@ -34,9 +34,9 @@ class TrainedUpdate:
 class UpdateOutbox:
     """Trained updates, so that a plan which arrives again gets the same update without training again.
 
-    `updates/` in the client's scratch folder holds the file and the record of each plan's update. A file that is
-    damaged (after a power cut, for example) does not count: the client trains again. A new file reuses the blocks of
-    one that is no longer needed.
+    `sessions/<session>/updates/` in the client's scratch folder holds the file and the record of each plan's update. A
+    file that is damaged (after a power cut, for example) does not count: the client trains again. A new file reuses the
+    blocks of one that is no longer needed. The folder goes with the session's receipts.
 
     Args:
         scratch: the client's scratch folder.
@@ -98,13 +98,14 @@ class UpdateOutbox:
         previous = RoundState(self.scratch, plan, "control").previous
         return load_weights(previous) if previous else {}
 
-    def remove_before(self, round_number: int) -> None:
-        """Remove updates of earlier rounds, which the server does not ask for again."""
-        for file in (self.scratch / "updates").glob("*round-*"):  # and temporary files of killed processes
-            if int(file.name.split("-")[1]) >= round_number:
+    def remove_before(self, plan: RoundPlan) -> None:
+        """Remove the session's updates of rounds before the plan's, which the server does not ask for again."""
+        spare = self._spare(plan)
+        for file in self._folder(plan).glob("*round-*"):  # and temporary files of killed processes
+            if int(file.name.split("-")[1]) >= plan.round:
                 continue
-            if file.suffix == ".safetensors" and not self._spare.exists():
-                file.replace(self._spare)
+            if file.suffix == ".safetensors" and not spare.exists():
+                file.replace(spare)
             else:
                 file.unlink(missing_ok=True)
 
@@ -113,7 +114,7 @@ class UpdateOutbox:
         if trained.control is not None:
             return self._save_with_control(plan, trained.weights, trained.control, file)
         if plan.wire.upload == "fp32":
-            return save_weights(file, trained.weights, durable=False, reuse_file=self._spare)
+            return save_weights(file, trained.weights, durable=False, reuse_file=self._spare(plan))
         with open_start_weights(plan, start) as anchor:
             if plan.wire.upload == "bf16":
                 return save_deltas(file, trained.weights, anchor, "bf16")
@@ -129,15 +130,17 @@ class UpdateOutbox:
         state = RoundState(self.scratch, plan, "control")
         save_weights(state.current, control)
         state.remove_older()
-        return save_weights(file, {**weights, **change}, durable=False, reuse_file=self._spare)
+        return save_weights(file, {**weights, **change}, durable=False, reuse_file=self._spare(plan))
 
-    @property
-    def _spare(self) -> Path:
+    def _folder(self, plan: RoundPlan) -> Path:
+        return session_state_folder(self.scratch, plan.terms.session) / "updates"
+
+    def _spare(self, plan: RoundPlan) -> Path:
         """A file that is no longer needed, whose blocks the next update reuses."""
-        return self.scratch / "updates" / "spare"
+        return self._folder(plan) / "spare"
 
     def _file(self, plan: RoundPlan) -> Path:
-        return self.scratch / "updates" / f"round-{plan.round:03d}-{plan.digest()[:16]}.safetensors"
+        return self._folder(plan) / f"round-{plan.round:03d}-{plan.digest()[:16]}.safetensors"
 
     def _wire_file(self, plan: RoundPlan) -> Path:
         """The file that is sent: the update's file, or its compressed copy."""

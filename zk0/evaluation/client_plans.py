@@ -7,7 +7,7 @@ from zk0.aggregation.strategies import build_strategy
 from zk0.evaluation.session_setup import SessionSetup
 from zk0.records import Checkpoint, RoundDecision, RoundRecord
 from zk0.rules.round_decision import client_lr
-from zk0.settings.plans import EvaluationPlan, JoiningReportPlan, RoundPlan, VideoPlan, session_terms
+from zk0.settings.plans import EvaluationPlan, FeaturePlan, JoiningReportPlan, RoundPlan, VideoPlan, session_terms
 from zk0.settings.session import Session
 
 
@@ -54,6 +54,20 @@ def client_evaluation_plan(
         times=session.evaluation.times,
         batch_size=session.evaluation.batch_size,
         every_frames=session.evaluation.every_frames,
+    )
+
+
+def feature_plan(client: str, session: Session, name: str, setup: SessionSetup, checkpoint: Checkpoint) -> FeaturePlan:
+    """Return the plan by which one client computes the features of its frames, before its first round."""
+    return FeaturePlan(
+        terms=session_terms(session, name),
+        round=checkpoint.round,
+        client=client,
+        recipe=setup.recipe,
+        global_digest=checkpoint.digest,
+        statistics=setup.client_statistics(client) if setup.normalization != "client" else None,
+        training=session.training.local_settings(),
+        every_frames=session.evaluation.every_frames if session.evaluates_on_clients() else None,
     )
 
 

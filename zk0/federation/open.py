@@ -42,7 +42,13 @@ def open_federation(
         settings = session.federation
         log = ReceivedLog(_received_journal(session), name)
         _federations[name] = Federation(
-            grid, clients, settings.round_timeout_seconds, nodes_file, settings.min_updates, log
+            grid,
+            clients,
+            settings.round_timeout_seconds,
+            nodes_file,
+            settings.min_updates,
+            log,
+            settings.feature_timeout_seconds,
         )
         try:
             yield _federations[name]

@@ -27,7 +27,16 @@ class FederationSettings(Record):
         description="fraction of the clients that are sampled for a round; at least min_updates clients",
     )
     round_timeout_seconds: float = Field(
-        default=3600.0, gt=0, description="time limit for a client's update; a late one is left out of the round"
+        default=3600.0,
+        gt=0,
+        description="time limit for a client's update, without its wait for a worker or a GPU of the server's machine; "
+        "a late one is left out of the round",
+    )
+    feature_timeout_seconds: float = Field(
+        default=14_400.0,
+        gt=0,
+        description="time limit for computing the features of a client's frames, before the first round; a late client "
+        "computes the rest in its rounds",
     )
     round_retries: int = Field(
         default=1,

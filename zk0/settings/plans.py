@@ -41,6 +41,13 @@ class ClientPlan(Record):
     wire: WireFormat = WireFormat()
 
 
+class FeaturePlan(ClientPlan):
+    """Request to compute the features of the client's frames before its first round, whose time limit they exceed."""
+
+    every_frames: int | None
+    """Frames 0, N, 2N, ... of each held-out episode have features; None: clients do not evaluate."""
+
+
 class VideoPlan(Record):
     """How the videos of held-out episodes are rendered."""
 

@@ -173,12 +173,15 @@ class Session(Record):
         """Whether the server evaluates the global model of this round on its evaluation sets."""
         return round_number % self.evaluation.frequency == 0 or round_number == self.rounds
 
+    def evaluates_on_clients(self) -> bool:
+        """Whether the clients evaluate the global model after some round."""
+        return self.evaluation.clients_frequency > 0 and self.data.holdout_episodes > 0
+
     def evaluates_on_clients_after(self, round_number: int) -> bool:
         """Whether the clients evaluate the global model of this round on their held-out episodes."""
-        frequency = self.evaluation.clients_frequency
-        if frequency == 0 or self.data.holdout_episodes == 0:
+        if not self.evaluates_on_clients():
             return False
-        return round_number % frequency == 0 or round_number == self.rounds
+        return round_number % self.evaluation.clients_frequency == 0 or round_number == self.rounds
 
     def rolls_out_after(self, round_number: int) -> bool:
         """Whether the simulator makes attempts with the model of this round."""

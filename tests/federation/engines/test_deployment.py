@@ -53,7 +53,7 @@ def test_a_federation_over_the_network_ends_with_the_same_digest(
     assert [one.score.policy_loss for one in found] == [one.score.policy_loss for one in scores]
     for name, node in deployment.nodes.items():
         assert (node.path / "scratch" / "client.log").read_text().count(f"{name}: round 2 step 3/3") == 1
-        assert len(list((node.path / "scratch" / "updates").glob("*.safetensors"))) == 1
+        assert len(list((node.path / "scratch").glob("sessions/*/updates/*.safetensors"))) == 1
         assert list((node.path / "scratch").glob("request-*")) == []
     assert not (tmp_path / "there/server/inbox").exists()
     assert {(n.name, n.status) for n in deployment.server.node_statuses()} == {("a", "online"), ("b", "online")}

@@ -187,7 +187,7 @@ class TestNodes:
 
     def test_a_client_that_raises(self, running: Callable[..., Driven], deployment: Any) -> None:
         """A file is in the place of the folder of its updates: it trains and cannot store the update."""
-        session, updates = running(), deployment.nodes["a"].path / "scratch" / "updates"
+        session, updates = running(), deployment.nodes["a"].path / "scratch" / "sessions"
         shutil.rmtree(updates, ignore_errors=True)
         updates.touch()
         found = session.driven.train(session.federation)
@@ -195,7 +195,7 @@ class TestNodes:
         assert [u.client for u in found.updates] == ["b"]
         ((client, reason),) = [(r.client, r.reason) for r in found.refusals]
         assert client == "a"
-        assert re.fullmatch(r"FileExistsError: .*updates.*; see the client's log", reason)
+        assert re.fullmatch(r"NotADirectoryError: .*sessions.*; see the client's log", reason)
         again = session.driven.train(session.federation)
         assert [u.client for u in again.updates] == ["a", "b"]
         assert session.logged("b", "step 150/150") == 1

@@ -173,7 +173,7 @@ def check_client_folders(folder: Path) -> None:
             "round_2.json",
             "round_3.json",
         ]
-        assert len(list((folder / f"clients/{client}/updates").glob("*.safetensors"))) == 1
+        assert not list((folder / f"clients/{client}").glob("sessions/*"))  # the receipts have come
 
 
 def test_the_order_of_clients_changes_no_bit(
@@ -292,3 +292,27 @@ def test_computed_features_are_reported(session_of: Callable[..., Session], driv
     assert frames == [("a", 1, 12, 27, "encode"), ("a", 1, 27, 27, "encode"), ("b", 1, 14, 14, "encode")]
     log = (tmp_path / "here/clients/a/client.log").read_text()
     assert log.index("features of 27/27 frames computed") < log.index("step 1/3")
+
+
+def test_features_are_computed_before_the_first_round(
+    session_of: Callable[..., Session], drive: type, tmp_path: Path
+) -> None:
+    from zk0.federation.open import open_federation
+
+    reported: list[tuple[Any, ...]] = []
+    session = session_of(("a", "b"), cache_dir=str(tmp_path / "cache"))
+    driven = drive(session, tmp_path / "here")
+    with open_federation(session, "mini", tmp_path / "here", lambda *step: reported.append(step)) as federation:
+        driven.begin(federation)
+        assert driven.compute_features(federation) == ()
+        computed = {step[:4] for step in reported if step[4] == "encode"}
+        assert {(client, done) for client, _, done, frames in computed if done == frames} >= {("a", 27), ("b", 14)}
+        assert {step[1] for step in reported} == {0}
+        reported.clear()
+        driven.train(federation)
+        driven.evaluate(federation)
+        assert {step[4] for step in reported} == {"train"}
+        other = driven.recipe.model_copy(update={"frozen_digest": "0" * 64})
+        refusals = driven.compute_features(federation, recipe=other)
+        assert [refusal.client for refusal in refusals] == ["a", "b"]
+        assert "server and client built different policies" in refusals[0].reason

@@ -323,9 +323,9 @@ class TestSpool:
         federation = engine.federation()
         driven.begin(federation)
         first = driven.train(federation)
-        shutil.rmtree(engine.folder / "clients/a/updates")
+        shutil.rmtree(engine.folder / "clients/a/sessions")
         assert driven.train(federation).updates == first.updates
-        assert not (engine.folder / "clients/a/updates").exists()
+        assert not (engine.folder / "clients/a/sessions").exists()
 
     @on_engines(["weights cut short", "weights gone", "record cut short"])
     def test_a_damaged_update_is_requested_again(self, fault: str, engine: Any, driven: Any) -> None:
@@ -360,18 +360,19 @@ class TestSpool:
             driven, federation = drive(session, tmp_path / name, name), engine.federation()
             driven.begin(federation)
             driven.train(federation)
-            files |= set((engine.folder / "clients/a/updates").glob("*.safetensors"))
+            files |= set(engine.folder.glob("clients/a/sessions/*/updates/*.safetensors"))
         assert len(files) >= 2
 
     def test_a_client_answers_from_its_disk_and_deletes_old_rounds(self, engine: Any, driven: Any) -> None:
         federation = engine.federation()
         driven.begin(federation)
         first = driven.train(federation)
-        trained = {f: f.stat().st_mtime_ns for f in (engine.folder / "clients/a/updates").iterdir()}
+        (updates,) = engine.folder.glob("clients/a/sessions/*/updates")
+        trained = {f: f.stat().st_mtime_ns for f in updates.iterdir()}
         shutil.rmtree(driven.spool())
         again = driven.train(federation)
         assert again.updates == first.updates
-        assert {f: f.stat().st_mtime_ns for f in (engine.folder / "clients/a/updates").iterdir()} == trained
+        assert {f: f.stat().st_mtime_ns for f in updates.iterdir()} == trained
         driven.average(again.updates)
         driven.train(federation)
-        assert {f.name[:9] for f in (engine.folder / "clients/a/updates").iterdir()} == {"round-002"}
+        assert {f.name[:9] for f in updates.iterdir()} == {"round-002"}

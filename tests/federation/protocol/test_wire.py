@@ -113,8 +113,8 @@ def test_an_update_in_another_wire_format_is_refused(session_of, drive, tmp_path
         driven = drive(session, tmp_path, "format")
         driven.begin(federation)
         plans = driven.plans()
-        stored = tmp_path / "clients" / "a" / "updates" / f"round-001-{plans[0].digest()[:16]}.json"
         driven.train(federation)
+        (stored,) = (tmp_path / "clients/a").glob(f"sessions/*/updates/round-001-{plans[0].digest()[:16]}.json")
         stored.write_text(stored.read_text().replace('"upload":"fp32"', '"upload":"bf16"'))
         (tmp_path / "round-001" / "updates" / "a.json").unlink()
         found = driven.train(federation)

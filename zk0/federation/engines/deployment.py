@@ -100,6 +100,8 @@ class DeploymentGrid:
         absence_seconds: how long a node may be out of reach before its request fails.
     """
 
+    limits_turns = False
+
     def __init__(
         self, endpoint: Endpoint, inbox: Path, names: Sequence[str] = (), absence_seconds: float = 300.0
     ) -> None:

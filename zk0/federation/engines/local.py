@@ -17,7 +17,7 @@ from flwr.app import Context, Error, Message, RecordDict
 from zk0.errors import FederationError
 from zk0.federation.engines.worker_process import ForkServer, WorkerProcess
 from zk0.federation.flower.private_api import ErrorCode, new_message
-from zk0.federation.protocol.client_app import ProgressListener
+from zk0.federation.protocol.client_app import STEPS, ProgressListener
 
 _FIRST_NODE = 1000
 _STOP_SECONDS = 5.0
@@ -25,6 +25,9 @@ _STOP_SECONDS = 5.0
 
 class LocalGrid:
     """Virtual nodes whose messages are handled by worker processes, or by this process with `workers = 0`.
+
+    A message's time to live counts from the moment on at which a worker takes it up: a client does not lose the time
+    for which it waits for its turn. In this process it is not limited.
 
     Args:
         nodes: the configuration of each node, one node a client.
@@ -34,6 +37,8 @@ class LocalGrid:
         max_workers: returns how many workers can work at a time; None: all. It may take seconds: worker 0 starts
             without waiting for it.
     """
+
+    limits_turns = True
 
     def __init__(
         self,
@@ -48,7 +53,8 @@ class LocalGrid:
             _FIRST_NODE + i: Context(self.run_id, _FIRST_NODE + i, dict(config), RecordDict(), {})
             for i, config in enumerate(nodes)
         }
-        self._jobs: queue.Queue[tuple[Message, float] | None] = queue.Queue()
+        self._jobs: queue.Queue[Message | None] = queue.Queue()
+        self._discarded: set[str] = set()
         self._replies: dict[str, Message] = {}
         self._log_folder = log_folder
         self._on_step = on_step or (lambda *_: None)
@@ -90,7 +96,7 @@ class LocalGrid:
         for message in messages:
             ids.append(message.metadata.message_id)
             if self._workers:
-                self._jobs.put((message, time.monotonic() + message.metadata.ttl))
+                self._jobs.put(message)
             else:
                 self._replies[message.metadata.message_id] = self._handle_here(message)
         return ids
@@ -100,14 +106,15 @@ class LocalGrid:
         return [self._replies.pop(i) for i in list(ids) if i in self._replies]
 
     def discard(self, ids: Iterable[str]) -> None:
-        """Delete the replies to these messages."""
+        """Delete the replies to these messages; those that no worker has taken up are not handled."""
         for message_id in ids:
+            self._discarded.add(message_id)
             self._replies.pop(message_id, None)
 
     def _handle_here(self, message: Message) -> Message:
         from zk0.federation.protocol import client_app
 
-        client_app.set_progress_listener(self._on_step)
+        client_app.set_progress_listener(lambda *step: self._on_step(*step) if step[-1] in STEPS else None)
         return client_app.flower_client_app(message, self._contexts[message.metadata.dst_node_id])
 
     def _run_jobs(self, number: int, worker: WorkerProcess) -> None:
@@ -116,13 +123,13 @@ class LocalGrid:
             self._server.start()
         elif (limit := self._max_workers()) is not None and number >= limit:
             return
-        while (job := self._jobs.get()) is not None and not self._closing.is_set():
-            message, deadline = job
-            node = message.metadata.dst_node_id
-            if time.monotonic() > deadline:  # its round is over; the next round must not wait for it
+        while (message := self._jobs.get()) is not None and not self._closing.is_set():
+            metadata, node = message.metadata, message.metadata.dst_node_id
+            if metadata.message_id in self._discarded:  # its round is over; the next round must not wait for it
                 continue
             try:
+                deadline = time.monotonic() + metadata.ttl
                 reply, self._contexts[node] = worker.request(message, self._contexts[node], deadline)
             except FederationError as e:
                 reply = Message(Error(ErrorCode.CLIENT_APP_CRASHED, str(e)), reply_to=message)
-            self._replies[message.metadata.message_id] = reply
+            self._replies[metadata.message_id] = reply

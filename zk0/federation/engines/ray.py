@@ -38,6 +38,8 @@ _ACTOR_OPTIONS = {"max_restarts": -1, "max_task_retries": 1}
 class RayGrid:
     """Flower's in-memory grid, taken out of its ServerApp."""
 
+    limits_turns = False
+
     def __init__(self, grid: Any, ended: "queue.Queue[BaseException | None]") -> None:
         self._grid = grid
         self._ended = ended

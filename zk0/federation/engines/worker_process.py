@@ -18,7 +18,7 @@ from flwr.app import Context, Message
 
 from zk0.errors import FederationError
 from zk0.federation.engines.worker import EXIT_CODE, FORK, NUMBER_BYTES
-from zk0.federation.protocol.client_app import ProgressListener
+from zk0.federation.protocol.client_app import GPU_WAIT, STEPS, ProgressListener
 
 _START_SECONDS = 180.0
 _STOP_SECONDS = 5.0
@@ -158,7 +158,7 @@ class WorkerProcess:
         Args:
             message: to handle.
             context: of the node.
-            deadline: on the monotonic clock.
+            deadline: on the monotonic clock; it moves by the time for which the worker waits for a GPU.
             session: connection that closes when the session ends; None: none.
 
         Raises:
@@ -191,8 +191,10 @@ class WorkerProcess:
         connection = self._connect()
         connection.send((message, context))
         connections = [connection, *([session] if session else [])]
+        waiting_since: float | None = None
         while True:
-            ready = wait(connections, max(0.0, deadline - time.monotonic()))
+            left = None if waiting_since is not None else max(0.0, deadline - time.monotonic())
+            ready = wait(connections, left)
             if not ready:
                 raise FederationError(f"no answer within {message.metadata.ttl:g} s")
             if connection not in ready:
@@ -201,7 +203,10 @@ class WorkerProcess:
             if kind == "reply":
                 return value
             if kind == "step":
-                self._on_step(*value)
+                *_, work = value
+                waiting_since, deadline = _pause(work, waiting_since, deadline)
+                if work in STEPS:
+                    self._on_step(*value)
 
     def _connect(self) -> Connection:
         """Return the connection to the worker, which is started if none runs."""
@@ -213,6 +218,14 @@ class WorkerProcess:
         if not connection.poll(_START_SECONDS) or connection.recv()[0] != "ready":
             raise FederationError(f"the worker did not start within {_START_SECONDS:g} s; see {self._log.name}")
         return connection
+
+
+def _pause(work: str, waiting_since: float | None, deadline: float) -> tuple[float | None, float]:
+    """Since when the worker waits for a GPU, None if it does not, and the deadline of its own work."""
+    now = time.monotonic()
+    if work == GPU_WAIT:
+        return (now if waiting_since is None else waiting_since), deadline
+    return None, deadline if waiting_since is None else deadline + now - waiting_since
 
 
 def _exit_text(code: int | None, log: Path) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 from flwr.app import Error, Message
 from loguru import logger
 
+from zk0.client.round_state import remove_old_sessions
 from zk0.errors import FederationError, TransientError
 from zk0.federation.engines.local import LocalGrid
 from zk0.federation.flower.api_client import ApiClient, Endpoint
@@ -32,7 +33,7 @@ _NO_DEADLINE_SECONDS = 1e6
 """A worker is not interrupted at the end of a round: the update that it finishes is its answer to the next attempt."""
 _SILENT_SECONDS = 1800.0
 """After the deadline, a worker without progress for this long counts as dead."""
-_UPDATES_SECONDS = 14 * 86_400.0
+_SESSION_SECONDS = 14 * 86_400.0
 
 
 class AgentSettings(Record):
@@ -108,10 +109,9 @@ def _answer_task(settings: AgentSettings, grid: LocalGrid, progress: ProgressClo
 
 
 def _delete_old_files(scratch: Path) -> None:
-    """Delete received weights, and updates of old sessions; a running session deletes its own updates."""
-    limit = time.time() - _UPDATES_SECONDS
-    old = [file for file in (scratch / "updates").glob("*") if file.stat().st_mtime < limit]
-    for file in (*scratch.glob("request-*"), *old):
+    """Delete received weights, and what is left of sessions that never ended; those that end delete their own files."""
+    remove_old_sessions(scratch, _SESSION_SECONDS)
+    for file in scratch.glob("request-*"):
         file.unlink(missing_ok=True)
 
 

@@ -5,8 +5,8 @@ with a refusal, so that a client's failure never fails the round.
 """
 
 import json
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +20,26 @@ from zk0.diagnostics import memory_summary
 from zk0.errors import Zk0Error, first_line
 from zk0.federation.flower.flower_message import WEIGHTS_PATH
 from zk0.federation.protocol.client_log import client_log
-from zk0.federation.protocol.exchange import JOINING_REPORT, LOCAL_BASELINE, RECEIPTS
+from zk0.federation.protocol.exchange import FEATURES, JOINING_REPORT, LOCAL_BASELINE, RECEIPTS
 from zk0.federation.protocol.process_clients import client_for_plan, get_client, node_config
 from zk0.federation.protocol.receipts import store_receipts
 from zk0.federation.protocol.request_limits import check_member, check_plan, check_score, check_terms, round_clock
 from zk0.federation.protocol.sent_log import REMOTE, record_sent, redacted_answer
 from zk0.records import EpisodeVideo
 from zk0.settings.dataset_settings import ClientSettings
-from zk0.settings.plans import ClientPlan, EvaluationPlan, JoiningReportPlan, RoundPlan, SessionTerms
+from zk0.settings.plans import ClientPlan, EvaluationPlan, FeaturePlan, JoiningReportPlan, RoundPlan, SessionTerms
 from zk0.storage.atomic import atomic_write_text
 from zk0.training.gpu_share import gpu_share_for
 
 ProgressListener = Callable[[str, int, int, int, str], None]
-"""Called with client, round, step, steps and kind of step: `train` for optimizer steps, `encode` for frames whose
-features are computed before the first step."""
+"""Called with client, round, step, steps and kind of step: one of STEPS, GPU_WAIT or OWN_TURN."""
+
+STEPS = ("train", "encode")
+"""An optimizer step, and a frame whose features are computed."""
+GPU_WAIT = "wait"
+"""The client begins to wait for its share of the GPU."""
+OWN_TURN = "turn"
+"""The client has waited, and goes on."""
 
 _listener: list[ProgressListener] = []
 
@@ -76,6 +82,12 @@ def handle_joining_report(message: Message, context: Context) -> Message:
     return _answer(message, context, _report_joining)
 
 
+@flower_client_app.query(FEATURES)
+def handle_features(message: Message, context: Context) -> Message:
+    """Compute the features of the client's frames, so that no round waits for them."""
+    return _answer(message, context, _compute_features)
+
+
 @flower_client_app.query(RECEIPTS)
 def handle_receipts(message: Message, context: Context) -> Message:
     """Check the server's receipts against the updates that the client sent, and store them."""
@@ -96,12 +108,26 @@ def _join(message: Message, config: dict[str, Any]) -> RecordDict:
     return RecordDict({"answer": ConfigRecord({"member": member.model_dump_json()})})
 
 
+def _compute_features(message: Message, config: dict[str, Any]) -> RecordDict:
+    plan = FeaturePlan.model_validate_json(_plan(message))
+    check_plan(plan, config)
+    client = client_for_plan(plan, config)
+
+    def on_frames(done: int, frames: int) -> None:
+        logger.info("{}: features of {}/{} frames computed", client.name, done, frames)
+        _report_progress(client.name, plan.round, done, frames, "encode")
+
+    with _gpu_share(client, plan):
+        client.compute_features(plan, on_frames)
+    return RecordDict({"answer": ConfigRecord({"done": True})})
+
+
 def _train(message: Message, config: dict[str, Any]) -> RecordDict:
     plan = RoundPlan.model_validate_json(_plan(message))
     check_plan(plan, config)
     client = client_for_plan(plan, config)
-    client.outbox.remove_before(plan.round)
-    every, stop_late = plan.training.log_every_steps, round_clock(config)
+    client.outbox.remove_before(plan)
+    every = plan.training.log_every_steps
 
     def on_step(step: int, steps: int, loss: float, lr: float) -> None:
         stop_late()
@@ -117,6 +143,7 @@ def _train(message: Message, config: dict[str, Any]) -> RecordDict:
         "{}: round {} from {} lr {:.3g} mu {:.3g}", client.name, plan.round, plan.global_digest[:12], plan.lr, plan.mu
     )
     with _gpu_share(client, plan):
+        stop_late = round_clock(config)
         update = client.train(plan, _weights(message), on_step, on_frames)
     seconds = update.metrics.seconds
     logger.info("{}: round {} trained in {:.1f} s; {}", client.name, plan.round, seconds, memory_summary())
@@ -200,8 +227,21 @@ def _weights(message: Message) -> Path:
     return Path(str(message.content["config"][WEIGHTS_PATH]))
 
 
-def _gpu_share(client: Any, plan: ClientPlan) -> AbstractContextManager[None]:
-    return gpu_share_for(plan.training, lambda: logger.info("{}: waits for its share of the GPU", client.name))
+@contextmanager
+def _gpu_share(client: Any, plan: ClientPlan) -> Iterator[None]:
+    """Hold the client's share of the GPU inside the block; time for which it waits is not its own."""
+
+    waits = []
+
+    def on_wait() -> None:
+        waits.append(client.name)
+        logger.info("{}: waits for its share of the GPU", client.name)
+        _report_progress(client.name, plan.round, 0, 0, GPU_WAIT)
+
+    with gpu_share_for(plan.training, on_wait):
+        if waits:
+            _report_progress(client.name, plan.round, 0, 0, OWN_TURN)
+        yield
 
 
 def _report_progress(client: str, round_number: int, step: int, steps: int, work: str) -> None:

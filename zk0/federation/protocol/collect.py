@@ -14,7 +14,7 @@ from flwr.app import MessageType, RecordDict
 
 from zk0.audit.merkle import Receipt
 from zk0.federation.flower.flower_message import WEIGHTS_PATH
-from zk0.federation.protocol.exchange import JOINING_REPORT, LOCAL_BASELINE, RECEIPTS, Reply, Request
+from zk0.federation.protocol.exchange import FEATURES, JOINING_REPORT, LOCAL_BASELINE, RECEIPTS, Reply, Request
 from zk0.federation.protocol.membership import Membership
 from zk0.federation.protocol.replies import (
     CollectedScores,
@@ -26,11 +26,26 @@ from zk0.federation.protocol.replies import (
 )
 from zk0.federation.protocol.spool import Spool
 from zk0.records import ClientScore, Refusal, Update
-from zk0.settings.plans import ClientPlan, EvaluationPlan, JoiningReportPlan, RoundPlan, SessionTerms
+from zk0.settings.plans import ClientPlan, EvaluationPlan, FeaturePlan, JoiningReportPlan, RoundPlan, SessionTerms
 
 
 class Federation(Membership):
     """The clients of one session, connected by one engine: they join, train, evaluate and receive receipts."""
+
+    def compute_features(self, plans: Sequence[FeaturePlan]) -> tuple[Refusal, ...]:
+        """Let clients compute the features of their frames, and return the refusals of those that did not.
+
+        A client that did not computes them in its rounds.
+        """
+        requests = {}
+        for plan in plans:
+            content = RecordDict({"config": self._config(plan=plan.model_dump_json())})
+            requests[plan.client] = (self._registry.node_of(plan.client), content)
+        exchange = self._exchange(requests, f"{MessageType.QUERY}.{FEATURES}", FEATURES, self._feature_timeout)
+        replies = [reply for reply in exchange if not reply.unexpected]
+        for reply in replies:
+            self._log.record(reply, (FEATURES, plans[0].round), refusal=reply.error)
+        return _sorted([Refusal(client=r.sender, reason=r.error) for r in replies if r.content is None])
 
     def train(
         self,

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Generator, Mapping, Sequence
+from math import inf
 from typing import Any, NamedTuple, Protocol
 
 from flwr.app import Error, Message, RecordDict
@@ -18,6 +19,8 @@ LOCAL_BASELINE = "local_baseline"
 """Action of the Flower message type `evaluate`: the client trains alone, for its joining report."""
 JOINING_REPORT = "joining_report"
 """Action of the Flower message type `evaluate`: the client measures what joining brought it."""
+FEATURES = "features"
+"""Action of the Flower message type `query`: the client computes the features of its frames, before its first round."""
 RECEIPTS = "receipts"
 """Action of the Flower message type `query`: the client checks and stores the receipts of its updates."""
 
@@ -26,7 +29,10 @@ Request = tuple[int, RecordDict]
 
 
 class Grid(Protocol):
-    """Interface of an engine: that of Flower's Grid, with `make_message` and `discard` of zk0's own."""
+    """Interface of an engine: that of Flower's Grid, with what zk0 needs besides."""
+
+    limits_turns: bool
+    """Whether it limits the time of each request itself, from the moment on at which a client begins with it."""
 
     def get_nodes(self) -> Sequence[Any]: ...
     def make_message(
@@ -55,6 +61,9 @@ def exchange_messages(
 ) -> Generator[Reply]:
     """Send requests, and yield one reply for each as it arrives; a node that is silent gets a reply with an error.
 
+    `timeout_seconds` count from the moment on at which the requests are sent, or, where clients share the processes of
+    the engine, at which a client begins (`Grid.limits_turns`).
+
     A second answer to a request and an answer to a request of another round are yielded too, as `unexpected` replies.
     """
     if not requests:
@@ -65,7 +74,7 @@ def exchange_messages(
     sent = dict(zip(grid.push_messages(messages), requests, strict=True))
     pending, names = dict(sent), {node: name for name, (node, _) in requests.items()}
     timeout = f"no answer within {timeout_seconds:g} s"
-    deadline = time.monotonic() + timeout_seconds + 10 * POLL_SECONDS
+    deadline = inf if grid.limits_turns else time.monotonic() + timeout_seconds + 10 * POLL_SECONDS
     try:
         while pending:
             found = grid.pull_messages(list(pending))

@@ -25,6 +25,7 @@ class Membership:
         nodes_file: on simulated engines, the file with the nodes' configurations.
         min_clients: clients that a round needs.
         log: record of all answers.
+        feature_timeout_seconds: for computing the features of a client's frames; None: `timeout_seconds`.
     """
 
     def __init__(
@@ -35,10 +36,12 @@ class Membership:
         nodes_file: Path | None = None,
         min_clients: int = 1,
         log: ReceivedLog | None = None,
+        feature_timeout_seconds: float | None = None,
     ) -> None:
         self._grid = grid
         self._clients = tuple(clients)
         self._timeout = timeout_seconds
+        self._feature_timeout = feature_timeout_seconds or timeout_seconds
         self._nodes_file = nodes_file
         self._min_clients, self._min_nodes = min_clients, len(self._clients) or min_clients
         self._registry = Registry()
@@ -124,8 +127,11 @@ class Membership:
     def _config(self, **values: str) -> ConfigRecord:
         return ConfigRecord({**values, **({"nodes": str(self._nodes_file)} if self._nodes_file else {})})
 
-    def _exchange(self, requests: Mapping[str, Request], message_type: str, group_id: str) -> Generator[Reply]:
+    def _exchange(
+        self, requests: Mapping[str, Request], message_type: str, group_id: str, timeout_seconds: float | None = None
+    ) -> Generator[Reply]:
         connected = {name: request for name, request in requests.items() if request[0] != NO_NODE}
         for name in requests.keys() - connected.keys():
             yield Reply(name, None, "its node has not rejoined since the session was interrupted")
-        yield from exchange_messages(self._grid, connected, message_type, group_id, self._timeout)
+        timeout = timeout_seconds or self._timeout
+        yield from exchange_messages(self._grid, connected, message_type, group_id, timeout)
