@@ -18,6 +18,7 @@ from tasks import evaluation, preparation, releasing, reporting, rounds, trackin
 from tasks.crashed_task_runs import mark_task_runs_crashed
 from tasks.events import ProgressEvent, emit_progress, emit_step_progress, log_line
 from tasks.logs import session_logs
+from tasks.retry import HUB_RETRIES
 from zk0.aggregation.check_strategy import check_strategy
 from zk0.audit import merkle
 from zk0.audit.finished_rounds import read_finished_rounds
@@ -197,13 +198,24 @@ def resolve_session(config: str, overrides: dict[str, Any] | None, resume: str |
         check_strategy(session, resume)
         return session, here
     session = load_session_to_run(Path(config), overrides)
-    check_session_inputs(session)
+    check_inputs(without_dependency(session))
     run = FlowRunContext.get()
     if run is None or run.flow_run is None:
         raise RuntimeError("a session runs as a Prefect flow run: call federated_session(), not its function")
     here = SessionFolder(folder_of_flow_run(run.flow_run, session))
     here.create(session)
     return session, here
+
+
+@task(task_run_name="check datasets and policy", cache_policy=NO_CACHE, **HUB_RETRIES)
+def check_inputs(session: Session) -> None:
+    """Check the metadata of datasets and policy before anything is made or downloaded for the session.
+
+    Raises:
+        DatasetError: lists every fault.
+        HubUnavailable: the Hub does not respond; Prefect retries the task.
+    """
+    check_session_inputs(session)
 
 
 def prepare_session(
@@ -333,7 +345,7 @@ def federated_round(
         finished_at=rounds.local_timestamp(),
     )
     if session.saves_policy_after(number):
-        rounds.save_round_checkpoint(session, folder, setup, record)
+        record = rounds.save_round_checkpoint(session, folder, setup, record)
     finished = rounds.record_round(known, folder, record)
     reporting.update_metric_files(number, known, folder, with_dependency(finished))
     emit_progress(ProgressEvent(kind="round_finished", round=number, rounds=session.rounds))

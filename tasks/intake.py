@@ -9,17 +9,11 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
 from tasks.events import ProgressEvent, emit_progress, log_line
-from tasks.retry import is_transient
+from tasks.retry import HUB_RETRIES
 from zk0.records import DatasetReport
 
 
-@task(
-    task_run_name="fetch {uri}",
-    cache_policy=NO_CACHE,
-    retries=2,
-    retry_delay_seconds=[10, 60],
-    retry_condition_fn=is_transient,
-)
+@task(task_run_name="fetch {uri}", cache_policy=NO_CACHE, **HUB_RETRIES)
 def fetch_data(uri: str, cache: str) -> str:
     """Return the folder of a dataset, downloaded if it is not local."""
     from zk0.data.locate import locate_unchecked

@@ -8,7 +8,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from tasks.events import ProgressEvent, emit_progress, log_line
-from tasks.retry import is_transient
+from tasks.retry import HUB_RETRIES, NODE_RETRIES
 from zk0.errors import DatasetError, FederationError, Zk0Error, list_problems
 from zk0.records import Checkpoint, Member, PolicyRecipe, Refusal, Statistics, StatisticsGroup
 from zk0.settings.dataset_settings import EvaluationSetSettings
@@ -21,13 +21,7 @@ if TYPE_CHECKING:
     from zk0.evaluation.session_setup import EvaluationSet, SessionSetup
 
 
-@task(
-    task_run_name="clients check and join",
-    cache_policy=NO_CACHE,
-    retries=1,
-    retry_delay_seconds=5,
-    retry_condition_fn=is_transient,
-)
+@task(task_run_name="clients check and join", cache_policy=NO_CACHE, **HUB_RETRIES)
 def join_clients(name: str, session: Session, before: Sequence[Member]) -> tuple[Member, ...]:
     """Let every client check and split its dataset; return the members, which hold what a client may publish of it.
 
@@ -50,13 +44,7 @@ def join_clients(name: str, session: Session, before: Sequence[Member]) -> tuple
     return members
 
 
-@task(
-    task_run_name="admit new clients to round {number}",
-    cache_policy=NO_CACHE,
-    retries=2,
-    retry_delay_seconds=5,
-    retry_condition_fn=is_transient,
-)
+@task(task_run_name="admit new clients to round {number}", cache_policy=NO_CACHE, **NODE_RETRIES)
 def admit_new_clients(number: int, session: Session, folder: str, setup: "SessionSetup") -> "SessionSetup":
     """Return the setup with the clients that take part from this round on; log why another one cannot."""
     from zk0.evaluation.dataset_agreement import check_datasets_agree
@@ -79,7 +67,7 @@ def admit_new_clients(number: int, session: Session, folder: str, setup: "Sessio
     return setup
 
 
-@task(task_run_name="clients compute features", cache_policy=NO_CACHE)
+@task(task_run_name="clients compute features", cache_policy=NO_CACHE, **NODE_RETRIES)
 def compute_features(session: Session, folder: str, setup: "SessionSetup", checkpoint: Checkpoint) -> None:
     """Let every client compute the features of its frames, so that the first round's time limit is for its training.
 
@@ -95,7 +83,7 @@ def compute_features(session: Session, folder: str, setup: "SessionSetup", check
         log_line(f"{refusal.client} computed no features: {refusal.reason}")
 
 
-@task(task_run_name="check {settings.dataset}", cache_policy=NO_CACHE)
+@task(task_run_name="check {settings.dataset}", cache_policy=NO_CACHE, **HUB_RETRIES)
 def check_evaluation_set(settings: EvaluationSetSettings, session: Session) -> "EvaluationSet":
     """Check a dataset that evaluates the global model, by the same rules as a client's."""
     from zk0.evaluation.evaluation_sets import prepare_evaluation_set
@@ -184,7 +172,7 @@ def pool_statistics(
     return groups
 
 
-@task(task_run_name="choose statistics", cache_policy=NO_CACHE)
+@task(task_run_name="choose statistics", cache_policy=NO_CACHE, **HUB_RETRIES)
 def choose_normalization(
     session: Session, recipe: PolicyRecipe, pooled: Statistics, before: "SessionSetup | None"
 ) -> "ChosenStatistics":

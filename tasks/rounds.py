@@ -1,7 +1,7 @@
 """The steps of a round: train, aggregate, save a checkpoint, record. Each may run twice with the same result."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -13,7 +13,7 @@ from prefect.cache_policies import NO_CACHE
 
 from tasks.client_task_runs import ClientTaskRuns, answer_summary
 from tasks.events import ProgressEvent, emit_progress, log_line
-from tasks.retry import is_transient
+from tasks.retry import HUB_RETRIES, is_transient
 from zk0.audit import merkle
 from zk0.audit.ledger import Ledger
 from zk0.diagnostics import memory_summary
@@ -70,7 +70,7 @@ def stage_timer(seconds: dict[str, float], stage: str) -> Iterator[None]:
     seconds[stage] = seconds.get(stage, 0.0) + perf_counter() - started
 
 
-@task(task_run_name="build {session.policy.path}", cache_policy=NO_CACHE)
+@task(task_run_name="build {session.policy.path}", cache_policy=NO_CACHE, **HUB_RETRIES)
 def build_initial_policy(
     session: Session, folder: str, history: Sequence[RoundRecord]
 ) -> tuple[PolicyRecipe, Checkpoint]:
@@ -161,34 +161,33 @@ def aggregation_threads() -> int:
     return os.cpu_count() or 1
 
 
-@task(
-    task_run_name="checkpoint round {record.round}",
-    cache_policy=NO_CACHE,
-    retries=2,
-    retry_delay_seconds=1,
-    retry_condition_fn=is_transient,
-)
-def save_round_checkpoint(session: Session, folder: str, setup: "SessionSetup", record: RoundRecord) -> str:
-    """Save a complete LeRobot policy folder with its model card; return its path in the session's folder.
+@task(task_run_name="checkpoint round {record.round}", cache_policy=NO_CACHE, **HUB_RETRIES)
+def save_round_checkpoint(session: Session, folder: str, setup: "SessionSetup", record: RoundRecord) -> RoundRecord:
+    """Save a complete LeRobot policy folder with its model card; return the record with the digests of its files.
 
-    The round is the next one of the ledger, or in it already.
+    The round is the next one of the ledger, or in it already; then its record stays as it is.
     """
     from zk0.evaluation.global_model import save_policy_checkpoint
-    from zk0.report.model_card import model_card
+    from zk0.report.model_card import CardProof, model_card
     from zk0.storage.redaction import public_metrics
 
     here = SessionFolder(Path(folder))
-    target = here.checkpoint(record.round)
     ledger = Ledger(here.ledger)
+    finished = ledger.read()
     groups = setup.groups or (StatisticsGroup.of_all(setup.statistics, session.contract.units),)
-    history = [*(earlier for earlier in ledger.read() if earlier.round < record.round), record]
-    extra = {
-        "README.md": model_card(session, setup.members, history, ledger.root_with(record), groups),
-        "metrics.json": public_metrics(record),
-    }
+    recorded = record
+
+    def extra_files(digests: Mapping[str, str]) -> dict[str, str]:
+        nonlocal recorded
+        if record.round >= len(finished):
+            recorded = record.model_copy(update={"policy_files": dict(digests)})
+        proof = CardProof(ledger.root_with(recorded), digests, setup.recipe.frozen_digest)
+        card = model_card(session, setup.members, [*finished[: record.round], recorded], proof, groups)
+        return {"README.md": card, "metrics.json": public_metrics(recorded)}
+
     weights = (here.path / record.checkpoint.path, record.checkpoint.digest)
-    save_policy_checkpoint(session, setup, weights, target, extra)
-    return here.relative(target)
+    save_policy_checkpoint(session, setup, weights, here.checkpoint(record.round), extra_files)
+    return recorded
 
 
 @task(task_run_name="record round {record.round}", cache_policy=NO_CACHE)

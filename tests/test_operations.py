@@ -23,12 +23,30 @@ ROOT = Path(__file__).parents[1]
 DEPLOYMENTS = ROOT / "deployments"
 UNITS = sorted((DEPLOYMENTS / "systemd").glob("*.service"))
 COMPOSE = DEPLOYMENTS / "docker" / "compose.yaml"
+MANIFESTS = sorted((DEPLOYMENTS / "kubernetes").glob("*.yaml"))
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 APPS = {"zk0": cli, "zk0bot": bot}
 
 
 def services() -> dict[str, Any]:
     return dict(yaml.safe_load(COMPOSE.read_text())["services"])
+
+
+def manifests() -> list[dict[str, Any]]:
+    """Return every object of the Kubernetes manifests."""
+    return [one for file in MANIFESTS for one in yaml.safe_load_all(file.read_text(encoding="utf-8"))]
+
+
+def pods() -> dict[str, dict[str, Any]]:
+    """Return the pod of each Deployment and StatefulSet by its name."""
+    return {
+        o["metadata"]["name"]: o["spec"]["template"]["spec"] for o in manifests() if "template" in o.get("spec", {})
+    }
+
+
+def containers() -> list[tuple[str, dict[str, Any]]]:
+    """Return every container of the manifests with the name of its pod."""
+    return [(name, c) for name, pod in pods().items() for c in (*pod.get("initContainers", []), *pod["containers"])]
 
 
 def directives(unit: Path) -> configparser.ConfigParser:
@@ -56,6 +74,13 @@ def shell_lines() -> Iterator[tuple[str, str]]:
     for file in (COMPOSE, DEPLOYMENTS / "nginx" / "zk0-stream.conf"):
         found = re.findall(r"^#   +(?:docker .* run --rm \w+ )?(zk0bot .*)$", file.read_text(), re.M)
         yield from ((file.name, line) for line in found)
+    for file in MANIFESTS:
+        found = re.findall(r"^#   kubectl .* -- (zk0bot .*)$", file.read_text(encoding="utf-8"), re.M)
+        yield from ((file.name, line) for line in found)
+    for name, container in containers():
+        command = container.get("command", container.get("args"))
+        lines = command[-1].splitlines() if command[:2] == ["sh", "-c"] else [shlex.join(command)]
+        yield from ((f"pod {name}, {container['name']}", line) for line in lines)
     for name, service in services().items():
         command = service["command"]
         lines = [command] if isinstance(command, str) else command[-1].splitlines()
@@ -218,6 +243,80 @@ class TestContainers:
         assert copied
         assert [name for name in copied if not (ROOT / name).exists()] == []
         assert {".git", ".venv", ".env", "outputs", "*.kit"} <= set((ROOT / ".dockerignore").read_text().split())
+
+
+class TestManifests:
+    """deployments/kubernetes."""
+
+    def test_each_container_is_confined_and_limited(self) -> None:
+        found = containers()
+        assert {c["name"] for _, c in found} == {"prefect", "init", "server", "worker", "watch", "node"}
+        for name, container in found:
+            assert container["image"] == "zk0:latest"
+            assert container["securityContext"] == {
+                "allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]},
+            }, name  # fmt: skip
+            assert {"cpu", "memory"} <= container["resources"]["requests"].keys()
+            assert "memory" in container["resources"]["limits"]
+        for pod in pods().values():
+            assert pod["securityContext"]["runAsNonRoot"] is True
+            assert pod["automountServiceAccountToken"] is False
+
+    def test_what_listens_has_probes_of_its_port(self) -> None:
+        for name, container in containers():
+            ports = {port["name"] for port in container.get("ports", [])}
+            for probe in ("startupProbe", "livenessProbe"):
+                if ports:
+                    found = container[probe].get("httpGet") or container[probe]["tcpSocket"]
+                    assert found["port"] in ports, (name, probe)
+            assert ports or container["name"] in ("init", "watch", "node")
+
+    def test_every_mounted_volume_exists(self) -> None:
+        claims = {o["metadata"]["name"] for o in manifests() if o["kind"] == "PersistentVolumeClaim"}
+        made = (DEPLOYMENTS / "docker" / "Dockerfile").read_text(encoding="utf-8")
+        templates = {
+            o["metadata"]["name"]: {t["metadata"]["name"] for t in o["spec"].get("volumeClaimTemplates", [])}
+            for o in manifests()
+            if "template" in o.get("spec", {})
+        }
+        for name, pod in pods().items():
+            volumes = {v["name"]: v for v in pod.get("volumes", [])}
+            assert {
+                v["persistentVolumeClaim"]["claimName"] for v in volumes.values() if "persistentVolumeClaim" in v
+            } <= claims
+            for container in (*pod.get("initContainers", []), *pod["containers"]):
+                for mount in container.get("volumeMounts", []):
+                    assert mount["name"] in volumes.keys() | templates[name], (name, mount)
+                    assert mount.get("readOnly") or mount["mountPath"] in made or mount["mountPath"] == "/dev/shm"
+
+    def test_services_select_pods_and_only_the_gateway_is_open(self) -> None:
+        labels = {
+            o["spec"]["template"]["metadata"]["labels"]["app"] for o in manifests() if "template" in o.get("spec", {})
+        }
+        found = [o for o in manifests() if o["kind"] == "Service"]
+        assert {o["spec"]["selector"]["app"] for o in found} <= labels
+        opened = [o for o in found if o["spec"].get("type", "ClusterIP") != "ClusterIP"]
+        assert [(o["metadata"]["name"], o["spec"]["ports"][0]["port"]) for o in opened] == [("server", 9092)]
+
+    def test_tokens_come_from_secrets(self) -> None:
+        for name, container in containers():
+            for variable in container.get("env", []):
+                if re.search("TOKEN|KEY|SECRET", variable["name"]):
+                    assert "secretKeyRef" in variable["valueFrom"], name
+
+    @pytest.mark.skipif(shutil.which("kubeconform") is None, reason="no kubeconform here")
+    def test_manifests_as_kubernetes_reads_them(self) -> None:
+        done = subprocess.run(["kubeconform", "-strict", *map(str, MANIFESTS)], capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout
+
+    @pytest.mark.skipif(shutil.which("docker") is None, reason="no docker here")
+    def test_the_composition_as_docker_reads_it(self) -> None:
+        """`docker compose config` needs no daemon."""
+        if subprocess.run(["docker", "compose", "version"], capture_output=True).returncode:
+            pytest.skip("docker has no compose here")
+        command = ["docker", "compose", "-f", str(COMPOSE), "--profile", "node", "config", "--quiet"]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
 
 
 def instructions() -> list[tuple[str, str]]:

@@ -19,7 +19,8 @@ Zk0Error
 └── TransientError      the same call may succeed later: the only error that Prefect retries
     ├── RoundIncomplete     a round has too few good updates; those that arrived are reused
     ├── ServerUnavailable   a server of the federation is unreachable or overloaded
-    └── RunEnded            the Flower run that a call belongs to has ended
+    ├── RunEnded            the Flower run that a call belongs to has ended
+    └── HubUnavailable      the Hugging Face Hub is unreachable or overloaded
 """
 
 from collections.abc import Sequence
@@ -103,6 +104,10 @@ class ServerUnavailable(TransientError):
 
 class RunEnded(TransientError):
     """The Flower run that a call belongs to has ended; a new run may continue."""
+
+
+class HubUnavailable(TransientError):
+    """The Hugging Face Hub is unreachable or overloaded."""
 
 
 def first_line(error: BaseException, max_length: int | None = None) -> str:

@@ -14,6 +14,7 @@ from flows.cli.push_command import push_saved_checkpoint
 from flows.cli.rollout_command import rollout
 from flows.cli.session_run import parse_overrides, rerun_session, run_session
 from flows.cli.ui_command import ui
+from flows.cli.verify_command import verify
 from flows.cli.version_option import VersionOption
 from flows.cli.versus_command import versus
 from flows.cli.videos_command import videos_app
@@ -32,6 +33,7 @@ zk0_app.add_typer(data_app)
 zk0_app.add_typer(videos_app)
 zk0_app.command("ui")(ui)
 zk0_app.command("push")(push_saved_checkpoint)
+zk0_app.command("verify")(verify)
 zk0_app.command("rollout")(rollout)
 zk0_app.command("compare")(compare_sessions)
 zk0_app.command("versus")(versus)

@@ -191,6 +191,7 @@ class TestSaved:
     def test_no_absolute_path_and_no_temporary_file(self, saved: Path) -> None:
         assert {p.relative_to(saved).as_posix() for p in saved.rglob("*") if p.is_file()} == {
             "README.md", "config.json", "model.safetensors", "policy_preprocessor.json", "policy_postprocessor.json",
+            "SHA256SUMS",
             "policy_preprocessor_step_5_normalizer_processor.safetensors",
             "policy_postprocessor_step_0_unnormalizer_processor.safetensors",
             "vlm/config.json", "vlm/processor_config.json", "vlm/tokenizer.json", "vlm/tokenizer_config.json",

@@ -13,6 +13,7 @@ from zk0.records import Checkpoint, EpisodeScore, Evaluation, RoundRecord, SetSc
 from zk0.settings.loading import parse_session
 from zk0.settings.session import Session
 from zk0.storage.session_folder import SessionFolder
+from zk0.storage.sha256_sums import SUMS_FILE, sha256_of_folder, sums_text
 from zk0.weights.writer import save_weights
 
 
@@ -89,6 +90,7 @@ def finished_session(tmp_path: Path) -> Callable[..., SessionFolder]:
         (folder / "README.md").write_text(f"---\nlicense: apache-2.0\n---\n# {name}\n")
         (folder / "vlm").mkdir()
         (folder / "vlm" / "tokenizer.json").write_text("{}")
+        (folder / SUMS_FILE).write_text(sums_text(sha256_of_folder(folder)))
         return here
 
     return build

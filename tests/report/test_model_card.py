@@ -9,7 +9,7 @@ from markdown_it import MarkdownIt
 
 from zk0.errors import ReportError
 from zk0.records import Member, RoundRecord, StatisticsGroup
-from zk0.report.model_card import model_card
+from zk0.report.model_card import CardProof, model_card
 from zk0.settings.session import Session
 from zk0.settings.training_settings import PolicySettings
 
@@ -146,8 +146,10 @@ def test_no_finished_round_is_refused(session: Session, members: list[Member]) -
 
 
 def test_the_root_of_the_ledger(session: Session, members: list[Member], history: list[RoundRecord]) -> None:
-    _, body = _parts(model_card(session, members, history, "ab" * 32))
+    _, body = _parts(model_card(session, members, history, CardProof("ab" * 32, {"config.json": "cd" * 32}, "ef" * 32)))
     assert f"Root of the session's ledger up to round 3: `{'ab' * 32}`" in body
+    assert _rows(body, "file") == [["config.json", "cd" * 32]]
+    assert f"The frozen weights have the SHA-256 `{'ef' * 32}`." in body
     assert "ledger" not in _parts(model_card(session, members, history))[1]
 
 

@@ -91,8 +91,7 @@ class HubHandler(BaseHTTPRequestHandler):
 
     def tree(self, name: str, revision: str, body: bytes) -> None:
         if found := self._repository(name):
-            files = found.files(revision).items()
-            self._send(200, [{"type": "file", "path": p, "size": len(b), "oid": _git_oid(b)} for p, b in files])
+            self._send(200, [_tree_entry(path, content) for path, content in found.files(revision).items()])
 
     def refs(self, name: str, body: bytes) -> None:
         if found := self._repository(name):
@@ -191,6 +190,14 @@ class HubHandler(BaseHTTPRequestHandler):
         if found := self._repository(name):
             del found.tags[tag]
             self._send(200)
+
+
+def _tree_entry(path: str, content: bytes) -> dict[str, Any]:
+    entry = {"type": "file", "path": path, "size": len(content), "oid": _git_oid(content)}
+    if not path.endswith(".safetensors"):
+        return entry
+    large = {"oid": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 134}
+    return entry | {"lfs": large}
 
 
 def _git_oid(content: bytes) -> str:

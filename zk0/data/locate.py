@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from zk0.errors import DatasetError, first_line
+from zk0.hub_outages import hub_outage
 
 LOCAL_SCHEME = "local:"
 
@@ -13,7 +14,8 @@ def locate(uri: str, cache: Path) -> Path:
     """Return the folder of a dataset: `local:/path` as it is, `hf:user/name` or `user/name` downloaded into `cache`.
 
     Raises:
-        DatasetError: a local folder has no meta/info.json, or the Hub does not have the dataset or cannot be reached.
+        DatasetError: a local folder has no meta/info.json, or the Hub does not have the dataset.
+        HubUnavailable: the Hub cannot be reached now.
     """
     if uri.startswith(LOCAL_SCHEME):
         root = Path(uri.removeprefix(LOCAL_SCHEME)).expanduser()
@@ -30,7 +32,8 @@ def locate_unchecked(uri: str, cache: Path) -> Path:
     The check and the repair use it: they report what is missing.
 
     Raises:
-        DatasetError: a local folder does not exist, or the Hub does not have the dataset or cannot be reached.
+        DatasetError: a local folder does not exist, or the Hub does not have the dataset.
+        HubUnavailable: the Hub cannot be reached now.
     """
     if not uri.startswith(LOCAL_SCHEME):
         return locate(uri, cache)
@@ -44,7 +47,8 @@ def locate_metadata(uri: str, cache: Path) -> Path:
     """Return a folder with the dataset's meta/info.json; of a dataset on the Hub only this file is downloaded.
 
     Raises:
-        DatasetError: there is no such file, or the Hub cannot be reached.
+        DatasetError: there is no such file.
+        HubUnavailable: the Hub cannot be reached now.
     """
     if uri.startswith(LOCAL_SCHEME):
         return locate(uri, cache)
@@ -88,7 +92,7 @@ def _translated_errors(name: str) -> Iterator[None]:
         advice = "check the name and the connection"
         if constants.HF_HUB_OFFLINE and isinstance(e, LocalEntryNotFoundError | OfflineModeIsEnabled):
             advice = "HF_HUB_OFFLINE is set: run with HF_HUB_OFFLINE=0 to download it"
-        raise DatasetError(
+        raise hub_outage(e, name) or DatasetError(
             f"{name}: cannot be fetched from the Hub ({type(e).__name__}: {first_line(e, 120)}); {advice}, "
             "or bring the data as local:/path"
         ) from e

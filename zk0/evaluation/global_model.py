@@ -15,7 +15,7 @@ from zk0.errors import CheckpointError
 from zk0.evaluation.evaluation_sets import EvaluationProgressCallback, evaluation_examples
 from zk0.evaluation.scores import composite_score, score_policy
 from zk0.evaluation.session_setup import SessionSetup
-from zk0.policy.save_policy import save_policy
+from zk0.policy.save_policy import ExtraFiles, save_policy
 from zk0.policy.trainable import install_weights, trainable_weights
 from zk0.records import CAMERA_PREFIX, Evaluation, PolicyRecipe
 from zk0.settings.session import Session
@@ -119,7 +119,7 @@ def save_policy_checkpoint(
     setup: SessionSetup,
     weights: tuple[Path, str],
     folder: Path,
-    extra_files: Mapping[str, str],
+    extra_files: Mapping[str, str] | ExtraFiles,
 ) -> None:
     """Write global weights as a complete LeRobot policy folder.
 
@@ -128,7 +128,8 @@ def save_policy_checkpoint(
         setup: recipe and statistics; those of the default group are written into the pre- and postprocessor.
         weights: path and digest.
         folder: replaced if it exists.
-        extra_files: further text files by name (README.md, metrics.json).
+        extra_files: further text files by name (README.md, metrics.json), or a function that returns them from the
+            SHA-256 of each other file.
 
     Raises:
         CheckpointError: the weights do not have the digest.

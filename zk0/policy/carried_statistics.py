@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from zk0.errors import PolicyError, first_line
+from zk0.hub_outages import hub_outage
 from zk0.policy.smolvla.build import resolve_policy_path
 from zk0.records import ACTION, STATE, Moments, Statistics
 from zk0.settings.training_settings import TINY
@@ -34,6 +35,7 @@ def carried_statistics(path: str, revision: str | None = None) -> Statistics | N
 
     Raises:
         PolicyError: the files cannot be read, or a number is not finite or has a standard deviation of zero.
+        HubUnavailable: the Hub cannot be reached now.
     """
     if path == TINY:
         return None
@@ -60,11 +62,15 @@ def _locate(path: str, name: str, revision: str | None) -> Path | None:
     try:
         return Path(hf_hub_download(path, name, revision=revision))
     except LocalEntryNotFoundError as e:
-        raise PolicyError(f"{path}: {name} cannot be reached ({first_line(e)}); expected it on the Hub") from e
+        raise hub_outage(e, path) or PolicyError(
+            f"{path}: {name} cannot be reached ({first_line(e)}); expected it on the Hub"
+        ) from e
     except EntryNotFoundError:
         return None
     except (OSError, ValueError, HfHubHTTPError) as e:
-        raise PolicyError(f"{path}: {name} cannot be loaded ({first_line(e)}); expected it on the Hub") from e
+        raise hub_outage(e, path) or PolicyError(
+            f"{path}: {name} cannot be loaded ({first_line(e)}); expected it on the Hub"
+        ) from e
 
 
 def _normalizer_file(described: Path) -> str | None:

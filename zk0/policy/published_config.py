@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from zk0.errors import PolicyError, first_line
+from zk0.hub_outages import hub_outage
 from zk0.settings.session import Session
 from zk0.settings.training_settings import BASE, TINY
 
@@ -34,14 +35,15 @@ def read_published_config(path: str, revision: str | None = None) -> dict[str, A
     """Return the content of config.json in a policy's folder, or of its repository on the Hub.
 
     Raises:
-        PolicyError: there is no such file, it is no JSON object, or the Hub cannot be reached.
+        PolicyError: there is no such file, or it is no JSON object.
+        HubUnavailable: the Hub cannot be reached now.
     """
     local = Path(path) / CONFIG_FILE
     try:
         file = local if Path(path).is_dir() else _download_config(path, revision)
         config = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as e:
-        raise PolicyError(
+        raise hub_outage(e, path) or PolicyError(
             f"{CONFIG_FILE} cannot be loaded ({type(e).__name__}: {first_line(e, 120)}); "
             "expected `tiny`, `base`, a folder saved by lerobot, or a name on the Hub that can be reached"
         ) from e

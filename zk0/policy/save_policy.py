@@ -1,7 +1,7 @@
 """Save a policy as a complete LeRobot folder, which plain LeRobot and `zk0.policy.saved_policy` load."""
 
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,18 +11,22 @@ from safetensors import SafetensorError
 from zk0.policy.processors import make_processors
 from zk0.records import Statistics
 from zk0.storage.atomic import atomic_folder
+from zk0.storage.sha256_sums import SUMS_FILE, sha256_of_folder, sums_text
 
 VLM_FOLDER = "vlm"
 """Subfolder with tokenizer and configuration of the vision-language model, if the policy brings its own (`tiny`)."""
 STATISTICS_FOLDER = "statistics"
 """Subfolder with the pre- and postprocessors of the groups that are not the default (`zk0.records.StatisticsGroup`)."""
 
+ExtraFiles = Callable[[Mapping[str, str]], Mapping[str, str]]
+"""Returns further text files by name from the SHA-256 of each file of the policy by name."""
+
 
 def save_policy(
     policy: Any,
     statistics: Statistics,
     folder: Path,
-    extra_files: Mapping[str, str] | None = None,
+    extra_files: Mapping[str, str] | ExtraFiles | None = None,
     other_groups: Mapping[str, Statistics] | None = None,
     image_shapes: Mapping[str, tuple[int, int]] | None = None,
     executed_steps: int | None = None,
@@ -38,7 +42,8 @@ def save_policy(
         policy: the policy, with the weights to save.
         statistics: written into the pre- and postprocessor.
         folder: replaced if it exists.
-        extra_files: further text files by name (README.md, metrics.json).
+        extra_files: further text files by name (README.md, metrics.json), or a function that returns them from the
+            SHA-256 of each other file. SHA256SUMS then lists all files.
         other_groups: further statistics by name; their pre- and postprocessors are written into `statistics/NAME`.
         image_shapes: height and width of the images of each camera, by feature key; None: as the policy declares them.
         executed_steps: actions of a chunk that LeRobot executes before it asks for the next one; None: as the policy
@@ -62,8 +67,10 @@ def save_policy(
                 for processor in pair:
                     _name_no_device(processor)
                     processor.save_pretrained(temporary / where)
-            for name, text in (extra_files or {}).items():
+            extra = extra_files(sha256_of_folder(temporary)) if callable(extra_files) else extra_files or {}
+            for name, text in extra.items():
                 (temporary / name).write_text(text, encoding="utf-8")
+            (temporary / SUMS_FILE).write_text(sums_text(sha256_of_folder(temporary)), encoding="utf-8")
     finally:
         policy.config.vlm_model_name = str(local_vlm) if local_vlm.is_dir() else policy.config.vlm_model_name
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from zk0.errors import PolicyError, first_line
+from zk0.hub_outages import hub_outage
 from zk0.policy.save_policy import VLM_FOLDER
 from zk0.policy.smolvla.build import load_policy, load_policy_config, locate_weights, resolve_policy_path
 
@@ -61,7 +62,7 @@ def _load_processors(path: str, config: Any, device: str) -> tuple[Any, Any]:
     try:
         pre, post = make_pre_post_processors(config, path, preprocessor_overrides=overrides)
     except (OSError, ValueError, KeyError, RuntimeError) as e:
-        raise PolicyError(
+        raise hub_outage(e, path) or PolicyError(
             f"{path}: its processors cannot be loaded ({type(e).__name__}: {first_line(e)}); "
             "expected policy_preprocessor.json and policy_postprocessor.json beside the weights"
         ) from e

@@ -12,14 +12,14 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from zk0.errors import PublishError, TransientError, first_line
+from zk0.errors import HubUnavailable, PublishError, first_line
+from zk0.hub_outages import hub_outage
 from zk0.records import Record
 
 HUB_TOKEN = "HF_TOKEN"
 """Name of the environment variable with the token."""
 _HUB_FILE = ".gitattributes"
 """The Hub creates it; it lists the large files."""
-_RETRY_STATUS = (408, 425, 429, 500, 502, 503, 504)
 
 
 class HubRevision(Record):
@@ -45,7 +45,7 @@ def push_policy_folder(
 
     Raises:
         PublishError: there is no token, the Hub refuses it, or the repository has another visibility.
-        TransientError: the Hub does not respond; the same call may succeed later.
+        HubUnavailable: the Hub does not respond; the same call may succeed later.
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
     from huggingface_hub.utils.tqdm import disable_progress_bars
@@ -64,6 +64,22 @@ def push_policy_folder(
         commit = api.create_commit(repo_id, [*additions, *deletions], commit_message=message)
         _tag(api, repo_id, revision, commit.oid)
     return HubRevision(revision=revision, commit=commit.oid, url=f"{api.endpoint}/{repo_id}/tree/{revision}")
+
+
+def remote_file_oids(repo_id: str, revision: str, token: SecretStr | None) -> dict[str, str]:
+    """Return for each file of a repository its SHA-256 where the Hub stores it as a large file, else git's oid of it.
+
+    Raises:
+        PublishError: there is no token, or the Hub refuses the request.
+        HubUnavailable: the Hub does not respond; the same call may succeed later.
+    """
+    from huggingface_hub import HfApi, RepoFile
+
+    api = HfApi(endpoint=os.environ.get("HF_ENDPOINT"), token=_token_value(token))
+    with _translated_errors(repo_id):
+        entries = list(api.list_repo_tree(repo_id, recursive=True, revision=revision))
+    files = [entry for entry in entries if isinstance(entry, RepoFile)]
+    return {file.path: file.lfs.sha256 if file.lfs else file.blob_id for file in files}
 
 
 def check_hub_access(token: SecretStr | None) -> None:
@@ -115,21 +131,20 @@ def _translated_errors(repo_id: str) -> Iterator[None]:
     try:
         yield
     except HfHubHTTPError as e:
+        if outage := hub_outage(e, repo_id):
+            raise outage from e
         status = e.response.status_code
-        if status in _RETRY_STATUS:
-            raise TransientError(
-                f"{repo_id}: the Hub responds with status {status}; a later attempt may succeed"
-            ) from e
         if status in (401, 403):
             raise PublishError(
                 f"{repo_id}: the Hub refuses the token ({status}); expected a token with write access, in {HUB_TOKEN}"
             ) from e
         raise PublishError(f"{repo_id}: the Hub refuses ({status}: {first_line(e)})") from e
     except (TransportError, ConnectionError, TimeoutError) as e:
-        raise TransientError(f"{repo_id}: the Hub does not respond ({type(e).__name__}: {first_line(e)})") from e
+        reason = f"the Hub does not respond ({type(e).__name__}: {first_line(e)})"
+        raise hub_outage(e, repo_id) or HubUnavailable(f"{repo_id}: {reason}") from e
     except (HFValidationError, ValueError) as e:
         raise PublishError(f"{repo_id}: {first_line(e)}") from e
     except RuntimeError as e:  # large files are sent by threads, which wrap their errors
         if isinstance(e.__cause__, TransportError | HfHubHTTPError):
-            raise TransientError(f"{repo_id}: the upload of a file failed ({first_line(e.__cause__)})") from e
+            raise HubUnavailable(f"{repo_id}: the upload of a file failed ({first_line(e.__cause__)})") from e
         raise

@@ -9,6 +9,7 @@ from zk0.publish.hub import push_policy_folder
 from zk0.records import RoundRecord
 from zk0.rules.release import Release
 from zk0.storage.session_folder import SessionFolder
+from zk0.storage.sha256_sums import SUMS_FILE, renew_sums, sha256_of_file
 from zk0.weights.digests import digest
 from zk0.weights.files import open_weights
 
@@ -19,20 +20,23 @@ POLICY_FILES = (
     "policy_postprocessor.json",
     "README.md",
     "metrics.json",
+    SUMS_FILE,
 )
-"""Files that LeRobot needs to load the policy, the model card and the metrics."""
+"""Files that LeRobot needs to load the policy, the model card, the metrics, and the SHA-256 of all files."""
 
 
 def push_checkpoint(here: SessionFolder, record: RoundRecord, release: Release, token: SecretStr | None) -> Release:
     """Push the saved policy of a round as one commit with its own tag, and return the release record with its outcome.
 
     Raises:
-        CheckpointError: a file of the policy is missing, or its weights differ from the ledger.
+        CheckpointError: a file of the policy is missing or was changed, or its weights differ from the ledger.
         PublishError: no repository is set, or the Hub refuses the push.
         TransientError: the Hub does not respond; the same call may succeed later.
     """
     folder = here.checkpoint(record.round)
     check_saved_policy(folder, here.weights(record.round), record)
+    files = renew_sums(folder, editable=("README.md",))
+    files[SUMS_FILE] = sha256_of_file(folder / SUMS_FILE)
     if release.repo_id is None:
         raise PublishError("no repository is set; expected publish.repo_id, or --repo-id user/name")
     reason = release.reason
@@ -47,7 +51,7 @@ def push_checkpoint(here: SessionFolder, record: RoundRecord, release: Release, 
         token=token,
     )
     pushed = {"revision": found.revision, "commit": found.commit, "url": found.url}
-    return release.model_copy(update={"outcome": "pushed", **pushed})
+    return release.model_copy(update={"outcome": "pushed", "files": files, **pushed})
 
 
 def check_saved_policy(folder: Path, weights: Path, record: RoundRecord) -> None:

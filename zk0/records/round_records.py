@@ -79,6 +79,9 @@ class RoundRecord(Record):
     """None without noise."""
     evaluation: Evaluation | None = None
     client_evaluation: ClientEvaluation | None = None
+    policy_files: dict[str, str] = {}
+    """SHA-256 of each file of the policy that was saved in this round, but of its card and of its copy of this record;
+    empty: none was saved before the record was written."""
     seconds: float
     stage_seconds: dict[str, float] = {}
     """Seconds of each stage of the round: train, aggregate, evaluate, ..."""

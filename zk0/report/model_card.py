@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from zk0.errors import ReportError
 from zk0.records import Evaluation, Member, RoundRecord, StatisticsGroup
@@ -31,11 +32,22 @@ _NORMALIZATIONS = {
 _HUB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}/[A-Za-z0-9][A-Za-z0-9_.-]{0,95}")
 
 
+class CardProof(NamedTuple):
+    """Digests by which a checkpoint can be verified."""
+
+    ledger_root: str
+    """Root of the ledger that ends with the checkpoint's round."""
+    files: Mapping[str, str]
+    """SHA-256 of each file by name, but of the card and of metrics.json."""
+    frozen_digest: str | None
+    """SHA-256 of the weights that are not trained."""
+
+
 def model_card(
     session: Session,
     members: Sequence[Member],
     history: Sequence[RoundRecord],
-    ledger_root: str | None = None,
+    proof: CardProof | None = None,
     groups: Sequence[StatisticsGroup] = (),
 ) -> str:
     """README.md of the checkpoint of the history's last round, with the Hub's front matter.
@@ -46,7 +58,7 @@ def model_card(
         session: its settings.
         members: the clients.
         history: up to the round of the checkpoint.
-        ledger_root: root of the ledger that ends with this round; None: left out.
+        proof: digests by which the checkpoint can be verified; None: only those of the weights.
         groups: statistics by joints and units, the default group first.
 
     Raises:
@@ -67,7 +79,8 @@ def model_card(
         group_section(groups),
         "## Training\n\n" + _settings(session, rows),
         "## Loading\n\n" + _loading(session),
-        "## Digests of the weights\n\n" + _digests(rows[0], last, ledger_root),
+        "## Digests of the weights\n\n" + _digests(rows[0], last),
+        "" if proof is None else "## Files\n\n" + _files(last, proof),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -252,11 +265,19 @@ preprocess, postprocess = make_pre_post_processors(
 ```"""
 
 
-def _digests(first: RoundRecord, last: RoundRecord, ledger_root: str | None) -> str:
+def _digests(first: RoundRecord, last: RoundRecord) -> str:
     rows = [
         (f"round {first.round} (start)", first.checkpoint.digest),
         (f"round {last.round} (this checkpoint)", last.checkpoint.digest),
     ]
-    text = "Digests of the trained weights (BLAKE3):\n\n" + markdown_table(("weights", "digest"), rows)
-    root = f"Root of the session's ledger up to round {last.round}: `{ledger_root}`"
-    return text if ledger_root is None else f"{text}\n\n{root}"
+    return "Digests of the trained weights (BLAKE3):\n\n" + markdown_table(("weights", "digest"), rows)
+
+
+def _files(last: RoundRecord, proof: CardProof) -> str:
+    rows = [(escape_markdown(name), digest) for name, digest in sorted(proof.files.items())]
+    frozen = f"\n\nThe frozen weights have the SHA-256 `{proof.frozen_digest}`." if proof.frozen_digest else ""
+    return (
+        "SHA-256 of each file; the Hub shows that of a large file as its oid. `sha256sum --check SHA256SUMS` checks "
+        f"all files, `zk0 verify FOLDER` also the trained weights.\n\n{markdown_table(('file', 'SHA-256'), rows)}"
+        f"{frozen}\n\nRoot of the session's ledger up to round {last.round}: `{proof.ledger_root}`"
+    )

@@ -30,6 +30,8 @@ class Release(Record):
     """Reason for a push by hand that the rule refuses."""
     revision: str | None = None
     """Tag on the Hub."""
+    files: dict[str, str] = {}
+    """SHA-256 of each file that was pushed."""
     commit: str | None = None
     url: str | None = None
 

@@ -17,7 +17,7 @@ from loguru import logger
 from zk0.audit.merkle import Receipt
 from zk0.client.round_state import remove_session_state
 from zk0.diagnostics import memory_summary
-from zk0.errors import Zk0Error, first_line
+from zk0.errors import TransientError, Zk0Error, first_line
 from zk0.federation.flower.flower_message import WEIGHTS_PATH
 from zk0.federation.protocol.client_log import client_log
 from zk0.federation.protocol.exchange import FEATURES, JOINING_REPORT, LOCAL_BASELINE, RECEIPTS
@@ -268,7 +268,7 @@ def _recorded_answer(
         content = work(message, config)
     except Zk0Error as e:
         logger.error("{}", e)
-        content = _refusal(str(e))
+        content = _refusal(str(e), isinstance(e, TransientError))
     except Exception as e:  # sent to the server, too
         logger.exception("{}", e)
         content = _refusal(_error_text(e))
@@ -287,5 +287,6 @@ def _error_text(error: Exception) -> str:
     return f"{type(error).__name__}: {first_line(error)}; see the client's log"
 
 
-def _refusal(reason: str) -> RecordDict:
-    return RecordDict({"answer": ConfigRecord({"refusal": reason})})
+def _refusal(reason: str, may_pass: bool = False) -> RecordDict:
+    more = {"may_pass": True} if may_pass else {}
+    return RecordDict({"answer": ConfigRecord({"refusal": reason, **more})})

@@ -54,6 +54,8 @@ class Reply(NamedTuple):
     """It answers no request that is still open."""
     invalid: bool = False
     """Its node sent what zk0 never sends."""
+    may_pass: bool = False
+    """The client refuses for a reason that may pass, such as a Hub that does not respond."""
 
 
 def exchange_messages(
@@ -104,7 +106,8 @@ def _to_reply(sender: str, message: Message, timeout: str) -> Reply:
         return Reply(sender, None, problem, invalid=True)
     answer = message.content["answer"]
     if "refusal" in answer:
-        return Reply(sender, None, clean_text(str(answer["refusal"]), MAX_REASON) or "a refusal without a reason")
+        reason = clean_text(str(answer["refusal"]), MAX_REASON) or "a refusal without a reason"
+        return Reply(sender, None, reason, may_pass=bool(answer.get("may_pass", False)))
     return Reply(sender, message.content)
 
 

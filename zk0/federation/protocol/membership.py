@@ -3,16 +3,25 @@
 import time
 from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from flwr.app import ConfigRecord, MessageType, RecordDict
 from loguru import logger
 
-from zk0.errors import FederationError, list_problems
+from zk0.errors import FederationError, TransientError, list_problems
 from zk0.federation.protocol.exchange import POLL_SECONDS, Grid, Reply, Request, exchange_messages
 from zk0.federation.protocol.received_log import ReceivedLog
 from zk0.federation.protocol.registry import NO_NODE, Registry
 from zk0.records import Member
 from zk0.settings.plans import SessionTerms
+
+
+class JoinProblem(NamedTuple):
+    """Why a node cannot take part."""
+
+    reason: str
+    may_pass: bool
+    """Whether the same node may be able to join later."""
 
 
 class Membership:
@@ -60,6 +69,7 @@ class Membership:
 
         Raises:
             FederationError: a client did not answer, or may not take part; the message names each with the reason.
+            TransientError: clients cannot take part, all for reasons that may pass.
         """
         self._registry = Registry(terms.contract)
         nodes = self._wait_for_nodes(wait_seconds if previous else None)
@@ -71,9 +81,10 @@ class Membership:
         incomplete = bool(self._clients) or len(members) < self._min_nodes
         if problems and not previous and incomplete and not enough:
             title = f"{len(problems)} of {len(nodes)} clients cannot take part"
-            raise FederationError(list_problems(title, sorted(problems)))
+            kind = TransientError if all(problem.may_pass for problem in problems) else FederationError
+            raise kind(list_problems(title, sorted(problem.reason for problem in problems)))
         for problem in problems:
-            logger.warning("does not take part: {}", problem)
+            logger.warning("does not take part: {}", problem.reason)
         missing = sorted(set(self._clients) - members.keys() - set(invalid.values()))
         if len(missing) > sum(not name for name in invalid.values()):
             raise FederationError(
@@ -88,7 +99,7 @@ class Membership:
         """
         nodes = self._registry.unregistered_nodes(self._grid.get_nodes())
         for problem in self._request_join(nodes, terms, timeout_seconds):
-            logger.warning("does not take part: {}", problem)
+            logger.warning("does not take part: {}", problem.reason)
         return tuple(self._registry.members[name] for name in sorted(self._registry.members))
 
     def _wait_for_nodes(self, wait_seconds: float | None) -> dict[int, str]:
@@ -109,19 +120,20 @@ class Membership:
             time.sleep(POLL_SECONDS)
         return nodes
 
-    def _request_join(self, nodes: Mapping[int, str], terms: SessionTerms, timeout_seconds: float) -> list[str]:
-        """Request that nodes join, and return the reasons of those that cannot."""
+    def _request_join(self, nodes: Mapping[int, str], terms: SessionTerms, timeout_seconds: float) -> list[JoinProblem]:
+        """Request that nodes join, and return why some cannot."""
         content = RecordDict({"config": self._config(terms=terms.model_dump_json())})
         requests = {str(node): (node, content) for node in nodes}
         replies = exchange_messages(self._grid, requests, MessageType.QUERY, "join", timeout_seconds)
-        problems = []
+        problems = list[JoinProblem]()
         for reply in (reply for reply in replies if not reply.unexpected):
             problem = self._registry.register(reply, int(reply.sender), nodes)
             client = self._registry.client_of(int(reply.sender)) or nodes[int(reply.sender)]
             self._log.record(reply, ("join", None), client, refusal=problem)
             if problem and client and not problem.startswith(client):
                 problem = f"{client}: {problem}"
-            problems += [problem] if problem else []
+            if problem:
+                problems.append(JoinProblem(problem, reply.may_pass))
         return problems
 
     def _config(self, **values: str) -> ConfigRecord:

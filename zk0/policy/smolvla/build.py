@@ -11,7 +11,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_model
 
-from zk0.errors import PolicyError, first_line
+from zk0.errors import PolicyError, Zk0Error, first_line
+from zk0.hub_outages import hub_outage
 from zk0.policy.save_policy import VLM_FOLDER
 from zk0.policy.smolvla.tiny_geometry import tiny_config, write_tiny_vlm
 from zk0.records import ACTION, CAMERA_PREFIX, STATE, PolicyRecipe
@@ -35,6 +36,7 @@ def build_policy(recipe: PolicyRecipe, cache: Path, device: str = "cpu") -> Any:
 
     Raises:
         PolicyError: the policy cannot be loaded, or a tensor of the vision-language model would be trained.
+        HubUnavailable: the Hub cannot be reached now.
     """
     rng = torch.get_rng_state()
     try:
@@ -181,8 +183,8 @@ def _is_cross_projection(both: Any, name: str) -> bool:
     return not (every > 0 and int(parts[parts.index("layers") + 1]) % every == 0)
 
 
-def _load_error(path: str, error: Exception) -> PolicyError:
-    return PolicyError(
+def _load_error(path: str, error: Exception) -> Zk0Error:
+    return hub_outage(error, path) or PolicyError(
         f"{path}: cannot be loaded ({type(error).__name__}: {first_line(error)}); "
         "expected `tiny`, `base`, a folder saved by lerobot, or a name on the Hub that can be reached"
     )

@@ -1,0 +1,126 @@
+"""Tasks fail once for real, because the Hub does not respond, and succeed in the second attempt."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from published_hub import publish_base_policy
+
+from zk0.settings.loading import parse_session
+from zk0.settings.session import Session
+
+CLIENTS = [{"name": name, "dataset": f"hf:lab/{name}"} for name in "ab"]
+
+
+@pytest.fixture
+def hub(hub_server: Any, recordings: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A Hub with three datasets; huggingface_hub asks it, and caches in a folder of its own."""
+    from huggingface_hub import constants
+
+    for name in ("a", "b", "evaluation"):
+        hub_server.publish(f"datasets/lab/{name}", recordings[name])
+    monkeypatch.setenv("HF_ENDPOINT", hub_server.url)
+    monkeypatch.setenv("HF_TOKEN", hub_server.token)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", hub_server.url)
+    monkeypatch.setattr(
+        constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub_server.url + "/{repo_id}/resolve/{revision}/{filename}"
+    )
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub-cache"))
+    return hub_server
+
+
+@pytest.fixture
+def session(tmp_path: Path) -> Session:
+    values = {
+        "clients": CLIENTS,
+        "contract": {"cameras": ["overhead", "wrist"], "fps": 10},
+        "policy": {"path": "tiny"},
+        "data": {"holdout_episodes": 1},
+        "federation": {"workers": 0},
+        "evaluation": {"datasets": [{"dataset": "hf:lab/evaluation"}]},
+        "cache_dir": str(tmp_path / "cache"),
+        "output_dir": str(tmp_path / "outputs"),
+    }
+    return parse_session(values, "test")
+
+
+@pytest.fixture
+def in_flow(prefect_api: str) -> Iterator[Callable[..., tuple[list[int], Any]]]:
+    """A function that calls a task in a flow, without waits, and returns its run counts and its state."""
+    from prefect import flow
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    def call(called: Any, *arguments: Any) -> tuple[list[int], Any]:
+        counts: list[int] = []
+        states: list[Any] = []
+        hooks = [lambda task, run, state: (counts.append(run.run_count), states.append(state))]
+        tried = called.with_options(retry_delay_seconds=0, on_completion=hooks, on_failure=hooks)
+
+        @flow
+        def calling() -> None:
+            tried(*arguments, return_state=True)
+
+        calling()
+        (state,) = states
+        return counts, state
+
+    with temporary_settings({PREFECT_API_URL: prefect_api}):
+        yield call
+
+
+def fail_once(hub: Any, pattern: str) -> None:
+    """Let the Hub answer the first request that matches with status 425, which its client does not retry."""
+    hub.status = lambda request: 425 if hub.count_requests(pattern) == 1 and pattern in request else None
+
+
+def test_an_evaluation_set(hub: Any, session: Session, in_flow: Any) -> None:
+    from tasks.preparation import check_evaluation_set
+
+    fail_once(hub, "/api/datasets/lab/evaluation")
+    counts, state = in_flow(check_evaluation_set, session.evaluation_sets()[0], session)
+    assert counts == [2]
+    assert state.is_completed()
+
+
+def test_a_dataset_that_does_not_exist_is_asked_for_once(hub: Any, session: Session, in_flow: Any) -> None:
+    from tasks.preparation import check_evaluation_set
+
+    missing = session.evaluation_sets()[0].model_copy(update={"dataset": "hf:lab/missing"})
+    counts, state = in_flow(check_evaluation_set, missing, session)
+    assert counts == [1]
+    assert "lab/missing: cannot be fetched from the Hub" in state.message
+
+
+def test_metadata_before_a_session_starts(hub: Any, session: Session, in_flow: Any) -> None:
+    from flows.federated_session import check_inputs
+
+    fail_once(hub, "lab/a/resolve/main/meta/info.json")
+    counts, state = in_flow(check_inputs, session)
+    assert counts == [2]
+    assert state.is_completed()
+
+
+def test_the_dataset_of_a_client(hub: Any, session: Session, in_flow: Any, tmp_path: Path) -> None:
+    from tasks.preparation import join_clients
+    from zk0.federation.open import open_federation
+
+    fail_once(hub, "/api/datasets/lab/b")
+    with open_federation(session, "s", tmp_path / "s", lambda *_: None):
+        counts, state = in_flow(join_clients, "s", session, ())
+    assert counts == [2]
+    assert state.is_completed()
+
+
+def test_a_start_policy(hub: Any, session: Session, in_flow: Any, tmp_path: Path) -> None:
+    from tasks.rounds import build_initial_policy
+
+    publish_base_policy(hub, tmp_path / "base", tmp_path / "made")
+    policy = session.policy.model_copy(update={"path": "lerobot/smolvla_base"})
+    fail_once(hub, "lerobot/smolvla_base/resolve/main/model.safetensors")
+    counts, state = in_flow(
+        build_initial_policy, session.model_copy(update={"policy": policy}), str(tmp_path / "session"), ()
+    )
+    assert counts == [2]
+    assert state.is_completed()
