@@ -80,7 +80,10 @@ def build_initial_policy(
         CheckpointError: the policy's weights are not those with which the session started.
     """
     from zk0.evaluation.global_model import build_start_policy
+    from zk0.resources.session_needs import resource_lines
 
+    for line in [] if history else resource_lines(session):
+        log_line(line)
     emit_progress(ProgressEvent(kind="stage", text=f"building the policy {session.policy.path}"))
     here = SessionFolder(Path(folder))
     target = here.weights(0)

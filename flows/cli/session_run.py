@@ -90,6 +90,7 @@ def _check_before_starting(config: Path | None, overrides: dict[str, Any], resum
     """Raise an error for wrong input at once, before a server is started."""
     from flows.session_loading import check_session_inputs, load_session_to_run
     from zk0.aggregation.check_strategy import check_strategy
+    from zk0.resources.session_needs import resource_lines
     from zk0.storage.session_folder import SessionFolder
 
     if resume is not None:
@@ -101,6 +102,8 @@ def _check_before_starting(config: Path | None, overrides: dict[str, Any], resum
         session = load_session_to_run(config, overrides)
         SessionFolder(Path(session.output_dir)).check_writable()
         check_session_inputs(session)
+        for line in resource_lines(session):
+            typer.echo(line, err=True)
 
 
 def set_prefect_defaults() -> None:

@@ -1,6 +1,7 @@
 """deployments/sessions/so100.toml as it stands, from a Hub on loopback, with tiny datasets and a tiny policy."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -116,3 +117,14 @@ def test_the_saved_policy_names_no_device_and_the_shapes_of_its_cameras(finished
 
 def _mean_plus_std(moments: Moments) -> torch.Tensor:
     return torch.tensor(moments.mean) + torch.tensor(moments.std)
+
+
+def test_disk_use_stays_within_what_the_log_says(finished_folder: Path) -> None:
+    log = (finished_folder / "simulation.log").read_text(encoding="utf-8")
+    session, cache = re.search(r"disk: up to .* \((\d+) MB stay\), up to (\d+) MB in the cache", log).groups()
+    assert 0.1 < disk_bytes(finished_folder) / (int(session) * 1e6) < 1
+    assert 0.05 < disk_bytes(finished_folder.parents[1] / "cache") / (int(cache) * 1e6) < 1
+
+
+def disk_bytes(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

@@ -14,7 +14,9 @@ import pytest
 import torch
 
 from zk0.errors import CheckpointError, PolicyError
+from zk0.policy.policy_shapes import TINY_SHAPES, read_policy_shapes
 from zk0.records import Moments, PolicyRecipe, Statistics
+from zk0.settings.training_settings import PolicySettings
 
 ACT = """
 import sys, numpy as np, torch
@@ -83,6 +85,12 @@ def test_a_saved_policy_declares_the_steps_that_are_executed(
     save_policy(tiny, statistics_of(), tmp_path / "saved", executed_steps=wanted)
     assert json.loads((tmp_path / "saved/config.json").read_text())["n_action_steps"] == stored
     assert tiny.config.n_action_steps == 10
+
+
+def test_its_sizes_are_known_without_building_it(saved: Path, tiny: Any) -> None:
+    assert read_policy_shapes(PolicySettings(path=str(saved))) == TINY_SHAPES
+    assert TINY_SHAPES.parameters == sum(p.numel() for p in tiny.parameters())
+    assert TINY_SHAPES.trainable == sum(p.numel() for p in tiny.parameters() if p.requires_grad)
 
 
 def test_a_folder_without_a_device_loads_without_a_warning(saved: Path, caplog: pytest.LogCaptureFixture) -> None:

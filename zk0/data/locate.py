@@ -22,8 +22,7 @@ def locate(uri: str, cache: Path) -> Path:
         if not (root / "meta" / "info.json").is_file():
             raise DatasetError(f"{uri}: no LeRobot dataset at {root} (meta/info.json is missing)")
         return root
-    name = _hub_name(uri)
-    return _download(name, cache / "datasets" / name)
+    return _download(_hub_name(uri), downloaded_folder(uri, cache))
 
 
 def locate_unchecked(uri: str, cache: Path) -> Path:
@@ -54,11 +53,19 @@ def locate_metadata(uri: str, cache: Path) -> Path:
         return locate(uri, cache)
     from huggingface_hub import hf_hub_download
 
-    name = _hub_name(uri)
-    target = cache / "datasets" / name
+    name, target = _hub_name(uri), downloaded_folder(uri, cache)
     with _translated_errors(name):
         hf_hub_download(name, "meta/info.json", repo_type="dataset", local_dir=target)
     return target
+
+
+def downloaded_folder(uri: str, cache: Path) -> Path:
+    """Return the folder that a dataset of the Hub is downloaded to.
+
+    Raises:
+        DatasetError: the URI is not one of the Hub.
+    """
+    return cache / "datasets" / _hub_name(uri)
 
 
 def _hub_name(uri: str) -> str:

@@ -10,6 +10,8 @@ from zk0.settings.session import Session
 from zk0.settings.training_settings import BASE, TINY
 
 CONFIG_FILE = "config.json"
+BASE_POLICY_FOLDER = Path(__file__).parent / "smolvla" / "base_policy"
+"""The folder of the policy `base`."""
 _NO_CACHE = {
     "add_image_special_tokens": "adds image tokens",
     "empty_cameras": "adds empty cameras",

@@ -11,6 +11,8 @@ from zk0.errors import DatasetError
 from zk0.records import ACTION, STATE, DatasetReport, JointUnits, Record
 from zk0.settings.session import Session
 
+_EVALUATION_SET = "evaluation set"
+
 
 class DatasetUse(Record):
     """A dataset of a session, and what the session needs of it."""
@@ -24,6 +26,13 @@ class DatasetUse(Record):
     """Smallest number of episodes that suffices."""
     may_repair: bool
     """Whether a repaired copy takes part; an older format is then no fault."""
+    evaluated_episodes: int | None = None
+    """Of an evaluation set: episodes that are evaluated on; None: all."""
+
+    @property
+    def is_evaluation_set(self) -> bool:
+        """Whether it is an evaluation set, and not the dataset of clients."""
+        return self.purpose == _EVALUATION_SET
 
 
 def metadata_faults(session: Session) -> dict[str, list[str]]:
@@ -32,12 +41,12 @@ def metadata_faults(session: Session) -> dict[str, list[str]]:
     Simulated datasets are left out: they are recorded for the session.
     """
     faults, reports = dict[str, list[str]](), dict[str, DatasetReport]()
-    for use in _dataset_uses(session):
+    for use in dataset_uses(session):
         if use.dataset.startswith("sim:"):
             continue
         where = f"{use.dataset} ({use.purpose})"
         try:
-            info = _read_info(use, Path(session.cache_dir))
+            info = read_use_info(use, Path(session.cache_dir))
         except DatasetError as e:
             faults[where] = [str(e).removeprefix(f"{use.dataset.removeprefix('hf:')}: ")]
             continue
@@ -51,8 +60,8 @@ def metadata_faults(session: Session) -> dict[str, list[str]]:
     return faults
 
 
-def _dataset_uses(session: Session) -> Iterator[DatasetUse]:
-    """Each dataset once for each purpose; the clients of a shared dataset count as one."""
+def dataset_uses(session: Session) -> Iterator[DatasetUse]:
+    """Yield each dataset once for each purpose; the clients of a shared dataset count as one."""
     shared, held_out, repairs = session.partition, session.data.holdout_episodes, session.data.repair == "repair"
     for client in session.local_clients()[: 1 if shared else None]:
         yield DatasetUse(
@@ -64,17 +73,24 @@ def _dataset_uses(session: Session) -> Iterator[DatasetUse]:
             may_repair=repairs and client.allow_repair,
         )
     for one in session.evaluation.datasets:
+        evaluated = one.first_episodes or one.last_episodes
         yield DatasetUse(
-            purpose="evaluation set",
+            purpose=_EVALUATION_SET,
             dataset=one.dataset,
             rename_map=one.rename_map,
             units=one.units,
-            episodes=one.last_episodes or 1,
+            episodes=evaluated or 1,
             may_repair=repairs,
+            evaluated_episodes=evaluated,
         )
 
 
-def _read_info(use: DatasetUse, cache: Path) -> DatasetInfo:
+def read_use_info(use: DatasetUse, cache: Path) -> DatasetInfo:
+    """Return the meta/info.json of a dataset that is not simulated; of one on the Hub only this file is fetched.
+
+    Raises:
+        DatasetError: there is no such file, it is malformed, or the Hub cannot be reached.
+    """
     return read_dataset_info(list_folder(locate_metadata(use.dataset, cache)))
 
 

@@ -13,6 +13,7 @@ from safetensors.torch import load_model
 
 from zk0.errors import PolicyError, Zk0Error, first_line
 from zk0.hub_outages import hub_outage
+from zk0.policy.published_config import BASE_POLICY_FOLDER
 from zk0.policy.save_policy import VLM_FOLDER
 from zk0.policy.smolvla.tiny_geometry import tiny_config, write_tiny_vlm
 from zk0.records import ACTION, CAMERA_PREFIX, STATE, PolicyRecipe
@@ -20,8 +21,6 @@ from zk0.settings.training_settings import BASE, TINY
 
 WEIGHTS_FILE = "model.safetensors"
 _VLM_PREFIX = "model.vlm_with_expert.vlm."
-BASE_POLICY_FOLDER = Path(__file__).parent / "base_policy"
-"""The folder of the policy `base`."""
 
 
 def build_policy(recipe: PolicyRecipe, cache: Path, device: str = "cpu") -> Any:

@@ -1,0 +1,156 @@
+"""Sizes of a SmolVLA policy: what memory, disk and time of a session follow from, known before a download."""
+
+from collections.abc import Mapping
+from math import isqrt, prod
+from typing import Any
+
+from zk0.errors import PolicyError
+from zk0.policy.published_config import BASE_POLICY_FOLDER, read_published_config
+from zk0.policy.smolvla.tiny_geometry import tiny_config
+from zk0.policy.stored_tensors import StoredTensor, local_weights_file, read_stored_tensors
+from zk0.records import Record
+from zk0.settings.training_settings import BASE, TINY, PolicySettings
+from zk0.weights.lora_factors import lora_targets
+
+_VLM = "model.vlm_with_expert.vlm."
+_EXPERT = "model.vlm_with_expert.lm_expert."
+_VISION, _TEXT = f"{_VLM}model.vision_model.", f"{_VLM}model.text_model."
+TASK_TOKENS = 31
+"""Most tokens of a task text of 30 characters, with the line break that LeRobot adds."""
+
+
+class LayerStack(Record):
+    """The layers of one transformer."""
+
+    layers: int
+    width: int
+    """Values of a token."""
+    query_width: int
+    """Values of all heads of a query."""
+    key_width: int
+    """Values of all heads of a key."""
+    hidden: int
+    """Width of the hidden layer."""
+    matrices: int
+    """Matrices of the feed-forward part: 2, or 3 with a gate."""
+
+
+class PolicyShapes(Record):
+    """Sizes of a SmolVLA policy."""
+
+    parameters: int
+    trainable: int
+    """Parameters of action expert and projections."""
+    frozen_bytes: int
+    """Bytes of the vision-language model in memory, and in a saved policy."""
+    lora_sides: int
+    """Sum of height and width of the matrices that LoRA changes: so many parameters for each rank."""
+    vision: LayerStack
+    text: LayerStack
+    expert: LayerStack
+    patches: int
+    """Tokens of one image in the vision encoder."""
+    image_tokens: int
+    """Tokens of one image in the language model."""
+    task_tokens: int
+    """Most tokens of a task."""
+    value_bytes: int
+    """Bytes of one value that the vision-language model computes."""
+    chunk: int
+    """Actions that are predicted at once."""
+    denoising_steps: int
+    download_bytes: int = 0
+    """Bytes that are still to be downloaded."""
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the trainable weights, float32: the global weights of a round."""
+        return 4 * self.trainable
+
+    @property
+    def saved_bytes(self) -> int:
+        """Bytes of a saved policy."""
+        return self.frozen_bytes + self.weight_bytes
+
+    def feature_bytes(self, cameras: int, kind: str) -> int:
+        """Bytes of the cached features of one frame; 0 where none are cached."""
+        if kind == "embeddings":
+            return cameras * self.image_tokens * self.text.width * self.value_bytes
+        tokens = cameras * self.image_tokens + self.task_tokens
+        return 0 if kind == "off" else self.text.layers * 2 * tokens * self.text.key_width * self.value_bytes
+
+
+TINY_SHAPES = PolicyShapes(
+    parameters=532_000,
+    trainable=194_976,
+    frozen_bytes=4 * 337_024,
+    lora_sides=5_120,
+    vision=LayerStack(layers=2, width=64, query_width=64, key_width=64, hidden=128, matrices=2),
+    text=LayerStack(layers=4, width=64, query_width=64, key_width=32, hidden=128, matrices=3),
+    expert=LayerStack(layers=4, width=48, query_width=64, key_width=32, hidden=256, matrices=3),
+    patches=144,
+    image_tokens=9,
+    task_tokens=TASK_TOKENS,
+    value_bytes=4,
+    chunk=tiny_config()["chunk_size"],
+    denoising_steps=tiny_config()["num_steps"],
+)
+"""Of the policy `tiny`, which has no file."""
+
+
+def read_policy_shapes(policy: PolicySettings) -> PolicyShapes:
+    """Return the sizes of a session's policy, from its config.json and the list of tensors in its file.
+
+    Raises:
+        PolicyError: these cannot be read, or are not those of a SmolVLA policy.
+    """
+    if policy.path == TINY:
+        return TINY_SHAPES
+    path = str(BASE_POLICY_FOLDER) if policy.path == BASE else policy.path
+    config, tensors = read_published_config(path, policy.revision), read_stored_tensors(path, policy.revision)
+    try:
+        shapes = shapes_of_tensors(config, tensors)
+    except (KeyError, ValueError, TypeError) as e:
+        raise PolicyError(f"{policy.path}: not the tensors of a SmolVLA policy ({type(e).__name__}: {e})") from e
+    missing = local_weights_file(path, policy.revision) is None
+    stored = sum(one.stored_bytes for one in tensors.values())
+    return shapes.model_copy(update={"download_bytes": stored if missing else 0})
+
+
+def shapes_of_tensors(config: Mapping[str, Any], tensors: Mapping[str, StoredTensor]) -> PolicyShapes:
+    """Return the sizes of the policy with this config.json and these tensors."""
+    vlm = {name: one for name, one in tensors.items() if name.startswith(_VLM)}
+    trained = {name: one for name, one in tensors.items() if name not in vlm}
+    value_bytes = 2 if config.get("load_vlm_weights") or any(one.dtype == "BF16" for one in vlm.values()) else 4
+    connector = tensors[f"{_VLM}model.connector.modality_projection.proj.weight"]
+    vision, text = _stack(vlm, f"{_VISION}encoder.layers."), _stack(vlm, f"{_TEXT}layers.")
+    patch = tensors[f"{_VISION}embeddings.patch_embedding.weight"].shape[-1]
+    patches = prod(side // patch for side in config["resize_imgs_with_padding"])
+    return PolicyShapes(
+        parameters=sum(one.values for one in tensors.values()),
+        trainable=sum(one.values for one in trained.values()),
+        frozen_bytes=value_bytes * sum(one.values for one in vlm.values()),
+        lora_sides=sum(sum(tensors[name].shape) for name in lora_targets(trained)),
+        vision=vision,
+        text=text,
+        expert=_stack(trained, f"{_EXPERT}layers."),
+        patches=patches,
+        image_tokens=patches // isqrt(connector.shape[1] // vision.width) ** 2,
+        task_tokens=min(TASK_TOKENS, config["tokenizer_max_length"]),
+        value_bytes=value_bytes,
+        chunk=config["chunk_size"],
+        denoising_steps=config["num_steps"],
+    )
+
+
+def _stack(tensors: Mapping[str, StoredTensor], prefix: str) -> LayerStack:
+    shapes = {n.removeprefix(f"{prefix}0."): one.shape for n, one in tensors.items() if n.startswith(f"{prefix}0.")}
+    up = shapes["mlp.fc1.weight"] if "mlp.fc1.weight" in shapes else shapes["mlp.up_proj.weight"]
+    return LayerStack(
+        layers=len({n.removeprefix(prefix).split(".")[0] for n in tensors if n.startswith(prefix)}),
+        width=up[1],
+        query_width=shapes["self_attn.q_proj.weight"][0],
+        key_width=shapes["self_attn.k_proj.weight"][0],
+        hidden=up[0],
+        matrices=3 if "mlp.gate_proj.weight" in shapes else 2,
+    )
