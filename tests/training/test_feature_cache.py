@@ -14,6 +14,7 @@ from zk0.data.episode_reader import EpisodeReader
 from zk0.errors import DatasetError, PolicyError, SettingsError
 from zk0.policy.smolvla.frame_features import FeatureKind, TokenizedTasks
 from zk0.training.feature_cache import FeatureCache
+from zk0.training.staging import copy_plan
 
 CAMERAS = ("overhead", "wrist")
 
@@ -309,7 +310,8 @@ def test_bf16_features_come_back_as_bf16(policy: Any, recordings: dict[str, Path
     policy.model.vlm_with_expert.vlm.to(torch.bfloat16)
     (features,), _ = build(tmp_path, policy, recordings["a"], (0,))
     assert features.dtype == np.int16
-    values = FeatureCache(tmp_path, policy, CAMERAS).to_tensor(np.array(features[:3]))
+    no_task = TokenizedTasks(torch.zeros(3, 1), torch.ones(3, 1), np.ones(3, dtype=np.int64))
+    values = FeatureCache(tmp_path, policy, CAMERAS).stack_features(list(features[:3]), no_task, copy_plan("cpu").empty)
     assert values.dtype == torch.bfloat16
     assert 0.01 < values.float().abs().mean() < 10
     assert build(tmp_path, policy, recordings["a"], (0,))[1] == []

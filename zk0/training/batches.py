@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Any
 
 import numpy as np
@@ -66,9 +66,28 @@ def draw_noise_and_time(count: int, policy: Any, generator: torch.Generator) -> 
 
     The generator is on the CPU, so the numbers are the same on every device.
     """
-    noise = torch.randn(count, policy.config.chunk_size, policy.config.max_action_dim, generator=generator)
-    time = torch.rand(count, generator=generator).pow(1 / 1.5) * 0.999 + 0.001
+    noise, time = _draw_on_host(count, policy, generator)
     return noise.to(policy.config.device), time.to(policy.config.device)
+
+
+def draw_batches(
+    batches: Iterator[list[int]], steps: int, policy: Any, generator: torch.Generator
+) -> Iterator["Batch"]:
+    """The first `steps` batches with their noise and times, in the host's memory.
+
+    Args:
+        batches: frame indices; may draw from the same generator.
+        steps: number of batches.
+        policy: decides the size of the noise.
+        generator: of noise and times.
+    """
+    for indices in islice(batches, steps):
+        yield Batch(indices, *_draw_on_host(len(indices), policy, generator))
+
+
+def _draw_on_host(count: int, policy: Any, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    noise = torch.randn(count, policy.config.chunk_size, policy.config.max_action_dim, generator=generator)
+    return noise, torch.rand(count, generator=generator).pow(1 / 1.5) * 0.999 + 0.001
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from zk0.policy.smolvla.frame_features import TokenizedTasks
 from zk0.policy.smolvla.prefix import Prefix
 from zk0.records import ACTION, CAMERA_PREFIX, STATE
 from zk0.training.feature_cache import FeatureCache, FrameProgressCallback
+from zk0.training.staging import CopyPlan, copy_plan
 
 TOKENS, TOKEN_MASK, PADDING = "observation.language.tokens", "observation.language.attention_mask", "action_is_pad"
 
@@ -35,6 +36,17 @@ class Examples(Protocol):
             noise: (batch, chunk, max_action_dim).
             time: (batch,), in (0, 1].
         """
+
+
+@runtime_checkable
+class StageableExamples(Examples, Protocol):
+    """Frames that a thread can bring to the policy's device before they are needed."""
+
+    def stage(self, indices: Sequence[int], copies: CopyPlan) -> Mapping[str, Any]:
+        """What the loss of some frames needs besides the policy, on the policy's device; a copy may not have ended."""
+
+    def staged_loss(self, policy: Any, staged: Mapping[str, Any], noise: Tensor, time: Tensor) -> Tensor:
+        """As `Examples.loss`, of frames that `stage` returned."""
 
 
 class EvaluationExamples(Protocol):
@@ -102,10 +114,11 @@ class CachedExamples:
         )
         self.cameras = cache.cameras
         self.frames = len(padding)
-        self.states, self.actions = batch[STATE], batch[ACTION]
-        """Normalized: (frames, joints) and (frames, chunk, joints)."""
-        self.tasks = TokenizedTasks.from_batch(batch[TOKENS], batch[TOKEN_MASK])
-        self.padding = torch.from_numpy(padding).to(self.states.device)
+        self.states, self.actions = batch[STATE].cpu(), batch[ACTION].cpu()
+        """Normalized, in the host's memory: (frames, joints) and (frames, chunk, joints)."""
+        on_device = TokenizedTasks.from_batch(batch[TOKENS], batch[TOKEN_MASK])
+        self.tasks = on_device.cpu()
+        self.padding = torch.from_numpy(padding)
         """(frames, chunk) bool: True after the episode's end."""
         self.action_counts = (~padding).sum(axis=1)
         self.episode_of_frame = np.repeat([e.index for e in read], [len(e.states) for e in read])
@@ -114,42 +127,68 @@ class CachedExamples:
         """(frames, chunk, joints) in the dataset's units."""
         ends = np.cumsum([len(e.states) for e in read])
         spans = [slice(int(end) - len(e.states), int(end)) for end, e in zip(ends, read, strict=True)]
-        tasks = [self.tasks[slice(span.start, span.stop, every)] for span in spans]
+        tasks = [on_device[slice(span.start, span.stop, every)] for span in spans]
         self._features = cache.episode_features(reader, read, tasks, on_frames, every)
         self._cache, self._every = cache, every
+        self._copies = copy_plan(str(policy.config.device))
         self._positions = [(i, j) for i, e in enumerate(read) for j in range(len(e.states))]
 
-    def prefix_of_frames(self, indices: Sequence[int]) -> Prefix:
-        """The frozen layers' output for some frames, as the action expert takes it."""
+    def stage(self, indices: Sequence[int], copies: CopyPlan) -> Mapping[str, Any]:
+        """As `StageableExamples.stage`: features, tasks, states, actions and padding of the frames."""
         positions = [self._positions[i] for i in indices]
         if missing := [t for _, t in positions if t % self._every]:
             raise AssertionError(f"frame {missing[0]} has no features: only every {self._every}th frame has")
-        features = [self._features[e][t // self._every] for e, t in positions]
-        return self._cache.prefix_from_features(features, self.tasks[indices])
+        at, tasks = torch.as_tensor(indices), self.tasks[indices]
+        frames = [self._features[e][t // self._every] for e, t in positions]
+        host = {
+            "features": self._cache.stack_features(frames, tasks, copies.empty),
+            "tokens": tasks.tokens,
+            "token_mask": tasks.mask,
+            "states": self.states[at],
+            "actions": self.actions[at],
+            "padding": self.padding[at],
+        }
+        return {name: copies.to_device(part) for name, part in host.items()} | {"lengths": tasks.lengths}
+
+    def prefix_of_frames(self, indices: Sequence[int]) -> Prefix:
+        """The frozen layers' output for some frames, as the action expert takes it."""
+        return self._prefix(self.stage(indices, self._copies))
 
     def elementwise_losses(self, policy: Any, indices: Sequence[int], noise: Tensor, time: Tensor) -> Tensor:
         """Squared errors (batch, chunk, joints), zero where padded."""
-        at = torch.as_tensor(indices)
-        prefix = self.prefix_of_frames(indices)
-        losses = flow_matching_losses(policy, prefix, self.states[at], self.actions[at], noise, time)
-        return losses[:, :, : self.actions.shape[-1]] * (~self.padding[at]).unsqueeze(-1)
+        return self._elementwise(policy, self.stage(indices, self._copies), noise, time)
 
     def score_frames(self, policy: Any, indices: Sequence[int], noise: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
         """As `EvaluationExamples.score_frames`."""
-        at, prefix = torch.as_tensor(indices), self.prefix_of_frames(indices)
-        losses = flow_matching_losses(policy, prefix, self.states[at], self.actions[at], noise[:, :-1], time)
-        total = _masked_sum(losses[..., : self.actions.shape[-1]], ~self.padding[at])
-        return total, predict_chunk(policy, prefix, self.states[at], noise[:, -1])
+        staged = self.stage(indices, self._copies)
+        prefix, states, actions = self._prefix(staged), staged["states"], staged["actions"]
+        losses = flow_matching_losses(policy, prefix, states, actions, noise[:, :-1], time)
+        total = _masked_sum(losses[..., : self.actions.shape[-1]], ~staged["padding"])
+        return total, predict_chunk(policy, prefix, states, noise[:, -1])
 
     def predict_frames(self, policy: Any, indices: Sequence[int], noise: Tensor) -> Tensor:
         """As `EvaluationExamples.predict_frames`."""
-        return predict_chunk(policy, self.prefix_of_frames(indices), self.states[torch.as_tensor(indices)], noise)
+        staged = self.stage(indices, self._copies)
+        return predict_chunk(policy, self._prefix(staged), staged["states"], noise)
 
     def loss(self, policy: Any, indices: Sequence[int], noise: Tensor, time: Tensor) -> Tensor:
         """As `Examples.loss`."""
-        losses = self.elementwise_losses(policy, indices, noise, time)
-        count = (~self.padding[torch.as_tensor(indices)]).sum() * losses.shape[-1]
+        return self.staged_loss(policy, self.stage(indices, self._copies), noise, time)
+
+    def staged_loss(self, policy: Any, staged: Mapping[str, Any], noise: Tensor, time: Tensor) -> Tensor:
+        """As `StageableExamples.staged_loss`."""
+        losses = self._elementwise(policy, staged, noise, time)
+        count = (~staged["padding"]).sum() * losses.shape[-1]
         return losses.sum() / count.clamp_min(1)
+
+    def _prefix(self, staged: Mapping[str, Any]) -> Prefix:
+        tasks = TokenizedTasks(staged["tokens"], staged["token_mask"], staged["lengths"])
+        return self._cache.build_prefix(staged["features"], tasks)
+
+    def _elementwise(self, policy: Any, staged: Mapping[str, Any], noise: Tensor, time: Tensor) -> Tensor:
+        prefix, padding = self._prefix(staged), staged["padding"]
+        losses = flow_matching_losses(policy, prefix, staged["states"], staged["actions"], noise, time)
+        return losses[:, :, : self.actions.shape[-1]] * (~padding).unsqueeze(-1)
 
 
 class DecodedExamples:
@@ -175,14 +214,22 @@ class DecodedExamples:
         read = EpisodeReader(root, rename_map).read(list(dict.fromkeys(self.episode_of_frame.tolist())))
         self.frame_in_episode = np.concatenate([np.arange(len(e.states)) for e in read])
         self.raw_chunks, padding = action_chunks(read, policy.config.chunk_size)
-        self.padding = torch.from_numpy(padding).to(policy.config.device)
+        self.padding = torch.from_numpy(padding)
         self.action_counts = (~padding).sum(axis=1)
         stored = {self._rename.get(key, key) for key in self._dataset.meta.camera_keys}
         self.cameras = tuple(k.removeprefix(CAMERA_PREFIX) for k in policy.config.image_features if k in stored)
 
     def loss(self, policy: Any, indices: Sequence[int], noise: Tensor, time: Tensor) -> Tensor:
         """As `Examples.loss`."""
-        loss, _ = policy.forward(self._batch(indices), noise=noise, time=time)
+        return self.staged_loss(policy, self._batch(indices), noise, time)
+
+    def stage(self, indices: Sequence[int], copies: CopyPlan) -> Mapping[str, Any]:
+        """As `StageableExamples.stage`: the frames are decoded, and copied by the policy's preprocessor."""
+        return self._batch(indices)
+
+    def staged_loss(self, policy: Any, staged: Mapping[str, Any], noise: Tensor, time: Tensor) -> Tensor:
+        """As `StageableExamples.staged_loss`."""
+        loss, _ = policy.forward(dict(staged), noise=noise, time=time)
         return loss
 
     @torch.no_grad()

@@ -103,15 +103,27 @@ class FeatureCache:
             raise AssertionError(f"{unread[0]}: was just written and cannot be read")
         return [features for features in found if features is not None]
 
-    def prefix_from_features(self, frames: Sequence[NDArray[Any]], tasks: TokenizedTasks) -> Prefix:
-        """The prefix of a batch of frames, from each frame's stored features."""
-        features = self.to_tensor(self._features.stack_frames(frames, tasks)).to(tasks.tokens.device)
-        return self._features.build_prefix(features, tasks)
+    def stack_features(
+        self,
+        frames: Sequence[NDArray[Any]],
+        tasks: TokenizedTasks,
+        empty: Callable[[tuple[int, ...], torch.dtype], Tensor],
+    ) -> Tensor:
+        """The stored features of a batch of frames in the host's memory, in the dtype they were computed in.
 
-    def to_tensor(self, stored: NDArray[Any]) -> Tensor:
-        """Stored features as a tensor of the dtype they were computed in (bf16 is stored as 16-bit integers)."""
-        values = torch.from_numpy(stored)
-        return values.view(torch.bfloat16) if self.dtype == torch.bfloat16 else values
+        Args:
+            frames: stored features of each frame.
+            tasks: the frames' tasks.
+            empty: allocates the memory of a shape and dtype.
+        """
+        stored_dtype = torch.int16 if self.dtype == torch.bfloat16 else self.dtype
+        batch = empty((len(frames), *self._features.frame_shape(tasks)), stored_dtype)
+        self._features.fill_batch(batch.numpy(), frames)
+        return batch.view(self.dtype)
+
+    def build_prefix(self, features: Tensor, tasks: TokenizedTasks) -> Prefix:
+        """The prefix of a batch of frames, from features and tasks on the policy's device."""
+        return self._features.build_prefix(features, tasks)
 
     def _check_limit(self, shapes: Sequence[tuple[int, ...]]) -> None:
         needed = sum(array_file_bytes(shape, self._stored_dtype) for shape in shapes)

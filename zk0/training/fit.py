@@ -1,7 +1,10 @@
 """One client's local training in one round: AdamW steps on the trainable weights, with FedProx and SCAFFOLD."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from itertools import chain
 from math import isfinite
 from time import perf_counter
 from typing import Any
@@ -14,16 +17,21 @@ from zk0.policy.trainable import trainable_parameters
 from zk0.records import ClientMetrics
 from zk0.rules.lr_schedules import step_lr
 from zk0.settings.plans import RoundPlan
-from zk0.training.batches import Batch, count_steps, draw_noise_and_time, round_seed, shuffled_batches
+from zk0.training.batches import Batch, count_steps, draw_batches, round_seed, shuffled_batches
 from zk0.training.control_variate_correction import ControlVariateCorrection
 from zk0.training.determinism import training_kernels
 from zk0.training.device import compute_capability, uses_bf16
-from zk0.training.examples import Examples
+from zk0.training.examples import Examples, StageableExamples
 from zk0.training.fedprox import add_proximal_gradient, squared_distance
 from zk0.training.out_of_memory import is_out_of_memory, largest_batch_that_fits, out_of_memory_advice
+from zk0.training.staging import CopyPlan, DeviceStream, ResultOnItsWay, Staged, copy_plan, staged_ahead
 
 TrainingStepCallback = Callable[[int, int, float, float], None]
-"""Called after each optimizer step with step, number of steps, policy loss and learning rate."""
+"""Called for each optimizer step, when its loss was read, with step, number of steps, policy loss and learning rate."""
+
+
+_NOISE, _TIME = "flow_matching_noise", "flow_matching_time"
+"""Parts of a staged piece beside those that its examples name."""
 
 
 def fit(
@@ -33,6 +41,7 @@ def fit(
     on_step: TrainingStepCallback | None = None,
     control: ControlVariateCorrection | None = None,
     batches: Iterator[list[int]] | None = None,
+    copies: CopyPlan | None = None,
 ) -> ClientMetrics:
     """Train the policy in place; its weights at the start are the anchor of the proximal term.
 
@@ -40,43 +49,45 @@ def fit(
         policy: with the global weights installed.
         examples: the frames to train on.
         plan: learning rate, mu, schedule and training settings of the round.
-        on_step: called after each optimizer step.
+        on_step: called for each optimizer step; on a GPU some steps later.
         control: SCAFFOLD's correction of each step's gradients.
         batches: frame indices of each step; None: `shuffled_batches`.
+        copies: how batches reach the device; None: the plan for the policy's device. It does not change any number.
 
     Raises:
         UpdateError: loss or gradient is not finite, or the batch does not fit into memory; the message names the step.
     """
     started = perf_counter()
-    training, scheduler = plan.training, plan.scheduler
+    training, device = plan.training, str(policy.config.device)
     seed = round_seed(plan.terms.seed, plan.round, plan.client)
     generator = torch.Generator().manual_seed(seed)
     steps = count_steps(examples.frames, training.batch_size, training.local_steps, training.local_epochs)
-    optimizer = _LocalOptimizer(policy, examples, plan, control)
-    losses, norms, rates = [], [], []
+    copies = copies or copy_plan(device)
+    optimizer = _LocalOptimizer(policy, examples, plan, control, copies)
     policy.train()
     batches = batches or shuffled_batches(examples.frames, training.batch_size, generator)
-    with _dropout_seeded(policy, seed), training_kernels(policy.config.device, training.deterministic):
+    drawn = draw_batches(batches, steps, policy, generator)
+    pieces = chain.from_iterable(map(optimizer.pieces, drawn))
+    taken = _StepsTaken(plan, steps, copies.steps_unread, on_step)
+    with (
+        _dropout_seeded(policy, seed),
+        training_kernels(device, training.deterministic),
+        closing(staged_ahead(pieces, optimizer.stage, copies.batches_ahead)) as staged,
+    ):
         for step in range(steps):
-            rate = step_lr(plan.lr, scheduler.eta_min, scheduler.type, step, steps)
-            indices = next(batches)
-            batch = Batch(indices, *draw_noise_and_time(len(indices), policy, generator))
-            loss, norm = optimizer.step(batch, rate, f"{plan.client}: round {plan.round}, step {step}")
-            losses.append(loss)
-            norms.append(norm)
-            rates.append(rate)
-            if on_step:
-                on_step(step + 1, steps, loss, rate)
+            rate = step_lr(plan.lr, plan.scheduler.eta_min, plan.scheduler.type, step, steps)
+            taken.add(rate, optimizer.step(staged, rate, taken.where(step)))
+        taken.read_all()
     policy.eval()
     distance = squared_distance(optimizer.weights, optimizer.anchor)
     return ClientMetrics(
-        policy_loss=sum(losses) / len(losses),
+        policy_loss=sum(taken.losses) / steps,
         fedprox_loss=plan.mu / 2 * distance,
-        grad_norm=sum(norms) / len(norms),
+        grad_norm=sum(taken.norms) / steps,
         update_norm=distance**0.5,
         local_steps=steps,
-        lr_first=rates[0],
-        lr_last=rates[-1],
+        lr_first=taken.rates[0],
+        lr_last=taken.rates[-1],
         seconds=perf_counter() - started,
     )
 
@@ -90,64 +101,157 @@ def _dropout_seeded(policy: Any, seed: int) -> Iterator[None]:
         yield
 
 
+class _StepsTaken:
+    """Losses, gradient norms and learning rates of the steps; those of the last steps may not have been read yet."""
+
+    def __init__(self, plan: RoundPlan, steps: int, unread: int, on_step: TrainingStepCallback | None) -> None:
+        self.losses: list[float] = []
+        self.norms: list[float] = []
+        self.rates: list[float] = []
+        self._waiting: deque[ResultOnItsWay] = deque()
+        self._plan, self._steps, self._unread, self._on_step = plan, steps, unread, on_step
+
+    def where(self, step: int) -> str:
+        """Client, round and step, for messages."""
+        return f"{self._plan.client}: round {self._plan.round}, step {step}"
+
+    def add(self, rate: float, result: ResultOnItsWay) -> None:
+        """Add a step, and read the results of earlier ones.
+
+        Raises:
+            UpdateError: the loss or the gradient of a step was not finite.
+        """
+        self.rates.append(rate)
+        self._waiting.append(result)
+        self._read_all_but(self._unread)
+
+    def read_all(self) -> None:
+        """Read the results of all steps; raises as `add`."""
+        self._read_all_but(0)
+
+    def _read_all_but(self, unread: int) -> None:
+        while len(self._waiting) > unread:
+            step, (loss, norm) = len(self.losses), self._waiting.popleft().read()
+            if not (isfinite(loss) and isfinite(norm)):
+                raise UpdateError(
+                    f"{self.where(step)}: loss {loss}, gradient norm {norm}; expected finite numbers "
+                    f"(lr {self.rates[step]:g}): lower training.lr or check the dataset"
+                )
+            self.losses.append(loss)
+            self.norms.append(norm)
+            if self._on_step:
+                self._on_step(step + 1, self._steps, loss, self.rates[step])
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """A part of a batch, as large as memory allows."""
+
+    batch: Batch
+    share: float
+    """Of the actions of the whole batch that are not padding."""
+    is_last: bool
+    """Of its batch."""
+
+
+_StagedPieces = Iterator[tuple[_Piece, Callable[[], Staged]]]
+"""Pieces of batches, each with a function that returns it on the policy's device."""
+
+
 class _LocalOptimizer:
     """AdamW on the trainable weights of one policy, with proximal term and gradient accumulation."""
 
     def __init__(
-        self, policy: Any, examples: Examples, plan: RoundPlan, control: ControlVariateCorrection | None
+        self,
+        policy: Any,
+        examples: Examples,
+        plan: RoundPlan,
+        control: ControlVariateCorrection | None,
+        copies: CopyPlan | None = None,
     ) -> None:
         training = plan.training
         self._control = control
         self.weights = list(trainable_parameters(policy).values())
         self.anchor = [w.detach().clone() for w in self.weights]
         self._policy, self._examples, self._plan = policy, examples, plan
+        self._copies = copies or copy_plan(str(policy.config.device))
+        self._stream = DeviceStream(self._copies)
         self._bf16 = uses_bf16(training.amp, compute_capability(policy.config.device))
         self._adamw = torch.optim.AdamW(
             self.weights, plan.lr, training.betas, training.eps, training.weight_decay, fused=_fusible(self.weights)
         )
 
-    def step(self, batch: Batch, rate: float, where: str) -> tuple[float, float]:
-        """Make one optimizer step; the batch's policy loss, and the L2 norm of the gradient before clipping."""
+    def pieces(self, batch: Batch, count: int | None = None) -> Iterator[_Piece]:
+        """The batch in `count` pieces (None: `training.accumulate_steps`)."""
+        counts = self._examples.action_counts
+        batch_count = max(1, int(counts[list(batch.indices)].sum()))
+        parts = list(batch.split(count or self._plan.training.accumulate_steps))
+        for part in parts:
+            yield _Piece(part, int(counts[list(part.indices)].sum()) / batch_count, part is parts[-1])
+
+    def stage(self, piece: _Piece) -> Staged:
+        """Bring a piece to the policy's device."""
+        batch, examples, copies = piece.batch, self._examples, self._copies
+
+        def copy() -> Mapping[str, Any]:
+            frames = examples.stage(batch.indices, copies) if isinstance(examples, StageableExamples) else {}
+            return {**frames, _NOISE: copies.to_device(batch.noise), _TIME: copies.to_device(batch.time)}
+
+        return self._stream.run(copy)
+
+    def step(self, pieces: _StagedPieces, rate: float, where: str) -> ResultOnItsWay:
+        """Make one optimizer step with the next batch; its policy loss, and the gradient's L2 norm before clipping.
+
+        Raises:
+            UpdateError: the batch does not fit into memory.
+        """
+        piece, staged = next(pieces)
         try:
-            return self._step(batch, rate, where)
+            return self._step(piece, staged, pieces, rate)
         except (RuntimeError, MemoryError) as e:
             if not is_out_of_memory(e):
                 raise
             message = str(e)
         # outside the handler: the traceback, which held the failed attempt's tensors, is gone
-        failed = len(next(batch.split(self._plan.training.accumulate_steps)).indices)
-        fits = largest_batch_that_fits(lambda count: self._probe_memory(batch, count), failed)
+        del staged
+        failed = len(piece.batch.indices)
+        fits = largest_batch_that_fits(lambda count: self._probe_memory(piece.batch, count), failed)
         raise UpdateError(f"{where}: {out_of_memory_advice(message, failed, fits, self._plan.training.batch_size)}")
 
-    def _step(self, batch: Batch, rate: float, where: str) -> tuple[float, float]:
+    def _step(
+        self, piece: _Piece, staged: Callable[[], Staged], following: _StagedPieces, rate: float
+    ) -> ResultOnItsWay:
         for group in self._adamw.param_groups:
             group["lr"] = rate
         self._adamw.zero_grad(set_to_none=True)
-        loss = self._accumulate_gradient(batch, self._plan.training.accumulate_steps)
+        loss = self._add_gradient(piece, staged())
+        while not piece.is_last:
+            piece, staged = next(following)
+            loss = loss + self._add_gradient(piece, staged())
         if self._control is not None:
             self._control.correct([w.grad for w in self.weights if w.grad is not None])
         add_proximal_gradient(self.weights, self.anchor, self._plan.mu)
-        norm = float(torch.nn.utils.clip_grad_norm_(self.weights, self._plan.training.grad_clip_norm))
-        if not (isfinite(loss) and isfinite(norm)):
-            raise UpdateError(
-                f"{where}: loss {loss}, gradient norm {norm}; "
-                f"expected finite numbers (lr {rate:g}): lower training.lr or check the dataset"
-            )
+        norm = torch.nn.utils.clip_grad_norm_(self.weights, self._plan.training.grad_clip_norm)
         self._adamw.step()
-        return loss, norm
+        return ResultOnItsWay(torch.stack([loss, norm.double()]))
 
     def _accumulate_gradient(self, batch: Batch, pieces: int) -> float:
-        """Gradient of the batch's mean loss, piece by piece, each weighted by its share of actions; the mean loss."""
+        """Gradient of the batch's mean loss, piece by piece; the mean loss."""
+        return sum(self._add_gradient(p, self.stage(p)).item() for p in self.pieces(batch, pieces))
+
+    def _add_gradient(self, piece: _Piece, staged: Staged) -> Tensor:
+        """Add the gradient of a piece's loss, weighted by its share of the batch; the weighted loss (float64)."""
         device = torch.device(self._policy.config.device).type
-        counts, total = self._examples.action_counts, 0.0
-        batch_count = max(1, int(counts[list(batch.indices)].sum()))
-        for piece in batch.split(pieces):
-            share = int(counts[list(piece.indices)].sum()) / batch_count
-            with torch.autocast(device, torch.bfloat16, enabled=self._bf16):
-                loss = self._examples.loss(self._policy, piece.indices, piece.noise, piece.time) * share
-            torch.autograd.backward(loss)
-            total += loss.item()
-        return total
+        with torch.autocast(device, torch.bfloat16, enabled=self._bf16):
+            loss = self._loss(piece.batch.indices, dict(staged.ready())) * piece.share
+        torch.autograd.backward(loss)
+        return loss.detach().double()
+
+    def _loss(self, indices: Sequence[int], parts: dict[str, Any]) -> Tensor:
+        noise, time = parts.pop(_NOISE), parts.pop(_TIME)
+        if isinstance(self._examples, StageableExamples):
+            return self._examples.staged_loss(self._policy, parts, noise, time)
+        return self._examples.loss(self._policy, indices, noise, time)
 
     def _probe_memory(self, batch: Batch, count: int) -> None:
         """Allocate as much memory as a step with `count` frames at once does, without changing a weight."""

@@ -7,11 +7,12 @@ state only, through projections of the expert's own.
 """
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F  # noqa: N812 -- its usual name
 from lerobot.policies.common.flow_matching import euler_integrate
+from lerobot.policies.common.vla_utils import create_sinusoidal_pos_embedding
 from lerobot.policies.smolvla.smolvlm_with_expert import apply_rope
 from torch import Tensor
 
@@ -70,7 +71,7 @@ class _ActionExpert:
     def velocity(self, noisy: Tensor, time: Tensor) -> Tensor:
         """Velocity at noisy actions (batch, [draws,] chunk, max_action_dim) and times (batch[, draws]); same shape."""
         model = self._policy.model
-        suffix, _, _ = model.embed_suffix(noisy.flatten(0, -3), time.flatten())
+        suffix = _embed_suffix(model, noisy.flatten(0, -3), time.flatten())
         draws, chunk = suffix.shape[0] // self._mask.shape[0], suffix.shape[1]
         masks = _AttentionMasks(self._mask, chunk, draws)
         hidden = self._run(suffix.reshape(len(self._mask), draws * chunk, -1), masks)
@@ -84,6 +85,18 @@ class _ActionExpert:
                 attend = _attend_jointly if _is_joint(model, index) else _attend_across
                 suffix = _finish_layer(expert, attend(model, expert, suffix, keys, values, masks), suffix)
         return model.lm_expert.norm(suffix)
+
+
+def _embed_suffix(model: Any, noisy: Tensor, time: Tensor) -> Tensor:
+    """Action tokens (batch, chunk, width) of noisy actions and times; the first output of LeRobot's `embed_suffix`.
+
+    LeRobot's also makes attention masks from a list, for which a GPU is waited for in each call.
+    """
+    actions, expert, config = model.action_in_proj(noisy), model.vlm_with_expert, model.config
+    periods = (expert.expert_hidden_size, config.min_period, config.max_period)
+    embedded = create_sinusoidal_pos_embedding(time, *periods, device=actions.device).type(dtype=actions.dtype)
+    tokens = torch.cat([actions, embedded[:, None, :].expand_as(actions)], dim=2)
+    return cast(Tensor, model.action_time_mlp_out(F.silu(model.action_time_mlp_in(tokens))))
 
 
 def _is_joint(model: Any, index: int) -> bool:

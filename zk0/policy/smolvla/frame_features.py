@@ -28,6 +28,10 @@ class TokenizedTasks:
     lengths: NDArray[np.int64]
     """(frames,) on the CPU, so that cutting a batch to its longest task does not wait for the GPU."""
 
+    def cpu(self) -> "TokenizedTasks":
+        """The same tasks in the host's memory."""
+        return TokenizedTasks(self.tokens.cpu(), self.mask.cpu(), self.lengths)
+
     @staticmethod
     def from_batch(tokens: Tensor, mask: Tensor) -> "TokenizedTasks":
         """Tokens and mask as a policy's preprocessor returns them."""
@@ -52,8 +56,8 @@ class FrameFeatures(Protocol):
     def compute(self, images: dict[str, Tensor], tasks: TokenizedTasks) -> Tensor:
         """Features (frames, *frame_shape) in the dtype of the vision-language model."""
 
-    def stack_frames(self, frames: Sequence[NDArray[Any]], tasks: TokenizedTasks) -> NDArray[Any]:
-        """One array (frames, *frame_shape) from the features of single frames, which may be of several episodes."""
+    def fill_batch(self, batch: NDArray[Any], frames: Sequence[NDArray[Any]]) -> None:
+        """Write the features of single frames, which may be of several episodes, to `batch` (frames, *frame_shape)."""
 
     def build_prefix(self, features: Tensor, tasks: TokenizedTasks) -> Prefix:
         """The prefix of a batch of frames."""
@@ -79,9 +83,9 @@ class EmbeddingFeatures:
         """Run vision encoder and connector."""
         return embed_frames(self.policy, images)
 
-    def stack_frames(self, frames: Sequence[NDArray[Any]], tasks: TokenizedTasks) -> NDArray[Any]:
-        """(frames, cameras, tokens, width)."""
-        return np.stack(frames)
+    def fill_batch(self, batch: NDArray[Any], frames: Sequence[NDArray[Any]]) -> None:
+        """Copy each frame."""
+        np.stack(frames, out=batch)
 
     def build_prefix(self, features: Tensor, tasks: TokenizedTasks) -> Prefix:
         """Run the language model on embeddings and tasks."""
@@ -110,14 +114,12 @@ class KeyValueFeatures:
         """Run vision encoder, connector and language model."""
         return encode_prefix(self.policy, embed_frames(self.policy, images), tasks.tokens, tasks.mask).stack()
 
-    def stack_frames(self, frames: Sequence[NDArray[Any]], tasks: TokenizedTasks) -> NDArray[Any]:
+    def fill_batch(self, batch: NDArray[Any], frames: Sequence[NDArray[Any]]) -> None:
         """Cut or pad each frame's tokens from the longest task of its episode to the longest task of the batch."""
-        shape = self.frame_shape(tasks)
-        batch = np.zeros((len(frames), *shape), frames[0].dtype)
         for row, frame in zip(batch, frames, strict=True):
-            tokens = min(frame.shape[2], shape[2])
+            tokens = min(frame.shape[2], row.shape[2])
             row[:, :, :tokens] = frame[:, :, :tokens]
-        return batch
+            row[:, :, tokens:] = 0
 
     def build_prefix(self, features: Tensor, tasks: TokenizedTasks) -> Prefix:
         """Unstack keys and values; nothing is computed."""

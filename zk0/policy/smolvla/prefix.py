@@ -99,7 +99,7 @@ def embed_frames(policy: Any, images: dict[str, Tensor]) -> Tensor:
 def _prefix_embeddings(policy: Any, features: Tensor, tokens: Tensor, token_mask: Tensor) -> tuple[Tensor, Tensor]:
     """Input embeddings (batch, tokens, width) of the language model and their mask (batch, tokens)."""
     batch, cameras, per_camera, width = features.shape
-    scale = torch.tensor(width**0.5, dtype=features.dtype, device=features.device)
+    scale = torch.full((), width**0.5, dtype=features.dtype, device=features.device)  # not copied from the CPU
     images = (features * scale).reshape(batch, cameras * per_camera, width)
     language = policy.model.vlm_with_expert.embed_language_tokens(tokens)
     language = language * math.sqrt(language.shape[-1])
