@@ -8,10 +8,17 @@ from typing import Any
 from loguru import logger
 from prefect.exceptions import Pause
 
-from zk0.diagnostics import forward_library_logs
+from zk0.diagnostics import LOG_FORMAT, SESSION_LOG, forward_library_logs
 from zk0.errors import DiskFull
 
-_FILE_OPTIONS: dict[str, Any] = {"rotation": "500 MB", "retention": "10 days", "compression": "zip", "level": "INFO"}
+_FILE_OPTIONS: dict[str, Any] = {
+    "rotation": "500 MB",
+    "retention": "10 days",
+    "compression": "zip",
+    "level": "INFO",
+    "format": LOG_FORMAT,
+    "watch": True,
+}
 
 
 def _is_server(record: Any) -> bool:
@@ -22,9 +29,10 @@ def _is_server(record: Any) -> bool:
 def session_logs(folder: Path) -> Iterator[None]:
     """Write log lines to files in the session's folder during the block, and the error that ends it, but DiskFull.
 
-    simulation.log has every line, those of Flower, Ray and lerobot too; server/server.log those of flows and tasks.
+    simulation.log has every line with the id of its process: those of Flower, Ray and lerobot too, and those of the
+    clients on this machine, whose worker processes append to it; server/server.log has those of flows and tasks.
     """
-    everything = logger.add(folder / "simulation.log", **_FILE_OPTIONS)
+    everything = logger.add(folder / SESSION_LOG, **_FILE_OPTIONS)
     server = logger.add(folder / "server" / "server.log", filter=_is_server, **_FILE_OPTIONS)
     try:
         with forward_library_logs():

@@ -9,11 +9,17 @@ import resource
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from loguru import logger
 
+SESSION_LOG = "simulation.log"
+"""Name of the log of a whole session, which all processes on the session's machine append to."""
+LOG_FORMAT = "{time:YYYY-MM-DD HH:mm:ss.SSS} | {level: <8} | {process} | {name}:{function}:{line} - {message}"
+"""A line of a log file, with the id of the process that wrote it."""
 LOGGED_LIBRARIES = ("flwr", "ray", "lerobot", "transformers", "datasets", "accelerate", "huggingface_hub")
 """Libraries that log through Python's `logging`."""
+_STATM = Path("/proc/self/statm")
 
 
 @contextmanager
@@ -38,15 +44,21 @@ def forward_library_logs() -> Iterator[None]:
 
 
 def memory_summary() -> str:
-    """Peak resident memory of this process, and peak memory on each GPU, as text; a GB is 1e9 bytes."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    parts = [f"memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9:.2f} GB at most"]
+    """Current and peak resident memory of this process, and peak memory on each GPU, as text; a GB is 1e9 bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    now = f"{_resident_bytes() / 1e9:.2f} GB now, " if _STATM.is_file() else ""
+    parts = [f"memory {now}{peak / 1e9:.2f} GB at most"]
     torch = sys.modules.get("torch")  # a process that has not imported torch uses no GPU
     if torch is not None and torch.cuda.is_initialized():
         for device in range(torch.cuda.device_count()):
-            peak, total = torch.cuda.max_memory_allocated(device), torch.cuda.get_device_properties(device).total_memory
-            parts.append(f"GPU {device} {peak / 1e9:.2f} of {total / 1e9:.1f} GB")
+            used, total = torch.cuda.max_memory_allocated(device), torch.cuda.get_device_properties(device).total_memory
+            parts.append(f"GPU {device} {used / 1e9:.2f} of {total / 1e9:.1f} GB")
     return ", ".join(parts)
+
+
+def _resident_bytes() -> int:
+    """Resident memory of this process now, from Linux's /proc."""
+    return int(_STATM.read_text(encoding="ascii").split()[1]) * resource.getpagesize()
 
 
 def _is_forwarded(library: logging.Logger) -> bool:

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, assert_never
 
+from zk0.diagnostics import SESSION_LOG
 from zk0.errors import FederationError
 from zk0.federation.protocol.client_app import ProgressListener
 from zk0.federation.protocol.collect import Federation
@@ -81,7 +82,9 @@ def _joined_clients(folder: Path) -> tuple[str, ...]:
 
 
 def _node_config(session: Session, client: ClientSettings, folder: Path) -> dict[str, Any]:
+    has_processes = session.federation.engine == "ray" or session.federation.workers > 0
     return {
+        **({"session_log": str(folder / SESSION_LOG)} if has_processes else {}),
         "client": client.model_dump_json(),
         "scratch": str(folder / "clients" / client.name),
         "cache": str(Path(session.cache_dir)),

@@ -253,7 +253,7 @@ def _answer(message: Message, context: Context, work: Callable[[Message, dict[st
     """Answer a message. An error is sent as one line of text; its traceback stays in the client's log."""
     try:
         config = node_config(message.content["config"], context)
-        with client_log(Path(config["scratch"])):
+        with client_log(Path(config["scratch"]), Path(log) if (log := config.get("session_log")) else None):
             content = _recorded_answer(message, config, work)
     except Exception as e:  # sent to the server, which refuses this client's answer
         content = _refusal(_error_text(e))

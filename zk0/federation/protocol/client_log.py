@@ -7,19 +7,28 @@ from typing import Any
 
 from loguru import logger
 
-from zk0.diagnostics import forward_library_logs
+from zk0.diagnostics import LOG_FORMAT, forward_library_logs
 
 _logs: dict[str, int] = {}
+_session_logs: set[Path] = set()
 _MAX_OPEN_LOGS = 128
 """An operating system commonly limits a process to 1024 open files."""
 
 
 @contextmanager
-def client_log(scratch: Path) -> Iterator[None]:
+def client_log(scratch: Path, session_log: Path | None = None) -> Iterator[None]:
     """Write what is logged in the block to `client.log` in a client's scratch folder, too.
 
     The file stays open for the client's next message, because opening it takes longer than most messages.
+
+    Args:
+        scratch: the client's folder.
+        session_log: the log of the whole session, if this process is not the one that keeps it.
     """
+    if session_log is not None and session_log not in _session_logs:
+        _session_logs.add(session_log)
+        # the session's own process rotates the file; `watch` follows it
+        logger.add(session_log, filter=_is_of_client, format=LOG_FORMAT, level="INFO", diagnose=False, watch=True)
     scratch.mkdir(parents=True, exist_ok=True)
     name = str(scratch)
     if name not in _logs:
@@ -31,9 +40,14 @@ def client_log(scratch: Path) -> Iterator[None]:
             "compression": "zip",
             "diagnose": False,
             "watch": True,
+            "format": LOG_FORMAT,
         }
         _logs[name] = logger.add(
             scratch / "client.log", filter=lambda r: bool(r["extra"].get("client") == name), **options
         )
     with logger.contextualize(client=name), forward_library_logs():
         yield
+
+
+def _is_of_client(record: Any) -> bool:
+    return "client" in record["extra"]
