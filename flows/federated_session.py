@@ -22,11 +22,11 @@ from tasks.retry import HUB_RETRIES
 from zk0.aggregation.check_strategy import check_strategy
 from zk0.audit import merkle
 from zk0.audit.finished_rounds import read_finished_rounds
-from zk0.errors import SettingsError
 from zk0.records import Checkpoint, ClientEvaluation, Evaluation, Rollout, RoundRecord
 from zk0.rules.participation import with_participants
 from zk0.rules.round_decision import decide_round
 from zk0.rules.selection import final_round, select_round
+from zk0.settings.moves import resumed_session, with_moved_folders
 from zk0.settings.session import Session
 from zk0.storage.session_folder import SessionFolder
 
@@ -61,7 +61,10 @@ def with_dependency[T](value: T) -> T:
     on_cancellation=[mark_task_runs_crashed],
 )
 def federated_session(
-    config: str = "deployments/sessions/demo.toml", overrides: dict[str, Any] | None = None, resume: str | None = None
+    config: str = "deployments/sessions/demo.toml",
+    overrides: dict[str, Any] | None = None,
+    resume: str | None = None,
+    moved: dict[str, str] | None = None,
 ) -> str:
     """Train one policy on datasets that stay on their machines.
 
@@ -69,14 +72,17 @@ def federated_session(
         config: a session file; a relative path starts at the directory of the worker.
         overrides: settings by dotted name that replace those of the file, such as {"rounds": 5, "training.lr": 3e-4}.
         resume: the folder of a session to resume after its last finished round, or the id of the flow run that worked
-            in it; `config` is then ignored.
+            in it; `config` is then ignored, and `overrides` may hold what changes no weight (docs/running.md).
+        moved: folders that were moved since the session began: old place -> new place.
 
     Returns the session's folder.
     """
-    session, here = resolve_session(config, overrides, resume)
+    session, here = resolve_session(config, overrides or {}, resume, moved or {})
     folder = str(here.path)
     emit_progress(ProgressEvent(kind="session_started", text=folder))
     with here.locked(), session_logs(here.path):
+        if resume is not None:
+            here.replace_session(session)
         releasing.check_release_token(session)
         history = read_finished_rounds(here)
         if history and history[-1].round == final_round(session, history) and here.report.is_file():
@@ -95,12 +101,21 @@ def run_federation(session: Session, here: SessionFolder, finished: tuple[RoundR
         here: the session's folder.
         finished: rounds that are recorded already; none in a new session.
     """
+    with tracking.wandb_run(session, here):
+        return run_tracked_rounds(session, here, finished)
+
+
+def run_tracked_rounds(
+    session: Session, here: SessionFolder, finished: tuple[RoundRecord, ...]
+) -> tuple[RoundRecord, ...]:
+    """Run everything from the datasets to the report, while the run of Weights & Biases is open; return all rounds."""
     from zk0.federation.open import open_federation
 
     folder, known = str(here.path), without_dependency(session)
-    with open_federation(session, here.name, here.path, emit_step_progress), tracking.wandb_run(session, here):
+    with open_federation(session, here.name, here.path, emit_step_progress):
         setup, history = prepare_session(session, here, finished)
-        track_rounds(session, here.name, history)
+        if history[-1].round < final_round(session, history):
+            track_rounds(session, folder, history)
         setup = without_dependency(setup)
         progress, shown = reporting.create_session_progress(session, history[-1].round), None
         while history[-1].round < final_round(session, history):
@@ -109,9 +124,9 @@ def run_federation(session: Session, here: SessionFolder, finished: tuple[RoundR
                 setup = without_dependency(preparation.admit_new_clients(number, known, folder, setup))
             history = federated_round(number, known, folder, setup, before)
             shown = submit_round_artifacts(session.rounds, history, progress, shown)
-            track_rounds(session, here.name, history)
             if history[-1].round < final_round(session, history):
                 run_round_rollouts(session, folder, setup, history[-1])
+                track_rounds(session, folder, history)  # the last round is tracked with its attempts, below
         if shown is not None:
             shown.result()
         if history == finished:  # the process was killed after the last round was recorded, maybe before its metrics
@@ -122,7 +137,9 @@ def run_federation(session: Session, here: SessionFolder, finished: tuple[RoundR
     ended = session.model_copy(update={"rounds": history[-1].round})  # `patience` may have ended it before
     for record in history:
         run_round_rollouts(ended, folder, setup, record)
+    track_rounds(session, folder, history)
     save_best_round(session, here, setup, history)
+    rounds.add_attempts_to_cards(known, folder, setup, without_dependency(history))
     releasing.decide_on_release(known, folder, without_dependency(history))
     page = reporting.publish_session_report(known, folder, without_dependency(history))
     log_line(f"done: {page}")
@@ -175,29 +192,27 @@ def release_checkpoint(session: Session, folder: str, history: tuple[RoundRecord
         reporting.publish_session_report(without_dependency(session), folder, without_dependency(history))
 
 
-def track_rounds(session: Session, name: str, history: tuple[RoundRecord, ...]) -> None:
+def track_rounds(session: Session, folder: str, history: tuple[RoundRecord, ...]) -> None:
     """Send the finished rounds to Weights & Biases, if `tracking.wandb` asks for it."""
     if session.tracking.wandb != "off":
-        tracking.log_rounds_to_wandb(history[-1].round, name, without_dependency(history))
+        tracking.log_rounds_to_wandb(history[-1].round, folder, without_dependency(history))
 
 
-def resolve_session(config: str, overrides: dict[str, Any] | None, resume: str | None) -> tuple[Session, SessionFolder]:
+def resolve_session(
+    config: str, overrides: dict[str, Any], resume: str | None, moved: dict[str, str]
+) -> tuple[Session, SessionFolder]:
     """Return the settings and the folder of this flow run's session: the same when Prefect runs this run again.
 
     Raises:
-        SettingsError: a setting is invalid, or a session to resume comes with overrides.
+        SettingsError: a setting is invalid, or may not change when a session resumes.
         DatasetError: the metadata of datasets or policy shows faults.
     """
     if resume is not None:
-        if overrides:
-            raise SettingsError(
-                f"{resume}: a session resumes with its own settings; found overrides {sorted(overrides)}"
-            )
         here = SessionFolder(folder_to_resume(resume))
-        session = here.read_session()
+        session = resumed_session(here.read_session(), overrides, moved, resume)
         check_strategy(session, resume)
         return session, here
-    session = load_session_to_run(Path(config), overrides)
+    session = with_moved_folders(load_session_to_run(Path(config), overrides), moved, config)
     check_inputs(without_dependency(session))
     run = FlowRunContext.get()
     if run is None or run.flow_run is None:

@@ -12,6 +12,7 @@ from prefect.cache_policies import NO_CACHE
 
 from tasks.client_task_runs import ClientTaskRuns, answer_summary
 from tasks.events import ProgressEvent, emit_progress, log_line
+from tasks.retry import DISK_RETRIES, NODE_RETRIES
 from zk0.records import Checkpoint, ClientEvaluation, Evaluation, Rollout, RoundRecord
 from zk0.settings.session import Session
 from zk0.storage.atomic import atomic_write_text
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from zk0.evaluation.session_setup import SessionSetup
 
 
-@task(task_run_name="evaluate round {checkpoint.round}", cache_policy=NO_CACHE)
+@task(task_run_name="evaluate round {checkpoint.round}", cache_policy=NO_CACHE, **DISK_RETRIES)
 def evaluate_global_model(session: Session, folder: str, setup: "SessionSetup", checkpoint: Checkpoint) -> Evaluation:
     """Evaluate the global model on the evaluation sets, on which no client trains."""
     from zk0.evaluation.global_model import evaluate_weights
@@ -42,7 +43,7 @@ def evaluate_global_model(session: Session, folder: str, setup: "SessionSetup", 
     return found
 
 
-@task(task_run_name="clients evaluate round {checkpoint.round}", cache_policy=NO_CACHE)
+@task(task_run_name="clients evaluate round {checkpoint.round}", cache_policy=NO_CACHE, **NODE_RETRIES)
 def evaluate_on_clients(
     session: Session, folder: str, setup: "SessionSetup", checkpoint: Checkpoint
 ) -> ClientEvaluation:
@@ -78,7 +79,7 @@ def evaluate_on_clients(
     )
 
 
-@task(task_run_name="render videos round {checkpoint.round}", cache_policy=NO_CACHE)
+@task(task_run_name="render videos round {checkpoint.round}", cache_policy=NO_CACHE, **DISK_RETRIES)
 def render_episode_videos(
     session: Session, folder: str, setup: "SessionSetup", checkpoint: Checkpoint, evaluation: Evaluation
 ) -> None:
@@ -96,7 +97,7 @@ def render_episode_videos(
             log_line(f"{made.dataset}, episode {made.episode}: no video: {made.video_error}")
 
 
-@task(task_run_name="joining reports", cache_policy=NO_CACHE)
+@task(task_run_name="joining reports", cache_policy=NO_CACHE, **NODE_RETRIES)
 def write_joining_reports(session: Session, folder: str, setup: "SessionSetup", history: Sequence[RoundRecord]) -> None:
     """Let each client measure on its own episodes what joining brought it; write the reports that clients share."""
     from zk0.evaluation.client_plans import joining_report_plans
@@ -117,7 +118,7 @@ def write_joining_reports(session: Session, folder: str, setup: "SessionSetup", 
             atomic_write_text(target, report)
 
 
-@task(task_run_name="roll out {name} round {record.round}", cache_policy=NO_CACHE)
+@task(task_run_name="roll out {name} round {record.round}", cache_policy=NO_CACHE, **DISK_RETRIES)
 def run_rollouts(
     session: Session, folder: str, setup: "SessionSetup", record: RoundRecord, name: str
 ) -> tuple[Rollout, ...]:

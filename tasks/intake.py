@@ -9,7 +9,7 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
 from tasks.events import ProgressEvent, emit_progress, log_line
-from tasks.retry import HUB_RETRIES
+from tasks.retry import DISK_RETRIES, HUB_RETRIES
 from zk0.records import DatasetReport
 
 
@@ -22,7 +22,7 @@ def fetch_data(uri: str, cache: str) -> str:
     return str(locate_unchecked(uri, Path(cache).expanduser()))
 
 
-@task(task_run_name="check {uri}", cache_policy=NO_CACHE)
+@task(task_run_name="check {uri}", cache_policy=NO_CACHE, **DISK_RETRIES)
 def check_data(root: str, uri: str, quick: bool, rename_map: Mapping[str, str]) -> DatasetReport:
     """Check one dataset; the report holds every broken rule.
 
@@ -40,7 +40,7 @@ def check_data(root: str, uri: str, quick: bool, rename_map: Mapping[str, str]) 
     return report
 
 
-@task(task_run_name="repair {uri}", cache_policy=NO_CACHE)
+@task(task_run_name="repair {uri}", cache_policy=NO_CACHE, **DISK_RETRIES)
 def repair_data(root: str, target: str, uri: str, rename_map: Mapping[str, str]) -> DatasetReport:
     """Write a repaired copy to `target` and return the check of that copy; the original stays as it is."""
     from zk0.data.repair.repair_dataset import repair_dataset

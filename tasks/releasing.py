@@ -12,7 +12,7 @@ from prefect.input import RunInput
 from pydantic import Field, SecretStr
 
 from tasks.events import ProgressEvent, emit_progress, log_line
-from tasks.retry import is_transient
+from tasks.retry import DISK_RETRIES, is_transient
 from tasks.secrets import load_secret
 from zk0.errors import PublishError, TransientError
 from zk0.records import RoundRecord
@@ -42,7 +42,7 @@ def check_release_token(session: Session) -> None:
         check_hub_access(_token())
 
 
-@task(task_run_name="decide on a release", cache_policy=NO_CACHE)
+@task(task_run_name="decide on a release", cache_policy=NO_CACHE, **DISK_RETRIES)
 def decide_on_release(session: Session, folder: str, history: Sequence[RoundRecord]) -> Release:
     """Decide by the release rule whether the session's policy may be pushed; write the decision.
 

@@ -15,6 +15,7 @@ from prefect.artifacts import (
 from prefect.cache_policies import NO_CACHE
 
 from tasks.events import ProgressEvent, emit_progress
+from tasks.retry import DISK_RETRIES
 from zk0.records import Rollout, RoundRecord
 from zk0.rules.release import Release
 from zk0.settings.session import Session
@@ -83,7 +84,7 @@ def _timings(record: RoundRecord) -> dict[str, Any]:
     }
 
 
-@task(task_run_name="metrics round {number}", cache_policy=NO_CACHE)
+@task(task_run_name="metrics round {number}", cache_policy=NO_CACHE, **DISK_RETRIES)
 def update_metric_files(number: int, session: Session, folder: str, history: Sequence[RoundRecord]) -> None:
     """Write the metric files, and the charts too where the round took long enough."""
     from zk0.report.metric_files import write_metric_files
@@ -110,7 +111,7 @@ def _write_charts(here: SessionFolder, session: Session, history: Sequence[Round
     session_charts.write_federated_metrics_chart(history, here.path / "federated_metrics.png")
 
 
-@task(task_run_name="report", cache_policy=NO_CACHE)
+@task(task_run_name="report", cache_policy=NO_CACHE, **DISK_RETRIES)
 def publish_session_report(session: Session, folder: str, history: Sequence[RoundRecord]) -> str:
     """Write charts and report.html, and show the report in the UI; return the path of report.html."""
     from zk0.report.metric_files import write_metric_files

@@ -13,7 +13,7 @@ from prefect.cache_policies import NO_CACHE
 
 from tasks.client_task_runs import ClientTaskRuns, answer_summary
 from tasks.events import ProgressEvent, emit_progress, log_line
-from tasks.retry import HUB_RETRIES, is_transient
+from tasks.retry import DISK_RETRIES, HUB_RETRIES, NODE_RETRIES, is_transient
 from zk0.audit import merkle
 from zk0.audit.ledger import Ledger
 from zk0.diagnostics import memory_summary
@@ -24,6 +24,7 @@ from zk0.records import (
     PrivacySpent,
     Record,
     Refusal,
+    Rollout,
     RoundDecision,
     RoundRecord,
     ServerState,
@@ -34,6 +35,7 @@ from zk0.rules.participation import check_enough_updates
 from zk0.rules.selection import select_round
 from zk0.settings.plans import session_terms
 from zk0.settings.session import Session
+from zk0.storage.atomic import atomic_write_text
 from zk0.storage.disk_space import drop_page_cache
 from zk0.storage.round_files import remove_finished_round_files
 from zk0.storage.session_folder import SessionFolder
@@ -129,7 +131,7 @@ def train_clients(
     return RoundUpdates(updates=tuple(relative), refusals=found.all_refusals, sent_bytes=sent.bytes)
 
 
-@task(task_run_name="aggregate round {last.next_round}", cache_policy=NO_CACHE)
+@task(task_run_name="aggregate round {last.next_round}", cache_policy=NO_CACHE, **DISK_RETRIES)
 def aggregate_updates(
     session: Session, folder: str, setup: "SessionSetup", last: RoundRecord, updates: Sequence[Update]
 ) -> AggregatedRound:
@@ -171,21 +173,17 @@ def save_round_checkpoint(session: Session, folder: str, setup: "SessionSetup", 
     The round is the next one of the ledger, or in it already; then its record stays as it is.
     """
     from zk0.evaluation.global_model import save_policy_checkpoint
-    from zk0.report.model_card import CardProof, model_card
     from zk0.storage.redaction import public_metrics
 
     here = SessionFolder(Path(folder))
-    ledger = Ledger(here.ledger)
-    finished = ledger.read()
-    groups = setup.groups or (StatisticsGroup.of_all(setup.statistics, session.contract.units),)
+    finished = Ledger(here.ledger).read()
     recorded = record
 
     def extra_files(digests: Mapping[str, str]) -> dict[str, str]:
         nonlocal recorded
         if record.round >= len(finished):
             recorded = record.model_copy(update={"policy_files": dict(digests)})
-        proof = CardProof(ledger.root_with(recorded), digests, setup.recipe.frozen_digest)
-        card = model_card(session, setup.members, [*finished[: record.round], recorded], proof, groups)
+        card = _round_card(session, here, setup, [*finished[: record.round], recorded], digests)
         return {"README.md": card, "metrics.json": public_metrics(recorded)}
 
     weights = (here.path / record.checkpoint.path, record.checkpoint.digest)
@@ -193,7 +191,42 @@ def save_round_checkpoint(session: Session, folder: str, setup: "SessionSetup", 
     return recorded
 
 
-@task(task_run_name="record round {record.round}", cache_policy=NO_CACHE)
+@task(task_run_name="model cards", cache_policy=NO_CACHE, **DISK_RETRIES)
+def add_attempts_to_cards(session: Session, folder: str, setup: "SessionSetup", history: Sequence[RoundRecord]) -> None:
+    """Write the model card of each saved policy again that made attempts in the simulator since it was saved."""
+    from zk0.storage.results import read_rollouts
+    from zk0.storage.sha256_sums import renew_sums, sha256_of_folder
+
+    here = SessionFolder(Path(folder))
+    rollouts = read_rollouts(here.rollouts_folder)
+    for number in sorted({rollout.round for rollout in rollouts if rollout.round is not None}):
+        saved = here.checkpoint(number)
+        if saved.is_dir():
+            found = sha256_of_folder(saved)
+            digests = {name: found[name] for name in found if name not in ("README.md", "metrics.json")}
+            card = _round_card(session, here, setup, history[: number + 1], digests, rollouts)
+            atomic_write_text(saved / "README.md", card)
+            renew_sums(saved, editable=("README.md",))
+
+
+def _round_card(
+    session: Session,
+    here: SessionFolder,
+    setup: "SessionSetup",
+    history: Sequence[RoundRecord],
+    digests: Mapping[str, str],
+    rollouts: Sequence[Rollout] = (),
+) -> str:
+    """Return the model card of the policy of the history's last round."""
+    from zk0.report.model_card import CardProof, model_card
+
+    groups = setup.groups or (StatisticsGroup.of_all(setup.statistics, session.contract.units),)
+    proof = CardProof(Ledger(here.ledger).root_with(history[-1]), digests, setup.recipe.frozen_digest)
+    attempts = [rollout for rollout in rollouts if rollout.round is None or rollout.round <= history[-1].round]
+    return model_card(session, setup.members, history, proof, groups, attempts)
+
+
+@task(task_run_name="record round {record.round}", cache_policy=NO_CACHE, **DISK_RETRIES)
 def record_round(session: Session, folder: str, record: RoundRecord) -> tuple[RoundRecord, ...]:
     """Append the round to the ledger, once, and return all finished rounds.
 
@@ -208,7 +241,7 @@ def record_round(session: Session, folder: str, record: RoundRecord) -> tuple[Ro
     return finished
 
 
-@task(task_run_name="send receipts", cache_policy=NO_CACHE)
+@task(task_run_name="send receipts", cache_policy=NO_CACHE, **NODE_RETRIES)
 def send_receipts(session: Session, folder: str, history: Sequence[RoundRecord]) -> None:
     """Send each client the receipts that prove that its updates were aggregated; log which clients are not reached."""
     from zk0.federation.open import get_federation

@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from tasks.events import log_line
+from tasks.retry import DISK_RETRIES
 from tasks.secrets import load_secret
 from zk0.records import RoundRecord
 from zk0.settings.session import Session
@@ -26,9 +28,11 @@ def wandb_run(session: Session, here: SessionFolder) -> Iterator[None]:
         yield
 
 
-@task(task_run_name="track round {number}", cache_policy=NO_CACHE)
-def log_rounds_to_wandb(number: int, name: str, history: Sequence[RoundRecord]) -> int:
-    """Send the rounds that the Weights & Biases run does not have yet; return how many."""
+@task(task_run_name="track round {number}", cache_policy=NO_CACHE, **DISK_RETRIES)
+def log_rounds_to_wandb(number: int, folder: str, history: Sequence[RoundRecord]) -> int:
+    """Send the rounds that the Weights & Biases run does not have yet, with their attempts; return how many."""
     from zk0.publish.wandb_tracker import current_wandb_tracker
+    from zk0.storage.results import read_rollouts
 
-    return current_wandb_tracker(name).log_rounds(history)
+    here = SessionFolder(Path(folder))
+    return current_wandb_tracker(here.name).log_rounds(history, read_rollouts(here.rollouts_folder))

@@ -195,6 +195,14 @@ def test_the_stream_forwards_by_name_and_does_not_end_tls() -> None:
     assert re.search(r"federation\.example +127\.0\.0\.1:9092;", text)
 
 
+def test_the_workflow_runs_what_ci_runs() -> None:
+    workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8"))
+    steps = [step for job in workflow["jobs"].values() for step in job["steps"]]
+    assert steps[-1] == {"run": ".ci/run"}
+    assert (ROOT / ".ci/run").stat().st_mode & 0o111
+    assert workflow["permissions"] == {"contents": "read"}
+
+
 class TestContainers:
     def test_services_share_one_image_and_open_one_port(self) -> None:
         found = services()

@@ -15,7 +15,7 @@ from rich.table import Table
 from zk0.records import clean_text
 
 if TYPE_CHECKING:
-    from zk0.audit.journal import ReceivedAnswer, SentMessage
+    from zk0.audit.journal import OperatorAct, ReceivedAnswer, SentMessage
     from zk0.federation.protocol.receipts import AuditedMessage
 
 _RIGHT_ALIGNED = ("round", "text", "weights", "norm")
@@ -77,6 +77,16 @@ def _asked_text(asked: str) -> str:
     except (ValueError, AttributeError):
         return "something that is no plan"
     return ", ".join(f"{key} {value}" for key, value in shown.items() if value not in (None, False))
+
+
+def print_operator_acts(found: "Sequence[OperatorAct]") -> None:
+    """Print one row for each thing that the operator of a server did."""
+    table = Table(title="acts of the operator", title_justify="left", box=None, pad_edge=False)
+    for title in ("time", "user", "act", "detail"):
+        table.add_column(title, no_wrap=title != "detail", overflow="fold")
+    for one in found:
+        _add_row(table, _day_and_minute(one.at), one.user, one.act, one.detail)
+    Console().print(table)
 
 
 def print_received_answers(found: "Sequence[ReceivedAnswer]", public_key: str) -> None:

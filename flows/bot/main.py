@@ -1,5 +1,6 @@
 """The command line `zk0bot`: federations over the network. Commands import heavy libraries only when they need them."""
 
+import os
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -7,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flows.bot.client_command import client_app, node_folder, print_client
+from flows.bot.serve_command import serve
 from flows.bot.server_command import DEFAULT_HOME, HomeOption, print_server, server_app, server_folder
+from flows.bot.watch_options import DEFAULT_SESSION, ConfigArgument, CooldownOption, MinNodesOption, SettingsOption
 from flows.cli.errors_to_exit_codes import errors_to_exit_codes
 from flows.cli.proxies import exempt_loopback_from_proxies
 from flows.cli.session_run import parse_overrides, run_session
@@ -16,12 +19,6 @@ from zk0.errors import SettingsError
 
 if TYPE_CHECKING:
     from zk0.federation.network.server import ServerFolder
-
-SettingsOption = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="NAME=VALUE", help="Replace a setting: --set training.lr=3e-4."),
-]
-DEFAULT_SESSION = Path("deployments/sessions/federation.toml")
 
 zk0bot_app = typer.Typer(
     name="zk0bot",
@@ -32,6 +29,7 @@ zk0bot_app = typer.Typer(
 )
 zk0bot_app.add_typer(server_app)
 zk0bot_app.add_typer(client_app)
+zk0bot_app.command("serve")(serve)
 
 
 @zk0bot_app.callback()
@@ -72,18 +70,14 @@ def zk0bot_run(
 
 @zk0bot_app.command("watch")
 def zk0bot_watch(
-    config: Annotated[
-        Path | None, typer.Argument(help=f"Session file; unset: {DEFAULT_SESSION}.", show_default=False)
-    ] = None,
-    min_fit_clients: Annotated[
-        int,
-        typer.Option(min=1, help="Number of nodes that must be connected; where the session names nodes, all of them."),
-    ] = 2,
-    cooldown: Annotated[
-        float, typer.Option(min=0, help="Hours until the next session starts even without a new node.")
-    ] = 24.0,
+    config: ConfigArgument = None,
+    min_fit_clients: MinNodesOption = 2,
+    cooldown: CooldownOption = 24.0,
     every: Annotated[float, typer.Option(min=0.1, help="Seconds between two checks.")] = 15.0,
     settings: SettingsOption = None,
+    api_key_file: Annotated[
+        Path | None, typer.Option(help="File with the key of the Prefect API; unset: PREFECT_API_AUTH_STRING.")
+    ] = None,
     home: HomeOption = DEFAULT_HOME,
 ) -> None:
     """Start a session automatically whenever enough nodes are connected; runs until Ctrl-C.
@@ -96,6 +90,8 @@ def zk0bot_watch(
         from flows.session_loading import load_session_to_run
         from zk0.federation.network.start_rule import StartRule
 
+        if api_key_file is not None:
+            os.environ["PREFECT_API_AUTH_STRING"] = api_key_file.read_text(encoding="utf-8").strip()
         check_prefect_configured()
         server = server_folder(home)
         server.settings()

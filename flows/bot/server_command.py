@@ -149,23 +149,28 @@ def print_server_log(
 
 @server_app.command("audit")
 def audit_server(
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON line per answer, with every field.")] = False,
+    as_json: Annotated[
+        bool,
+        typer.Option("--json", help="Print one JSON line per act of the operator and per answer, with every field."),
+    ] = False,
     home: HomeOption = DEFAULT_HOME,
 ) -> None:
-    """Print all answers that this server received, accepted or refused, after a check of hash chain and signatures."""
+    """Print what the operator did and all answers that this server received, after a check of chains and signatures."""
     with errors_to_exit_codes():
-        from flows.bot.audit_view import print_received_answers
+        from flows.bot.audit_view import print_operator_acts, print_received_answers
         from zk0.audit.journal import ReceivedJournal
         from zk0.federation.protocol.received_log import RECEIVED_JOURNAL
 
         server = server_folder(home)
         server.settings()
         journal = ReceivedJournal(server.path / RECEIVED_JOURNAL)
-        found = journal.read()
+        acts, found = server.operations.read(), journal.read()
         if as_json:
-            for one in found:
+            for one in (*acts, *found):
                 typer.echo(one.model_dump_json())
-        elif not found:
+            return
+        print_operator_acts(acts)
+        if not found:
             typer.echo(f"{journal.path}: no answers yet")
         else:
             print_received_answers(found, journal.public_key.read_text(encoding="ascii"))

@@ -12,7 +12,8 @@ from flows.cli.errors_to_exit_codes import errors_to_exit_codes
 from flows.cli.proxies import exempt_loopback_from_proxies
 from flows.cli.push_command import push_saved_checkpoint
 from flows.cli.rollout_command import rollout
-from flows.cli.session_run import parse_overrides, rerun_session, run_session
+from flows.cli.session_run import parse_moves, parse_overrides, rerun_session, run_session
+from flows.cli.tune_command import tune
 from flows.cli.ui_command import ui
 from flows.cli.verify_command import verify
 from flows.cli.version_option import VersionOption
@@ -37,6 +38,7 @@ zk0_app.command("verify")(verify)
 zk0_app.command("rollout")(rollout)
 zk0_app.command("compare")(compare_sessions)
 zk0_app.command("versus")(versus)
+zk0_app.command("tune")(tune)
 zk0_app.command(
     "bench",
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False},
@@ -65,6 +67,10 @@ def zk0_run(
         Path | None,
         typer.Option("--from", help="Re-run the session in this folder and compare the weights of every round."),
     ] = None,
+    moved: Annotated[
+        list[str] | None,
+        typer.Option(metavar="OLD=NEW", help="With --resume or --from: a folder of datasets or caches that was moved."),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print log lines instead of a progress bar.")] = False,
 ) -> None:
     """Run a federated session on this machine and print its results."""
@@ -72,10 +78,11 @@ def zk0_run(
         overrides = parse_overrides(settings or [])
         if sum(given is not None for given in (config, resume, again)) != 1:
             raise SettingsError("zk0 run: give one of a session file, --resume FOLDER and --from FOLDER")
+        places = parse_moves(moved or [])
         if again is not None:
-            rerun_session(again, overrides, quiet)
+            rerun_session(again, overrides, places, quiet)
         else:
-            run_session(config, overrides, resume, quiet)
+            run_session(config, overrides, resume, quiet, places)
 
 
 if __name__ == "__main__":

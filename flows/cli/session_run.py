@@ -10,32 +10,40 @@ from flows.prefect_local.prefect_toml import remove_stale_prefect_toml
 from zk0.errors import SettingsError
 
 
-def rerun_session(original: Path, overrides: dict[str, Any], quiet: bool) -> None:
+def rerun_session(original: Path, overrides: dict[str, Any], moved: dict[str, str], quiet: bool) -> None:
     """Run a session again from its folder alone, and compare the weights of every round with the first run.
 
     Args:
         original: folder of a session that has finished rounds.
-        overrides: of `output_dir`, `cache_dir` and `federation.workers`, which do not change the weights.
+        overrides: of settings that do not change the weights (`zk0.settings.moves.REPRODUCIBLE`).
+        moved: folders that were moved since the first run: old place -> new place.
         quiet: print log lines instead of a progress bar.
     """
     from zk0.audit.ledger import Ledger
     from zk0.audit.reproduction import check_reproduced
+    from zk0.settings.moves import REPRODUCIBLE
     from zk0.storage.session_folder import SessionFolder
 
-    if other := sorted(overrides.keys() - {"output_dir", "cache_dir", "federation.workers"}):
+    if other := sorted(overrides.keys() - set(REPRODUCIBLE)):
         raise SettingsError(
-            f"zk0 run --from: with --set {', '.join(other)} the weights would differ; expected output_dir, "
-            f"cache_dir or federation.workers, or a new session: zk0 run {original / 'session.toml'}"
+            f"zk0 run --from: with --set {', '.join(other)} the weights would differ; expected one of "
+            f"{', '.join(REPRODUCIBLE)}, or a new session: zk0 run {original / 'session.toml'}"
         )
     first = SessionFolder(original)
     history = Ledger(first.ledger).read()
     if not history:
         raise SettingsError(f"{original}: no finished round; expected the folder of a session")
-    made = run_session(first.session_toml, overrides, None, quiet)
+    made = run_session(first.session_toml, overrides, None, quiet, moved)
     typer.echo(check_reproduced(history, Ledger(SessionFolder(made).ledger).read(), str(original)))
 
 
-def run_session(config: Path | None, overrides: dict[str, Any], resume: Path | None, quiet: bool) -> Path:
+def run_session(
+    config: Path | None,
+    overrides: dict[str, Any],
+    resume: Path | None,
+    quiet: bool,
+    moved: dict[str, str] | None = None,
+) -> Path:
     """Run a session on this machine, print its results and return its folder.
 
     Args:
@@ -43,8 +51,9 @@ def run_session(config: Path | None, overrides: dict[str, Any], resume: Path | N
         overrides: settings by dotted name that replace those of the file.
         resume: folder of a session to resume after its last finished round.
         quiet: print log lines instead of a progress bar.
+        moved: folders that were moved since the session began: old place -> new place.
     """
-    _check_before_starting(config, overrides, resume)
+    _check_before_starting(config, overrides, resume, moved or {})
     set_prefect_defaults()
     remove_stale_prefect_toml(Path.cwd())
     from flows.cli.terminal import print_session_result, resume_hint_on_interrupt, session_progress
@@ -61,9 +70,25 @@ def run_session(config: Path | None, overrides: dict[str, Any], resume: Path | N
             config=str(config) if config else "",
             overrides=overrides or None,
             resume=str(resume) if resume else None,
+            moved=moved or None,
         )
     print_session_result(Path(folder))
     return Path(folder)
+
+
+def parse_moves(moves: list[str]) -> dict[str, str]:
+    """Parse `OLD=NEW` pairs of folders; the new one is made absolute.
+
+    >>> parse_moves(["/data=/mnt/data"])
+    {'/data': '/mnt/data'}
+    """
+    found = {}
+    for move in moves:
+        before, equals, now = move.partition("=")
+        if not equals or not Path(before).is_absolute() or not now:
+            raise SettingsError(f"--moved {move}: expected OLD=NEW, such as --moved /data/arms=/mnt/arms")
+        found[before] = str(Path(now).expanduser().resolve())
+    return found
 
 
 def parse_overrides(settings: list[str]) -> dict[str, Any]:
@@ -86,28 +111,42 @@ def parse_overrides(settings: list[str]) -> dict[str, Any]:
     return found
 
 
-def _check_before_starting(config: Path | None, overrides: dict[str, Any], resume: Path | None) -> None:
+def _check_before_starting(
+    config: Path | None, overrides: dict[str, Any], resume: Path | None, moved: dict[str, str]
+) -> None:
     """Raise an error for wrong input at once, before a server is started."""
     from flows.session_loading import check_session_inputs, load_session_to_run
     from zk0.aggregation.check_strategy import check_strategy
     from zk0.resources.session_needs import resource_lines
+    from zk0.settings.moves import resumed_session, with_moved_folders
     from zk0.storage.session_folder import SessionFolder
+    from zk0.storage.writable import check_writable
 
     if resume is not None:
-        if overrides:
-            raise SettingsError("zk0 run --resume: a session resumes with its own settings; leave --set out")
         SessionFolder(resume).check_not_locked()
-        check_strategy(SessionFolder(resume).read_session(), str(resume))
+        session = resumed_session(SessionFolder(resume).read_session(), overrides, moved, str(resume))
+        check_strategy(session, str(resume))
+        check_writable(resume.resolve(), "--resume")
+        check_writable(Path(session.cache_dir), "cache_dir")
     elif config is not None:
-        session = load_session_to_run(config, overrides)
-        SessionFolder(Path(session.output_dir)).check_writable()
+        session = with_moved_folders(load_session_to_run(config, overrides), moved, str(config))
+        check_writable(Path(session.output_dir), "output_dir")
+        check_writable(Path(session.cache_dir), "cache_dir")
         check_session_inputs(session)
         for line in resource_lines(session):
             typer.echo(line, err=True)
 
 
 def set_prefect_defaults() -> None:
-    """Set defaults of environment variables: no log lines of Prefect in the terminal, no telemetry."""
+    """Set defaults of environment variables: no log lines of Prefect in the terminal, no telemetry.
+
+    Raises:
+        SettingsError: Prefect will start a server of its own, and its home cannot be written.
+    """
+    from zk0.storage.writable import check_writable
+
+    if "PREFECT_API_URL" not in os.environ and not Path("prefect.toml").is_file():
+        check_writable(Path(os.environ.get("PREFECT_HOME", "~/.prefect")).expanduser(), "PREFECT_HOME")
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")

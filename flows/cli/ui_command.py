@@ -33,15 +33,21 @@ def ui(
     """Start a Prefect server with its UI and a worker, and register the deployments; runs until Ctrl-C."""
     console = Console(highlight=False, soft_wrap=True)
     root = Path.cwd()
-    default_home = Path(os.environ.get("PREFECT_HOME", "~/.prefect")).expanduser()
-    chosen_home = (home or default_home).resolve()
-    with errors_to_exit_codes(), _until_stopped(), local_prefect(root, chosen_home, port, console.print) as running:
+    with (
+        errors_to_exit_codes(),
+        _until_stopped(),
+        local_prefect(root, _chosen_home(home), port, console.print) as running,
+    ):
         if home is not None:
             _print_addresses(console, running, found_by_prefect=False)
             _watch_processes(running)
         with prefect_toml_written(root, running.server.api_url, running.server.api_key) as written:
             _print_addresses(console, running, found_by_prefect=written)
             _watch_processes(running)
+
+
+def _chosen_home(home: Path | None) -> Path:
+    return (home or Path(os.environ.get("PREFECT_HOME", "~/.prefect"))).expanduser().resolve()
 
 
 @contextmanager

@@ -116,3 +116,19 @@ def test_errors_name_the_missing_step(bot: Bot, tmp_path: Path) -> None:
     bot("server enroll arm-2")
     assert "belongs to the node arm-1, not to arm-2" in bot.fails("client start sim:lift-red --kit arm-2.kit")
     assert "leave session file and --rounds out" in bot.fails(f"run --resume {tmp_path} --rounds 3")
+
+
+def test_what_the_operator_did(bot: Bot) -> None:
+    bot("server init")
+    bot("server enroll arm-1")
+    bot("server revoke arm-1")
+    acts = [json.loads(line) for line in bot("server audit --json").splitlines()]
+    assert [act["act"] for act in acts] == ["init", "enroll", "revoke"]
+    assert json.loads(acts[0]["detail"])["port"] == 9092
+    assert acts[1]["detail"] == acts[2]["detail"]
+    assert acts[1]["detail"].startswith("arm-1 SHA256:")
+    assert all(act["user"] and act["at"] for act in acts)
+    assert " ".join(bot("server audit").split()).count("arm-1 SHA256:") == 2
+    journal = bot.home / "server" / "operations.jsonl"
+    journal.write_bytes(journal.read_bytes().replace(b"revoke", b"enroll"))
+    assert "it was changed" in bot.fails("server audit", code=1)

@@ -20,6 +20,7 @@ from prefect.client.schemas.sorting import TaskRunSort
 
 from zk0.audit.ledger import Ledger
 from zk0.records import RoundRecord
+from zk0.storage.session_folder import SessionFolder
 from zk0.weights.digests import check_weights
 
 pytestmark = pytest.mark.timeout(900)  # the first test waits for a server and for half a minute of imports
@@ -180,6 +181,27 @@ def test_killed_in_the_second_round(
     assert steps(folder) == kill.steps
     assert steps(folder, 1) == (1, 1)
     assert temporary_files(folder) == []
+
+
+def test_moved_to_another_place(
+    forked_zk0: Any, uninterrupted: Callable[[str], UninterruptedSession], tmp_path: Path
+) -> None:
+    """Session, data and cache lie in other folders, and the old data is gone: the weights are the same."""
+    expected = uninterrupted("fedavgm")
+    folder, before, now = expected.copy(tmp_path / "elsewhere"), forked_zk0.path / "data", tmp_path / "data"
+    shutil.copytree(before, now)
+    places = ["--moved", f"{before}={now}", "--set", f"cache_dir={tmp_path / 'cache'}"]
+    hidden = before.rename(before.with_name("hidden data"))
+    try:
+        done = forked_zk0.run([*forked_zk0.resume_arguments(folder), *places], ("open", r"/\.federated_metrics", 1))
+    finally:
+        hidden.rename(before)
+    assert done.code == -signal.SIGKILL, done.output[-3000:]
+    assert digests(folder) == digests(expected.folder)
+    assert rounds(folder)[2].evaluation.sets == rounds(expected.folder)[2].evaluation.sets
+    session = SessionFolder(folder).read_session()
+    assert [client.place for client in session.clients] == [f"{now}/a", f"{now}/b"]
+    assert [client.dataset for client in session.clients] == [f"local:{before}/a", f"local:{before}/b"]
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """Prefect retries only what may succeed later."""
 
 import asyncio
+import errno
 
 import pytest
 from prefect import Task
@@ -13,9 +14,14 @@ import tasks.preparation
 import tasks.reporting
 import tasks.rounds
 from tasks.retry import is_transient
-from zk0.errors import DatasetError, RoundIncomplete, TransientError, UpdateError
+from zk0.errors import CheckpointError, DatasetError, RoundIncomplete, TransientError, UpdateError
 
 MODULES = (flows.federated_session, tasks.preparation, tasks.intake, tasks.evaluation, tasks.reporting, tasks.rounds)
+
+
+def caused_by(error: Exception, cause: Exception) -> Exception:
+    error.__cause__ = cause
+    return error
 
 
 @pytest.mark.parametrize(
@@ -25,7 +31,11 @@ MODULES = (flows.federated_session, tasks.preparation, tasks.intake, tasks.evalu
         (RoundIncomplete("1 good update, expected 2"), True),
         (DatasetError("episode 3 cannot be decoded"), False),
         (UpdateError("NaN"), False),
-        (OSError("disk full"), False),
+        (OSError(errno.ENOSPC, "disk full"), False),
+        (OSError(errno.EROFS, "read-only"), False),
+        (OSError(errno.ESTALE, "stale file handle"), True),
+        (caused_by(CheckpointError("cannot be read"), OSError(errno.EIO, "input/output error")), True),
+        (caused_by(CheckpointError("another digest"), ValueError("no disk")), False),
         (ZeroDivisionError("a bug"), False),
     ],
 )
@@ -41,4 +51,10 @@ def test_no_task_retries_on_another_error() -> None:
     assert len(found) >= 12
     careless = [name for name, t in found.items() if t.retries and t.retry_condition_fn is not is_transient]
     assert careless == []
+    without = {name for name, t in found.items() if not t.retries and t.retry_condition_fn is None}
+    assert without == {
+        "federated_round",  # its steps are retried
+        "check_datasets_disjoint", "pool_statistics",  # pure functions
+        "show_findings", "show_preview", "update_round_artifacts",  # Prefect's client itself retries its requests
+    }  # fmt: skip
     assert found["train_clients"].retry_condition_fn is is_transient

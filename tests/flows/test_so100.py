@@ -115,6 +115,16 @@ def test_the_saved_policy_names_no_device_and_the_shapes_of_its_cameras(finished
     assert shapes == {f"observation.images.camera{n}": [3, SIDE, SIDE] for n in (1, 2)}
 
 
+def test_the_network_session_differs_only_in_its_clients_and_messages() -> None:
+    from zk0.settings.loading import load_session
+
+    local, network = (load_session(ROOT / f"deployments/sessions/{name}.toml") for name in ("so100", "so100-network"))
+    assert network.federation.engine == "deployment"
+    assert network.clients == ()
+    changed = {name for name in type(local).model_fields if getattr(local, name) != getattr(network, name)}
+    assert changed == {"name", "clients", "federation"}
+
+
 def _mean_plus_std(moments: Moments) -> torch.Tensor:
     return torch.tensor(moments.mean) + torch.tensor(moments.std)
 

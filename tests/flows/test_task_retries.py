@@ -1,5 +1,7 @@
 """Tasks fail once for real, because the Hub does not respond, and succeed in the second attempt."""
 
+import errno
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -111,6 +113,32 @@ def test_the_dataset_of_a_client(hub: Any, session: Session, in_flow: Any, tmp_p
         counts, state = in_flow(join_clients, "s", session, ())
     assert counts == [2]
     assert state.is_completed()
+
+
+def test_a_disk_that_comes_back(
+    session: Session, in_flow: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first time that the ledger is opened, its server is away."""
+    from tasks.rounds import record_round
+    from zk0.records import Checkpoint, RoundRecord
+    from zk0.storage.session_folder import SessionFolder
+
+    here, opened, open_file = SessionFolder(tmp_path / "session"), list[str](), os.open
+    checkpoint = Checkpoint(round=0, path="round-000/weights.safetensors", digest="d" * 64, bytes=1)
+    record = RoundRecord(round=0, checkpoint=checkpoint, seconds=1.0, finished_at="2026-01-01T00:00:00+00:00")
+
+    def once_stale(path: Any, *arguments: Any, **options: Any) -> int:
+        if str(path).endswith("ledger.jsonl"):
+            opened.append(str(path))
+            if len(opened) == 1:
+                raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return open_file(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", once_stale)
+    counts, state = in_flow(record_round, session, str(here.path), record)
+    assert counts == [2]
+    assert state.is_completed()
+    assert len(here.ledger.read_text().splitlines()) == 1
 
 
 def test_a_start_policy(hub: Any, session: Session, in_flow: Any, tmp_path: Path) -> None:

@@ -2,40 +2,42 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from flows.cli.tune_command import parse_space
+from zk0.errors import SettingsError
 from zk0.settings.loading import load_session
 
 ROOT = Path(__file__).parents[2]
-SEARCH = """
-import sys
-from pathlib import Path
-from flows.prefect_local.temporary_server import configured_or_temporary_server
 
-if __name__ == "__main__":
-    with configured_or_temporary_server(Path.cwd(), print):
-        from flows.hyperparameter_search import hyperparameter_search
 
-        print(hyperparameter_search(
-            config="deployments/sessions/smoke.toml", overrides={"rollout.tasks": [], "federation.workers": 0},
-            trials=3, folder=sys.argv[1],
-            space={"training.lr": {"low": 1e-4, "high": 1e-3, "log": True}},
-        ))
-"""
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("training.lr=1e-4", "--space training.lr=0.0001: Input should be a valid dictionary or instance of Dimension"),
+        ("training.lr={low=1}", "expected either low and high, or choices"),
+        ("training.lr={low=2, high=1}", "low 2 is above high 1"),
+    ],
+)
+def test_what_cannot_be_searched(given: str, message: str) -> None:
+    with pytest.raises(SettingsError, match=re.escape(message)):
+        parse_space([given])
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_two_runs_search_in_one_folder(tmp_path: Path) -> None:
-    (tmp_path / "search.py").write_text(SEARCH)
     folder, environment = tmp_path / "found", {**os.environ, "PYTHONPATH": str(ROOT)}
     runs = []
     for name in ("one", "two"):
-        command = [sys.executable, str(tmp_path / "search.py"), str(folder)]
+        command = [sys.executable, "-m", "flows.cli.main", "tune", "deployments/sessions/smoke.toml", "--quiet"]
+        command += ["--trials", "3", "--out", str(folder), "--set", "rollout.tasks=[]", "--set", "federation.workers=0"]
+        command += ["--space", "training.lr={low=1e-4, high=1e-3, log=true}"]
         home = {"PREFECT_HOME": str(tmp_path / name)}
         with (tmp_path / f"{name}.log").open("w") as log:
             runs.append(subprocess.Popen(command, cwd=ROOT, env=environment | home, stdout=log, stderr=log))

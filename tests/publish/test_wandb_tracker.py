@@ -11,7 +11,16 @@ from scipy import stats
 
 from zk0.errors import PublishError
 from zk0.publish.wandb_tracker import current_wandb_tracker, open_wandb_tracker, round_values
-from zk0.records import ClientEvaluation, ClientMetrics, ClientScore, Contribution, RoundDecision, RoundRecord, Update
+from zk0.records import (
+    ClientEvaluation,
+    ClientMetrics,
+    ClientScore,
+    Contribution,
+    Rollout,
+    RoundDecision,
+    RoundRecord,
+    Update,
+)
 from zk0.settings.loading import parse_session
 from zk0.settings.session import Session
 
@@ -71,6 +80,25 @@ def test_keys_of_a_round(evaluated_rounds: Any) -> None:
     assert values["server_clients_evaluate_seconds"] == 1.0
     assert "client_a_cosine_to_mean" not in values
     assert all(key.startswith(("server_", "client_")) for key in values)
+
+
+def test_success_rate_and_losses_of_clients(evaluated_rounds: Any) -> None:
+    record = trained(evaluated_rounds(3)[3])
+    common = {"checkpoint": "c", "task": "lift", "conditions_digest": "d", "steps": 9, "duration_seconds": 1.0}
+    rollouts = [
+        Rollout(round=number, seed=seed, success=seed < successes, fps=10, smoothness=None, **common)
+        for number, successes in ((0, 1), (3, 3))
+        for seed in range(4)
+    ]
+    values = round_values(record, rollouts)
+    assert (values["server_success_rate"], values["server_attempts"]) == (0.75, 4)
+    assert (values["server_success_rate_lower"], values["server_success_rate_upper"]) == pytest.approx(
+        (0.301, 0.954), abs=1e-3
+    )
+    assert values["server_start_success_rate"] == 0.25
+    assert (values["client_a_mu"], values["server_avg_client_loss"], values["server_std_client_loss"]) == (0.01, 0.5, 0)
+    assert values["server_generalization_gap"] == 0, "the client holds out what nobody trains on"
+    assert "server_success_rate" not in round_values(record)
 
 
 def test_missing_values_have_no_key(evaluated_rounds: Any) -> None:

@@ -93,6 +93,22 @@ def test_success_rates_stand_beside_the_losses_of_their_round(
     assert [entry["success"] is not None for entry in rounds] == [True, False, False, True]
 
 
+def test_cross_task_loss_and_generalization_gap(history: list[RoundRecord]) -> None:
+    """Means over four clients' held-out episodes and two unseen sets."""
+    record = history[3]
+    assert record.evaluation is not None
+    assert record.client_evaluation is not None
+    seen = [s.score.policy_loss for s in record.client_evaluation.scores]
+    unseen = [s.policy_loss for s in record.evaluation.sets]
+    assert len(seen) + len(unseen) == 5, "one client did not respond"
+    for found in (server_eval(record), federated_metrics(history)[3]):
+        assert found.cross_task_loss == pytest.approx(sum([*seen, *unseen]) / 5)
+        assert found.generalization_gap == pytest.approx((0.555 + 0.755) / 2 - fmean(seen))
+    assert (server_eval(history[2]).cross_task_loss, server_eval(history[2]).generalization_gap) == (None, None)
+    assert server_eval(history[1]).generalization_gap is None, "no client evaluated"
+    assert server_eval(history[1]).cross_task_loss == pytest.approx(0.902)
+
+
 def test_files_are_json_with_null_for_missing_values(history: list[RoundRecord], tmp_path: Path) -> None:
     write_metric_files(tmp_path, history)
     written = sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file())

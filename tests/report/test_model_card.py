@@ -8,7 +8,7 @@ import yaml
 from markdown_it import MarkdownIt
 
 from zk0.errors import ReportError
-from zk0.records import Member, RoundRecord, StatisticsGroup
+from zk0.records import Member, Rollout, RoundRecord, StatisticsGroup
 from zk0.report.model_card import CardProof, model_card
 from zk0.settings.session import Session
 from zk0.settings.training_settings import PolicySettings
@@ -53,6 +53,18 @@ def test_numbers_are_those_of_the_records(session: Session, members: list[Member
     assert settings["learning rate"] == "0.0001 (last round 5e-05)"
     assert settings["FedProx mu"] == "0.01 (last round 0.0105)"
     assert _rows(body, "weights")[1] == ["round 3 (this checkpoint)", "3c" * 32]
+
+
+def test_attempts_in_closed_loop(
+    session: Session, members: list[Member], history: list[RoundRecord], rollouts: list[Rollout]
+) -> None:
+    _, body = _parts(model_card(session, members, history, rollouts=rollouts))
+    assert (
+        "In closed loop, 1 of 3 attempts succeeded (33 %; 95 % Wilson interval 6 % to 79 %), 0 of 3 in round 0." in body
+    )
+    (row,) = _rows(body, "task")
+    assert row[:5] == ["place", "place", "3", "0 (0 % to 56 %)", "1 (6 % to 79 %)"]
+    assert "closed loop" not in _parts(model_card(session, members, history))[1]
 
 
 def test_lora_settings_are_listed(session: Session, members: list[Member], history: list[RoundRecord]) -> None:

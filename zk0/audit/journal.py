@@ -1,7 +1,8 @@
 """Signed journals of the messages between clients and server, one chained line a message (`zk0.audit.hash_chain`).
 
 A client writes each of its answers to `sent.jsonl` before it sends it; a server writes each answer that it gets, and
-whether it was used, to `accepted.jsonl`. Both can later prove what was exchanged.
+whether it was used, to `accepted.jsonl`. Both can later prove what was exchanged. What the server's operator does is in
+`operations.jsonl`, with the key `act`.
 
 A line of `sent.jsonl` is `{"previous":"<64 hex digits>","sent":{...},"signature":"<128 hex digits>"}`; in
 `accepted.jsonl` the key is `accepted`. The signature is Ed25519 (RFC 8032) over the bytes of the line before
@@ -12,6 +13,7 @@ public key lies beside it, for everybody who wants to check the lines.
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -86,6 +88,18 @@ class ReceivedAnswer(Record):
     """Bytes of the weights that were sent."""
     update_norm: float | None = None
     examples: int | None = None
+
+
+class OperatorAct(Record):
+    """One thing that the operator of a server did."""
+
+    at: str
+    """ISO 8601 with time zone."""
+    user: str
+    """Account on the server's machine."""
+    act: Literal["init", "enroll", "revoke", "start", "stop"]
+    detail: str
+    """Settings as JSON (init), name and key fingerprint of a node (enroll, revoke), address (start)."""
 
 
 class _Line(ChainedLine):
@@ -192,3 +206,10 @@ class ReceivedJournal(SignedJournal[ReceivedAnswer]):
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, "accepted", ReceivedAnswer)
+
+
+class OperatorJournal(SignedJournal[OperatorAct]):
+    """A journal of what the operator of a server did (`operations.jsonl`)."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, "act", OperatorAct)

@@ -73,7 +73,7 @@ class Client:
             DatasetError: the dataset is missing, or an error of it cannot be repaired.
         """
         uri, renames = self.settings.dataset, self.settings.rename_map
-        root = locate_or_record(uri, self.cache, self.terms.simulator)
+        root = locate_or_record(self.settings.location, self.cache, self.terms.simulator)
         may_repair = self.terms.data.repair == "repair" and self.settings.allow_repair
         return usable_dataset(uri, root, self.cache, renames, may_repair=may_repair)
 

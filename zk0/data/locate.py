@@ -6,8 +6,7 @@ from pathlib import Path
 
 from zk0.errors import DatasetError, first_line
 from zk0.hub_outages import hub_outage
-
-LOCAL_SCHEME = "local:"
+from zk0.settings.dataset_settings import LOCAL_SCHEME
 
 
 def locate(uri: str, cache: Path) -> Path:

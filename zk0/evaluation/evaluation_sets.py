@@ -33,7 +33,7 @@ def prepare_evaluation_set(settings: EvaluationSetSettings, session: Session) ->
         EvaluationError: the dataset has fewer than `first_episodes` or `last_episodes` episodes.
     """
     cache, terms = Path(session.cache_dir), session_terms(session, session.name)
-    root = locate_or_record(settings.dataset, cache, session.simulator)
+    root = locate_or_record(settings.location, cache, session.simulator)
     may_repair = session.data.repair == "repair"
     usable = usable_dataset(settings.dataset, root, cache, settings.rename_map, may_repair=may_repair)
     report = admit_dataset(settings.dataset, usable.root, terms, usable.rename_map, settings.units)

@@ -99,12 +99,19 @@ class SessionSetup(Record):
 
     def _check_unchanged(self, written: SessionSetup) -> None:
         before, now = _episode_digests(written), _episode_digests(self)
+        renamed = sorted(now.keys() - before.keys())
+        if renamed and sorted(before.values()) == sorted(now.values()):
+            known = ", ".join(sorted(before.keys() - now.keys()))
+            raise DatasetError(
+                f"{', '.join(renamed)}: the session knows these episodes as {known}; "
+                "keep the names in session.toml, and resume with --moved OLD=NEW"
+            )
         if changed := sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name)):
             raise DatasetError(
                 f"{', '.join(changed)}: not the episodes that this session began with; "
                 "restore them or start a new session"
             )
-        if self.recipe != written.recipe:
+        if self.recipe != written.recipe.model_copy(update={"path": self.recipe.path}):
             raise PolicyError(
                 f"{self.recipe.path}: not the policy that this session began with (frozen weights differ)"
             )

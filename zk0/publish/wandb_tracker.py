@@ -7,14 +7,16 @@ session's folder; `wandb sync` uploads it later.
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import fmean, pstdev
 from typing import Any, get_args
 
 from pydantic import SecretStr
 
 from zk0.errors import PublishError, first_line
-from zk0.records import Evaluation, RoundRecord
+from zk0.records import Evaluation, Rollout, RoundRecord
 from zk0.settings.session import Session
-from zk0.stats.intervals import EpisodeMetric, evaluation_estimate
+from zk0.stats.intervals import EpisodeMetric, evaluation_estimate, wilson_interval
+from zk0.stats.task_means import cross_task_loss, generalization_gap
 from zk0.storage.redaction import public_name, public_values
 
 WANDB_KEY = "WANDB_API_KEY"
@@ -29,11 +31,16 @@ class WandbTracker:
         self._run = run
         self._next_round = int(run.step)
 
-    def log_rounds(self, history: Sequence[RoundRecord]) -> int:
-        """Log the rounds that the run does not have yet, and return their number."""
+    def log_rounds(self, history: Sequence[RoundRecord], rollouts: Sequence[Rollout] = ()) -> int:
+        """Log the rounds that the run does not have yet, and return their number.
+
+        Args:
+            history: the finished rounds.
+            rollouts: closed-loop attempts of these rounds' models.
+        """
         new = [record for record in history if record.round >= self._next_round]
         for record in new:
-            self._run.log(round_values(record), step=record.round)
+            self._run.log(round_values(record, rollouts), step=record.round)
             self._next_round = record.next_round
         return len(new)
 
@@ -101,16 +108,23 @@ def current_wandb_tracker(name: str) -> WandbTracker:
     return _open[name]
 
 
-def round_values(record: RoundRecord) -> dict[str, float]:
-    """Values of a round by key; a value that was not measured has no key."""
+def round_values(record: RoundRecord, rollouts: Sequence[Rollout] = ()) -> dict[str, float]:
+    """Values of a round by key; a value that was not measured has no key.
+
+    Args:
+        record: of the round.
+        rollouts: closed-loop attempts of the session.
+    """
     values = {f"server_{key}": value for key, value in _server_values(record).items()}
+    values |= {f"server_{key}": value for key, value in _success_values(record.round, rollouts).items()}
     for client, of_client in _client_values(record).items():
         values |= {f"client_{client}_{key}": value for key, value in of_client.items()}
     return {key: value for key, value in values.items() if value is not None}
 
 
 def _server_values(record: RoundRecord) -> dict[str, Any]:
-    decision = record.decision
+    decision, used = record.decision, {contribution.client for contribution in record.contributions}
+    losses = [update.metrics.policy_loss for update in record.updates if update.client in used]
     return {
         **(_evaluation_values(record.evaluation) if record.evaluation else {}),
         "lr": decision and decision.lr,
@@ -118,10 +132,26 @@ def _server_values(record: RoundRecord) -> dict[str, Any]:
         "adaptive_factor": decision and decision.lr_factor,
         "param_update_norm": record.param_update_norm,
         "num_clients": len(record.contributions),
+        "avg_client_loss": fmean(losses) if losses else None,
+        "std_client_loss": pstdev(losses) if losses else None,
+        "cross_task_loss": cross_task_loss(record),
+        "generalization_gap": generalization_gap(record),
         "num_refused": len(record.refusals),
         "seconds": record.seconds,
         **{f"{stage.replace(' ', '_')}_seconds": seconds for stage, seconds in record.stage_seconds.items()},
     }
+
+
+def _success_values(round_number: int, rollouts: Sequence[Rollout]) -> dict[str, float]:
+    """Success rate of a round's attempts with its 95 % interval (Wilson), and that of the start policy."""
+    attempts = [rollout.success for rollout in rollouts if rollout.round == round_number]
+    at_start = [rollout.success for rollout in rollouts if rollout.round == 0]
+    if not attempts:
+        return {}
+    lower, upper = wilson_interval(sum(attempts), len(attempts))
+    values = {"success_rate": fmean(attempts), "success_rate_lower": lower, "success_rate_upper": upper}
+    start = {"start_success_rate": fmean(at_start)} if at_start else {}
+    return {**values, "attempts": float(len(attempts)), **start}
 
 
 def _evaluation_values(evaluation: Evaluation) -> dict[str, Any]:
@@ -149,6 +179,7 @@ def _client_values(record: RoundRecord) -> Mapping[str, dict[str, Any]]:
             "update_norm": metrics.update_norm,
             "local_steps": metrics.local_steps,
             "lr": metrics.lr_first,
+            "mu": record.decision.mu if record.decision else None,
             "adaptive_factor": factors.get(update.client, 1.0),
             "train_seconds": metrics.seconds,
         }

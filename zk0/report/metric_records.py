@@ -62,6 +62,10 @@ class ServerEval(Record):
     policy_loss_se: float | None
     action_error_degrees: float | None
     success: SuccessRate | None
+    cross_task_loss: float | None
+    """Mean policy loss over clients' held-out episodes and unseen datasets (`zk0.stats.task_means`)."""
+    generalization_gap: float | None
+    """Mean loss on unseen datasets minus that on clients' held-out episodes."""
     evaluation: Evaluation | None
     client_evaluation: ClientEvaluation | None
     aggregated_client_metrics: AggregatedClients
@@ -76,6 +80,10 @@ class FederatedRound(Record):
     policy_loss: float | None
     action_error_degrees: float | None
     success: SuccessRate | None
+    cross_task_loss: float | None
+    """Mean policy loss over clients' held-out episodes and unseen datasets (`zk0.stats.task_means`)."""
+    generalization_gap: float | None
+    """Mean loss on unseen datasets minus that on clients' held-out episodes."""
     unseen_policy_loss: dict[str, float]
     """By dataset that no client trains on."""
     held_out_policy_loss: dict[str, float]

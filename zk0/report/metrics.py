@@ -22,6 +22,7 @@ from zk0.stats.intervals import (
     paired_improvement,
     wilson_interval,
 )
+from zk0.stats.task_means import cross_task_loss, generalization_gap
 
 
 def sorted_by_round(history: Sequence[RoundRecord]) -> list[RoundRecord]:
@@ -83,6 +84,8 @@ def server_eval(record: RoundRecord, rollouts: Sequence[Rollout] = ()) -> Server
         policy_loss_se=evaluation.policy_loss_se if evaluation else None,
         action_error_degrees=evaluation.action_error_degrees if evaluation else None,
         success=success_rate(rollouts, record.round),
+        cross_task_loss=cross_task_loss(record),
+        generalization_gap=generalization_gap(record),
         evaluation=evaluation,
         client_evaluation=record.client_evaluation,
         aggregated_client_metrics=_aggregated_clients(record),
@@ -102,6 +105,8 @@ def federated_metrics(history: Sequence[RoundRecord], rollouts: Sequence[Rollout
                 policy_loss=evaluation.policy_loss if evaluation else None,
                 action_error_degrees=evaluation.action_error_degrees if evaluation else None,
                 success=success_rate(rollouts, record.round),
+                cross_task_loss=cross_task_loss(record),
+                generalization_gap=generalization_gap(record),
                 unseen_policy_loss={s.dataset: s.policy_loss for s in evaluation.sets} if evaluation else {},
                 held_out_policy_loss={s.client: s.score.policy_loss for s in by_clients.scores} if by_clients else {},
                 lr=decision.lr if decision else None,

@@ -6,16 +6,18 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from zk0.errors import ReportError
-from zk0.records import Evaluation, Member, RoundRecord, StatisticsGroup
+from zk0.records import Member, Rollout, RoundRecord, StatisticsGroup
 from zk0.report.card_groups import group_section
 from zk0.report.conclusions import session_conclusions
 from zk0.report.metrics import sorted_by_round
-from zk0.report.number_format import DASH, count, number
+from zk0.report.number_format import DASH, count, fixed, number
 from zk0.report.tables.group_tables import still_joints_note
 from zk0.report.tables.markdown import escape_markdown, markdown_table
+from zk0.report.tables.rollout_tables import task_table
 from zk0.report.tables.table import mean_cell
 from zk0.settings.session import Session
 from zk0.settings.training_settings import BASE, TINY
+from zk0.stats.task_means import cross_task_loss, generalization_gap
 from zk0.storage.redaction import last_component, public_name
 
 _PRECISIONS = {
@@ -49,6 +51,7 @@ def model_card(
     history: Sequence[RoundRecord],
     proof: CardProof | None = None,
     groups: Sequence[StatisticsGroup] = (),
+    rollouts: Sequence[Rollout] = (),
 ) -> str:
     """README.md of the checkpoint of the history's last round, with the Hub's front matter.
 
@@ -60,6 +63,7 @@ def model_card(
         history: up to the round of the checkpoint.
         proof: digests by which the checkpoint can be verified; None: only those of the weights.
         groups: statistics by joints and units, the default group first.
+        rollouts: closed-loop attempts of models up to this round.
 
     Raises:
         ReportError: no round is finished.
@@ -72,8 +76,9 @@ def model_card(
         _front_matter(session, members),
         f"# {escape_markdown(session.name)}, round {last.round}",
         _description(session, members, last),
-        "## Results\n\n" + " ".join(escape_markdown(s) for s in session_conclusions(rows, ()).sentences),
-        _scores(session, last.evaluation),
+        "## Results\n\n" + " ".join(escape_markdown(s) for s in session_conclusions(rows, rollouts).sentences),
+        _scores(session, last),
+        _attempts(rollouts),
         "## Data\n\n" + _data(session, members),
         still_joints_note(session, groups),
         group_section(groups),
@@ -137,7 +142,17 @@ def _policy_name(session: Session) -> str:
     return shown + (f" at revision {escape_markdown(session.policy.revision)}" if session.policy.revision else "")
 
 
-def _scores(session: Session, evaluation: Evaluation | None) -> str:
+def _attempts(rollouts: Sequence[Rollout]) -> str:
+    """Table of the closed-loop attempts by task; empty where none was made."""
+    if not rollouts:
+        return ""
+    headings, rows = task_table(rollouts).as_text()
+    note = "Attempts in closed loop in the simulator, each from a seed of its own; smoothness is 0 for a smooth path."
+    return f"{markdown_table(headings, rows)}\n\n{note}"
+
+
+def _scores(session: Session, record: RoundRecord) -> str:
+    evaluation = record.evaluation
     if evaluation is None:
         return "This round was not evaluated."
     unit = session.contract.units
@@ -161,6 +176,12 @@ def _scores(session: Session, evaluation: Evaluation | None) -> str:
         f"{evaluation.times} times per frame. The action error is the mean absolute error of the predicted chunk, open "
         f"loop. Normalization: {escape_markdown(evaluation.normalization)}; seed {evaluation.seed}."
     )
+    if (gap := generalization_gap(record)) is not None:
+        mean = fixed(cross_task_loss(record), 3)
+        note += (
+            f" Mean policy loss over clients' held-out episodes and unseen datasets: {mean}; unseen minus held out "
+            f"(generalization gap): {fixed(gap, 3)}."
+        )
     return f"{markdown_table(headings, rows)}\n\n{note}"
 
 

@@ -8,8 +8,9 @@ from typing import Literal
 from zk0.data.check.metadata_check import DatasetUse, dataset_uses, read_use_info
 from zk0.data.dataset_folder import list_folder
 from zk0.data.dataset_info import DatasetInfo
-from zk0.data.locate import LOCAL_SCHEME, downloaded_folder
+from zk0.data.locate import downloaded_folder
 from zk0.records import Record
+from zk0.settings.dataset_settings import LOCAL_SCHEME
 from zk0.settings.session import Session
 
 VIDEO_BYTES_PER_PIXEL = 0.05
@@ -83,7 +84,7 @@ def _size(use: DatasetUse, session: Session, clients: int) -> DatasetSize:
     cache = Path(session.cache_dir)
     if use.dataset.startswith("sim:"):
         return _simulated(use, session, clients)
-    info, is_local = read_use_info(use, cache), use.dataset.startswith(LOCAL_SCHEME)
+    info, is_local = read_use_info(use, cache), use.location.startswith(LOCAL_SCHEME)
     frames, pixels = info.total_frames or 0, _pixels(info)
     return DatasetSize(
         dataset=use.dataset,

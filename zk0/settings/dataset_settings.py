@@ -18,17 +18,30 @@ SO101_JOINTS = (
 DatasetUri = Annotated[str, Field(min_length=1, description="hf:user/name, user/name, local:/path or sim:task")]
 SafeName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=64)]
 """A name that can be part of a file name on every system."""
+LOCAL_SCHEME = "local:"
 _UNITS = "units of state and action; unset: those that the joint names or the values allow, else the contract's"
+_PLACE = "folder of this machine where the dataset lies, if not where `dataset` says; records keep the name `dataset`"
 _RENAME_MAP = "feature key in the dataset -> feature key in the contract"
 
 
-class ClientSettings(Record):
+class UsedDataset(Record):
+    """A dataset that a session uses, and how its features are read."""
+
+    dataset: DatasetUri
+    place: str | None = Field(default=None, description=_PLACE)
+    rename_map: dict[str, str] = Field(default={}, description=_RENAME_MAP)
+    units: JointUnits | None = Field(default=None, description=_UNITS)
+
+    @property
+    def location(self) -> str:
+        """URI of the place where the dataset lies on this machine."""
+        return self.dataset if self.place is None else f"{LOCAL_SCHEME}{self.place}"
+
+
+class ClientSettings(UsedDataset):
     """One client and its dataset."""
 
     name: SafeName = Field(description="name of the client's folder, and of its series in charts")
-    dataset: DatasetUri
-    rename_map: dict[str, str] = Field(default={}, description=_RENAME_MAP)
-    units: JointUnits | None = Field(default=None, description=_UNITS)
     partition_index: int = Field(
         default=0, ge=0, description="index of the client among those that share the dataset (see partition_count)"
     )
@@ -59,21 +72,15 @@ class ClientSettings(Record):
         return self
 
 
-class PartitionSettings(Record):
+class PartitionSettings(UsedDataset):
     """One dataset shared by several clients, split by `episode_index % clients`; it takes the place of [[clients]]."""
 
-    dataset: DatasetUri
     clients: int = Field(ge=1, description="number of clients that share the dataset; they are named client_0, ...")
-    rename_map: dict[str, str] = Field(default={}, description=_RENAME_MAP)
-    units: JointUnits | None = Field(default=None, description=_UNITS)
 
 
-class EvaluationSetSettings(Record):
+class EvaluationSetSettings(UsedDataset):
     """One evaluation set: a dataset that no client trains on."""
 
-    dataset: DatasetUri
-    rename_map: dict[str, str] = Field(default={}, description=_RENAME_MAP)
-    units: JointUnits | None = Field(default=None, description=_UNITS)
     first_episodes: int | None = Field(
         default=None, ge=1, description="evaluate on the first N episodes only; not together with last_episodes"
     )

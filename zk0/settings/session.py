@@ -152,7 +152,9 @@ class Session(Record):
         def located[T: (ClientSettings, PartitionSettings, EvaluationSetSettings)](settings: T) -> T:
             scheme, colon, rest = settings.dataset.partition(":")
             is_folder = bool(colon) and scheme == "local"
-            return settings.model_copy(update={"dataset": f"local:{absolute(rest)}"}) if is_folder else settings
+            changes = {"dataset": f"local:{absolute(rest)}"} if is_folder else {}
+            places = {"place": absolute(settings.place)} if settings.place is not None else {}
+            return settings.model_copy(update={**changes, **places})
 
         policy, federation, evaluation = self.policy, self.federation, self.evaluation
         is_folder = policy.path not in (TINY, BASE) and Path(absolute(policy.path)).is_dir()
@@ -216,6 +218,7 @@ class Session(Record):
         return (
             EvaluationSetSettings(
                 dataset=shared.dataset,
+                place=shared.place,
                 rename_map=shared.rename_map,
                 units=shared.units,
                 last_episodes=self.data.holdout_episodes,
@@ -231,6 +234,7 @@ class Session(Record):
             ClientSettings(
                 name=f"client_{index}",
                 dataset=shared.dataset,
+                place=shared.place,
                 rename_map=shared.rename_map,
                 units=shared.units,
                 partition_index=index,

@@ -3,7 +3,6 @@
 import fcntl
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -110,16 +109,15 @@ class SessionFolder:
         except OSError as e:
             raise _not_writable(self.path, e) from e
 
-    def check_writable(self) -> None:
-        """Make the folder if it is missing, and check that files can be written into it.
+    def replace_session(self, session: Session) -> None:
+        """Write session.toml again, after the session has moved to another place.
 
         Raises:
-            SettingsError: they cannot.
+            SettingsError: the folder cannot be written.
         """
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=self.path):
-                return
+            if self.session_toml.read_text(encoding="utf-8") != (text := to_toml(session)):
+                atomic_write_text(self.session_toml, text)
         except OSError as e:
             raise _not_writable(self.path, e) from e
 

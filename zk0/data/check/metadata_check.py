@@ -20,6 +20,8 @@ class DatasetUse(Record):
     purpose: str
     """`client NAME` or `evaluation set`."""
     dataset: str
+    location: str
+    """URI of the place where it lies."""
     rename_map: dict[str, str]
     units: JointUnits | None
     episodes: int
@@ -67,6 +69,7 @@ def dataset_uses(session: Session) -> Iterator[DatasetUse]:
         yield DatasetUse(
             purpose="partition" if shared else f"client {client.name}",
             dataset=client.dataset,
+            location=client.location,
             rename_map=client.rename_map,
             units=client.units,
             episodes=held_out + client.partition_count,
@@ -77,6 +80,7 @@ def dataset_uses(session: Session) -> Iterator[DatasetUse]:
         yield DatasetUse(
             purpose=_EVALUATION_SET,
             dataset=one.dataset,
+            location=one.location,
             rename_map=one.rename_map,
             units=one.units,
             episodes=evaluated or 1,
@@ -89,9 +93,10 @@ def read_use_info(use: DatasetUse, cache: Path) -> DatasetInfo:
     """Return the meta/info.json of a dataset that is not simulated; of one on the Hub only this file is fetched.
 
     Raises:
-        DatasetError: there is no such file, it is malformed, or the Hub cannot be reached.
+        DatasetError: there is no such file, or it is malformed.
+        HubUnavailable: the Hub cannot be reached now.
     """
-    return read_dataset_info(list_folder(locate_metadata(use.dataset, cache)))
+    return read_dataset_info(list_folder(locate_metadata(use.location, cache)))
 
 
 def _report(use: DatasetUse, info: DatasetInfo) -> DatasetReport:

@@ -1,17 +1,21 @@
 """The folder of a federation's server: its certificates, its enrolled nodes, and the processes that run from it."""
 
+import os
+import pwd
 import ssl
 import sys
 import time
 import tomllib
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from secrets import token_bytes
-from typing import Any
+from typing import Any, Literal
 
 import tomli_w
 from pydantic import Field, ValidationError
 
+from zk0.audit.journal import OperatorAct, OperatorJournal
 from zk0.errors import FederationError, ServerUnavailable, SettingsError
 from zk0.federation.flower.api_client import ApiClient, Endpoint
 from zk0.federation.flower.private_api import LIST_NODES, UNREGISTERED
@@ -25,7 +29,7 @@ from zk0.settings.dataset_settings import SafeName
 from zk0.storage.atomic import atomic_write_bytes, atomic_write_text
 
 _READY_SECONDS = 90.0
-_STOP_SECONDS = 60.0
+_STOP_SECONDS = 90.0
 _POLL_SECONDS = 0.2
 _GATEWAY_ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "131072"}
 """glibc gives the TLS buffers of closed connections (256 KiB each) back to the system instead of keeping them."""
@@ -64,6 +68,7 @@ class ServerFolder:
         self.path = path
         self.supervised = SupervisedFolder(path)
         self._authority = CertificateAuthority(path)
+        self.operations = OperatorJournal(path / "operations.jsonl")
 
     def init(self, settings: ServerSettings) -> None:
         """Create authority and secret unless they exist, and write settings and certificates."""
@@ -74,6 +79,7 @@ class ServerFolder:
             atomic_write_bytes(self._secret, token_bytes(32), mode=0o600)
         atomic_write_text(self.path / "server.toml", tomli_w.dumps(settings.model_dump()))
         self._certificates(settings)
+        self._record("init", settings.model_dump_json())
 
     def settings(self) -> ServerSettings:
         """Return the server's settings.
@@ -107,6 +113,7 @@ class ServerFolder:
                 f"{name!r} is not a valid name of a node: letters, digits, dot, hyphen and underscore"
             ) from e
         atomic_write_bytes(public, line + b"\n", mode=0o600)
+        self._record("enroll", f"{name} {self.node_fingerprint(name)}")
         return kit
 
     def node_fingerprint(self, name: str) -> str:
@@ -121,15 +128,18 @@ class ServerFolder:
         """
         public = self._public_key(name)
         try:
+            fingerprint = self.node_fingerprint(name)
             public.replace(public.with_suffix(f".{int(time.time())}.revoked"))
         except FileNotFoundError as e:
             raise SettingsError(f"{name}: is not enrolled; enrolled are {', '.join(self._enrolled()) or 'none'}") from e
+        self._record("revoke", f"{name} {fingerprint}")
 
-    def start(self, detached: bool = True) -> None:
+    def start(self, detached: bool = True, processes: Sequence[ProcessSpec] = ()) -> None:
         """Start SuperLink and gateway, and wait until nodes can connect.
 
         Args:
             detached: the processes outlive this one; else they end with the thread that calls this.
+            processes: that run beside them.
 
         Raises:
             SettingsError: the server runs already, or the folder has none.
@@ -138,7 +148,7 @@ class ServerFolder:
         settings = self.settings()
         if self.supervised.state() is not None:
             raise SettingsError(f"{self.path}: its server is running already")
-        self.prepare(settings)
+        self.prepare(settings, processes)
         supervisor = self.supervised.start(detached)
         deadline = time.monotonic() + _READY_SECONDS
         try:
@@ -150,8 +160,13 @@ class ServerFolder:
             self.supervised.stop(_STOP_SECONDS)
             raise
 
-    def prepare(self, settings: ServerSettings) -> None:
-        """Renew certificates, and write the settings of gateway and supervisor."""
+    def prepare(self, settings: ServerSettings, processes: Sequence[ProcessSpec] = ()) -> None:
+        """Renew certificates, and write the settings of gateway and supervisor.
+
+        Args:
+            settings: the server's addresses.
+            processes: that the supervisor runs beside SuperLink and gateway.
+        """
         gateway_certificate, superlink_certificate = self._certificates(settings)
         port, ca_certificate = free_port(), self._authority.certificate
         endpoint = Endpoint(address=f"{LOOPBACK_ADDRESS}:{port}", ca_certificate=ca_certificate, secret=self._secret)
@@ -174,11 +189,15 @@ class ServerFolder:
         )
         command = (sys.executable, "-m", "zk0.federation.network.gateway", str(self.path / "gateway.json"))
         gateway = ProcessSpec(name="gateway", command=command, environment=_GATEWAY_ENVIRONMENT)
-        self.supervised.write_processes([superlink, gateway])
+        self.supervised.write_processes([superlink, gateway, *processes])
+        self._record("start", settings.address)
 
     def stop(self) -> bool:
         """Stop the server; return False where it does not run."""
-        return self.supervised.stop(_STOP_SECONDS)
+        stopped = self.supervised.stop(_STOP_SECONDS)
+        if stopped:
+            self._record("stop", "")
+        return stopped
 
     def endpoint(self) -> Endpoint:
         """Return the SuperLink's endpoint, for a session on this machine.
@@ -202,6 +221,15 @@ class ServerFolder:
             status, since = (node.status, node.last_activated_at) if node else ("unknown", "")
             nodes.append(NodeStatus(name=name, fingerprint=fingerprint, status=status, since=since))
         return tuple(nodes)
+
+    def _record(self, act: Literal["init", "enroll", "revoke", "start", "stop"], detail: str) -> None:
+        """Append what the operator did to the signed journal."""
+        try:
+            user = pwd.getpwuid(os.getuid()).pw_name
+        except KeyError:
+            user = f"uid {os.getuid()}"
+        at = datetime.now().astimezone().isoformat(timespec="seconds")
+        self.operations.append(OperatorAct(at=at, user=user, act=act, detail=detail))
 
     @property
     def _secret(self) -> Path:

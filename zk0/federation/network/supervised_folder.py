@@ -41,6 +41,8 @@ class ProcessSpec(Record):
     """Name of another process: when that ends, this one is restarted, too."""
     hours: DailyHours | None = None
     """When it may run, by this machine's clock; None: always."""
+    stop_seconds: float = 5.0
+    """How long it may take to end by itself before it is killed."""
 
 
 class ProcessStatus(Record):

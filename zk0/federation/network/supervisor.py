@@ -37,7 +37,6 @@ _FIRST_PAUSE_SECONDS = 1.0
 _LONGEST_PAUSE_SECONDS = 30.0
 _STABLE_SECONDS = 60.0
 """The pause starts from the first one again for a process that has run longer."""
-_STOP_SECONDS = 5.0
 _POLL_SECONDS = 0.2
 _LOG_BYTES = 50_000_000
 
@@ -142,7 +141,7 @@ class _Process:
             return
         self.terminate()
         with suppress(subprocess.TimeoutExpired):
-            self._process.wait(_STOP_SECONDS)
+            self._process.wait(self.spec.stop_seconds)
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()

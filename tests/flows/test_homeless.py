@@ -1,0 +1,63 @@
+"""Users without a home folder, or with one that cannot be written: one line before anything is started."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SESSION = """
+clients = [{name = "a", dataset = "sim:lift-red"}, {name = "b", dataset = "sim:lift-green"}]
+policy = {path = "tiny"}
+evaluation = {datasets = [{dataset = "sim:lift-blue"}]}
+"""
+
+
+def run(arguments: list[str], home: str | None, folder: Path, **options: Any) -> "subprocess.CompletedProcess[str]":
+    kept = {k: v for k, v in os.environ.items() if k not in ("HOME", "PREFECT_HOME", "PREFECT_API_URL")}
+    environment = kept | ({} if home is None else {"HOME": home})
+    return subprocess.run(
+        [sys.executable, "-m", "flows.cli.main", *arguments], cwd=folder, env=environment | {"PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, timeout=200, check=False, **options,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "session.toml"
+    path.write_text(SESSION + f'output_dir = "{tmp_path / "outputs"}"\n')
+    return path
+
+
+def one_line(done: "subprocess.CompletedProcess[str]") -> str:
+    assert done.returncode == 2, done.stderr
+    (line,) = done.stderr.splitlines()
+    return line
+
+
+def test_a_home_that_cannot_be_written(config: Path, tmp_path: Path) -> None:
+    line = one_line(run(["run", str(config)], "/proc/nope", tmp_path))
+    assert line.startswith("zk0: cache_dir: /proc/nope/.cache/zk0 cannot be made, because /proc cannot be written (")
+    line = one_line(run(["run", str(config), "--set", f"cache_dir={tmp_path}/cache"], "/proc/nope", tmp_path))
+    assert line.startswith("zk0: PREFECT_HOME: /proc/nope/.prefect cannot be made, because /proc cannot be written (")
+    assert [path.name for path in tmp_path.iterdir()] == ["session.toml"]
+
+
+def test_an_unknown_user_without_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    import pwd
+
+    from flows.cli.errors_to_exit_codes import check_home
+    from zk0.errors import SettingsError
+
+    def unknown(uid: int) -> object:
+        raise KeyError(uid)
+
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    with pytest.raises(
+        SettingsError, match=r"HOME is not set, and user \d+ has no entry in the user database; set HOME"
+    ):
+        check_home()

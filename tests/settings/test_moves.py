@@ -1,0 +1,55 @@
+"""Settings that may change when a session goes on in another place."""
+
+from typing import Any
+
+import pytest
+
+from zk0.errors import SettingsError
+from zk0.settings.loading import parse_session
+from zk0.settings.moves import resumed_session, with_moved_folders
+from zk0.settings.session import Session
+
+
+def session(**changes: Any) -> Session:
+    values: dict[str, Any] = {
+        "clients": [{"name": "a", "dataset": "local:/data/arms/a"}, {"name": "b", "dataset": "hf:lab/b"}],
+        "evaluation": {"datasets": [{"dataset": "local:/data/unseen"}, {"dataset": "sim:lift-red"}]},
+        "policy": {"path": "/data/policies/start"},
+        "cache_dir": "/home/lab/cache",
+    }
+    return parse_session(values | changes, "test")
+
+
+def test_datasets_keep_their_names_and_get_a_place() -> None:
+    found = with_moved_folders(session(), {"/data": "/mnt/new", "/home/lab/cache": "/scratch"}, "here")
+    assert [c.dataset for c in found.clients] == ["local:/data/arms/a", "hf:lab/b"]
+    assert [c.location for c in found.clients] == ["local:/mnt/new/arms/a", "hf:lab/b"]
+    assert [s.location for s in found.evaluation_sets()] == ["local:/mnt/new/unseen", "sim:lift-red"]
+    assert (found.policy.path, found.cache_dir) == ("/mnt/new/policies/start", "/scratch")
+
+
+def test_the_same_move_again_changes_nothing_and_a_second_move_does() -> None:
+    once = with_moved_folders(session(), {"/data": "/mnt/new"}, "here")
+    assert with_moved_folders(once, {"/data": "/mnt/new"}, "here") == once
+    twice = with_moved_folders(once, {"/mnt/new": "/mnt/newer"}, "here")
+    assert twice.clients[0].location == "local:/mnt/newer/arms/a"
+    assert twice.clients[0].dataset == "local:/data/arms/a"
+
+
+def test_a_shared_dataset_is_moved_for_all_clients_and_held_out_episodes() -> None:
+    shared = session(clients=[], partition={"dataset": "local:/data/all", "clients": 3}, evaluation={})
+    found = with_moved_folders(shared, {"/data": "/mnt"}, "here")
+    assert {c.location for c in found.local_clients()} == {"local:/mnt/all"}
+    assert [s.location for s in found.evaluation_sets()] == ["local:/mnt/all"]
+
+
+def test_a_folder_that_holds_nothing_of_the_session() -> None:
+    with pytest.raises(SettingsError, match=r"--moved /dat=/mnt: none of its paths lies there; found .*/data/arms/a"):
+        with_moved_folders(session(), {"/dat": "/mnt"}, "here")
+
+
+def test_what_a_session_may_resume_with() -> None:
+    found = resumed_session(session(), {"federation.workers": 5, "training.device": "cpu"}, {}, "here")
+    assert (found.federation.workers, found.training.device) == (5, "cpu")
+    with pytest.raises(SettingsError, match=r"here: a session resumes with its own seed, training\.lr; expected only"):
+        resumed_session(session(), {"training.lr": 1e-3, "seed": 1}, {}, "here")
