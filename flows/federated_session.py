@@ -137,6 +137,8 @@ def run_tracked_rounds(
     ended = session.model_copy(update={"rounds": history[-1].round})  # `patience` may have ended it before
     for record in history:
         run_round_rollouts(ended, folder, setup, record)
+    if session.video.analysis:
+        reporting.write_video_analysis(folder)
     track_rounds(session, folder, history)
     save_best_round(session, here, setup, history)
     rounds.add_attempts_to_cards(known, folder, setup, without_dependency(history))

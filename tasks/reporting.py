@@ -14,8 +14,9 @@ from prefect.artifacts import (
 )
 from prefect.cache_policies import NO_CACHE
 
-from tasks.events import ProgressEvent, emit_progress
+from tasks.events import ProgressEvent, emit_progress, log_line
 from tasks.retry import DISK_RETRIES
+from zk0.errors import ReportError
 from zk0.records import Rollout, RoundRecord
 from zk0.rules.release import Release
 from zk0.settings.session import Session
@@ -109,6 +110,23 @@ def _write_charts(here: SessionFolder, session: Session, history: Sequence[Round
     session_charts.write_policy_loss_chart(history, here.path / "policy_loss_chart.png")
     session_charts.write_action_error_chart(history, session.contract.units, here.path / "action_error_chart.png")
     session_charts.write_federated_metrics_chart(history, here.path / "federated_metrics.png")
+
+
+@task(task_run_name="analyze videos", cache_policy=NO_CACHE, **DISK_RETRIES)
+def write_video_analysis(folder: str) -> None:
+    """Measure the motion in the session's videos; log why that is not possible, because no result depends on it."""
+    from zk0.report.video.motion_analysis import analyze_videos, has_videos
+
+    here = SessionFolder(Path(folder))
+    if not has_videos(here.rollouts_folder):
+        return
+    emit_progress(ProgressEvent(kind="stage", text="measuring the motion in videos"))
+    try:
+        found = analyze_videos(here.rollouts_folder)
+    except ReportError as e:
+        log_line(f"no analysis of the videos: {e}")
+    else:
+        log_line(f"motion of {len(found.videos)} videos measured, {len(found.side_by_side)} videos side by side")
 
 
 @task(task_run_name="report", cache_policy=NO_CACHE, **DISK_RETRIES)

@@ -1,10 +1,12 @@
 """Motion analysis of videos with known motion, and side-by-side videos of several rounds."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from loguru import logger
 from typer.testing import CliRunner
 
 from zk0.errors import ReportError
@@ -107,3 +109,31 @@ def test_a_video_that_cannot_be_read_is_named(videos: Path) -> None:
     (videos / "round_0/lifts/rollout_20260101_000000.mp4").write_bytes(b"not a video")
     with pytest.raises(ReportError, match=r"rollout_20260101_000000.mp4: cannot be read"):
         analyze_videos(videos)
+
+
+@pytest.fixture
+def log_lines() -> Iterator[list[str]]:
+    """The lines that are logged."""
+    lines: list[str] = []
+    sink = logger.add(lambda line: lines.append(str(line)), format="{message}")
+    yield lines
+    logger.remove(sink)
+
+
+def test_a_session_measures_its_videos(videos: Path, tmp_path: Path, log_lines: list[str]) -> None:
+    """The task without Prefect: videos of the folder `evaluate`, none, and one that cannot be read."""
+    from tasks import reporting
+
+    folder = tmp_path / "session"
+    (folder / "evaluate").mkdir(parents=True)
+    reporting.write_video_analysis.fn(str(folder))
+    assert log_lines == []
+    for part in [p for p in videos.iterdir() if p.name.startswith("round_")]:
+        part.rename(folder / "evaluate" / part.name)
+    reporting.write_video_analysis.fn(str(folder))
+    found = json.loads((folder / "evaluate" / "video_analysis.json").read_text())
+    assert [one["round"] for one in found["rounds"]] == [0, 2]
+    assert log_lines[-1].startswith(f"motion of {len(found['videos'])} videos measured, 1 videos side by side")
+    next((folder / "evaluate").rglob("rollout_*.mp4")).write_bytes(b"no video")
+    reporting.write_video_analysis.fn(str(folder))
+    assert log_lines[-1].startswith("no analysis of the videos: ")

@@ -81,3 +81,8 @@ class VideoSettings(Record):
         description="rendered evaluation episodes per dataset, with predicted and recorded actions; 0: none",
     )
     camera_height: int = Field(default=240, ge=64, description="height of a camera image in a video, in pixels")
+    analysis: bool = Field(
+        default=True,
+        description="measure the motion in all videos at the end of the session: evaluate/video_analysis.json, and "
+        "videos of the same attempt in several rounds side by side",
+    )

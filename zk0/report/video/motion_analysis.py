@@ -44,6 +44,11 @@ def analyze_videos(folder: Path) -> MotionAnalysis:
     return analysis
 
 
+def has_videos(folder: Path) -> bool:
+    """Whether there is a video of an attempt or of an episode below a folder."""
+    return next(folder.rglob("rollout_*.mp4"), None) is not None
+
+
 def optical_flow_speeds(images: Sequence[Frame]) -> list[float]:
     """Mean length of the optical flow from each image to the next, in pixels."""
     gray = [cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in images]
