@@ -243,7 +243,7 @@ def record_round(session: Session, folder: str, record: RoundRecord) -> tuple[Ro
 
 @task(task_run_name="send receipts", cache_policy=NO_CACHE, **NODE_RETRIES)
 def send_receipts(session: Session, folder: str, history: Sequence[RoundRecord]) -> None:
-    """Send each client the receipts that prove that its updates were aggregated; log which clients are not reached."""
+    """Send each client the receipts of its updates in the ledger; log which clients are not reached."""
     from zk0.federation.open import get_federation
 
     here = SessionFolder(Path(folder))

@@ -16,6 +16,7 @@ from zk0.records import clean_text
 
 if TYPE_CHECKING:
     from zk0.audit.journal import OperatorAct, ReceivedAnswer, SentMessage
+    from zk0.federation.protocol.heads_audit import SessionHeads
     from zk0.federation.protocol.receipts import AuditedMessage
 
 _RIGHT_ALIGNED = ("round", "text", "weights", "norm")
@@ -42,11 +43,22 @@ def print_sent_messages(found: "Sequence[AuditedMessage]") -> None:
         for line in asked_lines([one.sent for one in messages]):
             console.print(escape(clean_text(line)))
     updates = [one for one in found if one.update is not None]
-    proved = sum(one.receipt is not None for one in updates)
+    listed, signed = sum(one.receipt is not None for one in updates), sum(one.root_signed for one in updates)
     console.print(f"{len(found)} messages were sent from this machine (text and weights in bytes)")
     console.print(
-        f"hash chain and signatures are valid; {proved} of {len(updates)} updates are proved to be aggregated"
+        f"hash chain and signatures of the journal are valid; the server lists {listed} of {len(updates)} updates, "
+        f"{signed} of them under a root that it signed; whether it averaged them is not shown"
     )
+
+
+def print_session_heads(found: "Sequence[SessionHeads]", key: str) -> None:
+    """Print what the ledger heads of each session show."""
+    console = Console()
+    console.print(f"heads of the server's ledgers, signed by its key {key[:16]}")
+    for one in found:
+        lines = f"{one.heads} heads, ledger of {one.rounds} lines, {one.without_head} of {one.requests} without a head"
+        state = one.problem or ("they contradict each other nowhere" if one.heads else "nothing to compare")
+        console.print(escape(clean_text(f"  {one.session}: {lines}; {state}")))
 
 
 def asked_lines(messages: "Sequence[SentMessage]") -> list[str]:

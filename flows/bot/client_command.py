@@ -122,19 +122,54 @@ def audit_client(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON line per message, with everything that was sent.")
     ] = False,
+    heads: Annotated[
+        Path | None,
+        typer.Option(help="Also compare with the ledger heads of another node (its scratch/heads/*.jsonl)."),
+    ] = None,
+    ledger: Annotated[
+        Path | None, typer.Option(help="Also compare with the ledger.jsonl of a session; needs --session.")
+    ] = None,
+    session: Annotated[str, typer.Option(help="Name of the session of --ledger, as the audit prints it.")] = "",
     home: HomeOption = DEFAULT_HOME,
 ) -> None:
-    """Print all messages sent from this machine, after a check of hash chain, signatures and receipts."""
+    """Print all messages sent from this machine, after a check of hash chain, signatures, receipts and ledger heads."""
     with errors_to_exit_codes():
         from flows.bot.audit_view import print_sent_messages
         from zk0.federation.protocol.receipts import audited_messages
 
-        found = audited_messages(folder or node_folder(home).scratch)
+        scratch = folder or node_folder(home).scratch
+        found = audited_messages(scratch)
         if as_json:
             for one in found:
                 typer.echo(one.model_dump_json())
-            return
-        print_sent_messages(found)
+        else:
+            print_sent_messages(found)
+        if folder is None:
+            _audit_heads(scratch, node_folder(home).read_kit().ledger_key, heads, (ledger, session), as_json)
+
+
+def _audit_heads(scratch: Path, key: str, other: Path | None, ledger: tuple[Path | None, str], as_json: bool) -> None:
+    """Check the ledger heads that the server has shown, and compare them with a file of another node and with a ledger.
+
+    Raises:
+        FederationError: the server's ledger is not one history.
+    """
+    from flows.bot.audit_view import print_session_heads
+    from zk0.errors import FederationError, list_problems
+    from zk0.federation.protocol.heads_audit import audited_heads, compare_with_ledger, compare_with_node
+
+    if not key:
+        typer.echo("the kit names no ledger key: ask the operator for a new kit to check the server's ledger")
+        return
+    found = audited_heads(scratch, key)
+    if not as_json:
+        print_session_heads(found, key)
+    if problems := [f"{one.session}: {one.problem}" for one in found if one.problem]:
+        raise FederationError(list_problems("the ledger of the server is not one history", problems))
+    if other is not None:
+        typer.echo(compare_with_node(scratch, key, other))
+    if ledger[0] is not None:
+        typer.echo(compare_with_ledger(scratch, ledger[1], ledger[0]))
 
 
 def print_client(node: "NodeFolder") -> None:

@@ -60,7 +60,7 @@ def test_receipt_proves_its_update_and_no_other(count: int, data: st.DataObject)
 
 
 def test_client_without_an_update_has_no_receipt() -> None:
-    with pytest.raises(LedgerError, match=r"absent: no update among those that were averaged \(c00, c01\)"):
+    with pytest.raises(LedgerError, match=r"absent: no update among those that the round lists \(c00, c01\)"):
         make_receipt(updates(2), "absent")
 
 

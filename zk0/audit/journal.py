@@ -1,7 +1,8 @@
 """Signed journals of the messages between clients and server, one chained line a message (`zk0.audit.hash_chain`).
 
 A client writes each of its answers to `sent.jsonl` before it sends it; a server writes each answer that it gets, and
-whether it was used, to `accepted.jsonl`. Both can later prove what was exchanged. What the server's operator does is in
+whether it was used, to `accepted.jsonl`. The two can be compared line by line. What the owner of a journal's key leaves
+out of it, or removes at its end, the journal alone does not show. What the server's operator does is in
 `operations.jsonl`, with the key `act`.
 
 A line of `sent.jsonl` is `{"previous":"<64 hex digits>","sent":{...},"signature":"<128 hex digits>"}`; in
@@ -15,9 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from pydantic import Field
 
 from zk0.audit.hash_chain import (
@@ -31,9 +29,9 @@ from zk0.audit.hash_chain import (
     line_digest,
     locked_file,
 )
+from zk0.audit.signing_key import SigningKey, is_signed
 from zk0.errors import LedgerError
 from zk0.records import Record
-from zk0.storage.atomic import atomic_write_bytes
 
 _SIGNATURE = b',"signature":"'
 
@@ -66,6 +64,8 @@ class SentMessage(Record):
     """The request: a plan or the terms of a session, as JSON without the pooled statistics."""
     asked_digest: str = ""
     """SHA-256 of the request's text, as the server sent it."""
+    ledger_head: str = ""
+    """Digest of the newest head of the server's ledger that came with the request (`zk0.audit.ledger_heads`)."""
 
 
 class ReceivedAnswer(Record):
@@ -125,13 +125,16 @@ class SignedJournal[T: Record]:
         """File of the public key: 64 hex digits."""
         return self.path.with_suffix(".pub")
 
+    @property
+    def _key(self) -> SigningKey:
+        return SigningKey(self.private_key, self.public_key)
+
     def append(self, entry: T) -> None:
         """Sign an entry, and append it to the file."""
         with locked_file(self.path) as handle:
             lines = complete_lines(self.path)
             text = chained_line(self.entry_key, entry, last_line_digest(lines))[:-1]
-            signature = self._signing_key().sign(text).hex().encode()
-            append_line(handle, lines, text + _SIGNATURE + signature + b'"}')
+            append_line(handle, lines, text + _SIGNATURE + self._key.sign(text).encode() + b'"}')
 
     def read(self) -> tuple[T, ...]:
         """All entries, oldest first, after a check of chain and signatures.
@@ -140,13 +143,15 @@ class SignedJournal[T: Record]:
             LedgerError: a line was changed, removed or added, does not parse, or is not signed by this key.
         """
         lines = complete_lines(self.path)
-        public = self._verification_key() if lines else None
+        public = self._key.public_hex() if lines else ""
         entries: list[T] = []
         previous = FIRST_PREVIOUS
         for number, text in enumerate(lines, start=1):
             line, entry = self._parse(text, number)
             check_chained(self.path, number, line.previous, previous)
-            self._check_signature(public, text, number, line.signature)
+            if not is_signed(public, text.rpartition(_SIGNATURE)[0], line.signature):
+                name = self.public_key.name
+                raise LedgerError(f"{self.path} line {number}: not signed by the key {name}; it was changed")
             entries.append(entry)
             previous = line_digest(text)
         return tuple(entries)
@@ -159,38 +164,6 @@ class SignedJournal[T: Record]:
         except (ValueError, TypeError, KeyError, AttributeError) as e:
             raise LedgerError(
                 f"{self.path} line {number}: not an entry of the {self.entry_key} journal; it was changed"
-            ) from e
-
-    def _check_signature(self, public: Ed25519PublicKey | None, text: bytes, number: int, signature: str) -> None:
-        try:
-            if public is not None:
-                public.verify(bytes.fromhex(signature), text.rpartition(_SIGNATURE)[0])
-        except InvalidSignature as e:
-            raise LedgerError(
-                f"{self.path} line {number}: not signed by the key {self.public_key.name}; it was changed"
-            ) from e
-
-    def _verification_key(self) -> Ed25519PublicKey:
-        try:
-            return Ed25519PublicKey.from_public_bytes(bytes.fromhex(self.public_key.read_text(encoding="ascii")))
-        except (OSError, ValueError) as e:
-            raise LedgerError(
-                f"{self.public_key}: not a public key ({e}); expected the 64 hex digits written with the first line"
-            ) from e
-
-    def _signing_key(self) -> Ed25519PrivateKey:
-        """The private key, created if missing; the caller holds the lock of the journal."""
-        if not self.private_key.exists():
-            key = Ed25519PrivateKey.generate()
-            public = key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
-            atomic_write_bytes(self.public_key, public.hex().encode())
-            private = key.private_bytes(Encoding.Raw, PrivateFormat.Raw, NoEncryption())
-            atomic_write_bytes(self.private_key, private, mode=0o600)
-        try:
-            return Ed25519PrivateKey.from_private_bytes(self.private_key.read_bytes())
-        except ValueError as e:
-            raise LedgerError(
-                f"{self.private_key}: not a signing key ({e}); restore it, or move {self.path.name} away"
             ) from e
 
 

@@ -1,7 +1,8 @@
-"""Merkle tree over the updates of a round, and the receipts by which a client proves that its update was averaged.
+"""Merkle tree over the updates of a round, and the receipts that show a client its update in the list of the round.
 
 The ledger holds the root of each round's tree. After the session every client gets a receipt for each of its updates:
-the digests from which it recomputes the root. A receipt reveals no other client's update.
+the digests from which it recomputes the root. A receipt reveals no other client's update. It does not show that the
+server has averaged the updates of its list.
 
 The tree is that of RFC 6962 (Certificate Transparency), section 2.1: SHA-256, a different first byte for leaves and
 inner nodes, and an odd last node moves up unchanged.
@@ -18,7 +19,7 @@ from zk0.records import Record, RoundRecord, Update
 
 
 class Receipt(Record):
-    """Proof that one update belongs to the tree of its round (Merkle audit path)."""
+    """Merkle audit path from one update to the root of its round's tree."""
 
     round: int = Field(ge=1)
     root: str
@@ -54,7 +55,7 @@ def make_receipt(updates: Sequence[Update], client: str) -> Receipt:
     """
     names = [update.client for update in updates]
     if client not in names:
-        raise LedgerError(f"{client}: no update among those that were averaged ({', '.join(names) or 'none'})")
+        raise LedgerError(f"{client}: no update among those that the round lists ({', '.join(names) or 'none'})")
     leaves = [update_leaf(update) for update in updates]
     index = names.index(client)
     return Receipt(
@@ -67,13 +68,13 @@ def make_receipt(updates: Sequence[Update], client: str) -> Receipt:
 
 
 def client_receipts(history: Sequence[RoundRecord], client: str) -> tuple[Receipt, ...]:
-    """The receipts of one client for all rounds that averaged its update, oldest first."""
+    """The receipts of one client for all rounds that list its update, oldest first."""
     averaged = (record for record in history if any(update.client == client for update in record.updates))
     return tuple(make_receipt(record.updates, client) for record in averaged)
 
 
 def verify_receipt(receipt: Receipt, update: Update) -> bool:
-    """Whether the receipt proves that this update is in the tree with the receipt's root.
+    """Whether the receipt's path leads from this update to the receipt's root: the update is in that tree.
 
     The algorithm is that of RFC 9162, section 2.1.3.2.
     """

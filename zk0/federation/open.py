@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, assert_never
 
+from zk0.audit.ledger_heads import HeadSigner
 from zk0.diagnostics import SESSION_LOG
 from zk0.errors import FederationError
 from zk0.federation.protocol.client_app import ProgressListener
@@ -15,6 +16,7 @@ from zk0.federation.protocol.collect import Federation
 from zk0.federation.protocol.received_log import RECEIVED_JOURNAL, ReceivedLog
 from zk0.settings.dataset_settings import ClientSettings
 from zk0.settings.session import Session
+from zk0.storage.session_folder import SessionFolder
 from zk0.training.gpu_share import max_useful_workers, shares_gpu
 
 _federations: dict[str, Federation] = {}
@@ -42,6 +44,7 @@ def open_federation(
     with _grid(session, nodes, folder, on_step) as (grid, nodes_file):
         settings = session.federation
         log = ReceivedLog(_received_journal(session), name)
+        heads = _head_signer(session, name, folder)
         _federations[name] = Federation(
             grid,
             clients,
@@ -50,6 +53,7 @@ def open_federation(
             settings.min_updates,
             log,
             settings.feature_timeout_seconds,
+            heads,
         )
         try:
             yield _federations[name]
@@ -71,6 +75,15 @@ def get_federation(name: str) -> Federation:
 def _received_journal(session: Session) -> Path | None:
     """Return the server's journal of received answers; None on engines of one machine, which need none."""
     return Path(session.federation.server) / RECEIVED_JOURNAL if session.federation.engine == "deployment" else None
+
+
+def _head_signer(session: Session, name: str, folder: Path) -> HeadSigner | None:
+    """Return the signer of the session's ledger; None on engines of one machine, whose nodes can read the ledger."""
+    if session.federation.engine != "deployment":
+        return None
+    from zk0.federation.network.server import ServerFolder
+
+    return HeadSigner(SessionFolder(folder).ledger, name, ServerFolder(Path(session.federation.server)).ledger_key)
 
 
 def _joined_clients(folder: Path) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ from zk0.federation.flower.private_api import CLIENT_APP
 from zk0.federation.flower.runtime_task import FetchLimit, RuntimeTask, acquire_task
 from zk0.federation.protocol.request_limits import LIMITS
 from zk0.federation.protocol.sent_log import REMOTE
+from zk0.federation.protocol.shown_heads import LEDGER_KEY
 from zk0.records import Record
 from zk0.settings.dataset_settings import ClientSettings
 from zk0.settings.node_limits import NodeLimits
@@ -44,6 +45,8 @@ class AgentSettings(Record):
     cache: Path
     supernode: Endpoint
     limits: NodeLimits = NodeLimits()
+    ledger_key: str = ""
+    """Of the server, from the enrolment kit."""
 
 
 class ProgressClock:
@@ -141,6 +144,7 @@ def main(folder: Path) -> None:
         "cache": str(settings.cache),
         REMOTE: True,
         LIMITS: settings.limits.model_dump_json(),
+        LEDGER_KEY: settings.ledger_key,
     }
     settings.scratch.mkdir(parents=True, exist_ok=True)
     progress = ProgressClock()

@@ -103,7 +103,12 @@ class NodeFolder:
         atomic_write_bytes(secret, token_bytes(32), mode=0o600)
         endpoint = Endpoint(address=f"{LOOPBACK_ADDRESS}:{port}", secret=secret)
         settings = AgentSettings(
-            client=client, scratch=self.scratch, cache=cache, supernode=endpoint, limits=self.read_limits()
+            client=client,
+            scratch=self.scratch,
+            cache=cache,
+            supernode=endpoint,
+            limits=self.read_limits(),
+            ledger_key=self.read_kit().ledger_key,
         )
         atomic_write_text(self.path / "agent.json", settings.model_dump_json(indent=2))
         ca_certificate, key = self.path / "ca.crt", self.path / "node.key"

@@ -16,6 +16,7 @@ import tomli_w
 from pydantic import Field, ValidationError
 
 from zk0.audit.journal import OperatorAct, OperatorJournal
+from zk0.audit.signing_key import SigningKey
 from zk0.errors import FederationError, ServerUnavailable, SettingsError
 from zk0.federation.flower.api_client import ApiClient, Endpoint
 from zk0.federation.flower.private_api import LIST_NODES, UNREGISTERED
@@ -107,7 +108,13 @@ class ServerFolder:
         private, line = make_node_key()
         ca_certificate = self._authority.certificate.read_text()
         try:
-            kit = EnrolmentKit(name=name, server=settings.address, ca_certificate=ca_certificate, key=private.decode())
+            kit = EnrolmentKit(
+                name=name,
+                server=settings.address,
+                ca_certificate=ca_certificate,
+                key=private.decode(),
+                ledger_key=self._ledger_public_key(),
+            )
         except ValidationError as e:
             raise SettingsError(
                 f"{name!r} is not a valid name of a node: letters, digits, dot, hyphen and underscore"
@@ -230,6 +237,15 @@ class ServerFolder:
             user = f"uid {os.getuid()}"
         at = datetime.now().astimezone().isoformat(timespec="seconds")
         self.operations.append(OperatorAct(at=at, user=user, act=act, detail=detail))
+
+    @property
+    def ledger_key(self) -> SigningKey:
+        """The key that signs the heads of the sessions' ledgers; nodes know its public part from their kits."""
+        return SigningKey(self.path / "ledger.key", self.path / "ledger.pub")
+
+    def _ledger_public_key(self) -> str:
+        self.ledger_key.create()
+        return self.ledger_key.public_hex()
 
     @property
     def _secret(self) -> Path:

@@ -25,6 +25,7 @@ from zk0.federation.protocol.process_clients import client_for_plan, get_client,
 from zk0.federation.protocol.receipts import store_receipts
 from zk0.federation.protocol.request_limits import check_member, check_plan, check_score, check_terms, round_clock
 from zk0.federation.protocol.sent_log import REMOTE, record_sent, redacted_answer
+from zk0.federation.protocol.shown_heads import check_heads
 from zk0.records import EpisodeVideo
 from zk0.settings.dataset_settings import ClientSettings
 from zk0.settings.plans import ClientPlan, EvaluationPlan, FeaturePlan, JoiningReportPlan, RoundPlan, SessionTerms
@@ -96,6 +97,7 @@ def handle_receipts(message: Message, context: Context) -> Message:
 
 def _join(message: Message, config: dict[str, Any]) -> RecordDict:
     terms = _terms(message)
+    check_heads(message.content["config"], config, terms)
     check_terms(terms, config)
     client = get_client(terms, config)
     logger.info("{}: joining with {}", client.name, client.settings.dataset)
@@ -110,6 +112,7 @@ def _join(message: Message, config: dict[str, Any]) -> RecordDict:
 
 def _compute_features(message: Message, config: dict[str, Any]) -> RecordDict:
     plan = FeaturePlan.model_validate_json(_plan(message))
+    check_heads(message.content["config"], config, plan.terms)
     check_plan(plan, config)
     client = client_for_plan(plan, config)
 
@@ -124,6 +127,7 @@ def _compute_features(message: Message, config: dict[str, Any]) -> RecordDict:
 
 def _train(message: Message, config: dict[str, Any]) -> RecordDict:
     plan = RoundPlan.model_validate_json(_plan(message))
+    check_heads(message.content["config"], config, plan.terms, plan)
     check_plan(plan, config)
     client = client_for_plan(plan, config)
     client.outbox.remove_before(plan)
@@ -154,6 +158,7 @@ def _train(message: Message, config: dict[str, Any]) -> RecordDict:
 
 def _evaluate(message: Message, config: dict[str, Any]) -> RecordDict:
     plan = EvaluationPlan.model_validate_json(_plan(message))
+    check_heads(message.content["config"], config, plan.terms)
     check_plan(plan, config)
     client, weights = client_for_plan(plan, config), _weights(message)
 
@@ -182,6 +187,7 @@ def _train_local_baseline(message: Message, config: dict[str, Any]) -> RecordDic
     from zk0.client.joining_report import train_locally  # takes seconds
 
     plan = JoiningReportPlan.model_validate_json(_plan(message))
+    check_heads(message.content["config"], config, plan.terms)
     check_plan(plan, config)
     client = client_for_plan(plan, config)
     logger.info("{}: trains the local-only baseline for {} rounds", client.name, len(plan.lrs))
@@ -194,6 +200,7 @@ def _report_joining(message: Message, config: dict[str, Any]) -> RecordDict:
     from zk0.client.joining_report import evaluate_joining  # takes seconds
 
     plan = JoiningReportPlan.model_validate_json(_plan(message))
+    check_heads(message.content["config"], config, plan.terms)
     check_plan(plan, config)
     client = client_for_plan(plan, config)
     with _gpu_share(client, plan):
@@ -207,10 +214,12 @@ def _report_joining(message: Message, config: dict[str, Any]) -> RecordDict:
 
 def _store_receipts(message: Message, config: dict[str, Any]) -> RecordDict:
     name, scratch = ClientSettings.model_validate_json(config["client"]).name, Path(config["scratch"])
-    session = _terms(message).session
+    terms = _terms(message)
+    session = terms.session
+    check_heads(message.content["config"], config, terms)
     receipts = [Receipt.model_validate(one) for one in json.loads(str(message.content["config"]["receipts"]))]
     checked = store_receipts(name, scratch, session, receipts)
-    logger.info("{}: receipts prove that {} updates were averaged", name, checked)
+    logger.info("{}: {} receipts: the updates are in the lists of their rounds", name, checked)
     remove_session_state(scratch, session)  # all rounds are over
     return RecordDict({"answer": ConfigRecord({"checked": checked})})
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from flwr.app import MessageType, RecordDict
 
+from zk0.audit.ledger_heads import MAX_HEADS
 from zk0.audit.merkle import Receipt
 from zk0.federation.flower.flower_message import WEIGHTS_PATH
 from zk0.federation.protocol.exchange import FEATURES, JOINING_REPORT, LOCAL_BASELINE, RECEIPTS, Reply, Request
@@ -157,10 +158,10 @@ class Federation(Membership):
 
     def send_receipts(self, terms: SessionTerms, receipts: Mapping[str, Sequence[Receipt]]) -> tuple[Refusal, ...]:
         """Send clients the receipts of their updates, and return the refusals of those that did not accept them."""
-        requests = {}
+        requests, heads = {}, self._shown_heads(newest=MAX_HEADS)
         for name, those in receipts.items():
             text = json.dumps([receipt.model_dump(mode="json") for receipt in those])
-            content = RecordDict({"config": self._config(terms=terms.model_dump_json(), receipts=text)})
+            content = RecordDict({"config": self._config(terms=terms.model_dump_json(), receipts=text, **heads)})
             requests[name] = (self._registry.node_of(name), content)
         exchange = self._exchange(requests, f"{MessageType.QUERY}.{RECEIPTS}", RECEIPTS)
         replies = [reply for reply in exchange if not reply.unexpected]

@@ -1,5 +1,6 @@
 """Membership of a session: the clients that join it, when it starts, resumes, or while it runs."""
 
+import json
 import time
 from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
@@ -8,10 +9,12 @@ from typing import NamedTuple
 from flwr.app import ConfigRecord, MessageType, RecordDict
 from loguru import logger
 
+from zk0.audit.ledger_heads import HeadSigner
 from zk0.errors import FederationError, TransientError, list_problems
 from zk0.federation.protocol.exchange import POLL_SECONDS, Grid, Reply, Request, exchange_messages
 from zk0.federation.protocol.received_log import ReceivedLog
 from zk0.federation.protocol.registry import NO_NODE, Registry
+from zk0.federation.protocol.shown_heads import HEADS
 from zk0.records import Member
 from zk0.settings.plans import SessionTerms
 
@@ -35,6 +38,7 @@ class Membership:
         min_clients: clients that a round needs.
         log: record of all answers.
         feature_timeout_seconds: for computing the features of a client's frames; None: `timeout_seconds`.
+        heads: signs the heads of the session's ledger, which go with each request; None: none are sent.
     """
 
     def __init__(
@@ -46,6 +50,7 @@ class Membership:
         min_clients: int = 1,
         log: ReceivedLog | None = None,
         feature_timeout_seconds: float | None = None,
+        heads: HeadSigner | None = None,
     ) -> None:
         self._grid = grid
         self._clients = tuple(clients)
@@ -55,6 +60,7 @@ class Membership:
         self._min_clients, self._min_nodes = min_clients, len(self._clients) or min_clients
         self._registry = Registry()
         self._log = log or ReceivedLog(None, "")
+        self._heads = heads
 
     def join(
         self, terms: SessionTerms, previous: Sequence[Member] = (), wait_seconds: float = 0.0
@@ -137,7 +143,14 @@ class Membership:
         return problems
 
     def _config(self, **values: str) -> ConfigRecord:
-        return ConfigRecord({**values, **({"nodes": str(self._nodes_file)} if self._nodes_file else {})})
+        """Return the content of a request, with the newest head of the ledger unless the values hold heads."""
+        nodes = {"nodes": str(self._nodes_file)} if self._nodes_file else {}
+        return ConfigRecord({**self._shown_heads(newest=1), **values, **nodes})
+
+    def _shown_heads(self, newest: int) -> dict[str, str]:
+        """Return the newest heads of the ledger as a request holds them; nothing where there are none."""
+        heads = self._heads.signed()[-newest:] if self._heads else ()
+        return {HEADS: json.dumps([one.model_dump(mode="json") for one in heads])} if heads else {}
 
     def _exchange(
         self, requests: Mapping[str, Request], message_type: str, group_id: str, timeout_seconds: float | None = None

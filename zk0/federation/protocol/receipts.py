@@ -1,18 +1,20 @@
-"""A client's audit: the messages that it sent, and the receipts that prove its updates to be in a round's average."""
+"""A client's audit: the messages that it sent, and the receipts of its updates.
+
+A receipt shows that an update is in the list of a round whose Merkle root it names. Where the server has signed that
+root in a head of its ledger, it cannot name another list later. That the server has averaged the list is not shown.
+"""
 
 import json
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from zk0.audit.journal import SentJournal, SentMessage
 from zk0.audit.merkle import Receipt, verify_receipt
 from zk0.errors import FederationError
 from zk0.federation.protocol.sent_log import SENT_JOURNAL
+from zk0.federation.protocol.shown_heads import SESSION_NAME, head_store
 from zk0.records import Record, Update
 from zk0.storage.atomic import atomic_write_text
-
-_SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
 class AuditedMessage(Record):
@@ -20,6 +22,8 @@ class AuditedMessage(Record):
 
     sent: SentMessage
     receipt: Receipt | None
+    root_signed: bool = False
+    """The root of the receipt is that of a ledger head that the server has signed."""
 
     @property
     def update(self) -> Update | None:
@@ -31,20 +35,27 @@ def store_receipts(client: str, scratch: Path, session: str, receipts: Sequence[
     """Store a session's receipts where `audited_messages` reads them, and return their number.
 
     Raises:
-        FederationError: a receipt does not prove that the client's update of that round was averaged; it is not stored.
+        FederationError: a receipt does not lead from the client's update to its root, or its root is another one than
+            in the ledger head of the round; it is not stored.
         LedgerError: the journal was changed.
     """
-    if not _SAFE_NAME.fullmatch(session):
+    if not SESSION_NAME.fullmatch(session):
         raise FederationError(f"{client}: {session!r} is not a valid name of a session")
     messages = SentJournal(scratch / SENT_JOURNAL).read()
     sent = {m.round: update for m in messages if m.to == session and (update := _sent_update(m))}
+    roots = _signed_roots(scratch, session)
     for receipt in receipts:
         if receipt.round not in sent:
             raise FederationError(f"{client}: a receipt of round {receipt.round}, in which it sent no update")
         if not verify_receipt(receipt, sent[receipt.round]):
             raise FederationError(
-                f"{client}: the receipt of round {receipt.round} does not prove that its update was averaged: "
+                f"{client}: the receipt of round {receipt.round} does not show its update in the list of the round: "
                 f"its path does not lead to root {receipt.root[:12]}"
+            )
+        if (signed := roots.get(receipt.round, receipt.root)) != receipt.root:
+            raise FederationError(
+                f"{client}: the receipt of round {receipt.round} has root {receipt.root[:12]}, "
+                f"and the server signed {signed[:12]} in the head of its ledger"
             )
         target = _receipt_file(scratch, session, receipt.round)
         atomic_write_text(target, receipt.model_dump_json(indent=2))
@@ -55,14 +66,32 @@ def audited_messages(scratch: Path) -> tuple[AuditedMessage, ...]:
     """Return every message that the client sent, oldest first; chain, signatures and receipts are checked.
 
     Raises:
-        FederationError: no message was sent yet, or a stored receipt does not prove its update any longer.
+        FederationError: no message was sent yet, or a stored receipt no longer fits its update and the signed heads.
         LedgerError: the journal was changed.
     """
     journal = SentJournal(scratch / SENT_JOURNAL)
-    found = tuple(AuditedMessage(sent=sent, receipt=_checked_receipt(scratch, sent)) for sent in journal.read())
-    if not found:
+    messages = journal.read()
+    if not messages:
         raise FederationError(f"{journal.path}: no message was sent yet")
-    return found
+    roots = {session: _signed_roots(scratch, session) for session in {sent.to for sent in messages}}
+    return tuple(_audited(scratch, sent, roots[sent.to]) for sent in messages)
+
+
+def _audited(scratch: Path, sent: SentMessage, roots: Mapping[int, str]) -> AuditedMessage:
+    receipt = _checked_receipt(scratch, sent)
+    signed = roots.get(receipt.round) if receipt else None
+    if receipt and signed not in (None, receipt.root):
+        file = _receipt_file(scratch, sent.to, receipt.round)
+        raise FederationError(f"{file}: has another root than the ledger head of round {receipt.round}")
+    return AuditedMessage(sent=sent, receipt=receipt, root_signed=signed is not None)
+
+
+def _signed_roots(scratch: Path, session: str) -> dict[int, str]:
+    """Return the Merkle root of each round of which the client has stored a head, which was signed when it came."""
+    if not SESSION_NAME.fullmatch(session):
+        return {}
+    heads = (one.head for one in head_store(scratch).read(session))
+    return {head.rounds - 1: head.updates_root for head in heads if head.updates_root}
 
 
 def _checked_receipt(scratch: Path, message: SentMessage) -> Receipt | None:
@@ -74,7 +103,7 @@ def _checked_receipt(scratch: Path, message: SentMessage) -> Receipt | None:
         return None
     receipt = Receipt.model_validate_json(file.read_text(encoding="utf-8"))
     if not verify_receipt(receipt, update):
-        raise FederationError(f"{file}: does not prove that the update of round {message.round} was averaged")
+        raise FederationError(f"{file}: its path does not lead from the update of round {message.round} to its root")
     return receipt
 
 

@@ -10,6 +10,7 @@ from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 
 from zk0.audit.journal import SentJournal, SentMessage, SentWeights
 from zk0.federation.flower.flower_message import WEIGHTS_PATH
+from zk0.federation.protocol.shown_heads import newest_head_digest
 from zk0.records import Update, clean_text
 from zk0.storage.redaction import last_component, public_values, without_folders
 from zk0.weights.files import open_weights
@@ -65,6 +66,7 @@ def record_sent(message: Message, content: RecordDict, scratch: Path) -> None:
         weights=None if path is None else _sent_weights(Path(str(path)), str(answer["update"])),
         asked=clean_text(json.dumps({k: v for k, v in plan.items() if k != "statistics"}), _MAX_ASKED),
         asked_digest=hashlib.sha256(asked.encode()).hexdigest(),
+        ledger_head=newest_head_digest(request),
     )
     SentJournal(scratch / SENT_JOURNAL).append(sent)
 

@@ -1,0 +1,223 @@
+"""A node finds out that its server's ledger is not one history: at once, in its audit, or with another node."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from flows.bot.main import zk0bot_app
+from zk0.audit.journal import SentJournal, SentMessage
+from zk0.audit.ledger import Ledger
+from zk0.audit.ledger_heads import HeadSigner, SignedHead
+from zk0.audit.signing_key import SigningKey
+from zk0.errors import FederationError
+from zk0.federation.network.node import NodeFolder
+from zk0.federation.network.server import ServerFolder, ServerSettings
+from zk0.federation.protocol.heads_audit import audited_heads, compare_with_ledger, compare_with_node
+from zk0.federation.protocol.shown_heads import HEADS, LEDGER_KEY, check_heads, head_store, newest_head_digest
+from zk0.records import Checkpoint, RoundRecord
+from zk0.settings.dataset_settings import ContractSettings, DataSettings, SimulatorSettings
+from zk0.settings.plans import RoundPlan, SessionTerms
+
+TERMS = SessionTerms(
+    session="s", seed=1, contract=ContractSettings(), data=DataSettings(), simulator=SimulatorSettings()
+)
+
+
+class Server:
+    """A server that can show each node another ledger."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.key = SigningKey(folder / "ledger.key", folder / "ledger.pub")
+        self.key.create()
+
+    def ledger(self, name: str, rounds: int = 4) -> Path:
+        ledger = Ledger(self.folder / name / "ledger.jsonl")
+        for number in range(rounds):
+            checkpoint = Checkpoint(round=number, path="p", digest=f"{name}{number}", bytes=1)
+            root = f"{number:064d}" if number else None
+            ledger.append(
+                RoundRecord(round=number, checkpoint=checkpoint, updates_root=root, seconds=1.0, finished_at="t")
+            )
+        return ledger.path
+
+    def heads(self, name: str, rounds: int = 4, session: str = "s") -> tuple[SignedHead, ...]:
+        return HeadSigner(self.ledger(name, rounds), session, self.key).signed()
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Server:
+    (tmp_path / "server").mkdir()
+    return Server(tmp_path / "server")
+
+
+class Node:
+    """A node's check, journal and audit."""
+
+    def __init__(self, scratch: Path, key: str) -> None:
+        self.scratch = scratch
+        self.config: dict[str, Any] = {"scratch": str(scratch), LEDGER_KEY: key}
+
+    def answer(self, *heads: SignedHead, plan: RoundPlan | None = None, terms: SessionTerms = TERMS) -> None:
+        """Check the heads of a request, and write the answer to the journal in any case."""
+        request = {HEADS: json.dumps([one.model_dump(mode="json") for one in heads])} if heads else {}
+        sent = SentMessage(at="2026-01-01T00:00:00+00:00", to=terms.session, kind="train", round=1, text="{}")
+        sent = sent.model_copy(update={"ledger_head": newest_head_digest(request)})
+        SentJournal(self.scratch / "sent.jsonl").append(sent)
+        check_heads(request, self.config, terms, plan)
+
+    def audit(self) -> list[str]:
+        return [one.problem for one in audited_heads(self.scratch, self.config[LEDGER_KEY])]
+
+
+@pytest.fixture
+def node(tmp_path: Path, server: Server) -> Node:
+    return Node(tmp_path / "node", server.key.public_hex())
+
+
+def plan(number: int, digest: str) -> RoundPlan:
+    return RoundPlan.model_construct(round=number, global_digest=digest, terms=TERMS)
+
+
+def test_one_history_is_accepted_with_gaps_and_repeated_requests(server: Server, node: Node) -> None:
+    heads = server.heads("w")
+    node.answer()  # it joins before round 0 is recorded
+    node.answer(heads[0], plan=plan(1, "w0"))
+    node.answer(heads[0], plan=plan(1, "w0"))
+    node.answer(heads[2], plan=plan(3, "w2"))
+    node.answer(*heads)
+    assert head_store(node.scratch).read("s") == (heads[0], heads[2], heads[1], heads[3])
+    (found,) = audited_heads(node.scratch, server.key.public_hex())
+    assert (found.heads, found.rounds, found.requests, found.without_head, found.problem) == (4, 4, 5, 1, "")
+
+
+def test_another_history_is_refused_and_stays_in_the_audit(server: Server, node: Node) -> None:
+    ours, other = server.heads("w"), server.heads("x")
+    node.answer(ours[1])
+    with pytest.raises(FederationError, match="two ledgers of the same length"):
+        node.answer(other[1])
+    with pytest.raises(FederationError, match="two ledgers of the same length"):
+        node.answer(ours[2])  # nothing that follows makes it one history again
+    assert "two ledgers of the same length" in node.audit()[0]
+
+
+def test_a_history_that_does_not_follow_is_refused(server: Server, node: Node) -> None:
+    node.answer(server.heads("w")[1])
+    with pytest.raises(FederationError, match="does not follow"):
+        node.answer(server.heads("x")[2])
+
+
+def test_rounds_that_were_dropped_are_refused(server: Server, node: Node) -> None:
+    heads = server.heads("w")
+    node.answer(heads[3])
+    with pytest.raises(FederationError, match="it has 2 lines, and had 4"):
+        node.answer(heads[1])
+    with pytest.raises(FederationError, match="shows no head"):
+        node.answer()
+
+
+def test_a_plan_must_fit_the_head(server: Server, node: Node) -> None:
+    heads = server.heads("w")
+    with pytest.raises(FederationError, match="it has 1 lines, and the plan is of round 2"):
+        node.answer(heads[0], plan=plan(2, "w0"))
+    with pytest.raises(FederationError, match="the plan starts from other"):
+        node.answer(heads[1], plan=plan(2, "other"))
+
+
+def test_heads_of_others_are_refused_and_not_stored(server: Server, node: Node, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    forged = Server(tmp_path / "other").heads("w")[0]
+    for heads in ((forged,), (server.heads("w")[0].model_copy(update={"head": forged.head, "signature": "0" * 128}),)):
+        with pytest.raises(FederationError, match="not signed for session s by the key"):
+            node.answer(*heads)
+    with pytest.raises(FederationError, match="not signed for session s"):
+        node.answer(*server.heads("t", session="t"))
+    with pytest.raises(FederationError, match="not a valid name"):
+        node.answer(*server.heads("u"), terms=TERMS.model_copy(update={"session": "../x"}))
+    assert head_store(node.scratch).sessions() == ()
+
+
+@pytest.mark.parametrize("text", ["no json", "{}", "[1]", '[{"head":{}}]', "[" * 100_000])
+def test_what_is_no_head_is_refused(node: Node, text: str) -> None:
+    with pytest.raises(FederationError, match="no valid heads"):
+        check_heads({HEADS: text}, node.config, TERMS)
+    assert newest_head_digest({HEADS: text}) == ""
+
+
+def test_without_a_key_in_the_kit_nothing_is_checked(server: Server, node: Node) -> None:
+    node.config[LEDGER_KEY] = ""
+    node.answer(*server.heads("w"))
+    assert head_store(node.scratch).sessions() == ()
+
+
+def test_heads_that_were_removed_are_found_by_the_journal(server: Server, node: Node) -> None:
+    node.answer(*server.heads("w"))
+    head_store(node.scratch).file("s").unlink()
+    assert "1 heads in the journal are missing" in node.audit()[0]
+
+
+def test_two_nodes_with_different_histories(server: Server, node: Node, tmp_path: Path) -> None:
+    key = server.key.public_hex()
+    same, deceived = Node(tmp_path / "same", key), Node(tmp_path / "deceived", key)
+    node.answer(*server.heads("w")[:2])
+    same.answer(*server.heads("w")[1:])
+    deceived.answer(*server.heads("x")[:3])
+    assert node.audit() == same.audit() == deceived.audit() == [""]
+    file = head_store(same.scratch).file("s")
+    assert compare_with_node(node.scratch, key, file).startswith("session s: 1 heads are those of")
+    with pytest.raises(FederationError, match="two ledgers of session s"):
+        compare_with_node(node.scratch, key, head_store(deceived.scratch).file("s"))
+    (tmp_path / "other").mkdir()
+    with pytest.raises(FederationError, match="all signed by the key"):
+        compare_with_node(node.scratch, Server(tmp_path / "other").key.public_hex(), file)
+
+
+def test_a_ledger_file_is_the_one_that_was_shown(server: Server, node: Node, tmp_path: Path) -> None:
+    node.answer(*server.heads("w"))
+    ledger = server.ledger("w")
+    assert "has all 4 heads" in compare_with_ledger(node.scratch, "s", ledger)
+    cut = tmp_path / "cut.jsonl"
+    cut.write_bytes(b"".join(line + b"\n" for line in ledger.read_bytes().splitlines()[:2]))
+    with pytest.raises(FederationError, match="has 2 rounds, the server showed one of 3"):
+        compare_with_ledger(node.scratch, "s", cut)
+    with pytest.raises(FederationError, match="its first 1 lines are not those"):
+        compare_with_ledger(node.scratch, "s", server.ledger("x"))
+    with pytest.raises(FederationError, match="no heads of session 't'"):
+        compare_with_ledger(node.scratch, "t", ledger)
+
+
+def test_the_audit_command_reports_a_server_with_two_histories(server: Server, tmp_path: Path) -> None:
+    """With a real kit: the server's key is in it."""
+    here = ServerFolder(tmp_path / "real")
+    here.init(ServerSettings(hosts=("127.0.0.1",)))
+    folder = NodeFolder(tmp_path / "home" / "client")
+    folder.install_kit(here.enroll("arm"))
+    server.key = here.ledger_key
+    node = Node(folder.scratch, folder.read_kit().ledger_key)
+    node.answer(*server.heads("w")[:3])
+    command = ["client", "audit", "--home", str(tmp_path / "home")]
+    result = CliRunner().invoke(zk0bot_app, command)
+    assert result.exit_code == 0, result.output
+    text = " ".join(result.output.split())
+    assert "s: 3 heads, ledger of 3 lines, 0 of 1 without a head; they contradict each other nowhere" in text
+    result = CliRunner().invoke(zk0bot_app, [*command, "--ledger", str(server.ledger("x")), "--session", "s"])
+    assert (result.exit_code, "are not those of the head" in result.output) == (1, True)
+    with pytest.raises(FederationError):
+        node.answer(*server.heads("x")[:3])
+    result = CliRunner().invoke(zk0bot_app, command)
+    assert (result.exit_code, "not one history" in result.output) == (1, True)
+
+
+def test_requests_carry_the_newest_head_and_receipts_all_of_them(server: Server) -> None:
+    from zk0.federation.protocol.collect import Federation
+
+    heads = server.heads("w")
+    federation = Federation(None, ("a",), 1.0, heads=HeadSigner(server.ledger("w"), "s", server.key))  # type: ignore[arg-type]
+    shown = federation._config(terms="")[HEADS]
+    assert json.loads(str(shown)) == [heads[-1].model_dump(mode="json")]
+    every = federation._config(terms="", **federation._shown_heads(newest=10))[HEADS]
+    assert json.loads(str(every)) == [one.model_dump(mode="json") for one in heads]
+    assert HEADS not in Federation(None, ("a",), 1.0)._config(terms="")  # type: ignore[arg-type]

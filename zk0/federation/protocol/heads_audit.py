@@ -1,0 +1,107 @@
+"""A node's audit of the ledger heads that its server has shown, and their comparison with other nodes and ledgers."""
+
+from pathlib import Path
+
+from zk0.audit.journal import SentJournal, SentMessage
+from zk0.audit.ledger_heads import contradiction, ledger_heads, read_heads
+from zk0.errors import FederationError
+from zk0.federation.protocol.exchange import FEATURES
+from zk0.federation.protocol.sent_log import SENT_JOURNAL
+from zk0.federation.protocol.shown_heads import SESSION_NAME, head_store
+from zk0.records import Record
+
+_BEFORE_ROUND_0 = ("join", FEATURES)
+"""Kinds of requests that may come before the ledger has a line."""
+
+
+class SessionHeads(Record):
+    """What an audit found about the heads of one session."""
+
+    session: str
+    heads: int
+    rounds: int
+    """Length of the ledger in the newest head."""
+    requests: int
+    """Requests of this session that the node has answered."""
+    without_head: int
+    """Of these, requests to train, evaluate or report that came without a head."""
+    problem: str = ""
+    """What shows that the server's ledger is not one history; empty: nothing does."""
+
+
+def audited_heads(scratch: Path, key: str) -> tuple[SessionHeads, ...]:
+    """Check all heads that a client was shown; one result for each session that it has answered.
+
+    Args:
+        scratch: folder of the client.
+        key: the server's ledger key.
+
+    Raises:
+        LedgerError: the journal or a file of heads was changed.
+    """
+    store, by_session = head_store(scratch), dict[str, list[SentMessage]]()
+    for sent in SentJournal(scratch / SENT_JOURNAL).read():
+        by_session.setdefault(sent.to, []).append(sent)
+    found = []
+    for session, messages in by_session.items():
+        heads = store.read(session) if session in store.sessions() else ()
+        missing = {sent.ledger_head for sent in messages if sent.ledger_head} - {one.head.digest() for one in heads}
+        bad = [one for one in heads if one.head.session != session or not one.is_signed_by(key)]
+        problem = contradiction(heads) or ""
+        if bad:
+            problem = f"{len(bad)} heads are not signed by the key {key[:16]}"
+        elif missing:
+            problem = f"{len(missing)} heads in the journal are missing in {store.file(session)}"
+        found.append(
+            SessionHeads(
+                session=session,
+                heads=len(heads),
+                rounds=max((one.head.rounds for one in heads), default=0),
+                requests=len(messages),
+                without_head=sum(not sent.ledger_head and sent.kind not in _BEFORE_ROUND_0 for sent in messages),
+                problem=problem,
+            )
+        )
+    return tuple(found)
+
+
+def compare_with_node(scratch: Path, key: str, file: Path) -> str:
+    """Compare a session's heads with those that another node was shown, and return what was found.
+
+    Args:
+        scratch: folder of this client.
+        key: the server's ledger key.
+        file: of the other node: `scratch/heads/SESSION.jsonl`.
+
+    Raises:
+        FederationError: the server has shown two histories, or the file has heads that it did not sign.
+    """
+    others = read_heads(file)
+    sessions = {one.head.session for one in others}
+    if len(sessions) != 1 or not all(one.is_signed_by(key) for one in others):
+        raise FederationError(f"{file}: expected heads of one session, all signed by the key {key[:16]}")
+    (session,) = sessions
+    own = head_store(scratch).read(session) if SESSION_NAME.fullmatch(session) else ()
+    if found := contradiction([*own, *others]):
+        raise FederationError(f"the server has shown two ledgers of session {session}: {found}; keep both files")
+    both = len({one.head.rounds for one in own} & {one.head.rounds for one in others})
+    return f"session {session}: {both} heads are those of {file}, none contradicts"
+
+
+def compare_with_ledger(scratch: Path, session: str, ledger: Path) -> str:
+    """Compare a session's heads with a ledger file, and return what was found.
+
+    Raises:
+        FederationError: the ledger is not the one that the server showed, or lacks rounds that it showed.
+        LedgerError: the file is not a valid ledger.
+    """
+    own = head_store(scratch).read(session) if SESSION_NAME.fullmatch(session) else ()
+    if not own:
+        raise FederationError(f"{ledger}: no heads of session {session!r} were shown to this client")
+    lines = ledger_heads(ledger, session)
+    for head in (one.head for one in own):
+        if head.rounds > len(lines):
+            raise FederationError(f"{ledger}: has {len(lines)} rounds, the server showed one of {head.rounds}")
+        if lines[head.rounds - 1] != head:
+            raise FederationError(f"{ledger}: its first {head.rounds} lines are not those of the head that was shown")
+    return f"{ledger}: has all {len(own)} heads that the server showed of session {session}"

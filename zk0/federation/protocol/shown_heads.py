@@ -1,0 +1,102 @@
+"""The ledger heads that a server shows to a node with each request, and the node's check.
+
+The node knows the server's ledger key from its enrolment kit. It stores each head that it is shown, and refuses
+requests whose heads are not signed, contradict an earlier one, or do not fit the plan (`zk0.audit.ledger_heads`).
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from zk0.audit.ledger_heads import HeadStore, SignedHead, contradiction
+from zk0.errors import FederationError
+from zk0.settings.plans import RoundPlan, SessionTerms
+
+HEADS = "heads"
+"""Key in a request: signed heads of the session's ledger as JSON, the newest one last."""
+LEDGER_KEY = "ledger_key"
+"""Key in a node's configuration: the server's public key for heads, 64 hex digits."""
+_MAX_TEXT = 50_000_000
+SESSION_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,199}")
+"""Names of sessions that can be names of files."""
+_PARSER = TypeAdapter(tuple[SignedHead, ...])
+
+
+def head_store(scratch: Path) -> HeadStore:
+    """The heads that a client was shown."""
+    return HeadStore(scratch / "heads")
+
+
+def check_heads(
+    request: Mapping[str, Any], config: Mapping[str, Any], terms: SessionTerms, plan: RoundPlan | None = None
+) -> None:
+    """Store the heads in a request, and raise where they show that the server's ledger is not one history.
+
+    Args:
+        request: of the server.
+        config: of this node; without a ledger key nothing is checked.
+        terms: of the session.
+        plan: of a round, whose weights must be those of the head.
+
+    Raises:
+        FederationError: a head is not signed by the server's ledger key, is of another session, contradicts an earlier
+            one, or does not fit the plan.
+    """
+    if not (key := str(config.get(LEDGER_KEY, ""))):
+        return
+    heads, session = parse_heads(request), terms.session
+    if not SESSION_NAME.fullmatch(session):
+        raise FederationError(f"{session[:40]!r} is not a valid name of a session")
+    if any(one.head.session != session or not one.is_signed_by(key) for one in heads):
+        raise FederationError(
+            f"the server shows a ledger head that is not signed for session {session} by the key {key[:16]} of the kit"
+        )
+    store = head_store(Path(config["scratch"]))
+    known = store.read(session)
+    if known and not heads:
+        raise FederationError("the server shows no head of its ledger with this request, and has shown some before")
+    store.add(session, heads)
+    if problem := _problem(known, heads, plan):
+        raise FederationError(f"the server's ledger is not the one that it showed before: {problem}")
+
+
+def parse_heads(request: Mapping[str, Any]) -> tuple[SignedHead, ...]:
+    """Return the heads in a request; none where it has none.
+
+    Raises:
+        FederationError: they cannot be parsed.
+    """
+    text = str(request.get(HEADS, "[]"))
+    try:
+        if len(text) > _MAX_TEXT:
+            raise ValueError(f"{len(text)} characters, at most {_MAX_TEXT}")
+        return _PARSER.validate_json(text)
+    except (ValidationError, ValueError) as e:
+        raise FederationError(f"the server shows no valid heads of its ledger ({type(e).__name__})") from e
+
+
+def _problem(known: Sequence[SignedHead], heads: Sequence[SignedHead], plan: RoundPlan | None) -> str:
+    if found := contradiction([*known, *heads]):
+        return found
+    if not heads:
+        return ""
+    newest, longest = heads[-1].head, max((one.head.rounds for one in known), default=0)
+    if newest.rounds < longest:
+        return f"it has {newest.rounds} lines, and had {longest}"
+    if plan is not None and newest.rounds != plan.round:
+        return f"it has {newest.rounds} lines, and the plan is of round {plan.round}"
+    if plan is not None and newest.weights != plan.global_digest:
+        return f"its last weights are {newest.weights[:12]}, and the plan starts from {plan.global_digest[:12]}"
+    return ""
+
+
+def newest_head_digest(request: Mapping[str, Any]) -> str:
+    """Return the digest of the newest head in a request; empty where it has none that can be parsed."""
+    try:
+        heads = parse_heads(request)
+    except FederationError:
+        return ""
+    return heads[-1].head.digest() if heads else ""
