@@ -45,6 +45,21 @@ def test_memory_does_not_grow_with_the_episode(long_set: Path) -> None:
     assert peak < 3.5 * one_piece  # one in use, one that is ready, and the frames of the next one
 
 
+def test_images_are_decoded_as_they_are_read(long_set: Path) -> None:
+    reader = EpisodeReader(long_set)
+    (episode,) = reader.read([1])
+    expected = reader.frames(episode, "wrist").transpose(0, 2, 3, 1)
+    images = reader.images(episode, "wrist")
+    assert len(images) == len(expected)
+    order = [0, 0, 1, FRAMES_AT_ONCE, 3 * FRAMES_AT_ONCE + 4, 5]  # the last one is decoded anew
+    assert all(np.array_equal(images[index], expected[index]) for index in order)
+    assert np.array_equal(images[30:40], expected[30:40])
+    with pytest.raises(IndexError, match="frame 101 of 101"):
+        images[101]
+    with pytest.raises(DatasetError, match="no camera"):
+        reader.images(episode, "top")[0]
+
+
 def test_one_item_is_computed_ahead() -> None:
     computed = []
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from zk0.data.dataset_folder import list_folder
 from zk0.data.dataset_info import TOLERANCE_SECONDS, read_dataset_info
 from zk0.data.episode_table import read_episode_table, read_task_table
-from zk0.data.frame_stream import decode_frames, stack_pieces
+from zk0.data.frame_stream import FrameSequence, decode_frames, stack_pieces
 from zk0.data.frame_table import EpisodeFrames, collect_episodes
 from zk0.errors import DatasetError
 from zk0.records import CAMERA_PREFIX
@@ -99,6 +99,14 @@ class EpisodeReader:
             DatasetError: there is no such camera, or a frame cannot be decoded; names video and episode.
         """
         return np.concatenate(list(self.frame_pieces(episode, camera)))
+
+    def images(self, episode: Episode, camera: str) -> FrameSequence:
+        """Return the images (H, W, 3) RGB of one camera, which are decoded as they are read.
+
+        Raises:
+            DatasetError: on reading: there is no such camera, or a frame cannot be decoded.
+        """
+        return FrameSequence(len(episode.timestamps), lambda: self.frame_pieces(episode, camera))
 
     def frame_pieces(self, episode: Episode, camera: str, every: int = 1) -> Iterator[NDArray[np.uint8]]:
         """Yield pieces (n, 3, H, W) RGB of frames 0, `every`, 2 `every`, ... of one camera, decoded in order.

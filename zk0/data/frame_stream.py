@@ -1,9 +1,10 @@
 """Decode the frames of an episode in order, a few at a time."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
+from typing import overload
 
 import av
 import numpy as np
@@ -65,3 +66,39 @@ def compute_ahead[T](items: Iterator[T]) -> Iterator[T]:
         while found := following.result():
             following = executor.submit(lambda: list(islice(items, 1)))
             yield found[0]
+
+
+class FrameSequence(Sequence[NDArray[np.uint8]]):
+    """The images (height, width, 3) of one camera, decoded as they are read in order; one piece is in memory.
+
+    Args:
+        count: number of images.
+        pieces: returns an iterator of pieces (n, 3, height, width), from the first frame on.
+    """
+
+    def __init__(self, count: int, pieces: Callable[[], Iterator[NDArray[np.uint8]]]) -> None:
+        self._count, self._pieces = count, pieces
+        self._rest: Iterator[NDArray[np.uint8]] = iter(())
+        self._piece: NDArray[np.uint8] = np.empty((0, 3, 1, 1), np.uint8)
+        self._first = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, index: int) -> NDArray[np.uint8]: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[NDArray[np.uint8]]: ...
+    def __getitem__(self, index: int | slice) -> NDArray[np.uint8] | list[NDArray[np.uint8]]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(self._count))]
+        if not 0 <= index < self._count:
+            raise IndexError(f"frame {index} of {self._count}")
+        if index < self._first or not len(self._piece):
+            self._rest, self._first = compute_ahead(self._pieces()), 0
+            self._piece = next(self._rest)
+        while index >= self._first + len(self._piece):
+            self._first += len(self._piece)
+            self._piece = next(self._rest)
+        image: NDArray[np.uint8] = self._piece[index - self._first].transpose(1, 2, 0)
+        return image

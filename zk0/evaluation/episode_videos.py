@@ -106,9 +106,8 @@ class VideoRenderer:
         return None
 
     def _recording(self, episode: Episode, note: str) -> PredictionRecording:
-        images = {c: self.reader.frames(episode, c).transpose(0, 2, 3, 1) for c in self.examples.cameras}
         return PredictionRecording(
-            images={camera: list(frames) for camera, frames in images.items()},
+            images={camera: self.reader.images(episode, camera) for camera in self.examples.cameras},
             recorded=episode.actions,
             predicted=self._predict_chunks(episode),
             joints=self.joints,

@@ -1,6 +1,6 @@
 """Canvas of the videos: camera images side by side, below them one panel with time series per joint."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,7 +73,7 @@ class Scene:
         return len(next(iter(self.images.values())))
 
     def check(self, where: str) -> None:
-        """Check that the arrays have matching shapes and finite values.
+        """Check that the arrays have matching lengths and finite values; images are checked as they are drawn.
 
         Raises:
             ReportError: they do not.
@@ -83,11 +83,6 @@ class Scene:
         for camera, frames in self.images.items():
             if len(frames) != self.frame_count:
                 raise ReportError(f"{where}: camera {camera} has {len(frames)} frames, expected {self.frame_count}")
-            shapes = {np.shape(f) for f in frames}
-            if len(shapes) != 1 or any(np.asarray(f).dtype != np.uint8 or np.shape(f)[2:] != (3,) for f in frames):
-                raise ReportError(
-                    f"{where}: camera {camera} has frames {sorted(shapes)}, expected one (h, w, 3) of uint8"
-                )
         if not all(np.isfinite(values).all() for values in self.series):
             raise ReportError(f"{where}: a series holds NaN or infinity; expected degrees")
 
@@ -97,20 +92,33 @@ class Canvas:
 
     def __init__(self, scene: Scene, camera_height: int) -> None:
         self._scene, self._height = scene, camera_height
-        cameras = [_scaled(frames[0], camera_height).shape[1] for frames in scene.images.values()]
+        self._shapes = {camera: np.shape(frames[0]) for camera, frames in scene.images.items()}
+        cameras = [_scaled(image, camera_height).shape[1] for image in self._images(0)]
         width = max(MIN_WIDTH, sum(cameras) + GAP * (len(cameras) - 1))
         self.panels: list[Panel] = []
         self._background = self._drawn(width + width % 2)
 
     def frame(self, now: int) -> Frame:
-        """A new frame with the camera images at one time step; without series."""
+        """A new frame with the camera images at one time step; without series.
+
+        Raises:
+            ReportError: an image is none, or has another shape than the camera's first one.
+        """
         frame = self._background.copy()
-        images = [_scaled(frames[now], self._height) for frames in self._scene.images.values()]
+        images = [_scaled(image, self._height) for image in self._images(now)]
         left = (frame.shape[1] - sum(image.shape[1] for image in images) - GAP * (len(images) - 1)) // 2
         for image in images:
             frame[HEADER_HEIGHT : HEADER_HEIGHT + self._height, left : left + image.shape[1]] = image
             left += image.shape[1] + GAP
         return frame
+
+    def _images(self, now: int) -> Iterator[Frame]:
+        for camera, frames in self._scene.images.items():
+            image, first = frames[now], self._shapes[camera]
+            if image.dtype != np.uint8 or image.shape != first or image.shape[2:] != (3,):
+                found = f"{self._scene.title}: camera {camera} has {image.shape} of {image.dtype} as frame {now}"
+                raise ReportError(f"{found}, expected {first} like the first one: (h, w, 3) of uint8")
+            yield image
 
     def with_caption(self, frame: Frame, caption: str, badge: tuple[str, str] | None = None) -> Frame:
         """The frame with a caption below the title, and a badge (text, #rrggbb) on the right."""
