@@ -40,6 +40,8 @@ def healthy(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 images[f"observation.images.{c}"] = pixels
             state = (turn * np.sin(t / 4 + phase)).astype(np.float32)
             action = (turn * np.sin((t + 2) / 4 + phase)).astype(np.float32)
+            for vector in (state, action):
+                vector[5] = 50 + vector[5] / 2  # the gripper goes from 0 to 100
             task = "Pick up the cube."
             dataset.add_frame({"observation.state": state, "action": action, "task": task, **images})
         dataset.save_episode(parallel_encoding=False)

@@ -26,6 +26,7 @@ def healthy(tmp_path_factory) -> Path:
 
     def episode() -> list[RecordedFrame]:
         states = np.cumsum(rng.normal(0, 8, (10, 6)), axis=0).astype(np.float32)
+        states[:, 5] = np.clip(50 + states[:, 5], 5, 95)  # the gripper goes from 0 to 100
         image = rng.integers(0, 255, (64, 64, 3), dtype=np.uint8)
         return [
             RecordedFrame(states[t], states[t] + 1, {"wrist": np.roll(image, 3 * t, axis=0)}, "Pick up the cube.")

@@ -363,6 +363,113 @@ def actions_are_the_next_states(b) -> None:
     change_vectors(b, "action", lambda v: np.roll(states, -1, axis=0))
 
 
+# ── motion ────────────────────────────────────────────────────────────────────
+
+
+def change_episode(b, episode: int, change: Callable, keys: Sequence[str] = (STATE, "action")) -> None:
+    """Change the rows (12, dims) of one episode in these columns."""
+    at = slice(12 * episode, 12 * episode + 12)
+    for key in keys:
+        change_vectors(b, key, lambda v: np.concatenate([v[: at.start], change(v[at].copy()), v[at.stop :]]))
+
+
+@defect("glitch")
+def a_joint_that_jumps_and_returns(b) -> None:
+    def jump(v: np.ndarray) -> np.ndarray:
+        v[6, 0] -= 250
+        return v
+
+    change_episode(b, 1, jump, [STATE])
+
+
+@defect("zero-rows")
+def a_lost_reading(b) -> None:
+    def lose(v: np.ndarray) -> np.ndarray:
+        v[5] = 0
+        return v
+
+    change_episode(b, 2, lose, [STATE])
+
+
+@defect("joint-stands-still")
+def a_servo_that_is_off(b) -> None:
+    change_episode(b, 1, lambda v: np.where(np.arange(6) == 2, v[0], v), [STATE])
+
+
+@defect("idle-episode")
+def an_episode_without_motion(b) -> None:
+    change_episode(b, 3, lambda v: np.repeat(v[:1], 12, axis=0))
+
+
+@defect("idle-ends")
+def an_episode_that_hardly_begins(b) -> None:
+    change_episode(b, 2, lambda v: np.concatenate([v[:3], np.repeat(v[2:3], 9, axis=0)]))
+
+
+@defect("action-lag")
+def actions_that_follow_the_states(b) -> None:
+    for episode in range(4):
+        states = np.array(pq.read_table(b.root / DATA)[STATE].to_pylist())[12 * episode :][:12]
+        change_episode(b, episode, lambda v, states=states: np.concatenate([states[[0, 0]], states[:-2]]), ["action"])
+
+
+@defect("delta-actions")
+def actions_that_are_differences(b) -> None:
+    states = np.array(pq.read_table(b.root / DATA)[STATE].to_pylist())
+    change_vectors(b, "action", lambda v: v - states)
+
+
+@defect("clipped-actions")
+def actions_cut_off_at_a_limit(b) -> None:
+    change_vectors(b, "action", lambda v: np.where(np.arange(6) < 2, np.clip(v, -15, 15), v))
+
+
+@defect("gripper-range")
+def a_gripper_of_another_calibration(b) -> None:
+    for key in (STATE, "action"):
+        change_vectors(b, key, lambda v: np.where(np.arange(6) == 5, 3 * v - 100, v))
+
+
+@defect("near-duplicates")
+def an_episode_replayed(b) -> None:
+    noise = np.random.default_rng(3).normal(0, 0.1, (12, 6)).astype(np.float32)
+    for key in (STATE, "action"):
+        change_vectors(b, key, lambda v: np.concatenate([v[:36], v[12:24] + noise]))
+
+
+@defect("no-success")
+def no_demonstration_succeeds(b) -> None:
+    b.info(lambda i: i["features"].update({"next.success": {"dtype": "bool", "shape": [1], "names": None}}))
+    b.table(DATA, lambda t: t.append_column("next.success", pa.array([False] * t.num_rows)))
+
+
+@defect("single-take")
+def a_whole_recording_in_one_episode(b) -> None:
+    rows = 1260
+    for camera in ("wrist", "overhead"):
+        change_pictures(b, lambda p: [p[i % 48] for i in range(rows)], camera)
+
+    def lengthen(t: pa.Table) -> pa.Table:
+        t = t.take(np.arange(rows) % 48)
+        numbers = {"episode_index": [0] * rows, "frame_index": range(rows), "index": range(rows)}
+        columns = {**numbers, "timestamp": np.arange(rows) / 10}
+        for name, values in columns.items():
+            field = t.schema.field(name)
+            t = t.set_column(t.schema.get_field_index(name), field, pa.array(values, type=field.type))
+        return t
+
+    b.table(DATA, lengthen)
+    b.table(EPISODES, lambda t: t.slice(0, 1))
+    for column in ("length", "dataset_to_index"):
+        b.column(EPISODES, column, lambda v: [rows])
+    for camera in ("wrist", "overhead"):
+        b.column(EPISODES, f"videos/observation.images.{camera}/to_timestamp", lambda v: [rows / 10])
+    b.info(lambda i: i.update(total_episodes=1, total_frames=rows))
+    for key in (STATE, "action"):
+        change_vectors(b, key, lambda v: v)
+        b.json("meta/stats.json", lambda s, key=key: s[key].update(count=[rows]))
+
+
 @defect("statistics-missing")
 def no_statistics(b) -> None:
     (b.root / "meta/stats.json").unlink()
@@ -501,6 +608,45 @@ def a_camera_that_hangs(b) -> None:
     write_video(b.video(), 48, lambda i: np.full((64, 64, 3), 90, np.uint8))
 
 
+def change_pictures(b, change: Callable, camera: str = "wrist") -> None:
+    """Change the 48 pictures (H, W, 3) of a camera; 12 of them belong to each episode."""
+    pictures = change(read_video(b.video(camera)))
+    write_video(b.video(camera), len(pictures), pictures.__getitem__)
+
+
+@defect("dark-pictures")
+def a_camera_covered_in_one_episode(b) -> None:
+    change_pictures(b, lambda p: [*p[:24], *[np.zeros_like(p[0])] * 12, *p[36:]])
+
+
+@defect("frozen-pictures")
+def a_camera_that_hangs_in_one_episode(b) -> None:
+    change_pictures(b, lambda p: [*p[:12], *[p[12]] * 12, *p[24:]])
+
+
+@defect("blurred-pictures")
+def a_camera_out_of_focus_in_one_episode(b) -> None:
+    def blur(picture: np.ndarray) -> np.ndarray:
+        return np.asarray(Image.fromarray(picture).resize((6, 6), Image.Resampling.BOX).resize((64, 64)))
+
+    change_pictures(b, lambda p: [*p[:36], *map(blur, p[36:])])
+
+
+@defect("same-pictures")
+def one_device_opened_twice(b) -> None:
+    shutil.copy(b.video("overhead"), b.video("wrist"))
+
+
+@defect("swapped-cameras")
+def cameras_plugged_in_the_other_way_round(b) -> None:
+    rows, columns = np.indices((64, 64), dtype=np.uint8)
+    falling, rising = rows + columns, 63 - rows + columns
+    for name, usual, other in (("wrist", falling, rising), ("overhead", rising, falling)):
+        views = [(other if 12 <= i < 24 else usual) + np.uint8(i) for i in range(48)]
+        pictures = [np.repeat(v[:, :, None], 3, axis=2) for v in views]
+        change_pictures(b, lambda _, pictures=pictures: pictures, name)
+
+
 @defect("undecodable-video")
 def a_video_with_a_hole(b) -> None:
     bytes_ = bytearray(b.video().read_bytes())
@@ -511,9 +657,11 @@ def a_video_with_a_hole(b) -> None:
 
 @defect("undecodable-picture")
 def a_stored_image_that_is_broken(b) -> None:
-    content = io.BytesIO()
-    Image.fromarray(np.full((64, 64, 3), 90, np.uint8)).save(content, "PNG")
-    images = [{"bytes": content.getvalue(), "path": None}] * 47
+    images = []
+    for i in range(47):
+        content = io.BytesIO()
+        Image.fromarray(np.full((64, 64, 3), 90 + i, np.uint8)).save(content, "PNG")
+        images.append({"bytes": content.getvalue(), "path": None})
     b.info(lambda i: i["features"][WRIST].update(dtype="image"))
     b.table(DATA, lambda t: t.append_column(WRIST, pa.array([*images, {"bytes": b"broken", "path": None}])))
     shutil.rmtree(b.root / f"videos/{WRIST}")
@@ -545,7 +693,7 @@ def task_texts_in_a_plain_column(b) -> None:
 
 @defect("task-length")
 def a_long_task_text(b) -> None:
-    b.column(TASKS, "task", lambda v: ["Pick up the cube. " * 3])
+    b.column(TASKS, "task", lambda v: ["Pick up the cube. " * 9])
 
 
 @defect("task-numbers", "task-unknown")

@@ -20,6 +20,8 @@ from zk0.errors import DatasetError, first_line
 from zk0.records import ACTION, STATE
 
 INDEX_COLUMNS = ("episode_index", "frame_index", "index", "task_index")
+SUCCESS = "next.success"
+"""Column of LeRobot's simulators and annotations: whether the task is done after this frame."""
 MAX_FRAME_BYTES = 16 * 1024**3
 
 
@@ -41,6 +43,8 @@ class FrameTable:
     """(rows, dims), in the stored dtype."""
     action: NDArray[Any] | None
     """(rows, dims), in the stored dtype."""
+    success: NDArray[np.bool_] | None = None
+    """(rows,); missing labels count as false."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,7 @@ def read_frame_table(folder: DatasetFolder, file: str, state_key: str = STATE, a
             if (size := _stored_bytes(parquet, wanted)) > MAX_FRAME_BYTES:
                 raise BrokenFile(file, f"{size} bytes of numbers", f"at most {MAX_FRAME_BYTES} bytes")
             table = parquet.read(columns=wanted)
+            success = parquet.read(columns=[SUCCESS])[SUCCESS] if types.get(SUCCESS) == "bool" else None
     except (pa.ArrowException, OSError, MemoryError, UnicodeDecodeError) as e:
         raise BrokenFile(file, f"a file that is not readable parquet ({first_line(e, 120)})", "parquet") from e
     columns = {c: _column(table, c, file, rows) for c in wanted}
@@ -90,6 +95,7 @@ def read_frame_table(folder: DatasetFolder, file: str, state_key: str = STATE, a
         timestamp=_flat(columns.get("timestamp")),
         state=_wide(columns.get(state_key)),
         action=_wide(columns.get(action_key)),
+        success=_flags(success),
         **{name: columns.get(name) for name in INDEX_COLUMNS},
     )
 
@@ -230,6 +236,17 @@ def _whole_numbers(values: NDArray[Any], where: str) -> NDArray[np.int64]:
 
 def _flat(values: NDArray[Any] | None) -> NDArray[np.float64] | None:
     return None if values is None else values.reshape(-1).astype(np.float64)
+
+
+def _flags(column: Any) -> NDArray[np.bool_] | None:
+    """Return a column of truth values (rows,), also if each is a list of one; None without a column."""
+    if column is None:
+        return None
+    plain = unwrap_extension(column)
+    while is_list(plain.type):
+        plain = pa.compute.list_flatten(plain)
+    values: NDArray[np.bool_] = plain.fill_null(False).to_numpy().astype(bool)
+    return values
 
 
 def _wide(values: NDArray[Any] | None) -> NDArray[Any] | None:

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import pairwise
 from typing import Any
 
 import av
@@ -11,10 +10,8 @@ from av.error import FFmpegError
 from numpy.typing import NDArray
 
 from zk0.data.dataset_folder import BrokenFile, DatasetFolder
+from zk0.data.picture_measures import PictureMeter, PictureSequence
 from zk0.errors import first_line
-
-LUMA_EVERY = 15
-"""Brightness is measured in every n-th frame."""
 
 
 @dataclass(frozen=True)
@@ -43,13 +40,11 @@ class VideoFile:
 
 @dataclass(frozen=True)
 class DecodedVideo:
-    """Number and brightness of a video's frames, measured by decoding all of them."""
+    """Number and measures of a video's frames, from decoding all of them."""
 
     frames: int
-    brightness: NDArray[np.float64]
-    """(measured frames,) mean luma, 0 to 255."""
-    change: NDArray[np.float64]
-    """(measured frames - 1,) mean absolute change of luma from one measured frame to the next."""
+    pictures: PictureSequence
+    """In the order of presentation."""
 
 
 def probe_video(folder: DatasetFolder, file: str) -> VideoFile:
@@ -79,7 +74,7 @@ def decode_video(folder: DatasetFolder, file: str) -> DecodedVideo:
     Raises:
         BrokenFile: a frame does not decode; names the frame.
     """
-    frames, samples = 0, []
+    frames, meter = 0, PictureMeter()
     try:
         with av.open(str(folder.file_path(file))) as container:
             stream = _stream(container, file)
@@ -88,17 +83,11 @@ def decode_video(folder: DatasetFolder, file: str) -> DecodedVideo:
             for frame in container.decode(stream):
                 if frame.is_corrupt:
                     raise BrokenFile(file, f"frame {frame.pts} of the stream is corrupt", "frames that decode")
-                if frames % LUMA_EVERY == 0:
-                    samples.append(_luma(frame))
+                meter.add(_luma(frame))
                 frames += 1
     except (FFmpegError, OSError, ValueError, MemoryError, IndexError) as e:
         raise BrokenFile(file, f"{first_line(e, 120)} after {frames} frames", "frames that decode") from e
-    same = [(a, b) for a, b in pairwise(samples) if a.shape == b.shape]
-    return DecodedVideo(
-        frames=frames,
-        brightness=np.asarray([s.mean() for s in samples]),
-        change=np.asarray([np.abs(a - b).mean() for a, b in same]),
-    )
+    return DecodedVideo(frames, meter.sequence())
 
 
 def read_frame_at(folder: DatasetFolder, file: str, seconds: float) -> NDArray[np.uint8]:
@@ -127,10 +116,9 @@ def _stream(container: Any, file: str) -> Any:
     return streams[0]
 
 
-def _luma(frame: av.VideoFrame) -> NDArray[np.float32]:
-    """Return every eighth pixel of the luma plane, without a color conversion."""
+def _luma(frame: av.VideoFrame) -> NDArray[np.uint8]:
+    """Return the luma plane (height, width), without a color conversion where that is possible."""
     if not frame.format.name.startswith(("yuv", "gray", "nv")) or frame.format.components[0].bits != 8:
         frame = frame.reformat(format="gray")
     plane = frame.planes[0]
-    rows = np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)[::8, : plane.width : 8]
-    return rows.astype(np.float32)
+    return np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)[:, : plane.width]

@@ -3,10 +3,11 @@
 Tensors never travel in a record: it names them by path, digest and bytes. Import every record from here.
 """
 
-from zk0.records.bounds import MAX_TEXT, Text, clean_text
+from zk0.records.bounds import MAX_INDEX, MAX_TEXT, Text, clean_text
 from zk0.records.dataset_records import (
     ACTION,
     CAMERA_PREFIX,
+    MAX_LISTED_EPISODES,
     STATE,
     CalibrationName,
     DatasetReport,
@@ -43,6 +44,8 @@ from zk0.records.update_records import (
 __all__ = [
     "ACTION",
     "CAMERA_PREFIX",
+    "MAX_INDEX",
+    "MAX_LISTED_EPISODES",
     "MAX_TEXT",
     "STATE",
     "CalibrationName",

@@ -42,7 +42,9 @@ Frames = Annotated[int, Field(strict=True, ge=1, lt=2**29)]
 """Number of frames; below 2^29, its product with a float32 weight is exact in float64."""
 Count = Annotated[int, Field(strict=True, ge=0, le=10**12)]
 """Number of bytes, steps, episodes or values."""
-Index = Annotated[int, Field(strict=True, ge=0, le=10**7)]
+MAX_INDEX = 10**7
+"""Largest number of a round or an episode."""
+Index = Annotated[int, Field(strict=True, ge=0, le=MAX_INDEX)]
 """Number of a round or an episode."""
 Measure = Annotated[float, Field(strict=True, ge=0, le=1e15)]
 """A loss, norm, error or rate: its square is finite, and so is the sum of the squares of all clients."""

@@ -15,6 +15,8 @@ CAMERA_PREFIX = "observation.images."
 """Prefix of LeRobot's feature keys of camera images."""
 
 
+MAX_LISTED_EPISODES = 100_000
+"""Most episodes that a finding lists."""
 CalibrationName = Literal["pos", "main", "plain"]
 """Known joint names of an SO-100 or SO-101 arm (`zk0.data.calibrations`)."""
 JointUnits = Literal["degrees", "radians", "normalized"]
@@ -32,6 +34,8 @@ class Finding(Record):
     expected: Text
     repair: Text | None = None
     """Name of the repair that fixes it; None: it cannot be repaired."""
+    episodes: tuple[Index, ...] = Field(default=(), max_length=MAX_LISTED_EPISODES)
+    """The episodes that it concerns, without impossible numbers; empty: the whole dataset, or they are not known."""
 
     def __str__(self) -> str:
         return f"{self.rule}: {self.where}: found {self.found}, expected {self.expected}"

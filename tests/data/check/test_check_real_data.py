@@ -2,12 +2,14 @@
 
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
 from zk0.data.check import check_contract, check_dataset
+from zk0.data.check.rule_catalog import CONTENT_WARNINGS
 from zk0.data.episode_digests import episode_digests
 from zk0.data.repair.repair_dataset import repair_dataset
 from zk0.data.statistics import measure_statistics
@@ -38,8 +40,27 @@ def test_good_real_data_pass(real_data, name, episodes, frames) -> None:
 
 def test_the_warnings_of_a_good_recording(real_data) -> None:
     report = check_dataset(real_data / "so101-cloth-right", dataset="x")
-    assert {f.rule for f in report.findings} == {"action-repeats-state", "task-length"}
+    assert {f.rule for f in report.findings} == {"action-repeats-state", "dark-pictures"}
+    assert [f.episodes for f in report.findings if f.rule == "dark-pictures"] == [(0,)]
     assert report.units == "degrees"
+
+
+HEALTHY = json.loads((Path(__file__).parents[3] / "docs/healthy_recordings.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("name", HEALTHY)
+def test_warnings_are_as_rare_as_the_documentation_says(real_data, name) -> None:
+    report = check_dataset(real_data / name, dataset=name)
+    for rule in CONTENT_WARNINGS:
+        found = [f for f in report.findings if f.rule == rule.id]
+        count = sum(len(f.episodes) or report.episodes for f in found)
+        assert count <= HEALTHY[name]["warnings"].get(rule.id, 0), found
+
+
+def test_a_warning_names_at_most_one_of_fifty_healthy_episodes() -> None:
+    total = sum(one["episodes"] for one in HEALTHY.values())
+    for rule in {r.id for r in CONTENT_WARNINGS} - {"action-repeats-state"}:
+        assert sum(one["warnings"].get(rule, 0) for one in HEALTHY.values()) <= total / 50, rule
 
 
 def test_statistics_equal_those_of_the_recording(real_data) -> None:

@@ -34,11 +34,15 @@ REFUSED = {
 UNITS = {"raw_servo_ticks", "radians"}
 OTHER_NUMBERS = {
     *UNITS,
+    "a_joint_that_jumps_and_returns", "a_lost_reading", "a_servo_that_is_off", "an_episode_without_motion",
+    "an_episode_that_hardly_begins", "actions_that_follow_the_states", "actions_that_are_differences",
+    "a_whole_recording_in_one_episode", "actions_cut_off_at_a_limit", "a_gripper_of_another_calibration",
+    "an_episode_replayed",
     "a_joint_that_never_moves",
     "an_episode_twice",
     "actions_are_the_next_states",
     "an_episode_of_one_frame",
-}
+}  # fmt: skip
 
 
 def tree(root: Path) -> dict[str, str]:
@@ -76,7 +80,7 @@ def test_a_defect_is_repaired_in_a_copy_or_refused(request, defect, breaker, hea
     assert sorted(p.name for p in tmp_path.iterdir()) == ["copy", "repaired"]
     remaining = done.episodes
     assert list(remaining) == [i for i in range(4) if i not in done.dropped][: len(remaining)]
-    assert len(remaining) >= 3
+    assert len(remaining) >= (1 if name == "a_whole_recording_in_one_episode" else 3)
     if name not in OTHER_NUMBERS:
         numbers = read_episodes(healthy, remaining)
         copied = read_episodes(target, range(len(remaining)))

@@ -6,6 +6,7 @@ Where a rule belongs:
 - `file_rules.py`: which files are in the folder
 - `count_rules.py`: counts, numbering, order, timestamps
 - `value_rules.py`: values of states and actions: dimensions, names, units, motion, copies
+- `motion_rules.py`: how the arm moves, episode by episode
 - `statistics_rules.py`: meta/stats.json
 - `camera_rules.py`: cameras and video containers; `decoded_video_rules.py`: what the videos show
 - `task_rules.py`: task texts

@@ -44,6 +44,18 @@ class EpisodeClip:
             return float("inf")
         return float(np.abs(wanted - video.seconds[nearest]).max())
 
+    def positions(self, video: VideoFile, fps: float, *, retimed: bool) -> NDArray[np.int64] | None:
+        """Return which frames of the video are those of the clip; None if it has not all of them.
+
+        Args:
+            video: the clip's file.
+            fps: frames per second.
+            retimed: whether the frame times of the video do not count, but the order of its frames.
+        """
+        if retimed:
+            return round(self.clip.start_seconds * fps) + np.arange(self.frames)
+        return _nearest(video.seconds, self._frame_times(fps)) if self.fits(video, fps) else None
+
     def missing_frames(self, video: VideoFile, fps: float) -> int:
         """Return the number of frames that have no video frame within the tolerance."""
         if not len(video.seconds):

@@ -12,6 +12,7 @@ import numpy as np
 from zk0.data.check.clip_places import ClipPlaces, EpisodeClip, moved_videos, place_clips
 from zk0.data.check.joined_rows import JoinedRows, join_rows
 from zk0.data.check.lfs_pointers import find_lfs_pointers
+from zk0.data.check.motion_measures import Motion, measure_motion
 from zk0.data.check.reading_rules import (
     EPISODE_TABLE,
     INFO,
@@ -25,7 +26,7 @@ from zk0.data.check.true_rate import are_equal_rates, clock_rate
 from zk0.data.dataset_folder import BrokenFile, DatasetFolder, list_folder
 from zk0.data.dataset_info import DatasetInfo, read_dataset_info, resolve_renames
 from zk0.data.episode_table import EpisodeEntry, VideoClip, read_episode_table, read_task_table
-from zk0.data.frame_table import FrameTable, read_frame_table
+from zk0.data.frame_table import EpisodeFrames, FrameTable, read_frame_table
 from zk0.data.video_file import VideoFile, probe_video
 from zk0.records import ACTION, STATE, Finding
 
@@ -83,6 +84,14 @@ class Contents:
         spans = self.rows.spans if self.rows else {}
         listed = None if self.episodes is None else {e.index for e in self.episodes}
         return {e: s for e, s in spans.items() if listed is None or e in listed}
+
+    @cached_property
+    def motion(self) -> Motion | None:
+        """Motion of the episodes; None if states or actions are missing or all episodes are too short."""
+        rows = self.rows
+        if rows is None or rows.state is None or rows.action is None:
+            return None
+        return measure_motion({e: EpisodeFrames(rows.state[s], rows.action[s]) for e, s in self.spans.items()})
 
     def length(self, episode: EpisodeEntry) -> int:
         """Return the frames of an episode, from its first to its last frame_index; without rows, the table's length."""

@@ -1,47 +1,195 @@
-"""Rules about the pictures that videos show; only the full check decodes them."""
+"""Rules about the pictures that videos and stored images show; only the full check decodes them."""
 
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
 
 from zk0.data.check.contents import Contents
-from zk0.data.check.observed_frames import ObservedFrames
+from zk0.data.check.motion_measures import Floats
+from zk0.data.check.name_lists import join_episodes
+from zk0.data.check.observed_frames import EpisodePictures, ObservedFrames
 from zk0.data.check.rule import RuleGroup, Violation
+from zk0.data.picture_measures import PictureSequence
 
 MAX_DARK_BRIGHTNESS = 20.0
 """Mean brightness (0 to 255, where video black is 16) under which a frame shows nothing."""
 MAX_FROZEN_CHANGE = 0.05
 """Mean change of brightness under which two frames are the same picture, encoded twice."""
+MIN_RUN_SECONDS, MIN_RUN_FRAMES = 1.0, 5
+"""Shortest run of dark or frozen pictures that is reported."""
+MIN_MOVED_SHARE = 0.1
+"""Share of its range by which a joint moves during a run of equal pictures that is reported."""
+MAX_BLUR_SHARE = 0.4
+"""Sharpness of an episode, as a share of the camera's median episode, under which it is blurred."""
+MAX_SAME_DIFFERENCE, MAX_SAME_SHARE = 2.0, 0.1
+"""Mean difference (of 255, and as a share of the contrast) under which two pictures are the same."""
+MAX_FROZEN_SHARE = 0.1
+"""Change of a picture, as a share of the camera's median, under which it is the picture before, encoded twice."""
+MIN_SWAP_DIFFERENCE = 8.0
+"""Mean difference (of 255) of an episode's pictures from its camera's others from which cameras may be swapped."""
+MIN_COMPARED_EPISODES = 3
 
-DECODED_VIDEO_RULES = RuleGroup[[Contents, ObservedFrames], Violation]("What the videos show", __name__)
+DECODED_VIDEO_RULES = RuleGroup[[Contents, ObservedFrames], Violation]("What the pictures show", __name__)
 
 
 @DECODED_VIDEO_RULES.rule("dark-camera", severity="warning")
 def dark_camera(contents: Contents, observed: ObservedFrames) -> Iterator[Violation]:
     """Every camera shows something brighter than black; a dark one was covered or unplugged."""
-    for key in contents.info.cameras if contents.info else ():
-        brightness, _ = _luma(contents, observed, key)
-        if _is_dark(brightness):
-            yield Violation(key, f"nothing brighter than {brightness.max():.1f} of 255", "frames that show motion")
+    for key, parts in _by_camera(contents, observed.pictures).items():
+        if (brightest := _brightest(parts)) < MAX_DARK_BRIGHTNESS:
+            yield Violation(key, f"nothing brighter than {brightest:.1f} of 255", "frames that show motion")
+
+
+@DECODED_VIDEO_RULES.rule("dark-pictures", severity="warning")
+def dark_pictures(contents: Contents, observed: ObservedFrames) -> Iterator[Violation]:
+    """No camera is dark for a second or more of an episode, as when it is covered or lost for a while."""
+    for key, parts in _by_camera(contents, observed.pictures).items():
+        if _brightest(parts) < MAX_DARK_BRIGHTNESS:
+            continue  # dark-camera reports it
+        runs = {e: _longest_run(p.brightness < MAX_DARK_BRIGHTNESS) for e, p in parts.items()}
+        dark = {e: r for e, r in runs.items() if _size(r) >= min(_shortest_run(contents), len(parts[e]))}
+        yield from _run_violation(contents, key, dark, "dark")
 
 
 @DECODED_VIDEO_RULES.rule("frozen-camera", severity="warning")
 def frozen_camera(contents: Contents, observed: ObservedFrames) -> Iterator[Violation]:
     """The picture of every camera changes; one that never changes comes from a camera that hung."""
-    for key in contents.info.cameras if contents.info else ():
-        brightness, change = _luma(contents, observed, key)
-        if len(change) and float(change.max()) < MAX_FROZEN_CHANGE and not _is_dark(brightness):
+    for key, parts in _by_camera(contents, observed.pictures).items():
+        if _is_frozen(parts) and _brightest(parts) >= MAX_DARK_BRIGHTNESS:
             yield Violation(key, "the same picture in all frames", "frames that show motion")
 
 
-def _is_dark(brightness: NDArray[np.float64]) -> bool:
-    return bool(len(brightness)) and float(brightness.max()) < MAX_DARK_BRIGHTNESS
+@DECODED_VIDEO_RULES.rule("frozen-pictures", severity="warning")
+def frozen_pictures(contents: Contents, observed: ObservedFrames) -> Iterator[Violation]:
+    """No camera shows one picture for a second or more while the arm moves, as when it hangs for a while."""
+    for key, parts in _by_camera(contents, observed.pictures).items():
+        if _is_frozen(parts):
+            continue  # frozen-camera reports it
+        frozen = {}
+        usual = float(np.median(np.concatenate([p.change[1:] for p in parts.values()])))
+        most = min(MAX_FROZEN_CHANGE, MAX_FROZEN_SHARE * usual)
+        for episode, pictures in parts.items():
+            still = pictures.change <= most
+            still &= pictures.brightness >= MAX_DARK_BRIGHTNESS
+            run = _longest_run(still)
+            if _size(run) >= _shortest_run(contents) and _moved(contents, episode, run) >= MIN_MOVED_SHARE:
+                frozen[episode] = run
+        yield from _run_violation(contents, key, frozen, "one picture while the arm moves")
 
 
-def _luma(contents: Contents, observed: ObservedFrames, key: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return brightness and change of brightness over all decoded videos of one camera."""
-    decoded = [observed.videos[f] for f in contents.videos_of(key) if f in observed.videos]
-    brightness = np.concatenate([d.brightness for d in decoded]) if decoded else np.empty(0)
-    change = np.concatenate([d.change for d in decoded]) if decoded else np.empty(0)
-    return brightness, change
+@DECODED_VIDEO_RULES.rule("blurred-pictures", severity="warning")
+def blurred_pictures(contents: Contents, observed: ObservedFrames) -> Iterator[Violation]:
+    """The pictures of an episode are about as sharp as those of the camera's other episodes."""
+    for key, parts in _by_camera(contents, observed.pictures).items():
+        sharpness = {e: float(np.median(p.sharpness)) for e, p in parts.items() if len(p)}
+        dark = {e for e, p in parts.items() if float(np.median(p.brightness)) < MAX_DARK_BRIGHTNESS}
+        usual = float(np.median(list(sharpness.values()))) if len(sharpness) >= MIN_COMPARED_EPISODES else 0.0
+        blurred = [e for e, s in sharpness.items() if s < MAX_BLUR_SHARE * usual and e not in dark]
+        if blurred:
+            share = sharpness[blurred[0]] / usual
+            yield Violation(
+                where=f"{key} of {join_episodes(blurred)}",
+                found=f"pictures with {share:.0%} of the usual sharpness (episode {blurred[0]})",
+                expected="a camera in focus",
+                episodes=tuple(blurred),
+            )
+
+
+@DECODED_VIDEO_RULES.rule("same-pictures", severity="warning")
+def same_pictures(contents: Contents, observed: ObservedFrames) -> Iterator[Violation]:
+    """No two cameras show the same pictures, as when one device was opened twice."""
+    for (one, a), (other, b) in combinations(_by_camera(contents, observed.pictures).items(), 2):
+        same = tuple(e for e in sorted(a.keys() & b.keys()) if _are_same(a[e], b[e]))
+        if same:
+            found = f"the pictures of {one}"
+            yield Violation(f"{other} of {join_episodes(same)}", found, "a view of its own", episodes=same)
+
+
+@DECODED_VIDEO_RULES.rule("swapped-cameras", severity="warning")
+def swapped_cameras(contents: Contents, observed: ObservedFrames) -> Iterator[Violation]:
+    """Every camera keeps its view; in no episode do two cameras show what the other one shows in the others."""
+    for (one, a), (other, b) in combinations(_by_camera(contents, observed.pictures).items(), 2):
+        if swapped := _swapped_episodes(a, b):
+            yield Violation(
+                where=f"{one} and {other} of {join_episodes(swapped)}",
+                found="the view of the other camera in both",
+                expected="the view of the other episodes",
+                episodes=swapped,
+            )
+
+
+def _by_camera(contents: Contents, pictures: EpisodePictures) -> dict[str, dict[int, PictureSequence]]:
+    """Return color camera -> episode -> its pictures."""
+    found: dict[str, dict[int, PictureSequence]] = defaultdict(dict)
+    cameras = contents.info.cameras if contents.info else ()
+    for (key, episode), sequence in sorted(pictures.items()):
+        if key in cameras and len(sequence):
+            found[key][episode] = sequence
+    return found
+
+
+def _brightest(parts: Mapping[int, PictureSequence]) -> float:
+    return max(float(p.brightness.max()) for p in parts.values())
+
+
+def _is_frozen(parts: Mapping[int, PictureSequence]) -> bool:
+    """Return whether all pictures of a camera are one."""
+    thumbnails = np.concatenate([p.thumbnails for p in parts.values()])
+    return len(thumbnails) > 1 and float(np.abs(thumbnails - thumbnails[0]).mean(axis=(1, 2)).max()) < MAX_FROZEN_CHANGE
+
+
+def _longest_run(mask: NDArray[np.bool_]) -> slice:
+    """Return the longest run of true values; empty if there is none."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], mask, [False]]).astype(np.int8)))
+    runs = [slice(int(a), int(b)) for a, b in edges.reshape(-1, 2)]
+    return max(runs, key=_size, default=slice(0, 0))
+
+
+def _size(run: slice) -> int:
+    return int(run.stop - run.start)
+
+
+def _shortest_run(contents: Contents) -> int:
+    return max(MIN_RUN_FRAMES, round(MIN_RUN_SECONDS * contents.fps))
+
+
+def _moved(contents: Contents, episode: int, run: slice) -> float:
+    """Return the largest share of its range by which a joint moves during a run of frames."""
+    motion = contents.motion
+    if motion is None or episode not in motion.episodes:
+        return 0.0
+    part: Floats = motion.episodes[episode].state[run]
+    moving = motion.state_range > 0
+    return float(((part.max(axis=0) - part.min(axis=0))[moving] / motion.state_range[moving]).max(initial=0.0))
+
+
+def _run_violation(contents: Contents, key: str, runs: Mapping[int, slice], what: str) -> Iterator[Violation]:
+    if runs:
+        episode, run = next(iter(runs.items()))
+        yield Violation(
+            where=f"{key} of {join_episodes(list(runs))}",
+            found=f"{what} for {_size(run) / contents.fps:.3g} s (from frame {run.start} of episode {episode} on)",
+            expected="pictures that show the motion",
+            episodes=tuple(runs),
+        )
+
+
+def _are_same(a: PictureSequence, b: PictureSequence) -> bool:
+    difference = np.abs(a.thumbnails - b.thumbnails).mean(axis=(1, 2))
+    contrast = float(np.median(a.thumbnails.std(axis=(1, 2))))
+    return float(np.median(difference)) < min(MAX_SAME_DIFFERENCE, MAX_SAME_SHARE * contrast)
+
+
+def _swapped_episodes(a: Mapping[int, PictureSequence], b: Mapping[int, PictureSequence]) -> tuple[int, ...]:
+    both = sorted(a.keys() & b.keys())
+    if len(both) < MIN_COMPARED_EPISODES:
+        return ()
+    views = np.stack([[np.median(one[e].thumbnails, axis=0) for e in both] for one in (a, b)])
+    usual = np.median(views, axis=1)
+    own = np.abs(views - usual[:, None]).mean(axis=(2, 3))
+    crossed = np.abs(views - usual[::-1, None]).mean(axis=(2, 3))
+    is_swapped = ((crossed < 0.5 * own) & (own > MIN_SWAP_DIFFERENCE)).all(axis=0)
+    return tuple(e for e, swapped in zip(both, is_swapped.tolist(), strict=True) if swapped)

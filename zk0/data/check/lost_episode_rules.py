@@ -1,7 +1,7 @@
 """Rules whose violation costs an episode: its files, frames or values are gone, and a repair must drop it."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -17,11 +17,8 @@ from zk0.data.video_file import VideoFile
 from zk0.records import Finding
 
 
-@dataclass(frozen=True)
 class EpisodeLoss(Violation):
-    """A violation, and the episodes that it costs."""
-
-    episodes: tuple[int, ...] = ()
+    """A violation that costs the episodes that it concerns."""
 
 
 LOST_EPISODE_RULES = RuleGroup[[Contents, ObservedFrames], EpisodeLoss]("Lost episodes", __name__)

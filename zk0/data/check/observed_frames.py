@@ -1,12 +1,17 @@
-"""The result of decoding every video and every stored image of a dataset: what decodes, and how bright it is."""
+"""The result of decoding all videos and stored images of a dataset: what decodes, and measures of the pictures."""
 
+from collections import defaultdict
 from collections.abc import Mapping
 from typing import NamedTuple
 
 from zk0.data.check.contents import Contents
 from zk0.data.dataset_folder import BrokenFile
 from zk0.data.image_column import read_images
+from zk0.data.picture_measures import PictureMeter, PictureSequence
 from zk0.data.video_file import DecodedVideo, decode_video
+
+EpisodePictures = Mapping[tuple[str, int], PictureSequence]
+"""(feature key of a camera, episode) -> its pictures, one for each row; only where they are complete."""
 
 
 class ObservedFrames(NamedTuple):
@@ -18,9 +23,11 @@ class ObservedFrames(NamedTuple):
     """File -> why it does not decode."""
     broken_images: Mapping[int, str]
     """Episode -> its first stored image that does not decode."""
+    pictures: EpisodePictures
+    """Measures of the pictures of each camera and episode."""
 
 
-NOT_OBSERVED = ObservedFrames({}, {}, {})
+NOT_OBSERVED = ObservedFrames({}, {}, {}, {})
 """Stands for a check that decodes nothing."""
 
 
@@ -38,23 +45,47 @@ def observe_frames(contents: Contents) -> ObservedFrames:
             videos[video.file] = decoded
         else:
             broken[video.file] = f"{decoded.frames} frames decoded of {len(video.seconds)} in the container"
-    return ObservedFrames(videos, broken, _broken_images(contents))
+    broken_images, images = _observe_images(contents)
+    return ObservedFrames(videos, broken, broken_images, _video_pictures(contents, videos) | images)
 
 
-def _broken_images(contents: Contents) -> dict[int, str]:
+def _video_pictures(contents: Contents, videos: Mapping[str, DecodedVideo]) -> dict[tuple[str, int], PictureSequence]:
+    found = {}
+    for key in contents.info.video_keys if contents.info else ():
+        for file, clips in contents.clips_by_file(key).items():
+            if file not in videos:
+                continue
+            for clip in clips:
+                span = contents.spans.get(clip.episode)
+                is_retimed = file in contents.places.retimed
+                positions = clip.positions(contents.video_by_file[file], contents.fps, retimed=is_retimed)
+                if span is not None and positions is not None and len(positions) == span.stop - span.start:
+                    found[key, clip.episode] = videos[file].pictures.at(positions)
+    return found
+
+
+def _observe_images(contents: Contents) -> tuple[dict[int, str], dict[tuple[str, int], PictureSequence]]:
+    """Return episode -> its first broken image, and the pictures of the complete ones."""
     info = contents.info
-    found: dict[int, str] = {}
+    broken: dict[int, str] = {}
+    meters: dict[tuple[str, int], PictureMeter] = defaultdict(PictureMeter)
     for key in info.image_keys if info else ():
         assert info is not None
         for table in contents.frame_tables:
             if table.episode_index is None or key not in table.types:
                 continue
             for row, image in read_images(contents.folder, table.file, key):
+                episode = int(table.episode_index[row])
                 if not isinstance(image, str) and image.shape[:2] != _size(info.features[key].shape):
                     image = f"an image of {image.shape[0]}x{image.shape[1]}"
                 if isinstance(image, str):
-                    found.setdefault(int(table.episode_index[row]), f"{key} in row {row} of {table.file}: {image}")
-    return found
+                    broken.setdefault(episode, f"{key} in row {row} of {table.file}: {image}")
+                else:
+                    meters[key, episode].add(image[..., 1])  # green is most of the luma
+    pictures = {place: meter.sequence() for place, meter in meters.items()}
+    rows = {e: s.stop - s.start for e, s in contents.spans.items()}
+    in_order = contents.rows is not None and contents.rows.in_order
+    return broken, {p: q for p, q in pictures.items() if in_order and len(q) == rows.get(p[1])}
 
 
 def _size(shape: tuple[int, ...]) -> tuple[int, ...]:

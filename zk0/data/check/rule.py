@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from inspect import getdoc
 from typing import Literal
 
-from zk0.records import Finding
+from zk0.records import MAX_INDEX, MAX_LISTED_EPISODES, Finding
 
 Severity = Literal["error", "warning"]
 
@@ -52,6 +52,8 @@ class Violation:
     """None: the rule's first one."""
     repairable: bool = True
     """False: this violation cannot be repaired, although the rule has a repair."""
+    episodes: tuple[int, ...] = ()
+    """The episodes that it concerns; empty: the whole dataset, or they are not known."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,7 @@ class Rule:
             found=violation.found,
             expected=violation.expected,
             repair=repair if violation.repairable else None,
+            episodes=tuple(e for e in violation.episodes if 0 <= e <= MAX_INDEX)[:MAX_LISTED_EPISODES],
         )
 
 

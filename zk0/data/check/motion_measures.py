@@ -1,0 +1,187 @@
+"""Measures of the motion in states and actions, relative to each joint's range, so that they hold for every unit."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zk0.data.frame_table import EpisodeFrames
+
+Floats = NDArray[np.float64]
+
+MIN_FRAMES = 10
+"""Episodes with fewer frames have too little motion to be judged."""
+STILL_SHARE = 0.02
+"""Share of a joint's range within which it counts as standing still."""
+MIN_GLITCH_SHARE, GLITCH_STEPS = 0.15, 6.0
+"""A glitch exceeds this share of the joint's range, and its usual fast step (90 % quantile) so many times."""
+PATH_POINTS = 64
+"""Points at which two paths are compared."""
+MAX_COARSE_DISTANCE, DENSITY = 0.4, 8
+"""Distance at equal shares of their ways from which two paths are certainly different, and points between points."""
+
+
+@dataclass(frozen=True)
+class Motion:
+    """States and actions of all episodes with finite values and at least `MIN_FRAMES` frames."""
+
+    episodes: Mapping[int, EpisodeFrames]
+    """Episode -> its rows, float64."""
+    state_range: Floats
+    """(dims,) from the 1 % to the 99 % quantile of the states; 0: the joint never moves."""
+    action_range: Floats
+    """(dims,) the same for the actions."""
+    fast_step: Floats
+    """(dims,) 90 % quantile of the absolute change of a state from one frame to the next."""
+
+    @property
+    def same_space(self) -> bool:
+        """Whether states and actions have the same dimensions."""
+        return len(self.state_range) == len(self.action_range)
+
+
+def measure_motion(episodes: Mapping[int, EpisodeFrames]) -> Motion | None:
+    """Return the motion of a dataset; None if no episode is long enough and finite."""
+    usable = {
+        e: EpisodeFrames(np.asarray(f.state, dtype=np.float64), np.asarray(f.action, dtype=np.float64))
+        for e, f in episodes.items()
+        if len(f.state) >= MIN_FRAMES and np.isfinite(f.state).all() and np.isfinite(f.action).all()
+    }
+    if not usable:
+        return None
+    steps = np.concatenate([np.abs(np.diff(f.state, axis=0)) for f in usable.values()])
+    return Motion(
+        episodes=usable,
+        state_range=_range(np.concatenate([f.state for f in usable.values()])),
+        action_range=_range(np.concatenate([f.action for f in usable.values()])),
+        fast_step=np.quantile(steps, 0.9, axis=0),
+    )
+
+
+def find_glitches(values: Floats, spread: Floats, fast_step: Floats) -> list[tuple[int, int]]:
+    """Return (frame, joint) of every value that jumps away from its neighbors and back within one frame.
+
+    Args:
+        values: (frames, dims) of one episode.
+        spread: (dims,) range of each joint.
+        fast_step: (dims,) usual fast step of each joint.
+
+    >>> smooth = np.linspace(0, 1, 20)[:, None]
+    >>> find_glitches(np.where(np.arange(20)[:, None] == 7, 9, smooth), np.ones(1), np.full(1, 0.05))
+    [(7, 0)]
+    """
+    away, back = np.diff(values, axis=0)[:-1], np.diff(values, axis=0)[1:]
+    limit = np.maximum(MIN_GLITCH_SHARE * spread, GLITCH_STEPS * fast_step)
+    jumps = (np.minimum(np.abs(away), np.abs(back)) > limit) & (np.abs(away + back) < 0.3 * np.abs(away)) & (spread > 0)
+    return [(int(t) + 1, int(d)) for t, d in np.argwhere(jumps)]
+
+
+def find_zero_rows(values: Floats, spread: Floats) -> list[int]:
+    """Return the frames whose values are all zero although the joints cannot have moved there so fast.
+
+    >>> find_zero_rows(np.array([[30.0, 5], [31, 5], [0, 0], [33, 5]]), np.full(2, 40.0))
+    [2]
+    """
+    zero = (values == 0).all(axis=1)
+    jumps = (np.abs(np.diff(values, axis=0)) > MIN_GLITCH_SHARE * spread).any(axis=1)
+    beside = np.append(jumps, False) | np.append(False, jumps)
+    edges = zero & beside
+    return [] if not edges.any() else np.flatnonzero(zero).tolist()
+
+
+def moved_share(values: Floats, spread: Floats) -> Floats:
+    """Return the range of each joint in one episode as a share of its range over the dataset; 0 where that is 0."""
+    moved: Floats = _over(values.max(axis=0) - values.min(axis=0), spread)
+    return moved
+
+
+def idle_frames(values: Floats, spread: Floats) -> tuple[int, int]:
+    """Return how many frames at the beginning and at the end of an episode show the same posture.
+
+    >>> idle_frames(np.array([[0.0], [0], [0], [5], [9], [9]]), np.full(1, 9.0))
+    (3, 2)
+    """
+    left = np.flatnonzero(_over(np.abs(values - values[0]), spread).max(axis=1) > STILL_SHARE)
+    arrived = np.flatnonzero(_over(np.abs(values - values[-1]), spread).max(axis=1) > STILL_SHARE)
+    if not len(left):
+        return len(values), 0
+    return int(left[0]), min(len(values) - 1 - int(arrived[-1]), len(values) - 1 - int(left[0]))
+
+
+def follow_correlations(state: Floats, action: Floats, spread: Floats, most: int) -> Floats:
+    """Return (2 * most + 1,) correlations of the change of the action with the change of the state k frames later.
+
+    Position `most + k` belongs to k, from -most to most. The robot follows its commands, so k is above 0 where it is
+    highest.
+    """
+    given, followed = _over(np.diff(action, axis=0), spread), _over(np.diff(state, axis=0), spread)
+    n = len(given)
+    pairs = [(given[: n - k], followed[k:]) if k >= 0 else (given[-k:], followed[:k]) for k in range(-most, most + 1)]
+    return np.asarray([_correlation(a, b) for a, b in pairs])
+
+
+def column_correlations(a: Floats, b: Floats) -> Floats:
+    """Return (dims,) correlations of the columns of two arrays (frames, dims); NaN where one is constant."""
+    a, b = a - a.mean(axis=0), b - b.mean(axis=0)
+    norms = np.sqrt((a * a).sum(axis=0) * (b * b).sum(axis=0))
+    return np.divide((a * b).sum(axis=0), norms, out=np.full(a.shape[1], np.nan), where=norms > 0)
+
+
+def near_copies(motion: Motion, most: float) -> list[tuple[int, int]]:
+    """Return pairs of episodes whose joints take the same path, at whatever speed.
+
+    Args:
+        motion: the dataset's.
+        most: largest distance of two paths in any joint, as a share of its range.
+    """
+    paths = {e: _path(f.state, motion.state_range) for e, f in motion.episodes.items()}
+    return [(a, b) for a, b in combinations(paths, 2) if path_distance(paths[a], paths[b]) <= most]
+
+
+def path_distance(one: Floats, other: Floats) -> float:
+    """Return how far the path that lies nearer to the other one departs from it; infinite if that is certainly far.
+
+    A path that begins later or ends earlier is compared with the part that it shares.
+
+    Args:
+        one: (PATH_POINTS, dims) points in shares of the joints' ranges.
+        other: the same of another episode.
+    """
+    if np.abs(one - other).max(initial=0.0) > MAX_COARSE_DISTANCE:
+        return float("inf")
+    between = (
+        np.abs(one[:, None] - _denser(other)[None]).max(axis=2),
+        np.abs(other[:, None] - _denser(one)[None]).max(axis=2),
+    )
+    return min(float(distances.min(axis=1).max()) for distances in between)
+
+
+def _denser(path: Floats) -> Floats:
+    """Return a path with DENSITY times as many points."""
+    places = np.linspace(0, len(path) - 1, DENSITY * len(path))
+    return np.stack([np.interp(places, np.arange(len(path)), path[:, d]) for d in range(path.shape[1])], axis=1)
+
+
+def _path(values: Floats, spread: Floats) -> Floats:
+    """Return (PATH_POINTS, dims) points at equal distances along the way of the joints, in shares of their ranges."""
+    shares = _over(values, spread)
+    way = np.append(0.0, np.cumsum(np.abs(np.diff(shares, axis=0)).max(axis=1)))
+    points = np.linspace(0, way[-1], PATH_POINTS)
+    return np.stack([np.interp(points, way, shares[:, d]) for d in range(shares.shape[1])], axis=1)
+
+
+def _range(values: Floats) -> Floats:
+    low, high = np.quantile(values, [0.01, 0.99], axis=0)
+    spread: Floats = high - low
+    return spread
+
+
+def _over(values: Floats, spread: Floats) -> Floats:
+    return np.divide(values, spread, out=np.zeros_like(values), where=spread > 0)
+
+
+def _correlation(a: Floats, b: Floats) -> float:
+    norm = float(np.sqrt((a * a).sum() * (b * b).sum()))
+    return float((a * b).sum()) / norm if norm > 0 else 0.0
