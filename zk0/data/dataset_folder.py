@@ -78,6 +78,15 @@ class DatasetFolder:
         except OSError:
             return False
 
+    def ends_with(self, relative: str, suffix: bytes) -> bool:
+        """Return whether a listed file ends with these bytes."""
+        try:
+            with (self.root / relative).open("rb") as stream:
+                stream.seek(-min(len(suffix), self.sizes[relative]), os.SEEK_END)
+                return stream.read() == suffix
+        except OSError:
+            return False
+
     def read_json(self, relative: str) -> Any:
         """Return the parsed content of a JSON file.
 

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from zk0.data.dataset_folder import BrokenFile, DatasetFolder, points_outside
 from zk0.data.dataset_info import DatasetInfo
+from zk0.data.parquet_errors import unreadable_parquet
 from zk0.errors import first_line
 
 EPISODES_DIR = "meta/episodes"
@@ -103,7 +104,7 @@ def _rows(folder: DatasetFolder, file: str) -> list[dict[str, Any]]:
             columns = [c for c in parquet.schema_arrow.names if not c.startswith("stats/")]
             rows: list[dict[str, Any]] = parquet.read(columns=columns).to_pylist()
     except (pa.ArrowException, OSError, MemoryError, UnicodeDecodeError) as e:
-        raise BrokenFile(file, f"a file that is not readable parquet ({first_line(e, 120)})", "parquet") from e
+        raise unreadable_parquet(folder, file, e) from e
     return rows
 
 

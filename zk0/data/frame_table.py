@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from zk0.data.arrow_types import innermost_type, is_list, unwrap_extension
 from zk0.data.dataset_folder import BrokenFile, DatasetFolder, list_folder
-from zk0.errors import DatasetError, first_line
+from zk0.data.parquet_errors import unreadable_parquet
+from zk0.errors import DatasetError
 from zk0.records import ACTION, STATE
 
 INDEX_COLUMNS = ("episode_index", "frame_index", "index", "task_index")
@@ -83,7 +84,7 @@ def read_frame_table(folder: DatasetFolder, file: str, state_key: str = STATE, a
             table = parquet.read(columns=wanted)
             success = parquet.read(columns=[SUCCESS])[SUCCESS] if types.get(SUCCESS) == "bool" else None
     except (pa.ArrowException, OSError, MemoryError, UnicodeDecodeError) as e:
-        raise BrokenFile(file, f"a file that is not readable parquet ({first_line(e, 120)})", "parquet") from e
+        raise unreadable_parquet(folder, file, e) from e
     columns = {c: _column(table, c, file, rows) for c in wanted}
     for name in INDEX_COLUMNS:
         if name in columns:

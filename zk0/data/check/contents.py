@@ -21,6 +21,7 @@ from zk0.data.check.reading_rules import (
     UNREADABLE_DATA,
     UNREADABLE_VIDEO,
 )
+from zk0.data.check.rebuilt_episodes import rebuild_episodes
 from zk0.data.check.rule import Rule, Severity, Violation
 from zk0.data.check.true_rate import are_equal_rates, clock_rate
 from zk0.data.dataset_folder import BrokenFile, DatasetFolder, list_folder
@@ -202,8 +203,8 @@ def read_contents(root: Path, rename: Mapping[str, str] | None = None) -> Conten
     info = reader.read(INFO, lambda: read_dataset_info(folder))
     if info is None:
         return Contents(folder, given, unreadable=tuple(reader.unreadable))
-    episodes = reader.read(EPISODE_TABLE, lambda: read_episode_table(folder, info))
     tasks = reader.read(TASK_TABLE, lambda: read_task_table(folder, info))
+    episodes = _read_episodes(folder, info, tasks or {}, reader)
     statistics = None
     if STATISTICS_PATH in folder or EPISODE_STATISTICS_PATH not in folder or info.is_v3:
         statistics = reader.read(STATISTICS_MISSING, lambda: _read_statistics(folder), severity="error")
@@ -224,6 +225,21 @@ def read_contents(root: Path, rename: Mapping[str, str] | None = None) -> Conten
         moved=moved,
         unreadable=tuple(reader.unreadable),
     )
+
+
+def _read_episodes(
+    folder: DatasetFolder, info: DatasetInfo, tasks: Mapping[int, str], reader: _Reader
+) -> tuple[EpisodeEntry, ...] | None:
+    """Return the episode table; that of an interrupted recording is built again if that is certain."""
+    try:
+        return read_episode_table(folder, info)
+    except BrokenFile as e:
+        rows = _Reader()
+        tables = _read_frame_tables(folder, resolve_renames(info, {}), None, rows) if info.is_v3 else []
+        rebuilt = None if rows.unreadable else rebuild_episodes(folder, info, tables, tasks)
+        violation = Violation(e.where, e.found, e.expected, repairable=rebuilt is not None)
+        reader.unreadable.append(EPISODE_TABLE.finding(violation))
+        return rebuilt
 
 
 def _read_frame_tables(

@@ -12,7 +12,10 @@ INFO = READING_RULES.declare(
     "`meta/info.json` is JSON and states codebase_version, fps and features. Nearly all other rules need it.",
 )
 EPISODE_TABLE = READING_RULES.declare(
-    "episode-table", "The episode table is readable and every path that it implies lies inside the dataset's folder."
+    "episode-table",
+    "The episode table is readable and every path that it implies lies inside the dataset's folder.",
+    repairs=("rebuild-episodes",),
+    repair_if="the format is v3, the rows are whole, and each camera has exactly their frames",
 )
 TASK_TABLE = READING_RULES.declare("task-table", "The task table is readable and each row has an index and a text.")
 STATISTICS_MISSING = READING_RULES.declare(
