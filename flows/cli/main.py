@@ -9,6 +9,7 @@ from flows.cli.bench_command import bench
 from flows.cli.compare_command import compare_sessions
 from flows.cli.data_command import data_app
 from flows.cli.errors_to_exit_codes import errors_to_exit_codes
+from flows.cli.plan_command import plan
 from flows.cli.proxies import exempt_loopback_from_proxies
 from flows.cli.push_command import push_saved_checkpoint
 from flows.cli.rollout_command import rollout
@@ -33,6 +34,7 @@ zk0_app = typer.Typer(
 zk0_app.add_typer(data_app)
 zk0_app.add_typer(videos_app)
 zk0_app.command("ui")(ui)
+zk0_app.command("plan")(plan)
 zk0_app.command("push")(push_saved_checkpoint)
 zk0_app.command("verify")(verify)
 zk0_app.command("rollout")(rollout)

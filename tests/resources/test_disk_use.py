@@ -9,9 +9,8 @@ from full_policy_tensors import CONFIG, full_policy_tensors
 
 from zk0.policy.policy_shapes import PolicyShapes, shapes_of_tensors
 from zk0.resources.dataset_sizes import DatasetSize, dataset_sizes, each_dataset_once
-from zk0.resources.disk_text import disk_line, disk_shortages
+from zk0.resources.disk_text import disk_line
 from zk0.resources.disk_use import disk_use, feature_frames
-from zk0.resources.host_capacity import host_capacity
 from zk0.settings.dataset_settings import ClientSettings, EvaluationSetSettings
 from zk0.settings.loading import load_session, parse_session
 from zk0.settings.session import Session
@@ -127,17 +126,8 @@ def test_a_shared_dataset_counts_once(tmp_path: Path) -> None:
     assert (size.clients, size.training_frames, size.held_out_frames) == (4, 45 * 250, 5 * 250)
 
 
-def test_what_does_not_fit_is_reported(tmp_path: Path, full: PolicyShapes) -> None:
+def test_the_line_that_a_session_starts_with(tmp_path: Path, full: PolicyShapes) -> None:
     session, sizes = so100(tmp_path)
-    use, machine = disk_use(session, sizes, full), host_capacity(session)
-    assert disk_line(use) == (
+    assert disk_line(disk_use(session, sizes, full)) == (
         "disk: up to 7.4 GB in the session's folder (3.4 GB stay), up to 18 GB in the cache (features 15 GB)"
     )
-    assert machine.same_disk
-    assert disk_shortages(use, machine.model_copy(update={"free_session_bytes": 10**11})) == []
-    assert disk_shortages(use, machine.model_copy(update={"free_session_bytes": 10**10})) == [
-        "warning: output_dir and cache_dir may need 25 GB, 10 GB are free"
-    ]
-    apart = {"same_disk": False, "free_session_bytes": 10**9, "free_cache_bytes": 10**11}
-    (shortage,) = disk_shortages(use, machine.model_copy(update=apart))
-    assert shortage.startswith("warning: output_dir may need 7.4 GB, 1.0 GB are free")

@@ -1,12 +1,6 @@
-"""The disk space of a session as text, and a warning where it does not fit."""
+"""The disk space of a session as text."""
 
 from zk0.resources.disk_use import DiskUse
-from zk0.resources.host_capacity import HostCapacity
-
-
-def disk_lines(use: DiskUse, machine: HostCapacity) -> list[str]:
-    """Return the disk space that a session needs, and a warning for each disk on which it is not free."""
-    return [disk_line(use), *disk_shortages(use, machine)]
 
 
 def disk_line(use: DiskUse) -> str:
@@ -15,19 +9,6 @@ def disk_line(use: DiskUse) -> str:
     stays = f"{gigabytes(use.kept_bytes('session'))} stay"
     line = f"disk: up to {gigabytes(use.peak_bytes('session'))} in the session's folder ({stays})"
     return f"{line}, up to {gigabytes(cache)} in the cache ({_largest(use, 'cache')})" if cache else line
-
-
-def disk_shortages(use: DiskUse, machine: HostCapacity) -> list[str]:
-    """Return what does not fit on the disks, one line for each of them."""
-    session, cache = use.peak_bytes("session"), use.peak_bytes("cache")
-    needs = [("output_dir", session, machine.free_session_bytes), ("cache_dir", cache, machine.free_cache_bytes)]
-    if machine.same_disk:
-        needs = [("output_dir and cache_dir", session + cache, machine.free_session_bytes)]
-    return [
-        f"warning: {name} may need {gigabytes(needed)}, {gigabytes(free)} are free"
-        for name, needed, free in needs
-        if needed > free
-    ]
 
 
 def gigabytes(size: float) -> str:
