@@ -59,7 +59,7 @@ def check_receipts(driven: Any, federation: Any, updates: Any) -> None:
     stored.unlink()
     (refusal,) = federation.send_receipts(terms, {"b": client_receipts([record], "c")})
     assert refusal.client == "b"
-    assert "does not prove" in refusal.reason
+    assert "does not show its update" in refusal.reason
     assert not stored.exists()
 
 
