@@ -7,7 +7,7 @@ UV := $(shell if uv --version >/dev/null 2>&1; then command -v uv; else echo .to
 export HF_HUB_OFFLINE ?= 1
 export UV_LINK_MODE ?= hardlink
 
-.PHONY: help install demo test slow check lint docs format ui bench clean
+.PHONY: help install demo test slow check lint docs format ui bench audit clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -15,7 +15,7 @@ help: ## show this list
 .tools/bin/uv:
 	@echo "no working uv found: installing one into .tools"
 	@cd / && python3 -m venv --clear "$(CURDIR)/.tools"
-	@.tools/bin/python -m pip install --quiet --disable-pip-version-check uv
+	@.tools/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r deployments/uv.txt
 
 .venv/.runtime: pyproject.toml uv.lock | $(filter .tools/bin/uv,$(UV))
 	@echo "installing what zk0 needs (about 6 GB with PyTorch)"
@@ -64,6 +64,9 @@ ui: .venv/.runtime ## Prefect server, worker and deployments on this machine, wi
 
 bench: .venv/.development ## the benchmarks, each beside what it is compared with
 	@for file in benchmarks/*.py; do echo "== $$file"; .venv/bin/python $$file || exit 1; done
+
+audit: .venv/.development ## known vulnerabilities of all locked packages, from the OSV database (needs the network)
+	@.venv/bin/uv audit --frozen $(if $(OSV),--service-url $(OSV))
 
 clean: ## remove caches (not outputs, not recordings)
 	@rm -rf site .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -2,15 +2,19 @@
 
 import configparser
 import json
+import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+import threading
+import tomllib
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import dropwhile, takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import yaml
@@ -245,12 +249,72 @@ class TestContainers:
 
     def test_the_image_copies_existing_files(self) -> None:
         image = instructions()
-        assert image[0] == ("FROM", f"python:{(ROOT / '.python-version').read_text().strip()}-slim-bookworm")
+        python = f"python:{(ROOT / '.python-version').read_text().strip()}-slim-bookworm"
+        assert image[:2] == [("ARG", f"PYTHON_IMAGE={python}"), ("FROM", "$PYTHON_IMAGE")]
+        for service in services().values():
+            assert service["build"]["args"] == {"PYTHON_IMAGE": f"${{ZK0_PYTHON_IMAGE:-{python}}}"}
         assert [name for name, _ in image if name in ("USER", "CMD")] == ["USER", "CMD"]
         copied = [word for name, text in image if name == "COPY" for word in text.split()[1:-1]]
         assert copied
         assert [name for name in copied if not (ROOT / name).exists()] == []
         assert {".git", ".venv", ".env", "outputs", "*.kit"} <= set((ROOT / ".dockerignore").read_text().split())
+
+
+def test_uv_is_pinned_by_the_hashes_of_the_lock_file() -> None:
+    """Image and Makefile install the uv that uv.lock has, and no other one."""
+    locked = tomllib.loads((ROOT / "uv.lock").read_text(encoding="utf-8"))["package"]
+    (uv,) = [package for package in locked if package["name"] == "uv"]
+    text = (DEPLOYMENTS / "uv.txt").read_text(encoding="utf-8")
+    assert re.findall(r"^uv==(\S+)", text, re.M) == [uv["version"]]
+    pinned = set(re.findall(r"--hash=(\S+)", text))
+    assert pinned <= {wheel["hash"] for wheel in uv["wheels"]}
+    assert {wheel["hash"] for wheel in uv["wheels"] if "manylinux" in wheel["url"]} <= pinned
+    (install,) = [text for name, text in instructions() if name == "RUN" and "pip install" in text]
+    assert install.endswith("--require-hashes -r deployments/uv.txt")
+    assert re.findall(r"pip install .*", (ROOT / "Makefile").read_text()) == [
+        "pip install --quiet --disable-pip-version-check --require-hashes -r deployments/uv.txt"
+    ]
+
+
+class OsvAnswers(BaseHTTPRequestHandler):
+    """Answers OSV's API: one package has a known vulnerability."""
+
+    asked: ClassVar[list[str]] = []
+
+    def do_POST(self) -> None:
+        queries = json.loads(self.rfile.read(int(self.headers["content-length"])))["queries"]
+        names = [query["package"]["name"] for query in queries]
+        self.asked.extend(names)
+        self._send({"results": [{"vulns": [{"id": "OSV-TEST"}]} if name == "torch" else {} for name in names]})
+
+    def do_GET(self) -> None:
+        self._send({"id": "OSV-TEST", "modified": "2026-01-01T00:00:00Z", "summary": "made up", "affected": []})
+
+    def _send(self, answer: dict[str, Any]) -> None:
+        body = json.dumps(answer).encode()
+        self.send_response(200)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+def test_make_audit_asks_for_all_locked_packages_and_fails_for_a_vulnerability() -> None:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), OsvAnswers)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    environment = {**os.environ, "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
+    command = ["make", "--no-print-directory", "audit", f"OSV=http://127.0.0.1:{server.server_port}/"]
+    try:
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment, timeout=120)
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert done.returncode != 0
+    assert "OSV-TEST" in done.stdout + done.stderr
+    assert {"torch", "flwr", "prefect", "lerobot", "h11"} <= set(OsvAnswers.asked)
 
 
 class TestManifests:
@@ -332,5 +396,5 @@ def instructions() -> list[tuple[str, str]]:
     text = (DEPLOYMENTS / "docker" / "Dockerfile").read_text()
     text = re.sub(r"^#.*\n", "", text, flags=re.M).replace("\\\n", " ")
     found = [tuple(line.split(None, 1)) for line in text.splitlines() if line.strip()]
-    assert {name for name, _ in found} <= {"FROM", "RUN", "USER", "WORKDIR", "ENV", "COPY", "CMD"}
+    assert {name for name, _ in found} <= {"ARG", "FROM", "RUN", "USER", "WORKDIR", "ENV", "COPY", "CMD"}
     return found  # type: ignore[return-value]
