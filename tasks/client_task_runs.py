@@ -26,13 +26,14 @@ class ClientTaskRuns:
     Args:
         doing: what clients do, such as "trains".
         round_number: the round they do it in.
+        shown: whether clients have task runs; else only the round's own task run has their lines.
     """
 
-    def __init__(self, doing: str, round_number: int) -> None:
+    def __init__(self, doing: str, round_number: int, shown: bool = True) -> None:
         if (context := TaskRunContext.get()) is None:
             raise RuntimeError("clients work within a task run: call the task, not its function")
         self._parent = context.task_run
-        self._doing, self._round = doing, round_number
+        self._doing, self._round, self._shown = doing, round_number, shown
         self._runs: dict[str, tuple[TaskRun, Event | None]] = {}
 
     def __enter__(self) -> Self:
@@ -75,11 +76,15 @@ class ClientTaskRuns:
         log_line(f"round {self._round}: {client}{text}", run)
 
     def _start(self, client: str, doing: str) -> None:
+        if not self._shown:
+            return
         attempt = f", attempt {self._parent.run_count}" if self._parent.run_count > 1 else ""
         name = f"{client} {doing}, round {self._round}{attempt}"
         self._runs[client] = nested_task_run(name, "client", self._parent), None
 
     def _set_state(self, client: str, state: State[Any]) -> None:
+        if not self._shown:
+            return
         run, last = self._runs[client]
         began = run.start_time or state.timestamp
         times: dict[str, Any] = {"start_time": began, "expected_start_time": began}

@@ -62,7 +62,7 @@ def evaluate_on_clients(
     names = [member.client for member in setup.members]
     plans = [client_evaluation_plan(name, session, here.name, setup, checkpoint) for name in names]
     plans = [sent.with_wire(plan.model_copy(update={"video": video})) for plan in plans]
-    with ClientTaskRuns("evaluates", number) as runs:
+    with ClientTaskRuns("evaluates", number, len(plans) <= session.tracking.client_task_runs) as runs:
         found = get_federation(here.name).evaluate(plans, sent.path, runs)
     for score in found.scores:
         runs.log_line(score.client, f": {answer_summary(score)}")

@@ -115,7 +115,7 @@ def train_clients(
     names = [member.client for member in setup.members] if decision.clients is None else decision.clients
     plans = [sent.with_wire(client_round_plan(name, session, here.name, setup, before, decision)) for name in names]
 
-    with ClientTaskRuns("trains", number) as runs:
+    with ClientTaskRuns("trains", number, len(plans) <= session.tracking.client_task_runs) as runs:
         collected = get_federation(here.name).train(plans, weights, spool, runs, sent.path)
         found = quarantine_norm_outliers(collected, spool, weights, session.aggregation.quarantine_factor)
         outliers = [r for r in found.refusals if r not in collected.refusals]

@@ -1,4 +1,4 @@
-"""Tasks fail once for real, because the Hub does not respond, and succeed in the second attempt."""
+"""Task runs on a real server: tasks that fail once and succeed in the second attempt, and task runs of clients."""
 
 import errno
 import os
@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from published_hub import publish_base_policy
 
+from zk0.records import Refusal
 from zk0.settings.loading import parse_session
 from zk0.settings.session import Session
 
@@ -152,3 +153,40 @@ def test_a_start_policy(hub: Any, session: Session, in_flow: Any, tmp_path: Path
     )
     assert counts == [2]
     assert state.is_completed()
+
+
+def test_hidden_clients_have_no_task_run_and_their_lines_are_with_the_round(
+    prefect_api: str, wait_until: Callable[..., Any]
+) -> None:
+    from prefect import flow, task
+    from prefect.client.orchestration import SyncPrefectClient
+    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+    from prefect.runtime import flow_run
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    from tasks.client_task_runs import ClientTaskRuns
+
+    @task
+    def a_round(number: int, shown: bool) -> None:
+        with ClientTaskRuns("trains", number, shown) as runs:
+            for client in ("a", "b"):
+                runs.on_request(client)
+            for client in ("a", "b"):
+                runs.on_result(Refusal(client=client, reason="no disk"))
+                runs.log_line(client, " refused: no disk")
+
+    @flow
+    def session() -> str:
+        a_round(1, shown=False)
+        a_round(2, shown=True)
+        return str(flow_run.id)
+
+    with temporary_settings({PREFECT_API_URL: prefect_api}):
+        of_session = FlowRunFilter(id=FlowRunFilterId(any_=[session()]))
+    with SyncPrefectClient(prefect_api) as client:
+
+        def names() -> list[str]:
+            return sorted(run.name for run in client.read_task_runs(flow_run_filter=of_session) if "trains" in run.name)
+
+        found = wait_until(lambda: (shown := names()) and len(shown) >= 2 and shown, 120)
+    assert found == ["a trains, round 2", "b trains, round 2"]

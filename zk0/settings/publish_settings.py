@@ -11,7 +11,7 @@ HubName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,95}/[A-Za-
 
 
 class TrackingSettings(Record):
-    """Logging of each round's metrics to Weights & Biases."""
+    """Logging of each round's metrics to Weights & Biases, and what Prefect's UI shows of each client."""
 
     wandb: Literal["off", "offline", "online"] = Field(
         default="off",
@@ -19,6 +19,12 @@ class TrackingSettings(Record):
     )
     project: str = Field(default="zk0", min_length=1, description="project of the run")
     entity: str | None = Field(default=None, description="user or team of the project; unset: the account's default")
+    client_task_runs: int = Field(
+        default=100,
+        ge=0,
+        description="most clients of a round that have a task run each in Prefect's UI; with more, only the round's "
+        "task run has their lines, which keeps the Prefect server fast",
+    )
 
 
 class PublishSettings(Record):
