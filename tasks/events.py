@@ -4,6 +4,7 @@ Tasks emit a `ProgressEvent` where a stage begins, a client makes a step or a ro
 terminal listens. A log line goes to the session's log files and to the Prefect UI.
 """
 
+import time
 from collections.abc import Callable
 from typing import Literal
 
@@ -67,3 +68,16 @@ def log_line(text: str, task_run: TaskRun | None = None) -> None:
         (logger_of(task_run) if task_run else get_run_logger()).info(text)
     except MissingContextError:
         return
+
+
+def frame_log_lines(dataset: str, seconds_between: float = 30.0) -> Callable[[str, int, int], None]:
+    """Return a function that logs now and then how many frames of a dataset are done: work, frames done, all frames."""
+    shown_at = time.monotonic()
+
+    def show(work: str, done: int, total: int) -> None:
+        nonlocal shown_at
+        if time.monotonic() - shown_at >= seconds_between:
+            shown_at = time.monotonic()
+            log_line(f"{dataset}: {work}, {done} of {total} frames")
+
+    return show

@@ -8,7 +8,7 @@ from prefect import task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
-from tasks.events import ProgressEvent, emit_progress, log_line
+from tasks.events import ProgressEvent, emit_progress, frame_log_lines, log_line
 from tasks.retry import DISK_RETRIES, HUB_RETRIES
 from zk0.records import DatasetReport
 
@@ -35,7 +35,8 @@ def check_data(root: str, uri: str, quick: bool, rename_map: Mapping[str, str]) 
     from zk0.data.check import check_dataset
 
     emit_progress(ProgressEvent(kind="stage", text=f"checking {uri}"))
-    report = check_dataset(Path(root), dataset=uri, quick=quick, rename_map=rename_map)
+    progress = frame_log_lines(uri)
+    report = check_dataset(Path(root), dataset=uri, quick=quick, rename_map=rename_map, progress=progress)
     log_line(f"{uri}: {len(report.errors)} errors, {len(report.findings) - len(report.errors)} warnings")
     return report
 
@@ -46,7 +47,8 @@ def repair_data(root: str, target: str, uri: str, rename_map: Mapping[str, str])
     from zk0.data.repair.repair_dataset import repair_dataset
 
     emit_progress(ProgressEvent(kind="stage", text=f"repairing {uri}"))
-    done, report = repair_dataset(Path(root), Path(target).expanduser(), dataset=uri, rename_map=rename_map)
+    copy, progress = Path(target).expanduser(), frame_log_lines(uri)
+    done, report = repair_dataset(Path(root), copy, dataset=uri, rename_map=rename_map, progress=progress)
     repairs = ", ".join(done.repairs) or "nothing to repair"
     log_line(f"{uri}: {repairs}; {len(done.dropped)} episodes dropped; copy in {target}")
     return report

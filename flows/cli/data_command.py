@@ -50,6 +50,7 @@ def check_command(
     URI is hf:user/name, user/name or local:/path.
     """
     with errors_to_exit_codes():
+        from flows.cli.frame_progress_display import shown_frames
         from zk0.data.check import check_dataset
         from zk0.data.check.contract_rules import with_contract
         from zk0.data.locate import locate_unchecked
@@ -58,7 +59,8 @@ def check_command(
         renames = parse_renames(rename or [])
         contract = load_session(session).contract if session else None
         root = locate_unchecked(uri, cache.expanduser())
-        report = check_dataset(root, dataset=uri, quick=quick, rename_map=renames)
+        with shown_frames() as progress:
+            report = check_dataset(root, dataset=uri, quick=quick, rename_map=renames, progress=progress)
         if contract is not None:
             report = with_contract(report, contract, renames, units)
         if as_json:
@@ -100,11 +102,14 @@ def repair_command(
     URI is hf:user/name, user/name or local:/path.
     """
     with errors_to_exit_codes():
+        from flows.cli.frame_progress_display import shown_frames
         from zk0.data.locate import locate_unchecked
         from zk0.data.repair.repair_dataset import repair_dataset
 
         root = locate_unchecked(uri, cache.expanduser())
-        done, report = repair_dataset(root, target, dataset=uri, rename_map=parse_renames(rename or []))
+        renames = parse_renames(rename or [])
+        with shown_frames() as progress:
+            done, report = repair_dataset(root, target, dataset=uri, rename_map=renames, progress=progress)
         if as_json:
             typer.echo(done.model_dump_json(indent=2))
             return

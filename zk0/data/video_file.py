@@ -1,5 +1,6 @@
 """One video of a dataset: its frame times without decoding, a full decode for the check, and single frames."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -68,8 +69,8 @@ def probe_video(folder: DatasetFolder, file: str) -> VideoFile:
         raise BrokenFile(file, f"a file that is not a readable video ({first_line(e, 120)})", "mp4") from e
 
 
-def decode_video(folder: DatasetFolder, file: str) -> DecodedVideo:
-    """Decode every frame once, in order, on one thread.
+def decode_video(folder: DatasetFolder, file: str, count: Callable[[], None] = lambda: None) -> DecodedVideo:
+    """Decode every frame once, in order, on one thread; call `count` after each.
 
     Raises:
         BrokenFile: a frame does not decode; names the frame.
@@ -85,6 +86,7 @@ def decode_video(folder: DatasetFolder, file: str) -> DecodedVideo:
                     raise BrokenFile(file, f"frame {frame.pts} of the stream is corrupt", "frames that decode")
                 meter.add(_luma(frame))
                 frames += 1
+                count()
     except (FFmpegError, OSError, ValueError, MemoryError, IndexError) as e:
         raise BrokenFile(file, f"{first_line(e, 120)} after {frames} frames", "frames that decode") from e
     return DecodedVideo(frames, meter.sequence())

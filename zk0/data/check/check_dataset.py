@@ -7,14 +7,20 @@ from zk0.data.check.contents import Contents, read_contents
 from zk0.data.check.decoded_video_rules import DECODED_VIDEO_RULES
 from zk0.data.check.detected_units import detect_units
 from zk0.data.check.lost_episode_rules import lost_episode_findings, lost_episodes
-from zk0.data.check.observed_frames import observe_frames
+from zk0.data.check.observed_frames import ObservedFrames, observe_frames
 from zk0.data.check.rule_catalog import CONTENT_RULES
 from zk0.data.dataset_info import DatasetInfo, camera_name
+from zk0.data.frame_progress import FrameProgress, no_progress
 from zk0.records import DatasetReport, Finding
 
 
 def check_dataset(
-    root: Path, *, dataset: str, quick: bool = False, rename_map: Mapping[str, str] | None = None
+    root: Path,
+    *,
+    dataset: str,
+    quick: bool = False,
+    rename_map: Mapping[str, str] | None = None,
+    progress: FrameProgress = no_progress,
 ) -> DatasetReport:
     """Check a dataset and return its facts and every broken rule.
 
@@ -23,16 +29,25 @@ def check_dataset(
         dataset: its name in the report.
         quick: decode no video and no image.
         rename_map: feature key in the dataset -> key in the contract; names state and action.
+        progress: called after each frame that is decoded.
 
     Raises:
         DatasetError: there is no such folder.
     """
-    return build_report(read_contents(root, rename_map), dataset, quick=quick)
+    return build_report(read_contents(root, rename_map), dataset, quick=quick, progress=progress)
 
 
-def build_report(contents: Contents, dataset: str, *, quick: bool) -> DatasetReport:
-    """Return facts and broken rules of contents that are already read; arguments as in `check_dataset`."""
-    findings = tuple(_findings(contents, quick))
+def build_report(
+    contents: Contents,
+    dataset: str,
+    *,
+    quick: bool,
+    work: str = "checking",
+    progress: FrameProgress = no_progress,
+) -> DatasetReport:
+    """Return facts and broken rules of contents that are already read; `work` names the check in the progress."""
+    observed = None if quick else observe_frames(contents, work, progress)
+    findings = tuple(_findings(contents, observed))
     info, rows = contents.info, contents.rows
     if info is None:
         return DatasetReport(dataset=dataset, root=str(contents.folder.root), findings=findings)
@@ -52,17 +67,16 @@ def build_report(contents: Contents, dataset: str, *, quick: bool) -> DatasetRep
     )
 
 
-def _findings(contents: Contents, quick: bool) -> Iterator[Finding]:
+def _findings(contents: Contents, observed: ObservedFrames | None) -> Iterator[Finding]:
     remain = len(contents.episodes or ()) > len(lost_episodes(contents))
     for finding in contents.unreadable:
         drops = finding.repair == "drop-episodes"
         yield finding.model_copy(update={"repair": None}) if drops and not remain else finding
     for group in CONTENT_RULES:
         yield from group.findings(contents)
-    if quick:
+    if observed is None:
         yield from lost_episode_findings(contents)
         return
-    observed = observe_frames(contents)
     yield from lost_episode_findings(contents, observed)
     yield from DECODED_VIDEO_RULES.findings(contents, observed)
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from zk0.data.check.contents import Contents
 from zk0.data.dataset_folder import BrokenFile
+from zk0.data.frame_progress import FrameCounter, FrameProgress
 from zk0.data.image_column import read_images
 from zk0.data.picture_measures import PictureMeter, PictureSequence
 from zk0.data.video_file import DecodedVideo, decode_video
@@ -31,13 +32,21 @@ NOT_OBSERVED = ObservedFrames({}, {}, {}, {})
 """Stands for a check that decodes nothing."""
 
 
-def observe_frames(contents: Contents) -> ObservedFrames:
-    """Decode every readable video that the episode table names, and every stored image, once."""
+def observe_frames(contents: Contents, work: str, progress: FrameProgress) -> ObservedFrames:
+    """Decode every readable video that the episode table names, and every stored image, once.
+
+    Args:
+        contents: the dataset's.
+        work: what is done, for the progress.
+        progress: called after each frame.
+    """
+    stored = len(contents.info.image_keys) * sum(t.rows for t in contents.frame_tables) if contents.info else 0
+    counter = FrameCounter(work, stored + sum(len(v.seconds) for v in contents.videos), progress)
     videos: dict[str, DecodedVideo] = {}
     broken: dict[str, str] = {}
     for video in contents.videos:
         try:
-            decoded = decode_video(contents.folder, video.file)
+            decoded = decode_video(contents.folder, video.file, counter.count)
         except BrokenFile as e:
             broken[video.file] = e.found
             continue
@@ -45,7 +54,7 @@ def observe_frames(contents: Contents) -> ObservedFrames:
             videos[video.file] = decoded
         else:
             broken[video.file] = f"{decoded.frames} frames decoded of {len(video.seconds)} in the container"
-    broken_images, images = _observe_images(contents)
+    broken_images, images = _observe_images(contents, counter)
     return ObservedFrames(videos, broken, broken_images, _video_pictures(contents, videos) | images)
 
 
@@ -64,7 +73,9 @@ def _video_pictures(contents: Contents, videos: Mapping[str, DecodedVideo]) -> d
     return found
 
 
-def _observe_images(contents: Contents) -> tuple[dict[int, str], dict[tuple[str, int], PictureSequence]]:
+def _observe_images(
+    contents: Contents, counter: FrameCounter
+) -> tuple[dict[int, str], dict[tuple[str, int], PictureSequence]]:
     """Return episode -> its first broken image, and the pictures of the complete ones."""
     info = contents.info
     broken: dict[int, str] = {}
@@ -75,6 +86,7 @@ def _observe_images(contents: Contents) -> tuple[dict[int, str], dict[tuple[str,
             if table.episode_index is None or key not in table.types:
                 continue
             for row, image in read_images(contents.folder, table.file, key):
+                counter.count()
                 episode = int(table.episode_index[row])
                 if not isinstance(image, str) and image.shape[:2] != _size(info.features[key].shape):
                     image = f"an image of {image.shape[0]}x{image.shape[1]}"

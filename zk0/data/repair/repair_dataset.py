@@ -9,6 +9,7 @@ from pathlib import Path
 from zk0.data.check.check_dataset import build_report
 from zk0.data.check.contents import Contents, read_contents
 from zk0.data.dataset_folder import list_folder
+from zk0.data.frame_progress import FrameProgress, no_progress
 from zk0.data.repair.repair_plan import RepairPlan, plan_repair
 from zk0.data.repair.write_copy import write_copy
 from zk0.errors import DatasetError
@@ -34,7 +35,12 @@ class RepairRecord(Record):
 
 
 def repair_dataset(
-    root: Path, target: Path, *, dataset: str, rename_map: Mapping[str, str] | None = None
+    root: Path,
+    target: Path,
+    *,
+    dataset: str,
+    rename_map: Mapping[str, str] | None = None,
+    progress: FrameProgress = no_progress,
 ) -> tuple[RepairRecord, DatasetReport]:
     """Write a repaired copy of a dataset; return what was done and the check of the copy.
 
@@ -47,6 +53,7 @@ def repair_dataset(
         target: folder of the copy.
         dataset: name of the dataset in the report.
         rename_map: feature key in the dataset -> key in the contract; the copy has the contract's keys.
+        progress: called after each frame of the original and of the copy that is decoded for the check.
 
     Raises:
         DatasetError: a finding cannot be repaired (names it), the copy does not pass the check, or `target` exists and
@@ -58,11 +65,12 @@ def repair_dataset(
         return _earlier_repair(target, source, rename_map or {}, dataset)
     if target.resolve().is_relative_to(root.resolve()):
         raise DatasetError(f"{target}: lies inside the dataset to repair; choose a folder outside of it")
-    before = build_report(contents, dataset, quick=False)
+    before = build_report(contents, dataset, quick=False, work="checking the original", progress=progress)
     plan = plan_repair(contents, before)
     with atomic_folder(target) as temporary:
         done = _write(contents, plan, before, source, temporary)
-        after = build_report(read_contents(temporary), dataset, quick=False)
+        copied = read_contents(temporary)
+        after = build_report(copied, dataset, quick=False, work="checking the copy", progress=progress)
         left = [f for f in after.findings if f.severity == "error" or f.repair]
         if left:
             raise DatasetError(f"{dataset}: the repaired copy still has findings: " + "; ".join(map(str, left)))

@@ -13,6 +13,7 @@ from zk0.data.check.observed_frames import NOT_OBSERVED, observe_frames
 from zk0.data.check.value_rules import copied_episodes
 from zk0.data.dataset_info import DEFAULT_FEATURES, TOLERANCE_SECONDS
 from zk0.data.episode_table import EpisodeEntry
+from zk0.data.frame_progress import no_progress
 from zk0.data.units import Units
 from zk0.errors import DatasetError
 from zk0.records import DatasetReport
@@ -68,7 +69,7 @@ def plan_repair(contents: Contents, report: DatasetReport) -> RepairPlan:
     if info is None or rows is None or contents.episodes is None:
         raise DatasetError(f"{report.dataset}: cannot be repaired: no readable frames")
     undecodable = any(f.rule.startswith("undecodable") for f in report.findings)
-    observed = observe_frames(contents) if undecodable else NOT_OBSERVED
+    observed = observe_frames(contents, "planning", no_progress) if undecodable else NOT_OBSERVED
     gone = lost_episodes(contents, observed) | set(copied_episodes(contents))
     entries = sorted((e for e in contents.episodes if e.index not in gone), key=lambda e: e.index)
     if not entries:

@@ -1,0 +1,75 @@
+"""Check and repair report each frame that they decode."""
+
+import io
+
+import pytest
+from defects import CASES
+
+from flows.cli import frame_progress_display
+from flows.cli.frame_progress_display import shown_frames
+from tasks.events import frame_log_lines
+from zk0.data.check import check_dataset
+from zk0.data.repair.repair_dataset import repair_dataset
+
+
+def test_every_frame_of_every_video_is_reported(healthy) -> None:
+    seen: list[tuple[str, int, int]] = []
+    check_dataset(healthy, dataset="x", progress=lambda *event: seen.append(event))
+    assert seen == [("checking", n, 96) for n in range(1, 97)]
+
+
+def test_the_quick_check_reports_nothing(healthy) -> None:
+    seen: list[tuple[str, int, int]] = []
+    check_dataset(healthy, dataset="x", quick=True, progress=lambda *event: seen.append(event))
+    assert seen == []
+
+
+def test_stored_images_count_too(breaker) -> None:
+    CASES["a_stored_image_that_is_broken"][1](breaker)
+    seen: list[tuple[str, int, int]] = []
+    check_dataset(breaker.root, dataset="x", progress=lambda *event: seen.append(event))
+    assert seen[-1] == ("checking", 96, 96)
+
+
+def test_a_repair_reports_the_original_and_the_copy(breaker) -> None:
+    CASES["every_row_twice"][1](breaker)
+    seen: list[tuple[str, int, int]] = []
+    target = breaker.root.with_name("repaired")
+    repair_dataset(breaker.root, target, dataset="x", progress=lambda *event: seen.append(event))
+    assert list(dict.fromkeys(work for work, _, _ in seen)) == ["checking the original", "checking the copy"]
+    assert seen[-1] == ("checking the copy", 96, 96)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "lines"), [(0.0, ["checking: 1 of 2 frames", "checking: 2 of 2 frames"]), (1e9, [])]
+)
+def test_lines_where_the_output_is_no_terminal(monkeypatch, seconds, lines) -> None:
+    monkeypatch.setattr(frame_progress_display, "SECONDS_BETWEEN_LINES", seconds)
+    output = io.StringIO()
+    with shown_frames(output) as progress:
+        progress("checking", 1, 2)
+        progress("checking", 2, 2)
+    assert output.getvalue().splitlines() == lines
+
+
+def test_a_bar_in_a_terminal() -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    output = Terminal()
+    with shown_frames(output) as progress:
+        progress("checking the copy", 30, 40)
+    assert "checking the copy, frames" in output.getvalue()
+    assert "30/40" in output.getvalue()
+
+
+def test_a_flow_logs_lines(caplog) -> None:
+    from loguru import logger
+
+    lines: list[str] = []
+    handler = logger.add(lambda message: lines.append(str(message.record["message"])))
+    frame_log_lines("x", seconds_between=0.0)("checking", 3, 4)
+    frame_log_lines("x")("checking", 4, 4)
+    logger.remove(handler)
+    assert lines == ["x: checking, 3 of 4 frames"]
