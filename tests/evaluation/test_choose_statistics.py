@@ -147,3 +147,16 @@ def test_the_setting_decides(carried: Statistics) -> None:
     assert choose_statistics(session(normalization="policy"), recipe(), pooled, None).statistics == carried
     with pytest.raises(PolicyError, match=r'tiny carries none.*normalization = "pooled"'):
         choose_statistics(session(normalization="policy"), recipe("tiny"), pooled, None)
+
+
+def test_a_joint_that_hardly_moved_is_refused_by_name(copy_of_base: Path, carried: Statistics) -> None:
+    """An offset of 0.1 degrees would become 100,000."""
+    arrays = load_file(copy_of_base / NORMALIZER)
+    arrays["action.std"][4] = 2e-6
+    save_file(arrays, copy_of_base / NORMALIZER)
+    message = r"wrist_roll\.pos has a std of 2e-06 in the policy's statistics of the action, expected at least"
+    with pytest.raises(PolicyError, match=message):
+        choose_statistics(session(normalization="policy"), recipe(str(copy_of_base)), carried, None)
+    found = choose_statistics(session(), recipe(str(copy_of_base)), carried, None)
+    assert found.kind == "pooled"
+    assert found.reason.startswith("wrist_roll.pos has a std of 2e-06")
