@@ -8,6 +8,7 @@ preset and `update_policy`; `off` is zk0 without the feature cache; `embeddings`
 the first. The ratio is of CPU time on a CPU (which varies less on a shared machine) and of wall time on a GPU. The time
 to compute the features is measured separately; `epochs to break even` is the number of passes over the frames after
 which the cache has saved that time. Peak memory is that of the steps, including the policy and the features read.
+With `--profile` a second table shows what the device works on in a step; benchmarks/gpu.sh asks for it.
 """
 
 import argparse
@@ -19,10 +20,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+
+from gpu.step_profile import KINDS, PROFILED_STEPS, StepProfile, step_parts
 
 ZK0_VARIANTS: dict[str, dict[str, Any]] = {
     "off": {"features": "off"},
@@ -34,6 +38,8 @@ ZK0_VARIANTS: dict[str, dict[str, Any]] = {
 """Settings of `training` by variant."""
 VARIANTS = ("lerobot", *ZK0_VARIANTS)
 CAMERAS = ("overhead", "wrist")
+STEPS_UNREAD = 2
+"""On a GPU zk0 reports a step when two more have been started."""
 VLM = "HuggingFaceTB/SmolVLM2-500M-Video-Instruct"
 SHAPES = {"tiny": ((96, 96), 3, 40), "full": ((480, 640), 1, 6)}
 """(height, width) of a frame, number of episodes, frames per episode; by geometry."""
@@ -48,11 +54,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=arguments.folder, prefix="zk0-train-") as folder:
         arguments.folder = folder
         run_in_subprocess("prepare", arguments)
-        variants = {variant: run_in_subprocess(variant, arguments) for variant in VARIANTS}
+        variants = {variant: run_in_subprocess(variant, arguments) for variant in arguments.variants.split(",")}
+    settings = ("geometry", "batch", "steps", "threads", "workers", "decoder")
     result = with_ratios(variants) | {
-        "settings": {k: getattr(arguments, k) for k in ("geometry", "batch", "steps", "threads")}
+        "settings": {k: getattr(arguments, k) for k in settings},
+        "software": {package: version(package) for package in ("torch", "lerobot")},
     }
-    sys.stdout.write(table(result) + "\n")
+    tables = "\n\n".join([table(result), *([parts_table(result)] if arguments.profile else [])]) + "\n"
+    sys.stdout.write(tables)
+    if arguments.markdown:
+        Path(arguments.markdown).write_text(tables, encoding="utf-8")
     if arguments.json:
         Path(arguments.json).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
@@ -76,9 +87,23 @@ def parse_arguments() -> argparse.Namespace:
     parser = options(__doc__)
     parser.add_argument("--batch", type=int, help="frames per step; unset: 8 (tiny), 2 (full)")
     parser.add_argument("--steps", type=int, help="timed steps; unset: 20 (tiny), 4 (full)")
+    parser.add_argument("--variants", default=",".join(VARIANTS), help="which to run, with commas; lerobot comes first")
+    parser.add_argument("--frames", type=int, help="frames per episode; unset: 40 (tiny), 6 (full)")
+    parser.add_argument("--workers", type=int, default=0, help="processes of LeRobot's loader; lerobot-train has 4")
+    parser.add_argument(
+        "--decoder",
+        choices=["pyav", "default"],
+        default="pyav",
+        help="how `lerobot` decodes; default: as lerobot-train",
+    )
+    parser.add_argument("--profile", action="store_true", help="also show what the device works on in a step")
+    parser.add_argument("--markdown", metavar="FILE", help="write the tables to this file too")
     parser.add_argument("--variant", choices=["prepare", *VARIANTS], help=argparse.SUPPRESS)
     parser.add_argument("--result", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    chosen = arguments.variants.split(",")
+    if chosen[0] != "lerobot" or not set(chosen) <= set(VARIANTS):
+        parser.error(f"--variants: {arguments.variants}; expected lerobot and some of {', '.join(ZK0_VARIANTS)}")
     arguments.batch = arguments.batch or {"tiny": 8, "full": 2}[arguments.geometry]
     arguments.steps = arguments.steps or {"tiny": 20, "full": 4}[arguments.geometry]
     return arguments
@@ -87,11 +112,10 @@ def parse_arguments() -> argparse.Namespace:
 def run_in_subprocess(variant: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """The results of one variant, run in a subprocess; its output is shown only if it fails."""
     result, log = Path(arguments.folder) / f"{variant}.json", Path(arguments.folder) / f"{variant}.log"
-    options = {k: v for k, v in vars(arguments).items() if v is not None and k != "json"} | {
-        "variant": variant,
-        "result": result,
-    }
+    given = {k: v for k, v in vars(arguments).items() if v is not None and k not in ("json", "markdown", "profile")}
+    options = given | {"variant": variant, "result": result}
     command = [sys.executable, __file__, *(f"--{k}={v}" for k, v in options.items())]
+    command += ["--profile"] if arguments.profile else []
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(arguments.threads))
     with log.open("w") as output:
         ended = subprocess.run(command, stdout=output, stderr=output, env={**os.environ, **threads}, check=False)
@@ -136,6 +160,7 @@ def prepare(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     from zk0.settings.dataset_settings import SO101_JOINTS
 
     (height, width), episodes, frames = SHAPES[arguments.geometry]
+    frames = getattr(arguments, "frames", None) or frames
     rng = np.random.default_rng(0)
 
     def episode() -> Iterator[RecordedFrame]:
@@ -186,13 +211,20 @@ def train_with_lerobot(
     on_gpu = policy.config.device == "cuda"
     deltas = {"action": [i / 30 for i in range(policy.config.chunk_size)]}
     data = LeRobotDataset(
-        "local/set", root=Path(arguments.folder) / "set", delta_timestamps=deltas, video_backend="pyav"
+        "local/set",
+        root=Path(arguments.folder) / "set",
+        delta_timestamps=deltas,
+        video_backend="pyav" if arguments.decoder == "pyav" else None,
     )
     pre, _ = make_pre_post_processors(policy.config, dataset_stats=lerobot_statistics(moments))
     preset = policy.config.get_optimizer_preset()
     optimizer = preset.build(policy.get_optim_params())
     accelerator = Accelerator(cpu=not on_gpu, mixed_precision="bf16" if on_gpu else "no")
-    loader = torch.utils.data.DataLoader(data, arguments.batch, shuffle=True, num_workers=0, pin_memory=on_gpu)
+    workers = {"prefetch_factor": 4, "persistent_workers": True} if arguments.workers else {}
+    loader = torch.utils.data.DataLoader(
+        data, arguments.batch, shuffle=True, num_workers=arguments.workers, pin_memory=on_gpu, **workers
+    )
+    torch.backends.cudnn.benchmark = torch.backends.cuda.matmul.allow_tf32 = on_gpu
     policy, optimizer, loader = accelerator.prepare(policy, optimizer, loader)
 
     def batches() -> Iterator[Any]:
@@ -200,8 +232,9 @@ def train_with_lerobot(
             yield from loader
 
     endless, metrics = batches(), SimpleNamespace(update_metrics=lambda _: None)
-    clock = StepClock()
-    for _ in range(arguments.steps + 1):
+    clock = StepClock(arguments, policy.config.device)
+    clock.begin()
+    for _ in range(clock.steps):
         update_policy(metrics, policy, pre(next(endless)), optimizer, preset.grad_clip_norm, accelerator)
         clock.tick()
     return clock.figures()
@@ -222,8 +255,8 @@ def train_with_zk0(
     from zk0.training.fit import fit
 
     folder = Path(arguments.folder)
-    variant = ZK0_VARIANTS[arguments.variant]
-    training = LocalTrainingSettings(local_steps=arguments.steps + 1, batch_size=arguments.batch, **variant)
+    variant, clock = ZK0_VARIANTS[arguments.variant], StepClock(arguments, policy.config.device)
+    training = LocalTrainingSettings(local_steps=clock.steps, batch_size=arguments.batch, **variant)
     pre, _ = make_processors(policy, Statistics(state=moments.state, action=moments.action))
     started = time.perf_counter(), time.process_time()
     build: dict[str, Any] = {}
@@ -247,27 +280,44 @@ def train_with_zk0(
         terms=terms, round=1, client="bench", recipe=recipe, global_digest="", statistics=None, lr=1e-4, mu=0.01,
         training=training, scheduler=SchedulerSettings(),
     )  # fmt: skip
-    clock = StepClock()
+    clock.begin()
     with planned_adapter(policy, plan):
         fit(policy, examples, plan, lambda *_: clock.tick())
     return build | clock.figures()
 
 
 class StepClock:
-    """Wall and CPU time of steps; creating it resets the peak of memory."""
+    """Wall and CPU time of steps, and afterwards a profile of some more, if it is asked for.
 
-    def __init__(self) -> None:
-        reset_peak_memory()
+    Args:
+        arguments: number of timed steps, and whether to profile.
+        device: that trains.
+    """
+
+    def __init__(self, arguments: argparse.Namespace, device: str) -> None:
+        self._timed = arguments.steps + 1
+        self._profile = StepProfile(device) if arguments.profile else None
         self._ticks: list[tuple[float, float]] = []
+        self.steps = self._timed + (PROFILED_STEPS + STEPS_UNREAD if self._profile else 0)
+        """Steps to make."""
+
+    def begin(self) -> None:
+        """Reset the peak of memory, just before the first step."""
+        reset_peak_memory()
 
     def tick(self) -> None:
         """Record the end of a step."""
-        self._ticks.append((time.perf_counter(), time.process_time()))
+        if len(self._ticks) < self._timed:
+            self._ticks.append((time.perf_counter(), time.process_time()))
+        if len(self._ticks) == self._timed and self._profile:
+            self._profile.tick()
 
-    def figures(self) -> dict[str, float]:
-        """Medians over all steps but the first, which is a warm-up."""
+    def figures(self) -> dict[str, Any]:
+        """Medians over all steps but the first, which is a warm-up, and the parts of a step."""
         wall, cpu = ([b - a for a, b in itertools.pairwise(times)] for times in zip(*self._ticks, strict=True))
-        return {"step_seconds": statistics.median(wall), "step_cpu_seconds": statistics.median(cpu)}
+        step = statistics.median(wall)
+        parts = {"parts_ms": step_parts(self._profile.work, PROFILED_STEPS, step)} if self._profile else {}
+        return {"step_seconds": step, "step_cpu_seconds": statistics.median(cpu)} | parts
 
 
 def reset_peak_memory() -> None:
@@ -329,6 +379,17 @@ def table(result: dict[str, Any]) -> str:
     for name, row in variants.items():
         cells = [make(row) for make in of_step.values()]
         cells += [make(row) if "frames" in row else "" for make in of_features.values()]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def parts_table(result: dict[str, Any]) -> str:
+    """What the device works on in a step, as a Markdown table in milliseconds; `use` is the share that is not idle."""
+    kinds: Sequence[str] = (*KINDS, "other", "idle")
+    lines = ["| variant | step | use | " + " | ".join(kinds) + " |", "|---|" + "---:|" * (len(kinds) + 2)]
+    for name, row in result["variants"].items():
+        step, parts = row["step_seconds"] * 1e3, row["parts_ms"]
+        cells = [f"{step:.1f}", f"{1 - parts['idle'] / step:.0%}", *(f"{parts[kind]:.1f}" for kind in kinds)]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

@@ -28,9 +28,10 @@ def test_options_are_passed_on() -> None:
 
 @pytest.mark.slow
 def test_the_table_of_training(tmp_path: Path) -> None:
-    figures = tmp_path / "train.json"
+    figures, tables = tmp_path / "train.json", tmp_path / "train.md"
+    options = ["--steps", "2", "--profile", "--json", str(figures), "--markdown", str(tables)]
     ended = subprocess.run(
-        [sys.executable, "-m", "flows.cli.main", "bench", "train", "--steps", "2", "--json", str(figures)],
+        [sys.executable, "-m", "flows.cli.main", "bench", "train", *options],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     variants = json.loads(figures.read_text())["variants"]
@@ -38,4 +39,9 @@ def test_the_table_of_training(tmp_path: Path) -> None:
     assert {row["parameters"] for row in variants.values()} == {532_000}
     assert variants["kv"]["frames"] == variants["embeddings"]["frames"] == 120
     assert variants["embeddings"]["bytes_per_frame"] == pytest.approx(2 * 9 * 64 * 4, rel=0.01)
-    assert [line.split(" | ")[0] for line in ended.stdout.splitlines()[3:]] == [f"| {name}" for name in variants]
+    steps, parts = (table.splitlines() for table in ended.stdout.strip().split("\n\n"))
+    assert tables.read_text() == ended.stdout
+    assert [line.split(" | ")[0] for line in steps[3:]] == [f"| {name}" for name in variants]
+    assert [line.split(" | ")[0] for line in parts[2:]] == [f"| {name}" for name in variants]
+    kinds = {"copies", "optimizer", "matrix products", "other", "idle"}
+    assert all(row["parts_ms"].keys() == kinds and row["parts_ms"]["optimizer"] > 0 for row in variants.values())
