@@ -19,7 +19,7 @@ def dataset_intake(
     """Check a dataset that a client wants to join a federation with.
 
     Args:
-        uri: hf:user/name, user/name or local:/path.
+        uri: hf:user/name, hf:user/name@REVISION or local:/path.
         repair_to: a folder for a repaired copy, written if a finding can be repaired; unset: nothing is repaired.
         quick: decode no video.
         pictures: show thumbnails and joint plots in this Prefect server's UI.

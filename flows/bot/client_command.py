@@ -33,7 +33,9 @@ def node_folder(home: Path) -> "NodeFolder":
 
 @client_app.command("start")
 def start_client(
-    dataset: Annotated[str, typer.Argument(help="Dataset: hf:user/name, user/name, local:/path or sim:task.")],
+    dataset: Annotated[
+        str, typer.Argument(help="Dataset: hf:user/name, hf:user/name@REVISION, local:/path or sim:task.")
+    ],
     kit: Annotated[
         Path | None, typer.Option(help="Enrolment kit from the server's operator; needed at the first start.")
     ] = None,

@@ -19,7 +19,7 @@ data_app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-UriArgument = Annotated[str, typer.Argument(help="Dataset: hf:user/name, user/name or local:/path.")]
+UriArgument = Annotated[str, typer.Argument(help="Dataset: hf:user/name, hf:user/name@REVISION or local:/path.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 RenameOption = Annotated[
     list[str] | None,
@@ -47,7 +47,7 @@ def check_command(
 ) -> None:
     """Check a dataset and print every broken rule; exit code 1 if it may not take part.
 
-    URI is hf:user/name, user/name or local:/path.
+    URI is hf:user/name, hf:user/name@REVISION or local:/path.
     """
     with errors_to_exit_codes():
         from flows.cli.frame_progress_display import shown_frames
@@ -99,7 +99,7 @@ def repair_command(
 ) -> None:
     """Write a repaired copy that passes the check into a new folder TARGET; the original stays as it is.
 
-    URI is hf:user/name, user/name or local:/path.
+    URI is hf:user/name, hf:user/name@REVISION or local:/path.
     """
     with errors_to_exit_codes():
         from flows.cli.frame_progress_display import shown_frames
@@ -137,7 +137,7 @@ def split_command(
 ) -> None:
     """Print which episodes are trained on and which are held out; check that another dataset shares no episode.
 
-    URI is hf:user/name, user/name or local:/path.
+    URI is hf:user/name, hf:user/name@REVISION or local:/path.
     """
     with errors_to_exit_codes():
         import json
@@ -169,7 +169,7 @@ def stats_command(
 ) -> None:
     """Print mean, std, min and max of state and action over the training episodes: the statistics that a client sends.
 
-    URI is hf:user/name, user/name or local:/path.
+    URI is hf:user/name, hf:user/name@REVISION or local:/path.
     """
     with errors_to_exit_codes():
         from zk0.data.check import check_dataset

@@ -98,10 +98,14 @@ class HubHandler(BaseHTTPRequestHandler):
             tags = [{"name": t, "ref": f"refs/tags/{t}", "targetCommit": c} for t, c in found.tags.items()]
             self._send(200, {"branches": [], "converts": [], "tags": tags})
 
-    def dataset_info(self, name: str, revision: str, body: bytes) -> None:
-        if found := self._repository(f"datasets/{name}"):
-            names = [{"rfilename": path} for path in sorted(found.files())]
-            self._send(200, {"id": name, "private": False, "sha": found.commits[-1][0], "siblings": names})
+    def dataset_info(self, name: str, revision: str | None, body: bytes) -> None:
+        if not (found := self._repository(f"datasets/{name}")):
+            return
+        if (oid := found.oid(revision or "main")) is None:
+            self._send(404, {"error": "Revision not found"}, {"X-Error-Code": "RevisionNotFound"})
+            return
+        names = [{"rfilename": path} for path in sorted(found.files(oid))]
+        self._send(200, {"id": name, "private": False, "sha": oid, "siblings": names})
 
     def dataset_tree(self, name: str, revision: str, body: bytes) -> None:
         self.tree(f"datasets/{name}", revision, body)
@@ -109,7 +113,7 @@ class HubHandler(BaseHTTPRequestHandler):
     def download(self, kind: str, name: str, revision: str, path: str, body: bytes) -> None:
         if not (found := self._repository(f"{kind}{name}")):
             return
-        headers = {"X-Repo-Commit": found.commits[-1][0]}
+        headers = {"X-Repo-Commit": found.oid(revision) or ""}
         content = found.files(revision).get(path)
         if content is None:
             self._send(404, {"error": "Entry not found"}, headers | {"X-Error-Code": "EntryNotFound"})

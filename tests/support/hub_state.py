@@ -20,8 +20,13 @@ class Repository:
 
     def files(self, revision: str = "main") -> dict[str, bytes]:
         """Files at a commit, a tag or main."""
-        oid = self.tags.get(revision, revision)
-        return next((files for o, _, files in reversed(self.commits) if oid in ("main", o)), {})
+        oid = self.oid(revision)
+        return next((files for o, _, files in self.commits if o == oid), {})
+
+    def oid(self, revision: str = "main") -> str | None:
+        """Commit that a commit, a tag or main stands for; None if there is no such revision."""
+        wanted = self.tags.get(revision, revision)
+        return next((o for o, _, _ in reversed(self.commits) if wanted in ("main", o)), None)
 
     def commit(self, message: str, files: dict[str, bytes]) -> str:
         """Add a commit, and return its oid."""

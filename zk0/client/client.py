@@ -95,7 +95,8 @@ class Client:
             DatasetError: the dataset may not take part.
         """
         report = admit_dataset(self.settings.dataset, self.root, self.terms, self.rename_map, self.settings.units)
-        return report.model_copy(update={"repairs": self.usable_dataset.repairs})
+        usable = self.usable_dataset
+        return report.model_copy(update={"repairs": usable.repairs, "commit": usable.commit})
 
     @cached_property
     def reader(self) -> EpisodeReader:

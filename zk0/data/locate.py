@@ -1,16 +1,39 @@
-"""The folder of a dataset, from its URI: a local path or a repository on the Hugging Face Hub."""
+"""The folder of a dataset, from its URI: a local path or a repository on the Hugging Face Hub.
 
-from collections.abc import Iterator
+A download is of one commit, whose files are all there and no others; that commit is stored beside them.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
-from zk0.errors import DatasetError, first_line
+from zk0.errors import DatasetError, HubUnavailable, first_line
 from zk0.hub_outages import hub_outage
 from zk0.settings.dataset_settings import LOCAL_SCHEME
+from zk0.storage.atomic import atomic_write_text
+
+COMMIT_FILE = ".cache/zk0-commit"
+"""File in the folder of a complete download that names its commit; the check skips hidden folders."""
+_REVISION = re.compile(r"[A-Za-z0-9][\w.-]{0,99}")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+class _HubDataset(NamedTuple):
+    name: str
+    """user/name."""
+    revision: str | None
+    """Commit, tag or branch; None: the newest commit of the main branch."""
+
+    def __str__(self) -> str:
+        return self.name if self.revision is None else f"{self.name}@{self.revision}"
 
 
 def locate(uri: str, cache: Path) -> Path:
-    """Return the folder of a dataset: `local:/path` as it is, `hf:user/name` or `user/name` downloaded into `cache`.
+    """Return the folder of a dataset: `local:/path` as it is, `hf:user/name` downloaded into `cache`.
+
+    `hf:user/name@REVISION` is a commit, a tag or a branch, in a folder of its own; `hf:` may be left out.
 
     Raises:
         DatasetError: a local folder has no meta/info.json, or the Hub does not have the dataset.
@@ -21,7 +44,7 @@ def locate(uri: str, cache: Path) -> Path:
         if not (root / "meta" / "info.json").is_file():
             raise DatasetError(f"{uri}: no LeRobot dataset at {root} (meta/info.json is missing)")
         return root
-    return _download(_hub_name(uri), downloaded_folder(uri, cache))
+    return _download(_hub_dataset(uri), downloaded_folder(uri, cache))
 
 
 def locate_unchecked(uri: str, cache: Path) -> Path:
@@ -52,9 +75,9 @@ def locate_metadata(uri: str, cache: Path) -> Path:
         return locate(uri, cache)
     from huggingface_hub import hf_hub_download
 
-    name, target = _hub_name(uri), downloaded_folder(uri, cache)
-    with _translated_errors(name):
-        hf_hub_download(name, "meta/info.json", repo_type="dataset", local_dir=target)
+    wanted, target = _hub_dataset(uri), downloaded_folder(uri, cache)
+    with _translated_errors(wanted):
+        hf_hub_download(wanted.name, "meta/info.json", repo_type="dataset", revision=wanted.revision, local_dir=target)
     return target
 
 
@@ -64,32 +87,77 @@ def downloaded_folder(uri: str, cache: Path) -> Path:
     Raises:
         DatasetError: the URI is not one of the Hub.
     """
-    return cache / "datasets" / _hub_name(uri)
+    return cache / "datasets" / str(_hub_dataset(uri))
 
 
-def _hub_name(uri: str) -> str:
+def downloaded_commit(root: Path) -> str | None:
+    """Return the commit on the Hub that a folder holds completely; None: it is not a complete download."""
+    try:
+        with (root / COMMIT_FILE).open("rb") as stream:
+            found = stream.read(41).decode("ascii", errors="replace").strip()
+    except OSError:
+        return None
+    return found if _COMMIT.fullmatch(found) else None
+
+
+def _hub_dataset(uri: str) -> _HubDataset:
     scheme, colon, rest = uri.partition(":")
-    name = rest if colon else uri
-    if (colon and scheme != "hf") or name.count("/") != 1:
-        raise DatasetError(f"{uri}: not a dataset; expected hf:user/name, user/name, local:/path or sim:task")
-    return name
+    name, at, revision = (rest if colon else uri).partition("@")
+    if (colon and scheme != "hf") or name.count("/") != 1 or (at and not _REVISION.fullmatch(revision)):
+        raise DatasetError(
+            f"{uri}: not a dataset; expected hf:user/name, hf:user/name@REVISION (a commit, tag or branch without /), "
+            "user/name, local:/path or sim:task"
+        )
+    return _HubDataset(name, revision or None)
 
 
-def _download(name: str, target: Path) -> Path:
-    from huggingface_hub import snapshot_download
+def _download(wanted: _HubDataset, target: Path) -> Path:
+    from huggingface_hub import HfApi, constants, snapshot_download
 
-    with _translated_errors(name):
-        return Path(snapshot_download(name, repo_type="dataset", local_dir=target))
+    if constants.HF_HUB_OFFLINE and downloaded_commit(target):
+        return target
+    with _translated_errors(wanted):
+        info = HfApi().dataset_info(wanted.name, revision=wanted.revision)
+        files = [one.rfilename for one in info.siblings or ()]
+        if info.sha == downloaded_commit(target) and not _missing(target, files):
+            return target
+        (target / COMMIT_FILE).unlink(missing_ok=True)
+        snapshot_download(wanted.name, repo_type="dataset", revision=info.sha, local_dir=target)
+    if missing := _missing(target, files):
+        # huggingface_hub returns a folder that exists as it is when the Hub stops to respond
+        raise HubUnavailable(
+            f"{wanted}: {len(missing)} of {len(files)} files are not downloaded ({missing[0]}); try again"
+        )
+    _remove_others(target, files)
+    (target / COMMIT_FILE).parent.mkdir(parents=True, exist_ok=True)
+    atomic_write_text(target / COMMIT_FILE, f"{info.sha}\n")
+    return target
+
+
+def _missing(target: Path, files: Sequence[str]) -> list[str]:
+    return [file for file in files if not (target / file).is_file()]
+
+
+def _remove_others(target: Path, files: Sequence[str]) -> None:
+    """Remove the files of earlier commits; LeRobot would read them too."""
+    kept = set(files)
+    for path in sorted(target.rglob("*")):
+        relative = path.relative_to(target)
+        if path.is_file() and relative.parts[0] != ".cache" and relative.as_posix() not in kept:
+            path.unlink()
 
 
 @contextmanager
-def _translated_errors(name: str) -> Iterator[None]:
+def _translated_errors(wanted: _HubDataset) -> Iterator[None]:
     from huggingface_hub import constants
     from huggingface_hub.errors import (
+        GatedRepoError,
         HfHubHTTPError,
         HFValidationError,
         LocalEntryNotFoundError,
         OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
     )
 
     try:
@@ -98,7 +166,14 @@ def _translated_errors(name: str) -> Iterator[None]:
         advice = "check the name and the connection"
         if constants.HF_HUB_OFFLINE and isinstance(e, LocalEntryNotFoundError | OfflineModeIsEnabled):
             advice = "HF_HUB_OFFLINE is set: run with HF_HUB_OFFLINE=0 to download it"
-        raise hub_outage(e, name) or DatasetError(
-            f"{name}: cannot be fetched from the Hub ({type(e).__name__}: {first_line(e, 120)}); {advice}, "
+        elif isinstance(e, GatedRepoError):
+            page = f"{constants.ENDPOINT}/datasets/{wanted.name}"
+            advice = f"accept its terms on {page} and set HF_TOKEN to a token of that account"
+        elif isinstance(e, RevisionNotFoundError):
+            advice = f"{wanted.name} has no revision {wanted.revision}; name a commit, tag or branch of it"
+        elif isinstance(e, RepositoryNotFoundError):
+            advice = "check the name; if it is private, set HF_TOKEN to a token that may read it"
+        raise hub_outage(e, str(wanted)) or DatasetError(
+            f"{wanted}: cannot be fetched from the Hub ({type(e).__name__}: {first_line(e, 120)}); {advice}, "
             "or bring the data as local:/path"
         ) from e

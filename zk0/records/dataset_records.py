@@ -60,6 +60,8 @@ class DatasetReport(Record):
     None if they fit several units."""
     repairs: tuple[str, ...] = ()
     """Repairs of the copy that takes part (`data.repair = "repair"`); empty: the dataset takes part as it is."""
+    commit: DigestText | None = None
+    """Commit on the Hub that was downloaded; None: the dataset does not come from there."""
     calibration: CalibrationName | None = None
     """Calibration of an admitted SO arm, where the contract allows several; None: the contract's joints."""
 

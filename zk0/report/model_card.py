@@ -93,10 +93,10 @@ def model_card(
 def hub_name(dataset: str) -> str | None:
     """Name of a dataset or policy on the Hub; None if it is not on the Hub.
 
-    >>> hub_name("hf:lab/so101"), hub_name("lab/so101"), hub_name("local:/home/lab"), hub_name("a: b/c")
+    >>> hub_name("hf:lab/so101"), hub_name("lab/so101@v2"), hub_name("local:/home/lab"), hub_name("a: b/c")
     ('lab/so101', 'lab/so101', None, None)
     """
-    name = dataset.removeprefix("hf:")
+    name = dataset.removeprefix("hf:").partition("@")[0]
     return name if _HUB_NAME.fullmatch(name) else None
 
 

@@ -15,7 +15,9 @@ SO101_JOINTS = (
     "gripper.pos",
 )
 """Names of the dimensions of state and action, as LeRobot records an SO-101 arm."""
-DatasetUri = Annotated[str, Field(min_length=1, description="hf:user/name, user/name, local:/path or sim:task")]
+DatasetUri = Annotated[
+    str, Field(min_length=1, description="hf:user/name, hf:user/name@REVISION, local:/path or sim:task")
+]
 SafeName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=64)]
 """A name that can be part of a file name on every system."""
 LOCAL_SCHEME = "local:"

@@ -11,6 +11,7 @@ from zk0.data.check.observed_frames import ObservedFrames, observe_frames
 from zk0.data.check.rule_catalog import CONTENT_RULES
 from zk0.data.dataset_info import DatasetInfo, camera_name
 from zk0.data.frame_progress import FrameProgress, no_progress
+from zk0.data.locate import downloaded_commit
 from zk0.records import DatasetReport, Finding
 
 
@@ -64,6 +65,7 @@ def build_report(
         action_names=_names(info, contents.action_key),
         tasks=tuple(contents.tasks[t] for t in sorted(contents.tasks)) if contents.tasks else (),
         units=detect_units(contents),
+        commit=downloaded_commit(contents.folder.root),
     )
 
 

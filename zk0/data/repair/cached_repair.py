@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from zk0.data.check import check_dataset
+from zk0.data.locate import downloaded_commit
 from zk0.data.repair.repair_dataset import repair_dataset, source_digest
 
 
@@ -19,6 +20,8 @@ class UsableDataset:
     """Names of the repairs that the copy contains."""
     dropped: tuple[int, ...] = ()
     """Episodes of the original that the copy lacks."""
+    commit: str | None = None
+    """Commit on the Hub of the original; None: it does not come from there."""
 
 
 def usable_dataset(
@@ -39,7 +42,7 @@ def usable_dataset(
         DatasetError: an error cannot be repaired.
     """
     if not may_repair or not check_dataset(root, dataset=uri, quick=True, rename_map=rename_map).errors:
-        return UsableDataset(root, dict(rename_map))
+        return UsableDataset(root, dict(rename_map), commit=downloaded_commit(root))
     target = cache / "repaired" / source_digest(root, rename_map)[:32]
     done, _ = repair_dataset(root, target, dataset=uri, rename_map=rename_map)
-    return UsableDataset(target, {}, done.repairs, done.dropped)
+    return UsableDataset(target, {}, done.repairs, done.dropped, downloaded_commit(root))
