@@ -48,6 +48,7 @@ def test_receipt_proves_its_update_and_no_other(count: int, data: st.DataObject)
         mine.model_copy(update={"examples": 999}),
         mine.model_copy(update={"client": "other"}),
         mine.model_copy(update={"round": 4}),
+        mine.model_copy(update={"metrics": mine.metrics.model_copy(update={"policy_loss": 0.5})}),
     ):
         assert not verify_receipt(receipt, changed)
     for wrong in (

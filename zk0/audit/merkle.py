@@ -33,9 +33,10 @@ class Receipt(Record):
 
 
 def update_leaf(update: Update) -> bytes:
-    """Content of an update's leaf: its client, its round, the digests of global weights and update, and its weight."""
+    """Content of an update's leaf: client, round, digests of global weights and update, its weight, and its metrics."""
     values = [update.client, update.round, update.global_digest, update.digest, update.examples]
-    return json.dumps(values, ensure_ascii=False, separators=(",", ":")).encode()
+    metrics = update.metrics.model_dump(mode="json")
+    return json.dumps([*values, metrics], ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
 
 
 def merkle_root(leaves: Sequence[bytes]) -> str:

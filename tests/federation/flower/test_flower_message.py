@@ -50,6 +50,27 @@ def test_equal_chunks_are_sent_once_and_arrive_in_order(tmp_path: Path) -> None:
     assert (tmp_path / "arrived").read_bytes() == source.read_bytes()
 
 
+@pytest.mark.parametrize("declared", [1, 300 * 10_000], ids=["a byte", "all of it"])
+def test_a_chunk_that_is_listed_many_times_writes_no_more_than_allowed(declared: int, tmp_path: Path) -> None:
+    """Ten kilobytes on the wire, three megabytes on the disk: more than the shape says, or than the receiver allows."""
+    chunk = ArrayChunk(memoryview(bytes(10_000)))
+    array = Array("uint8", (declared,), "zk0.safetensors", b"")
+    set_array_chunks(array, [chunk] * 300)
+    record = ArrayRecord()
+    record["file"] = array
+    sent = to_flower(message(RecordDict({"weights": record, "config": ConfigRecord({"plan": "{}"})})))
+    fetched: list[str] = []
+
+    def fetch(object_id: str) -> bytes:
+        fetched.append(object_id)
+        return bytes(sent.objects[object_id].deflate())
+
+    with pytest.raises(FederationError, match="weights"):
+        from_flower(sent.object_tree, fetch, tmp_path / "arrived", max_bytes=20_000)
+    assert len(fetched) == len(set(fetched))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_memory_holds_a_few_chunks(tmp_path: Path) -> None:
     source = tmp_path / "sent"
     with source.open("wb") as file:

@@ -179,6 +179,39 @@ class TestRejectedRequests:
         assert {data: gateway.raw(data) for data in cases if gateway.raw(data) not in cases[data]} == {}
         assert gateway.superlink.connections == before
 
+    @pytest.mark.parametrize(
+        "lines",
+        [
+            "content-length: 0, 40",
+            "content-length: +5",
+            f"content-length: {'9' * 20}",
+            f"content-length: {'9' * 5000}",
+            "content-length: 0\r\ncontent-length: 40",
+            "transfer-encoding : chunked\r\ncontent-length: 0",
+            "transfer-encoding: xchunked\r\ncontent-length: 0",
+            "content-length: 0\r\ncontent-length : 3",
+            "flwr-x: a\rb: c\r\ncontent-length: 0",
+            f"x: {'a' * 1_000_000}",
+            "\r\n".join(f"x{i}: a" for i in range(10_000)),
+        ],
+        ids=lambda lines: lines[:40],
+    )
+    def test_lengths_and_headers_that_are_read_in_two_ways(self, gateway: RunningGateway, lines: str) -> None:
+        before = gateway.superlink.connections
+        head = "".join(f"{name}: {value}\r\n" for name, value in gateway.signed().items())
+        request = f"POST {PUSH} HTTP/1.1\r\nhost: x\r\n{head}{lines}\r\n\r\n".encode()
+        assert gateway.raw(request) in (400, 413, 431, 501, None)
+        assert gateway.superlink.connections == before
+
+    @pytest.mark.parametrize("stamp", ["9999-12-31T23:59:59+00:00", "0001-01-01T00:00:00+23:59", "\u0661", "1e999"])
+    def test_times_at_the_ends_of_the_calendar(self, gateway: RunningGateway, stamp: str) -> None:
+        assert gateway.post(headers={**gateway.signed(), "flwr-timestamp": stamp}) == 401
+
+    def test_a_header_of_another_spelling_is_no_key(self, gateway: RunningGateway) -> None:
+        headers = gateway.signed()
+        headers["flwr_public_key"] = headers.pop("flwr-public-key")
+        assert gateway.post(headers=headers) == 401
+
     def test_no_request_is_hidden_in_another_one(self, gateway: RunningGateway) -> None:
         """Bytes after a body are the next request, to which the same rules apply."""
         gateway.superlink.requests.clear()
