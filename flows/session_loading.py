@@ -10,6 +10,7 @@ from zk0.aggregation.check_strategy import check_strategy
 from zk0.errors import DatasetError
 from zk0.settings.loading import load_session
 from zk0.settings.session import Session
+from zk0.storage.writable import check_writable
 
 
 def load_session_to_run(config: Path, overrides: Mapping[str, Any] | None = None) -> Session:
@@ -33,12 +34,13 @@ def _load(config: Path, version: tuple[int, ...], overrides: str, base: Path) ->
 
 
 def check_session_inputs(session: Session) -> None:
-    """Check what can be known of datasets and policy from their metadata, in seconds and before anything is started.
+    """Check what can be known of folders, datasets and policy, in seconds and before anything is started.
 
     Within one process an unchanged session is checked once.
 
     Raises:
-        DatasetError: lists every fault, by dataset; those of the policy come last.
+        SettingsError: files cannot be written into the output folder or the cache.
+        DatasetError: lists every fault in the metadata, by dataset; those of the policy come last.
     """
     _check_inputs(session.model_dump_json())
 
@@ -49,6 +51,8 @@ def _check_inputs(session_json: str) -> None:
     from zk0.policy.published_config import policy_config_faults
 
     session = Session.model_validate_json(session_json)
+    check_writable(Path(session.output_dir), "output_dir")
+    check_writable(Path(session.cache_dir), "cache_dir")
     faults = metadata_faults(session)
     faults[f"policy {session.policy.path}"] = policy_config_faults(session)
     if count := sum(map(len, faults.values())):

@@ -11,6 +11,7 @@ from flows.bot.process_view import print_log, print_processes
 from flows.bot.server_command import DEFAULT_HOME, FollowOption, ForegroundOption, HomeOption, LinesOption
 from flows.cli.errors_to_exit_codes import errors_to_exit_codes
 from zk0.records import JointUnits
+from zk0.storage.writable import check_writable
 
 if TYPE_CHECKING:
     from zk0.federation.network.node import NodeFolder
@@ -72,6 +73,8 @@ def start_client(
 
         daily_hours = DailyHours.parse(hours) if hours else None
         node = node_folder(home)
+        check_writable(node.path, "--home")
+        check_writable(cache.expanduser().resolve(), "--cache")
         if kit is not None:
             node.install_kit(EnrolmentKit.read(kit))
         if limits is not None:

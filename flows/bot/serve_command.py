@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.bot.server_command import DEFAULT_HOME, ForegroundOption, HomeOption, server_folder
+from flows.bot.server_command import DEFAULT_HOME, ForegroundOption, HomeOption, writable_server_folder
 from flows.bot.watch_options import DEFAULT_SESSION, ConfigArgument, CooldownOption, MinNodesOption, SettingsOption
 from flows.cli.errors_to_exit_codes import errors_to_exit_codes
 from zk0.errors import SettingsError
@@ -36,7 +36,7 @@ def serve(
     with errors_to_exit_codes():
         from flows.prefect_local.api_key import read_or_make_api_key
 
-        server = server_folder(home)
+        server = writable_server_folder(home)
         addresses = server.settings()
         prefect_home = server.path.parent / "prefect"
         read_or_make_api_key(prefect_home)

@@ -9,6 +9,7 @@ import typer
 
 from flows.bot.process_view import print_log, print_processes
 from flows.cli.errors_to_exit_codes import errors_to_exit_codes
+from zk0.storage.writable import check_writable
 
 if TYPE_CHECKING:
     from zk0.federation.network.server import ServerFolder
@@ -36,6 +37,17 @@ def server_folder(home: Path) -> "ServerFolder":
     from zk0.federation.network.server import ServerFolder
 
     return ServerFolder((home.expanduser() / "server").resolve())
+
+
+def writable_server_folder(home: Path) -> "ServerFolder":
+    """Return the folder of this machine's server, to change it.
+
+    Raises:
+        SettingsError: files cannot be written there.
+    """
+    server = server_folder(home)
+    check_writable(server.path, "--home")
+    return server
 
 
 @server_app.command("init")
@@ -66,7 +78,7 @@ def init_server(
     with errors_to_exit_codes():
         from zk0.federation.network.server import ServerSettings
 
-        server = server_folder(home)
+        server = writable_server_folder(home)
         hosts = tuple(host or ("127.0.0.1",))
         listen = bind or ("0.0.0.0" if host else "127.0.0.1")
         settings = ServerSettings(hosts=hosts, public=public, port=port, bind=listen, in_memory=in_memory)
@@ -89,8 +101,9 @@ def enroll_node(
     Send the kit over a safe channel: whoever has it can take part as this node.
     """
     with errors_to_exit_codes():
-        server = server_folder(home)
+        server = writable_server_folder(home)
         target = out or Path(f"{Path(name).name}.kit")
+        check_writable(target.absolute().parent, "--out")  # the key is in the kit only
         kit = server.enroll(name)
         kit.write(target)
         typer.echo(f"kit      {target}")
@@ -104,7 +117,7 @@ def revoke_node(
 ) -> None:
     """Revoke a node's key; the server rejects its requests within a second."""
     with errors_to_exit_codes():
-        server_folder(home).revoke(name)
+        writable_server_folder(home).revoke(name)
         typer.echo(f"{name} is no longer enrolled")
 
 
@@ -112,7 +125,7 @@ def revoke_node(
 def start_server(foreground: ForegroundOption = False, home: HomeOption = DEFAULT_HOME) -> None:
     """Start the server, and wait until nodes can connect."""
     with errors_to_exit_codes():
-        server = server_folder(home)
+        server = writable_server_folder(home)
         settings = server.settings()
         if foreground:
             server.prepare(settings)

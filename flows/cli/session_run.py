@@ -53,8 +53,8 @@ def run_session(
         quiet: print log lines instead of a progress bar.
         moved: folders that were moved since the session began: old place -> new place.
     """
-    _check_before_starting(config, overrides, resume, moved or {})
     set_prefect_defaults()
+    _check_before_starting(config, overrides, resume, moved or {})
     remove_stale_prefect_toml(Path.cwd())
     from flows.cli.terminal import print_session_result, resume_hint_on_interrupt, session_progress
     from flows.prefect_local.temporary_server import configured_or_temporary_server
@@ -130,8 +130,6 @@ def _check_before_starting(
         check_writable(Path(session.cache_dir), "cache_dir")
     elif config is not None:
         session = with_moved_folders(load_session_to_run(config, overrides), moved, str(config))
-        check_writable(Path(session.output_dir), "output_dir")
-        check_writable(Path(session.cache_dir), "cache_dir")
         check_session_inputs(session)
         for line in resource_lines(session):
             typer.echo(line, err=True)

@@ -47,7 +47,7 @@ def test_a_server_and_a_kit(bot: Bot, tmp_path: Path) -> None:
     assert 'bind = "127.0.0.1"' in settings  # the default is not reachable over the network
     output = bot("server enroll arm-1")
     kit = json.loads((tmp_path / "arm-1.kit").read_text())
-    assert kit.keys() == {"name", "server", "ca_certificate", "key"}
+    assert kit.keys() == {"name", "server", "ca_certificate", "key", "ledger_key"}
     assert (kit["name"], kit["server"]) == ("arm-1", "127.0.0.1:9092")
     assert kit["ca_certificate"] == (bot.home / "server" / "ca.crt").read_text()
     assert "SHA256:" in output
@@ -132,3 +132,24 @@ def test_what_the_operator_did(bot: Bot) -> None:
     journal = bot.home / "server" / "operations.jsonl"
     journal.write_bytes(journal.read_bytes().replace(b"revoke", b"enroll"))
     assert "it was changed" in bot.fails("server audit", code=1)
+
+
+@pytest.mark.parametrize("line", ["server init", "server enroll arm-1", "server start", "client start sim:lift-red"])
+def test_a_home_that_cannot_be_written(bot: Bot, line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """/proc cannot be written by any user, as a read-only disk."""
+    monkeypatch.setenv("ZK0_HOME", "/proc/nope")
+    assert bot.fails(line).startswith("zk0: --home: /proc/nope/")
+
+
+def test_a_kit_that_cannot_be_written_enrolls_nobody(bot: Bot) -> None:
+    bot("server init")
+    assert bot.fails("server enroll arm-1 --out /proc/arm-1.kit").startswith("zk0: --out: /proc cannot be written (")
+    bot("server enroll arm-1")
+
+
+def test_a_cache_that_cannot_be_written(bot: Bot) -> None:
+    bot("server init")
+    bot("server enroll arm-1")
+    line = "client start sim:lift-red --kit arm-1.kit --cache /proc/nope"
+    assert bot.fails(line).startswith("zk0: --cache: /proc/nope cannot be made, because /proc cannot be written (")
+    assert not (bot.home / "client").exists()

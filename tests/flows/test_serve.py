@@ -79,7 +79,7 @@ def serving(tmp_path: Path) -> Iterator[Serving]:
 def test_one_command_serves_until_it_is_stopped(serving: Serving) -> None:
     serving("serve", str(SESSION), "--ui-port", str(serving.ui_port))
     wait_until(lambda: "idle: 0 of 2 nodes connected" in serving.log("watch"), 400)
-    assert "Ctrl-C" in serving.log("prefect")
+    wait_until(lambda: "Ctrl-C" in serving.log("prefect"), 400)
     first = serving.pid("watch")
     assert first is not None
     os.kill(first, signal.SIGKILL)

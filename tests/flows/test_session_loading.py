@@ -93,3 +93,15 @@ def test_datasets_and_policy_are_checked_by_their_metadata_without_heavy_imports
     assert [line.strip() for line in lines if line.startswith("  ") and not line.startswith("    ")] == [
         "local:/no/such (client a)", "policy /none",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("setting", ["cache_dir", "output_dir"])
+def test_folders_that_cannot_be_written_end_a_session_before_it_starts(tmp_path: Path, setting: str) -> None:
+    """Also under Prefect, whose flow checks the same."""
+    from flows.session_loading import check_session_inputs, load_session_to_run
+
+    config = tmp_path / "session.toml"
+    config.write_text(TOML.format(rounds=1))
+    session = load_session_to_run(config, {setting: "/proc/nope"})
+    with pytest.raises(SettingsError, match=f"{setting}: /proc/nope cannot be made, because /proc cannot be written"):
+        check_session_inputs(session)
