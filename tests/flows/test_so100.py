@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from published_hub import DATASETS, OLDER, SIDE, publish_base_policy, publish_datasets
+from published_hub import DATASETS, OLDER, SIDE, hub_in_use, publish_base_policy, publish_datasets
 
 from zk0.records import Moments
 
@@ -25,20 +25,11 @@ SMALL = {
 
 @pytest.fixture(scope="module")
 def real_hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """The Hub with everything that the session loads; huggingface_hub asks it, and caches in a folder of its own."""
-    import huggingface_hub.constants as constants
-    from hub import running_hub
-
+    """The Hub with everything that the session loads."""
     folder = tmp_path_factory.mktemp("hub")
-    with running_hub() as hub, pytest.MonkeyPatch.context() as patch:
+    with hub_in_use(folder / "hub-cache") as hub:
         publish_datasets(hub, folder / "datasets")
         publish_base_policy(hub, folder / "base", folder / "cache")
-        patch.setenv("HF_ENDPOINT", hub.url)
-        patch.setenv("HF_TOKEN", hub.token)
-        patch.setattr(constants, "HF_HUB_OFFLINE", False)
-        patch.setattr(constants, "ENDPOINT", hub.url)
-        patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}")
-        patch.setattr(constants, "HF_HUB_CACHE", str(folder / "hub-cache"))
         yield hub
 
 

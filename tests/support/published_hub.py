@@ -3,12 +3,15 @@
 import json
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
+from hub import running_hub
 from hub_state import Hub
 
 PLAIN = ("shoulder_pan", "shoulder_lift", "elbow_flex", "wrist_flex", "wrist_roll", "gripper")
@@ -31,7 +34,22 @@ VLM = "HuggingFaceTB/SmolVLM2-500M-Video-Instruct"
 FRAMES, SIDE = 8, 64
 
 
-def publish_datasets(hub: Hub, folder: Path) -> None:
+@contextmanager
+def hub_in_use(cache: Path) -> Iterator[Hub]:
+    """Start a Hub on loopback; inside the block huggingface_hub asks it, and caches in a folder."""
+    import huggingface_hub.constants as constants
+
+    with running_hub() as hub, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_ENDPOINT", hub.url)
+        patch.setenv("HF_TOKEN", hub.token)
+        patch.setattr(constants, "HF_HUB_OFFLINE", False)
+        patch.setattr(constants, "ENDPOINT", hub.url)
+        patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}")
+        patch.setattr(constants, "HF_HUB_CACHE", str(cache))
+        yield hub
+
+
+def publish_datasets(hub: Hub, folder: Path, frames: int = FRAMES) -> None:
     """Write two short episodes of each dataset into `folder`, and publish them."""
     from zk0.data.dataset_writer import write_dataset
 
@@ -40,9 +58,9 @@ def publish_datasets(hub: Hub, folder: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         options: dict[str, Any] = {"fps": 30, "joints": arm[0], "robot_type": robot}
         if name in OLDER:
-            _write_v21(target, list(_episodes(seed, arm, cameras)), options)
+            _write_v21(target, list(_episodes(seed, arm, cameras, frames)), options)
         else:
-            write_dataset(target, _episodes(seed, arm, cameras), **options)
+            write_dataset(target, _episodes(seed, arm, cameras, frames), **options)
         hub.publish(f"datasets/{name}", target)
 
 
@@ -82,15 +100,21 @@ def _write_v21(target: Path, episodes: list[list[Any]], options: dict[str, Any])
     (target / "meta/info.json").write_text(json.dumps(info), encoding="utf-8")
 
 
-def _episodes(seed: int, arm: Any, cameras: tuple[str, str]) -> Iterator[list[Any]]:
+def _episodes(seed: int, arm: Any, cameras: tuple[str, str], count: int) -> Iterator[list[Any]]:
     from zk0.data.dataset_writer import RecordedFrame
 
     rng = np.random.default_rng(seed)
     for _ in range(2):
         phases, image = rng.uniform(0, 6, 6), rng.integers(0, 255, (SIDE, SIDE, 3), dtype=np.uint8)
-        path = [(np.array(arm[1]) + np.array(arm[2]) * np.sin(t / 3 + phases)).astype(np.float32) for t in range(10)]
-        pictures = [{camera: np.roll(image, t, axis=0) for camera in cameras} for t in range(FRAMES)]
-        yield [RecordedFrame(path[t], path[t + 1], pictures[t], "Pick up the cube") for t in range(FRAMES)]
+        path = [
+            (np.array(arm[1]) + np.array(arm[2]) * np.sin(t / 3 + phases)).astype(np.float32) for t in range(count + 2)
+        ]
+        pictures = [{camera: np.roll(image, t, axis=0) for camera in cameras} for t in range(count)]
+        yield [RecordedFrame(path[t], path[t + 1], pictures[t], "Pick up the cube") for t in range(count)]
+
+
+LOADING: dict[str, Any] = {"load_vlm_weights": True}
+"""Fields of the published configuration that differ from those of `tiny`."""
 
 
 def publish_base_policy(hub: Hub, folder: Path, cache: Path) -> None:
@@ -109,5 +133,33 @@ def publish_base_policy(hub: Hub, folder: Path, cache: Path) -> None:
     hub.publish(VLM, write_tiny_vlm(cache))
 
 
-LOADING: dict[str, Any] = {"load_vlm_weights": True}
-"""Fields of the published configuration that differ from those of `tiny`."""
+def publish_full_base_policy(hub: Hub, folder: Path, vlm: Path) -> None:
+    """Publish a policy of the real size with random weights as lerobot/smolvla_base, and the files beside SmolVLM2's.
+
+    Args:
+        hub: where it is published.
+        folder: that is written.
+        vlm: folder with configuration and tokenizer of SmolVLM2, without weights.
+    """
+    import torch
+    from lerobot.configs import FeatureType, PolicyFeature
+    from lerobot.policies.factory import make_pre_post_processors
+    from lerobot.policies.smolvla.configuration_smolvla import SmolVLAConfig
+    from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy
+
+    torch.manual_seed(0)
+    cameras = {f"observation.images.camera{n}": PolicyFeature(FeatureType.VISUAL, (3, 256, 256)) for n in (1, 2, 3)}
+    inputs = {"observation.state": PolicyFeature(FeatureType.STATE, (6,)), **cameras}
+    outputs = {"action": PolicyFeature(FeatureType.ACTION, (6,))}
+    config = SmolVLAConfig(
+        device="cpu", vlm_model_name=str(vlm), input_features=inputs, output_features=outputs, push_to_hub=False
+    )
+    SmolVLAPolicy(config).save_pretrained(folder)
+    for processor in make_pre_post_processors(config):
+        processor.save_pretrained(folder)
+    for file in folder.glob("*.json"):
+        file.write_text(file.read_text(encoding="utf-8").replace(str(vlm), VLM), encoding="utf-8")
+    settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps(settings | LOADING), encoding="utf-8")
+    hub.publish("lerobot/smolvla_base", folder)
+    hub.publish(VLM, vlm)
