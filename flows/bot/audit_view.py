@@ -16,11 +16,13 @@ from zk0.records import clean_text
 
 if TYPE_CHECKING:
     from zk0.audit.journal import OperatorAct, ReceivedAnswer, SentMessage
+    from zk0.audit.journal_comparison import JournalComparison
     from zk0.federation.protocol.heads_audit import SessionHeads
     from zk0.federation.protocol.receipts import AuditedMessage
 
 _RIGHT_ALIGNED = ("round", "text", "weights", "norm")
 _DIGITS = 8
+_SHOWN = 5
 _ASKED_TRAINING = ("local_steps", "local_epochs", "batch_size", "betas", "eps", "grad_clip_norm", "adapter")
 
 
@@ -118,6 +120,38 @@ def print_received_answers(found: "Sequence[ReceivedAnswer]", public_key: str) -
     console.print(
         f"hash chain and signatures are valid (key {public_key[:16]}); {accepted} of {len(found)} answers were accepted"
     )
+
+
+def print_journal_comparison(found: "JournalComparison") -> None:
+    """Print what a client's journal and its server's have in common, and what did not arrive or was removed."""
+    console, missing = Console(), found.missing_at_server
+    console.print(escape(f"{found.client}: {found.both} answers are in both journals"))
+    if missing:
+        console.print(
+            escape(f"{len(missing)} answers that {found.client} sent are not in the server's journal: ")
+            + "they did not arrive, or lines were removed there"
+        )
+    for one in missing[:_SHOWN]:
+        console.print(escape(clean_text(f"  {one}")))
+    raise_for_missing(found)
+
+
+def raise_for_missing(found: "JournalComparison") -> None:
+    """Raise where the client's journal lacks answers that its server has received.
+
+    Raises:
+        LedgerError: names the first ones.
+    """
+    from zk0.errors import LedgerError
+
+    if missing := found.missing_at_client:
+        count = "1 answer" if len(missing) == 1 else f"{len(missing)} answers"
+        verb = "is" if len(missing) == 1 else "are"
+        listed = clean_text("; ".join(missing[:_SHOWN]))
+        raise LedgerError(
+            f"{count} that the server received from {found.client} {verb} not in its journal, "
+            f"from which lines were removed: {listed}"
+        )
 
 
 def _table(session: str, titles: Sequence[str]) -> Table:

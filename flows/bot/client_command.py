@@ -135,6 +135,9 @@ def audit_client(
         Path | None, typer.Option(help="Also compare with the ledger.jsonl of a session; needs --session.")
     ] = None,
     session: Annotated[str, typer.Option(help="Name of the session of --ledger, as the audit prints it.")] = "",
+    received: Annotated[
+        Path | None, typer.Option(help="Also compare with the server's accepted.jsonl (accepted.pub beside it).")
+    ] = None,
     home: HomeOption = DEFAULT_HOME,
 ) -> None:
     """Print all messages sent from this machine, after a check of hash chain, signatures, receipts and ledger heads."""
@@ -149,8 +152,21 @@ def audit_client(
                 typer.echo(one.model_dump_json())
         else:
             print_sent_messages(found)
+        if received is not None:
+            _compare_with_server(scratch, node_folder(home).read_kit().name, received)
         if folder is None:
             _audit_heads(scratch, node_folder(home).read_kit().ledger_key, heads, (ledger, session), as_json)
+
+
+def _compare_with_server(scratch: Path, client: str, received: Path) -> None:
+    """Compare this client's journal with that of the server."""
+    from flows.bot.audit_view import print_journal_comparison
+    from zk0.audit.journal import ReceivedJournal, SentJournal
+    from zk0.audit.journal_comparison import compare_journals
+    from zk0.federation.protocol.sent_log import SENT_JOURNAL
+
+    journals = SentJournal(scratch / SENT_JOURNAL).read(), ReceivedJournal(received).read()
+    print_journal_comparison(compare_journals(client, *journals))
 
 
 def _audit_heads(scratch: Path, key: str, other: Path | None, ledger: tuple[Path | None, str], as_json: bool) -> None:

@@ -166,12 +166,18 @@ def audit_server(
         bool,
         typer.Option("--json", help="Print one JSON line per act of the operator and per answer, with every field."),
     ] = False,
+    sent: Annotated[
+        Path | None,
+        typer.Option(help="Also compare with a node's sent.jsonl (sent.pub beside it); needs --client."),
+    ] = None,
+    client: Annotated[str, typer.Option(help="Name of the node of --sent.")] = "",
     home: HomeOption = DEFAULT_HOME,
 ) -> None:
     """Print what the operator did and all answers that this server received, after a check of chains and signatures."""
     with errors_to_exit_codes():
-        from flows.bot.audit_view import print_operator_acts, print_received_answers
-        from zk0.audit.journal import ReceivedJournal
+        from flows.bot.audit_view import print_journal_comparison, print_operator_acts, print_received_answers
+        from zk0.audit.journal import ReceivedJournal, SentJournal
+        from zk0.audit.journal_comparison import compare_journals
         from zk0.federation.protocol.received_log import RECEIVED_JOURNAL
 
         server = server_folder(home)
@@ -187,6 +193,8 @@ def audit_server(
             typer.echo(f"{journal.path}: no answers yet")
         else:
             print_received_answers(found, journal.public_key.read_text(encoding="ascii"))
+        if sent is not None:
+            print_journal_comparison(compare_journals(client, SentJournal(sent).read(), found))
 
 
 def print_server(server: "ServerFolder") -> None:

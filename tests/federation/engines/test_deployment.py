@@ -83,12 +83,14 @@ def test_the_server_records_what_the_nodes_record(deployment: Any) -> None:
     import hashlib
 
     from zk0.audit.journal import ReceivedJournal, SentJournal
+    from zk0.audit.journal_comparison import JournalComparison, compare_journals
 
     received = ReceivedJournal(deployment.server.path / "accepted.jsonl").read()
     assert [one.refusal for one in received] == [""] * 8
     for name, node in deployment.nodes.items():
         sent = SentJournal(node.scratch / "sent.jsonl").read()
         mine = [one for one in received if one.client == name]
+        assert compare_journals(name, sent, received) == JournalComparison(client=name, both=len(mine))
         assert [one.kind for one in mine] == ["join", "train", "train", "evaluate"]
         assert [(s.kind, s.round, s.to) for s in sent] == [(t.kind, t.round, t.session) for t in mine]
         assert [hashlib.sha256(s.text.encode()).hexdigest() for s in sent] == [t.text for t in mine]
