@@ -90,6 +90,9 @@ def test_batches_in_pieces_and_graphics_memory(full: PolicyShapes) -> None:
     pieces = override_session(session, {"training.accumulate_steps": 8}, "test")
     whole, part = (memory_use(s, (), full, on_gpu=False).worker_bytes for s in (session, pieces))
     assert whole - part == 56 * activation_bytes(full, 2, "embeddings")
+    as_fits = override_session(session, {"training.accumulate_steps": 0}, "test")
+    least = memory_use(as_fits, (), full, on_gpu=False).worker_bytes
+    assert whole - least == 63 * activation_bytes(full, 2, "embeddings")
     on_gpu = memory_use(session, (), full, on_gpu=True)
     assert on_gpu.gpu_bytes > 64 * activation_bytes(full, 2, "embeddings")
     assert on_gpu.worker_bytes < whole

@@ -398,6 +398,52 @@ class TestOutOfMemory:
         with pytest.raises(UpdateError, match="not even 1 fits: free memory"):
             fit(policy, large, plan({"local_steps": 1}))
 
+    def test_the_fewest_parts_that_fit_are_found_once(
+        self,
+        policy: Any,
+        client: Any,
+        start: tuple,
+        plan: Callable[..., RoundPlan],
+        limit_memory: Callable[[int], None],
+    ) -> None:
+        """16 frames of 1 GB each in 6 GB: as with 4 parts, and the second training tries nothing."""
+        from zk0.policy.trainable import install_weights
+        from zk0.weights.digests import load_weights
+
+        class Counting(_LargeExamples):
+            sizes: list[int]
+
+            def loss(self, policy: Any, indices: Any, noise: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
+                self.sizes.append(len(indices))
+                return super().loss(policy, indices, noise, time)
+
+        large, found = Counting(client.training_examples(plan(), policy)), []
+        weights = load_weights(start[0])
+        limit_memory(6 * 10**9)
+        for parts in (0, 0, 4):
+            install_weights(policy, weights)
+            large.sizes = []
+            metrics = fit(policy, large, plan({"local_steps": 2, "batch_size": 16, "accumulate_steps": parts}))
+            found.append((metrics.model_copy(update={"seconds": 0.0}), large.sizes))
+        assert [sizes for _, sizes in found] == [[16, 8, 4] + [4] * 8, [4] * 8, [4] * 8]
+        assert found[0][0] == found[1][0] == found[2][0]
+
+    @pytest.mark.parametrize("adapter", ["none", "lora"])
+    def test_looking_for_parts_changes_no_number(
+        self, client: Any, start: tuple, plan: Callable[..., RoundPlan], adapter: str
+    ) -> None:
+        """LoRA's dropout draws random numbers while the memory is tried, too."""
+        whole, found = (client.train(plan({"adapter": adapter, "accumulate_steps": n}), start[0]) for n in (1, 0))
+        assert found.digest == whole.digest
+
+    def test_looking_for_parts_when_not_even_one_fits(
+        self, policy: Any, client: Any, plan: Callable[..., RoundPlan], limit_memory: Callable[[int], None]
+    ) -> None:
+        large = _LargeExamples(client.training_examples(plan(), policy), 40 * 10**9)
+        limit_memory(10**9)
+        with pytest.raises(UpdateError, match=r"a: round 1, before step 0: .*not even 1 fits: free memory"):
+            fit(policy, large, plan({"local_steps": 1, "accumulate_steps": 0, "batch_size": 4}))
+
     def test_other_errors_are_not_out_of_memory(self, policy: Any, plan: Callable[..., RoundPlan]) -> None:
         class Wrong(_LargeExamples):
             def loss(self, policy: Any, indices: Any, noise: torch.Tensor, time: torch.Tensor) -> torch.Tensor:

@@ -45,7 +45,7 @@ def memory_use(session: Session, sizes: Sequence[DatasetSize], shapes: PolicySha
     """
     cameras, training = len(session.contract.cameras), session.training
     weights = shapes.frozen_bytes + shapes.weight_bytes
-    frames = ceil(training.batch_size / training.accumulate_steps)
+    frames = ceil(training.batch_size / (training.accumulate_steps or training.batch_size))  # 0: as few as must be
     step = _training_bytes(session, shapes) + frames * activation_bytes(shapes, cameras, training.features)
     rows = max((ceil(s.training_frames / s.clients) for s in sizes if s.clients), default=0)
     joints = len(session.contract.joints)

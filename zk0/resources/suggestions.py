@@ -123,8 +123,8 @@ def _setting(**overrides: Any) -> Change:
 
 
 def _accumulate(needs: SessionNeeds) -> tuple[str, SessionNeeds] | None:
-    pieces = ceil(needs.session.training.batch_size / _FRAMES_AT_ONCE)
-    if pieces <= needs.session.training.accumulate_steps:
+    pieces, now = ceil(needs.session.training.batch_size / _FRAMES_AT_ONCE), needs.session.training.accumulate_steps
+    if now == 0 or pieces <= now:
         return None
     return _set(needs, {"training.accumulate_steps": pieces})
 

@@ -44,8 +44,9 @@ class LocalTrainingSettings(Record):
     batch_size: int = Field(default=64, ge=1, le=65_536, description="frames per optimizer step")
     accumulate_steps: int = Field(
         default=1,
-        ge=1,
-        description="gradient accumulation: parts that a batch is split into, to save memory; the result is the same",
+        ge=0,
+        description="gradient accumulation: parts that a batch is split into, to save memory; the result is the same "
+        "up to rounding; 0: as few as fit into memory, found by trying 1, 2, 4, ... parts once in a process",
     )
     betas: tuple[Beta, Beta] = Field(default=(0.9, 0.95), description="AdamW betas")
     eps: float = Field(default=1e-8, gt=0, le=1e-2, description="AdamW epsilon")

@@ -9,7 +9,9 @@ from math import isfinite
 from time import perf_counter
 from typing import Any
 
+import numpy as np
 import torch
+from loguru import logger
 from torch import Tensor
 
 from zk0.errors import UpdateError
@@ -32,6 +34,8 @@ TrainingStepCallback = Callable[[int, int, float, float], None]
 
 _NOISE, _TIME = "flow_matching_noise", "flow_matching_time"
 """Parts of a staged piece beside those that its examples name."""
+_parts_found: dict[tuple[str, str, int], int] = {}
+"""Recipe, training settings and frames -> in how many parts a batch fits into this process's memory."""
 
 
 def fit(
@@ -69,6 +73,8 @@ def fit(
     drawn = draw_batches(batches, steps, policy, generator)
     pieces = chain.from_iterable(map(optimizer.pieces, drawn))
     taken = _StepsTaken(plan, steps, copies.steps_unread, on_step)
+    with _dropout_seeded(policy, seed), training_kernels(device, training.deterministic):
+        optimizer.find_parts()
     with (
         _dropout_seeded(policy, seed),
         training_kernels(device, training.deterministic),
@@ -174,6 +180,7 @@ class _LocalOptimizer:
         self.weights = list(trainable_parameters(policy).values())
         self.anchor = [w.detach().clone() for w in self.weights]
         self._policy, self._examples, self._plan = policy, examples, plan
+        self._parts = training.accumulate_steps
         self._copies = copies or copy_plan(str(policy.config.device))
         self._stream = DeviceStream(self._copies)
         self._bf16 = uses_bf16(training.amp, compute_capability(policy.config.device))
@@ -182,10 +189,10 @@ class _LocalOptimizer:
         )
 
     def pieces(self, batch: Batch, count: int | None = None) -> Iterator[_Piece]:
-        """The batch in `count` pieces (None: `training.accumulate_steps`)."""
+        """The batch in `count` pieces (None: those of `training.accumulate_steps`)."""
         counts = self._examples.action_counts
         batch_count = max(1, int(counts[list(batch.indices)].sum()))
-        parts = list(batch.split(count or self._plan.training.accumulate_steps))
+        parts = list(batch.split(count or self._parts))
         for part in parts:
             yield _Piece(part, int(counts[list(part.indices)].sum()) / batch_count, part is parts[-1])
 
@@ -198,6 +205,33 @@ class _LocalOptimizer:
             return {**frames, _NOISE: copies.to_device(batch.noise), _TIME: copies.to_device(batch.time)}
 
         return self._stream.run(copy)
+
+    def find_parts(self) -> None:
+        """With `training.accumulate_steps` 0: find out once in a process in how many parts a batch fits into memory.
+
+        Draws from torch's global random state; changes no weight.
+
+        Raises:
+            UpdateError: not even one frame fits.
+        """
+        plan, frames = self._plan, min(self._plan.training.batch_size, self._examples.frames)
+        if plan.training.accumulate_steps > 0:
+            return
+        key = (plan.recipe.model_dump_json(), plan.training.model_dump_json(), frames)
+        if key not in _parts_found:
+            _parts_found[key] = -(-frames // self._frames_that_fit(frames))
+            logger.info("{}: {} frames of a batch in {} part(s)", plan.client, frames, _parts_found[key])
+        self._parts = _parts_found[key]
+
+    def _frames_that_fit(self, frames: int) -> int:
+        indices = np.linspace(0, self._examples.frames - 1, frames).round().astype(int).tolist()  # of all episodes
+        config = self._policy.config
+        noise, time = torch.zeros(frames, config.chunk_size, config.max_action_dim), torch.full((frames,), 0.5)
+        fits = largest_batch_that_fits(lambda n: self._probe_memory(Batch(indices, noise, time), n), 2 * frames)
+        if fits is None:
+            where = f"{self._plan.client}: round {self._plan.round}, before step 0"
+            raise UpdateError(f"{where}: {out_of_memory_advice('', 1, None, frames)}")
+        return fits
 
     def step(self, pieces: _StagedPieces, rate: float, where: str) -> ResultOnItsWay:
         """Make one optimizer step with the next batch; its policy loss, and the gradient's L2 norm before clipping.
@@ -257,8 +291,10 @@ class _LocalOptimizer:
         """Allocate as much memory as a step with `count` frames at once does, without changing a weight."""
         self._adamw.zero_grad(set_to_none=True)
         moments = [] if self._adamw.state else [torch.zeros_like(w) for w in self.weights for _ in range(2)]
-        self._accumulate_gradient(Batch(batch.indices[:count], batch.noise[:count], batch.time[:count]), pieces=1)
-        del moments
+        part = Batch(batch.indices[:count], batch.noise[:count], batch.time[:count])
+        ahead = [self.stage(piece) for _ in range(self._copies.batches_ahead) for piece in self.pieces(part, 1)]
+        self._accumulate_gradient(part, pieces=1)
+        del moments, ahead
         self._adamw.zero_grad(set_to_none=True)
 
 
