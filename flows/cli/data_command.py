@@ -50,6 +50,8 @@ def check_command(
     URI is hf:user/name, hf:user/name@REVISION or local:/path.
     """
     with errors_to_exit_codes():
+        import json
+
         from flows.cli.frame_progress_display import shown_frames
         from zk0.data.check import check_dataset
         from zk0.data.check.contract_rules import with_contract
@@ -64,7 +66,8 @@ def check_command(
         if contract is not None:
             report = with_contract(report, contract, renames, units)
         if as_json:
-            typer.echo(report.model_dump_json(indent=2))
+            tags = {"quality": report.quality, "episode_rules": report.episode_rules}
+            typer.echo(json.dumps(report.model_dump(mode="json") | tags, indent=2))
         else:
             print_report(report)
     if report.errors:
@@ -209,6 +212,8 @@ def print_report(report: "DatasetReport") -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from zk0.data.check.quality import describe_quality
+
     console = Console()
     facts = {
         "episodes": report.episodes,
@@ -219,6 +224,7 @@ def print_report(report: "DatasetReport") -> None:
         "joints": ", ".join(report.state_names),
         "units": report.units,
         "tasks": "; ".join(report.tasks),
+        "quality": describe_quality(report),
     }
     for name, value in facts.items():
         console.print(Text(f"{name:9s} {'unknown' if value in (None, '') else value}"))

@@ -45,7 +45,8 @@ def test_numbers_are_those_of_the_records(session: Session, members: list[Member
         ["mean over sets", "–", "–", "0.655 ± 0.047", "9.15 ± 0.12"],
     ]
     assert "95 % interval 0.539 to 0.579, paired over episodes" in body
-    assert _rows(body, "client")[0] == ["cloth", "hf:lab/so101-cloth", "10", "2\u202f400", "2", "cloth the red cube"]
+    numbers = ["10", "2\u202f400", "2"]
+    assert _rows(body, "client")[0] == ["cloth", "hf:lab/so101-cloth", *numbers, "cloth the red cube", "clean"]
     settings = dict(_rows(body, "setting"))
     assert settings["rounds"] == "3 of 3"
     assert settings["trained weights"] == "action expert and projections"

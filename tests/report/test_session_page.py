@@ -46,6 +46,7 @@ def test_clients(page: HtmlPage) -> None:
         "leave-one-out shift": "–",
         "rounds used": "3",
         "rejections": "0",
+        "data quality": "clean",
     }
     # its update of round 3 was rejected: the last numbers are those of round 2
     assert rows["place"]["last loss"] == "0.710"

@@ -23,6 +23,10 @@ JointUnits = Literal["degrees", "radians", "normalized"]
 """Units in which a policy may be trained; `normalized` is LeRobot's -100..100."""
 
 
+DataQuality = Literal["clean", "warnings", "repaired", "errors"]
+"""Quality of a dataset by its check: no finding; warnings only; takes part as a repaired copy; errors."""
+
+
 class Finding(Record):
     """One violation of a dataset rule."""
 
@@ -69,6 +73,24 @@ class DatasetReport(Record):
     def errors(self) -> tuple[Finding, ...]:
         """The findings that keep this dataset out of a federation."""
         return tuple(f for f in self.findings if f.severity == "error")
+
+    @property
+    def quality(self) -> DataQuality:
+        """The first of these that applies: errors, repaired, warnings, clean."""
+        if self.errors:
+            return "errors"
+        if self.repairs:
+            return "repaired"
+        return "warnings" if self.findings else "clean"
+
+    @property
+    def episode_rules(self) -> dict[int, tuple[str, ...]]:
+        """Episode -> the rules that it breaks; episodes that break none are missing."""
+        found: dict[int, dict[str, None]] = {}
+        for finding in self.findings:
+            for episode in finding.episodes:
+                found.setdefault(episode, {})[finding.rule] = None
+        return {episode: tuple(found[episode]) for episode in sorted(found)}
 
 
 class Split(Record):

@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from zk0.data.check.quality import describe_quality
 from zk0.errors import ReportError
 from zk0.records import Member, Rollout, RoundRecord, StatisticsGroup
 from zk0.report.card_groups import group_section
@@ -186,7 +187,15 @@ def _scores(session: Session, record: RoundRecord) -> str:
 
 
 def _data(session: Session, members: Sequence[Member]) -> str:
-    headings = ("client", "dataset", "training episodes", "training frames", "held-out episodes", "tasks")
+    headings = (
+        "client",
+        "dataset",
+        "training episodes",
+        "training frames",
+        "held-out episodes",
+        "tasks",
+        "data quality",
+    )
     rows = [
         (
             m.client,
@@ -195,6 +204,7 @@ def _data(session: Session, members: Sequence[Member]) -> str:
             count(m.train_frames),
             count(len(m.split.held_out)),
             "; ".join(m.report.tasks) or DASH,
+            describe_quality(m.report),
         )
         for m in members
     ]

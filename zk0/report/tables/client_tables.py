@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Literal
 
+from zk0.data.check.quality import describe_quality
 from zk0.records import Contribution, Member, RoundRecord, Update
 from zk0.report.contributions import Influence, client_influences
 from zk0.report.metrics import sorted_by_round
@@ -29,6 +30,7 @@ def client_table(members: Sequence[Member], history: Sequence[RoundRecord]) -> T
         Column(title="leave-one-out shift"),
         Column(title="rounds used"),
         Column(title="rejections"),
+        Column(title="data quality", kind="text"),
     )
     records = sorted_by_round(history)
     influences = [client_influences(r) for r in records]
@@ -56,6 +58,7 @@ def _client_row(
         *_contribution_cells(contribution, next(of_rounds, None)),
         integer_cell(len(contributions)),
         integer_cell(sum(f.client == member.client for r in records for f in r.refusals)),
+        text_cell(describe_quality(member.report)),
     )
 
 
