@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,16 +35,29 @@ def real_hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def finished_folder(real_hub: Any, prefect_api: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder_bytes() -> list[int]:
+    """Size of the session's folder at each of its progress events."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def finished_folder(
+    real_hub: Any, prefect_api: str, tmp_path_factory: pytest.TempPathFactory, folder_bytes: list[int]
+) -> Path:
     """The folder of the session after its last round."""
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     from flows.federated_session import federated_session
+    from tasks.events import add_progress_listener
 
     out = tmp_path_factory.mktemp("so100")
     overrides = SMALL | {"output_dir": str(out / "outputs"), "cache_dir": str(out / "cache")}
-    with temporary_settings({PREFECT_API_URL: prefect_api}):
-        return Path(federated_session(str(ROOT / "deployments/sessions/so100.toml"), overrides))
+    remove_listener = add_progress_listener(lambda _: folder_bytes.append(disk_bytes(out / "outputs")))
+    try:
+        with temporary_settings({PREFECT_API_URL: prefect_api}):
+            return Path(federated_session(str(ROOT / "deployments/sessions/so100.toml"), overrides))
+    finally:
+        remove_listener()
 
 
 def test_statistics_are_pooled_by_calibration_and_units(finished_folder: Path) -> None:
@@ -120,12 +134,21 @@ def _mean_plus_std(moments: Moments) -> torch.Tensor:
     return torch.tensor(moments.mean) + torch.tensor(moments.std)
 
 
-def test_disk_use_stays_within_what_the_log_says(finished_folder: Path) -> None:
+def test_disk_use_stays_within_what_the_log_says(finished_folder: Path, folder_bytes: list[int]) -> None:
     log = (finished_folder / "simulation.log").read_text(encoding="utf-8")
-    session, cache = re.search(r"disk: up to .* \((\d+) MB stay\), up to (\d+) MB in the cache", log).groups()
+    said = re.search(r"disk: up to (\d+) MB in .* \((\d+) MB stay\), up to (\d+) MB in the cache", log)
+    peak, session, cache = said.groups()
+    assert len(folder_bytes) > 10
+    assert 0.1 < max(folder_bytes) / (int(peak) * 1e6) < 1
     assert 0.1 < disk_bytes(finished_folder) / (int(session) * 1e6) < 1
     assert 0.05 < disk_bytes(finished_folder.parents[1] / "cache") / (int(cache) * 1e6) < 1
 
 
 def disk_bytes(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    """Bytes of all files, each once, however many names it has."""
+    found = {}
+    for file in folder.rglob("*"):
+        with suppress(FileNotFoundError):  # a temporary file that has its name now
+            state = file.stat()
+            found[state.st_ino] = state.st_size if file.is_file() else 0
+    return sum(found.values())

@@ -85,14 +85,14 @@ def _size(use: DatasetUse, session: Session, clients: int) -> DatasetSize:
     if use.dataset.startswith("sim:"):
         return _simulated(use, session, clients)
     info, is_local = read_use_info(use, cache), use.location.startswith(LOCAL_SCHEME)
-    frames, pixels = info.total_frames or 0, _pixels(info)
+    frames, episodes, pixels = max(info.total_frames or 0, 0), max(info.total_episodes or 0, 0), _pixels(info)
     return DatasetSize(
         dataset=use.dataset,
         purpose=use.purpose,
-        episodes=info.total_episodes or 0,
+        episodes=episodes,
         frames=frames,
         clients=clients,
-        held_out_episodes=_held_out(use, session, clients, info.total_episodes or 0),
+        held_out_episodes=_held_out(use, session, clients, episodes),
         pixels=pixels,
         stored_bytes=DATASET_METADATA_BYTES + int(frames * (ROW_BYTES + pixels * VIDEO_BYTES_PER_PIXEL)),
         source="local" if is_local else "hub",

@@ -114,7 +114,7 @@ def _set(needs: SessionNeeds, overrides: Mapping[str, Any]) -> tuple[str, Sessio
 
 
 def _shown(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _setting(**overrides: Any) -> Change:
