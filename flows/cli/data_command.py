@@ -8,6 +8,7 @@ import typer
 from flows.cli.errors_to_exit_codes import errors_to_exit_codes
 from zk0.errors import SettingsError
 from zk0.records import JointUnits
+from zk0.storage.writable import check_writable
 
 if TYPE_CHECKING:
     from zk0.records import DatasetReport, Statistics
@@ -109,6 +110,7 @@ def repair_command(
         from zk0.data.locate import locate_unchecked
         from zk0.data.repair.repair_dataset import repair_dataset
 
+        check_writable(target, "TARGET")
         root = locate_unchecked(uri, cache.expanduser())
         renames = parse_renames(rename or [])
         with shown_frames() as progress:

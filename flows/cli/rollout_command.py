@@ -8,6 +8,7 @@ import typer
 
 from flows.cli.errors_to_exit_codes import errors_to_exit_codes
 from zk0.errors import SettingsError
+from zk0.storage.writable import check_writable
 
 if TYPE_CHECKING:
     from zk0.records import Rollout
@@ -46,6 +47,7 @@ def rollout(
     Attempts of the same policy that are in OUT already are only read.
     """
     with errors_to_exit_codes():
+        check_writable(out, "--out")
         import json
         from datetime import datetime
 

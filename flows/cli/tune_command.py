@@ -8,6 +8,7 @@ import typer
 from flows.cli.errors_to_exit_codes import errors_to_exit_codes
 from flows.cli.session_run import parse_overrides, set_prefect_defaults
 from zk0.errors import SettingsError
+from zk0.storage.writable import check_writable
 from zk0.tuning.trials import Objective
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ def tune(
     """
     with errors_to_exit_codes():
         overrides, dimensions = parse_overrides(settings or []), parse_space(space or [])
+        check_writable(out, "--out")
         set_prefect_defaults()
         from flows.cli.terminal import session_progress
         from flows.prefect_local.temporary_server import configured_or_temporary_server

@@ -8,6 +8,7 @@ import typer
 from flows.cli.errors_to_exit_codes import errors_to_exit_codes
 from flows.cli.rollout_command import parse_seeds
 from flows.cli.session_run import parse_overrides, set_prefect_defaults
+from zk0.storage.writable import check_writable
 
 
 def versus(
@@ -35,6 +36,7 @@ def versus(
     """
     with errors_to_exit_codes():
         overrides, wanted = parse_overrides(settings or []), parse_seeds(seeds)
+        check_writable(out, "--out")
         set_prefect_defaults()
         from flows.cli.terminal import session_progress
         from flows.prefect_local.temporary_server import configured_or_temporary_server

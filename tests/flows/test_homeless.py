@@ -6,6 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
+
+from flows.cli.main import zk0_app
 
 ROOT = Path(__file__).parents[2]
 SESSION = """
@@ -61,3 +64,19 @@ def test_an_unknown_user_without_home(monkeypatch: pytest.MonkeyPatch) -> None:
         SettingsError, match=r"HOME is not set, and user \d+ has no entry in the user database; set HOME"
     ):
         check_home()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "versus deployments/sessions/smoke.toml --out /proc/nope",
+        "tune deployments/sessions/smoke.toml --out /proc/nope",
+        "rollout base --task lift-red --out /proc/nope",
+        "data repair local:/data/arm /proc/nope",
+    ],
+)
+def test_results_that_cannot_be_written(command: str) -> None:
+    done = CliRunner().invoke(zk0_app, command.split())
+    assert done.exit_code == 2
+    (line,) = done.output.splitlines()
+    assert "/proc/nope cannot be made, because /proc cannot be written (" in line
