@@ -1,6 +1,7 @@
 """Hooks of the documentation site: the API reference and the pages that lie at the root of the repository.
 
-- `reference/PACKAGE.md` is generated from docstrings for each package of zk0, tasks and flows, a section a module.
+- `reference/PACKAGE.md` is generated from docstrings for each package of zk0, tasks, flows and the plugin of LeRobot, a
+  section a module.
 - README.md, CONTRIBUTING.md, SECURITY.md and CHANGELOG.md become pages of the site.
 - Links to files outside docs/ (source, session files) become plain text: the site does not contain them.
 """
@@ -74,9 +75,9 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
 
 
 def packages() -> list[str]:
-    """Names of the packages of the reference, such as `zk0.weights`: those of zk0, then tasks and flows."""
+    """Names of the packages of the reference, such as `zk0.weights`: those of zk0, then tasks, flows and the plugin."""
     inner = sorted(path.parent.name for path in (ROOT / "zk0").glob("*/__init__.py"))
-    return ["zk0", *(f"zk0.{name}" for name in inner), "tasks", "flows"]
+    return ["zk0", *(f"zk0.{name}" for name in inner), "tasks", "flows", "lerobot_policy_smolvla_bundled"]
 
 
 def reference_page(package: str) -> str:

@@ -6,7 +6,8 @@ from collections import defaultdict
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-MODULES = [path for package in ("zk0", "tasks", "flows") for path in sorted((ROOT / package).rglob("*.py"))]
+PACKAGES = ("zk0", "tasks", "flows", "lerobot_policy_smolvla_bundled")
+MODULES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
 DECISIONS = ROOT / "docs" / "decisions"
 PATH = re.compile(r"`((?:zk0|tasks|flows|tests|docs|deployments|benchmarks|scripts)/[\w./*-]*(?:/|\.[a-z]+))`")
 

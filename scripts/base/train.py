@@ -34,16 +34,16 @@ EXPERT_WIDTH = 1.5
 def build_policy(cache: Path) -> Any:
     """A SmolVLA with random weights in the geometry of `base`."""
     from lerobot.configs import FeatureType, PolicyFeature
-    from lerobot.policies.smolvla.configuration_smolvla import SmolVLAConfig
-    from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy
+
+    from lerobot_policy_smolvla_bundled import BundledSmolVLAConfig, BundledSmolVLAPolicy, read_vlm_files
 
     vlm = Path(shutil.copytree(write_tiny_vlm(cache), cache / "base-vlm", dirs_exist_ok=True))
     _update_json(vlm / "config.json", "vision_config", VISION)
     _update_json(vlm / "processor_config.json", None, {"image_seq_len": (IMAGE_SIDE // VISION["patch_size"] // 4) ** 2})
     image = PolicyFeature(FeatureType.VISUAL, (3, IMAGE_SIDE, IMAGE_SIDE))
-    settings = SmolVLAConfig(
+    settings = BundledSmolVLAConfig(
         device="cpu",
-        vlm_model_name=str(vlm),
+        vlm_files=read_vlm_files(vlm),
         input_features={
             STATE: PolicyFeature(FeatureType.STATE, (6,)),
             f"{CAMERA_PREFIX}overhead": image,
@@ -52,7 +52,7 @@ def build_policy(cache: Path) -> Any:
         output_features={ACTION: PolicyFeature(FeatureType.ACTION, (6,))},
         **tiny_config() | {"expert_width_multiplier": EXPERT_WIDTH},
     )
-    return SmolVLAPolicy(settings).float()
+    return BundledSmolVLAPolicy(settings).float()
 
 
 def _update_json(file: Path, part: str | None, values: dict[str, int]) -> None:

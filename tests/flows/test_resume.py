@@ -486,7 +486,7 @@ class FullDisk:
 FULL = {
     "aggregate": FullDisk(("open", WEIGHTS, 1), r"round-002/(weights|server_momentum).safetensors: cannot", 300_000),
     "answer": FullDisk(("open", r"002/updates/\.a\.json", 1), r"round-002/updates/a.json: cannot"),
-    "checkpoint": FullDisk(("os.mkdir", CHECKPOINT + "/vlm", 1), r"models/checkpoint_round_2: cannot", 400_000),
+    "checkpoint": FullDisk(("open", CHECKPOINT + "/config.json", 1), r"models/checkpoint_round_2: cannot", 400_000),
     "ledger": FullDisk(("open", r"/ledger\.jsonl", 1), r"ledger.jsonl: cannot"),
     "client": FullDisk(
         ("open", r"a/sessions/.*/updates/\.round-002", 1), r"\(a: \S+/a/updates/round-002-\S+: cannot", 100_000

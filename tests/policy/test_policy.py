@@ -20,13 +20,20 @@ from zk0.settings.training_settings import PolicySettings
 
 ACT = """
 import sys, numpy as np, torch
-from lerobot.policies.factory import make_pre_post_processors
-from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy
-policy = SmolVLAPolicy.from_pretrained(".")
-pre, post = make_pre_post_processors(policy.config, ".")
-given = np.load(sys.argv[1])
-batch = {k: torch.from_numpy(given[k]) for k in given.files if k != "noise"} | {"task": ["Lift the red cube."]}
-np.save(sys.argv[2], post(policy.predict_action_chunk(pre(batch), noise=torch.from_numpy(given["noise"]))).numpy())
+from lerobot.configs import PreTrainedConfig
+from lerobot.policies.factory import get_policy_class, make_pre_post_processors
+from lerobot.utils.import_utils import register_third_party_plugins
+register_third_party_plugins()
+given = dict(np.load("given.npz"))
+noise = torch.from_numpy(given.pop("noise"))
+for number, path in enumerate(sys.argv[1:]):
+    config = PreTrainedConfig.from_pretrained(path)
+    policy = get_policy_class(config.type).from_pretrained(path)
+    pre, post = make_pre_post_processors(config, path)
+    batch = {k: torch.from_numpy(v) for k, v in given.items()} | {"task": ["Lift the red cube."]}
+    np.save(f"actions-{number}.npy", post(policy.predict_action_chunk(pre(batch), noise=noise)).numpy())
+    for part in (policy, pre, post):
+        part.save_pretrained("again")
 """
 
 
@@ -146,9 +153,10 @@ class TestTiny:
         from zk0.policy.trainable import trainable_parameters
 
         folder = Path(shutil.copytree(saved, tmp_path / "policy"))
-        config = json.loads((folder / "vlm/config.json").read_text())
+        files = json.loads((folder / "config.json").read_text())["vlm_files"]
+        config = json.loads(files["config.json"])
         config["text_config"]["dtype"] = config["dtype"] = "bfloat16"
-        (folder / "vlm/config.json").write_text(json.dumps(config))
+        change_config(vlm_files=files | {"config.json": json.dumps(config)})(folder)
         policy = build_policy(recipe(path=str(folder)), shared_cache)
         assert {p.dtype for p in trainable_parameters(policy).values()} == {torch.float32}
 
@@ -202,7 +210,6 @@ class TestSaved:
             "SHA256SUMS",
             "policy_preprocessor_step_5_normalizer_processor.safetensors",
             "policy_postprocessor_step_0_unnormalizer_processor.safetensors",
-            "vlm/config.json", "vlm/processor_config.json", "vlm/tokenizer.json", "vlm/tokenizer_config.json",
         }  # fmt: skip
         paths = [str(saved.parent), str(Path.cwd()), str(Path.home()), "/tmp/"]
         for file in saved.rglob("*"):
@@ -211,33 +218,56 @@ class TestSaved:
                 assert not [path for path in paths if path in text], file
         assert saved.stat().st_mode & 0o777 == 0o755
 
-    def test_plain_lerobot_predicts_the_same_actions_inside_the_folder(
-        self, tiny: Any, saved: Path, tmp_path: Path
+    def test_plain_lerobot_predicts_the_same_actions_from_anywhere(
+        self, tiny: Any, saved: Path, tmp_path: Path, hub_server: Any
     ) -> None:
+        """By folder, as saved again by LeRobot, and by name on the Hub; zk0 is not imported."""
         from zk0.policy.processors import make_processors
 
+        hub_server.publish("lab/arm", saved)
         given = observation(tiny.config.chunk_size, tiny.config.max_action_dim)
         np.savez(tmp_path / "given.npz", **given)
-        run = [sys.executable, "-c", ACT, str(tmp_path / "given.npz"), str(tmp_path / "actions.npy")]
-        subprocess.run(run, cwd=saved, env=os.environ | {"HF_HUB_OFFLINE": "1"}, check=True, capture_output=True)
+        hub = {"HF_ENDPOINT": hub_server.url, "HF_TOKEN": hub_server.token, "HF_HOME": str(tmp_path / "hf")}
+        run = [sys.executable, "-c", ACT, str(saved), "again", "lab/arm"]
+        subprocess.run(
+            run, cwd=tmp_path, env=os.environ | hub | {"HF_HUB_OFFLINE": "0"}, check=True, capture_output=True
+        )
+        files = [r for r in hub_server.requests if "resolve" in r]
+        assert files == [r for r in files if "lab/arm" in r] != []
         expected = actions_of(tiny, make_processors(tiny, statistics_of()), given)
         assert expected.shape == (1, 10, 6)
-        assert (np.load(tmp_path / "actions.npy") == expected).all()
+        for number in range(3):
+            assert (np.load(tmp_path / f"actions-{number}.npy") == expected).all()
+        assert str(tmp_path) not in (tmp_path / "again" / "config.json").read_text()
 
-    def test_plain_lerobot_predicts_the_same_actions_from_elsewhere(self, tiny: Any, saved: Path) -> None:
-        from lerobot.configs import PreTrainedConfig
-        from lerobot.policies.factory import make_pre_post_processors
-        from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy
+    def test_a_folder_of_zk0_0_1_is_read_and_saved_in_todays_form(
+        self, tiny: Any, saved: Path, shared_cache: Path, tmp_path: Path
+    ) -> None:
+        """Then the files were in `vlm/`, which was named relative to the folder."""
+        from zk0.policy.save_policy import save_policy
+        from zk0.policy.saved_policy import load_saved_policy
+        from zk0.policy.smolvla.tiny_geometry import write_tiny_vlm
 
-        from zk0.policy.processors import make_processors
-
-        config = PreTrainedConfig.from_pretrained(saved, cli_overrides=[f"--vlm_model_name={saved / 'vlm'}"])
-        policy = SmolVLAPolicy.from_pretrained(saved, config=config)
-        overrides = {"tokenizer_processor": {"tokenizer_name": str(saved / "vlm")}}
-        processors = make_pre_post_processors(config, str(saved), preprocessor_overrides=overrides)
-        given = observation(config.chunk_size, config.max_action_dim)
-        expected = actions_of(tiny, make_processors(tiny, statistics_of()), given)
-        assert (actions_of(policy, processors, given) == expected).all()
+        old = Path(shutil.copytree(saved, tmp_path / "old"))
+        shutil.copytree(write_tiny_vlm(shared_cache), old / "vlm")
+        change_config(type="smolvla", vlm_model_name="vlm")(old)
+        settings = json.loads((old / "config.json").read_text())
+        del settings["vlm_files"]
+        (old / "config.json").write_text(json.dumps(settings))
+        steps = json.loads((old / "policy_preprocessor.json").read_text())
+        (step,) = (s for s in steps["steps"] if s["registry_name"] == "bundled_tokenizer_processor")
+        step["registry_name"] = "tokenizer_processor"
+        step["config"] = {k: v for k, v in step["config"].items() if k != "vlm_files"} | {"tokenizer_name": "vlm"}
+        (old / "policy_preprocessor.json").write_text(json.dumps(steps))
+        given = observation(tiny.config.chunk_size, tiny.config.max_action_dim)
+        found = load_saved_policy(str(old))
+        expected = load_saved_policy(str(saved))
+        actions = [actions_of(p.policy, (p.preprocessor, p.postprocessor), given) for p in (found, expected)]
+        assert (actions[0] == actions[1]).all()
+        save_policy(found.policy, statistics_of(), tmp_path / "new", {"README.md": "a card"})
+        for file in ("config.json", "policy_preprocessor.json"):
+            assert json.loads((tmp_path / "new" / file).read_text()) == json.loads((saved / file).read_text()), file
+        assert (tmp_path / "new/model.safetensors").read_bytes() == (saved / "model.safetensors").read_bytes()
 
     def test_a_saved_policy_can_be_built_again(self, tiny: Any, saved: Path, shared_cache: Path) -> None:
         from zk0.policy.processors import make_processors
@@ -259,13 +289,11 @@ class TestSaved:
         from zk0.policy.save_policy import save_policy
 
         folder = Path(shutil.copytree(saved, tmp_path / "policy"))
-        name = tiny.config.vlm_model_name
         with pytest.raises(OSError, match="no-such-folder"):
             save_policy(tiny, statistics_of(1), folder, {"no-such-folder/README.md": "?"})
         assert [p.name for p in tmp_path.iterdir()] == ["policy"]
         for file in (f for f in saved.rglob("*") if f.is_file()):
             assert (folder / file.relative_to(saved)).read_bytes() == file.read_bytes()
-        assert tiny.config.vlm_model_name == name
 
     def test_saving_over_a_folder_replaces_it(self, tiny: Any, saved: Path, tmp_path: Path) -> None:
         from zk0.policy.save_policy import save_policy

@@ -88,8 +88,8 @@ def finished_session(tmp_path: Path) -> Callable[..., SessionFolder]:
         for part in ("config.json", "policy_preprocessor.json", "policy_postprocessor.json", "metrics.json"):
             (folder / part).write_text(json.dumps({"of": name, "part": part}))
         (folder / "README.md").write_text(f"---\nlicense: apache-2.0\n---\n# {name}\n")
-        (folder / "vlm").mkdir()
-        (folder / "vlm" / "tokenizer.json").write_text("{}")
+        (folder / "statistics" / "other").mkdir(parents=True)
+        (folder / "statistics" / "other" / "policy_preprocessor.json").write_text("{}")
         (folder / SUMS_FILE).write_text(sums_text(sha256_of_folder(folder)))
         return here
 

@@ -122,13 +122,12 @@ def test_no_path_of_this_machine(session: Session, members: list[Member], histor
 
 def test_how_to_load(session: Session, members: list[Member], history: list[RoundRecord]) -> None:
     plain = model_card(session, members, history)
-    assert "SmolVLAPolicy.from_pretrained(folder)" in plain
-    assert "vlm" not in plain
+    assert "smolvla_bundled" not in plain
     tiny = model_card(session.model_copy(update={"policy": PolicySettings(path="tiny")}), members, history)
-    assert 'SmolVLAPolicy.from_pretrained(".")' in tiny
-    assert 'cli_overrides=[f"--vlm_model_name={folder}/vlm"]' in tiny
+    assert "the plugin `lerobot_policy_smolvla_bundled`" in tiny
     assert "base_model" not in _parts(tiny)[0]
     for card in (plain, tiny):
+        assert "--policy.path" in card
         for snippet in card.split("```python\n")[1:]:
             compile(snippet.split("```")[0], "card", "exec")
 

@@ -88,11 +88,32 @@ def test_lerobots_rollout_runs_on_it(saved: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_command_lerobot_eval(saved: Path, tmp_path: Path) -> None:
+    """The working directory is not the policy's folder."""
     command = [str(Path(sys.executable).with_name("lerobot-eval")), "--env.type=so101_sim", "--env.task=lift-red"]
     command += ["--env.discover_packages_path=zk0.simulator.lerobot_env", "--env.episode_length=5"]
-    command += ["--policy.path=.", "--policy.device=cpu", "--eval.n_episodes=2", "--eval.batch_size=2"]
+    command += [f"--policy.path={saved}", "--policy.device=cpu", "--eval.n_episodes=2", "--eval.batch_size=2"]
     done = subprocess.run(
-        [*command, f"--output_dir={tmp_path}"], cwd=saved, capture_output=True, text=True, timeout=280
+        [*command, f"--output_dir={tmp_path / 'out'}"], cwd=tmp_path, capture_output=True, text=True, timeout=280
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert '"pc_success": 0.0' in (tmp_path / "eval_info.json").read_text()
+    assert '"pc_success": 0.0' in (tmp_path / "out" / "eval_info.json").read_text()
+
+
+@pytest.mark.slow
+def test_the_command_lerobot_train(saved: Path, recordings: dict[str, Path], tmp_path: Path) -> None:
+    """Fine-tuned by LeRobot and saved by it, the policy loads again; the working directory is another one."""
+    from zk0.policy.saved_policy import load_saved_policy
+
+    command = [str(Path(sys.executable).with_name("lerobot-train")), f"--policy.path={saved}", "--policy.device=cpu"]
+    command += ["--dataset.repo_id=lab/a", f"--dataset.root={recordings['a']}", "--policy.push_to_hub=false"]
+    command += ["--steps=2", "--batch_size=2", "--num_workers=0", "--env_eval_freq=0", "--output_dir=out"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr[-3000:]
+    moved = (tmp_path / "out/checkpoints/000002/pretrained_model").rename(tmp_path / "moved")
+    before, after = load_saved_policy(str(saved)), load_saved_policy(str(moved))
+    assert after.policy.config.vlm_files == before.policy.config.vlm_files
+    weights = [policy.policy.model.action_out_proj.weight for policy in (before, after)]
+    assert not weights[0].equal(weights[1])
+    task = {"observation.state": weights[0].new_zeros(1, 6), "task": ["Lift the red cube."]}
+    tokens = [policy.preprocessor(dict(task))["observation.language.tokens"] for policy in (before, after)]
+    assert tokens[0].equal(tokens[1])

@@ -125,10 +125,11 @@ def publish_base_policy(hub: Hub, folder: Path, cache: Path) -> None:
 
     cameras = ("camera1", "camera2", "camera3")
     policy = build_policy(PolicyRecipe(path="tiny", cameras=cameras, joints=6, seed=5), cache)
-    policy.config.vlm_model_name = VLM
     policy.save_pretrained(folder)
     settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    (folder / "config.json").write_text(json.dumps(settings | LOADING), encoding="utf-8")
+    del settings["vlm_files"]
+    plain = settings | {"type": "smolvla", "vlm_model_name": VLM} | LOADING
+    (folder / "config.json").write_text(json.dumps(plain), encoding="utf-8")
     hub.publish("lerobot/smolvla_base", folder)
     hub.publish(VLM, write_tiny_vlm(cache))
 

@@ -93,9 +93,7 @@ def test_a_merged_checkpoint_loads_in_plain_lerobot(
     client: Any, policy: Any, start: tuple[Path, str], plan: Callable[..., RoundPlan], tmp_path: Path
 ) -> None:
     """Averaged, saved, and loaded by plain LeRobot: the loss equals that of peft's policy."""
-    from lerobot.configs import PreTrainedConfig
-    from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy
-
+    from lerobot_policy_smolvla_bundled import BundledSmolVLAPolicy
     from zk0.aggregation.aggregate import aggregate
     from zk0.policy.processors import make_processors
     from zk0.policy.save_policy import save_policy
@@ -109,10 +107,7 @@ def test_a_merged_checkpoint_loads_in_plain_lerobot(
     install_weights(policy, load_weights(Path(mean.path), mean.digest))
     save_policy(policy, round_plan.statistics, tmp_path / "saved")
     assert not list((tmp_path / "saved").glob("adapter*"))
-    config = PreTrainedConfig.from_pretrained(
-        tmp_path / "saved", cli_overrides=[f"--vlm_model_name={tmp_path / 'saved' / 'vlm'}"]
-    )
-    loaded = SmolVLAPolicy.from_pretrained(tmp_path / "saved", config=config)
+    loaded = BundledSmolVLAPolicy.from_pretrained(tmp_path / "saved")
     install_weights(policy, load_weights(start[0]))
     lora_policy = plain_peft(policy, client, round_plan)
     pre, _ = make_processors(policy, round_plan.statistics)

@@ -18,7 +18,8 @@ from zk0.settings.training_settings import TINY
 PREPROCESSOR_FILE = "policy_preprocessor.json"
 _NORMALIZER = "normalizer_processor"
 _MOMENTS = ("mean", "std", "min", "max")
-_MAX_JSON_BYTES = 1_000_000
+_MAX_JSON_BYTES = 40_000_000
+"""It may hold the files of a vision-language model, of at most 32 MB."""
 _MAX_DIMENSIONS = 1_000
 _SMALLEST_STD = 1e-6
 

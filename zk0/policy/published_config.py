@@ -12,6 +12,7 @@ from zk0.settings.training_settings import BASE, TINY
 CONFIG_FILE = "config.json"
 BASE_POLICY_FOLDER = Path(__file__).parent / "smolvla" / "base_policy"
 """The folder of the policy `base`."""
+_TYPES = ("smolvla", "smolvla_bundled")
 _NO_CACHE = {
     "add_image_special_tokens": "adds image tokens",
     "empty_cameras": "adds empty cameras",
@@ -65,7 +66,8 @@ def _download_config(path: str, revision: str | None) -> Path:
 
 
 def _kind_faults(config: dict[str, Any]) -> list[str]:
-    faults = [] if config.get("type") == "smolvla" else [f"a policy of type {config.get('type')}, expected smolvla"]
+    kind = config.get("type")
+    faults = [] if kind in _TYPES else [f"a policy of type {kind}, expected {' or '.join(_TYPES)}"]
     unfrozen = [name for name in ("train_expert_only", "freeze_vision_encoder") if config.get(name) is False]
     if unfrozen:
         faults.append(f"{' and '.join(unfrozen)} false, expected true: only the action expert is trained")

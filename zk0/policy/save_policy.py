@@ -1,7 +1,6 @@
 """Save a policy as a complete LeRobot folder, which plain LeRobot and `zk0.policy.saved_policy` load."""
 
-import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,6 @@ from zk0.records import Statistics
 from zk0.storage.atomic import atomic_folder
 from zk0.storage.sha256_sums import SUMS_FILE, sha256_of_folder, sums_text
 
-VLM_FOLDER = "vlm"
-"""Subfolder with tokenizer and configuration of the vision-language model, if the policy brings its own (`tiny`)."""
 STATISTICS_FOLDER = "statistics"
 """Subfolder with the pre- and postprocessors of the groups that are not the default (`zk0.records.StatisticsGroup`)."""
 
@@ -35,8 +32,8 @@ def save_policy(
 
     The folder names no device: LeRobot chooses one where it loads the policy.
 
-    A policy whose vision-language model is a local folder (`tiny`, `base`) gets a copy of it in `vlm/`, and names it
-    relative to its own folder.
+    The files of a vision-language model that is not on the Hub (`tiny`, `base`) are in config.json and in the
+    preprocessor (`lerobot_policy_smolvla_bundled`).
 
     Args:
         policy: the policy, with the weights to save.
@@ -52,27 +49,20 @@ def save_policy(
     Raises:
         DiskFull: the disk has no room for the folder.
     """
-    local_vlm, others = Path(policy.config.vlm_model_name), other_groups or {}
+    others = other_groups or {}
     by_folder = {"": statistics, **{f"{STATISTICS_FOLDER}/{name}": found for name, found in others.items()}}
     processors = {where: make_processors(policy, found) for where, found in by_folder.items()}
-    try:
-        with atomic_folder(folder, SafetensorError, existing="replace") as temporary:
-            if local_vlm.is_dir():
-                shutil.copytree(local_vlm, temporary / VLM_FOLDER)
-                policy.config.vlm_model_name = VLM_FOLDER
-                _name_tokenizer([pre for pre, _ in processors.values()], VLM_FOLDER)
-            with _portable(policy.config, image_shapes or {}, executed_steps):
-                policy.save_pretrained(temporary)
-            for where, pair in processors.items():
-                for processor in pair:
-                    _name_no_device(processor)
-                    processor.save_pretrained(temporary / where)
-            extra = extra_files(sha256_of_folder(temporary)) if callable(extra_files) else extra_files or {}
-            for name, text in extra.items():
-                (temporary / name).write_text(text, encoding="utf-8")
-            (temporary / SUMS_FILE).write_text(sums_text(sha256_of_folder(temporary)), encoding="utf-8")
-    finally:
-        policy.config.vlm_model_name = str(local_vlm) if local_vlm.is_dir() else policy.config.vlm_model_name
+    with atomic_folder(folder, SafetensorError, existing="replace") as temporary:
+        with _portable(policy.config, image_shapes or {}, executed_steps):
+            policy.save_pretrained(temporary)
+        for where, pair in processors.items():
+            for processor in pair:
+                _name_no_device(processor)
+                processor.save_pretrained(temporary / where)
+        extra = extra_files(sha256_of_folder(temporary)) if callable(extra_files) else extra_files or {}
+        for name, text in extra.items():
+            (temporary / name).write_text(text, encoding="utf-8")
+        (temporary / SUMS_FILE).write_text(sums_text(sha256_of_folder(temporary)), encoding="utf-8")
 
 
 @contextmanager
@@ -99,9 +89,3 @@ def _name_no_device(processor: Any) -> None:
     for step in processor.steps:
         if isinstance(step, DeviceProcessorStep):
             step.device = "cpu"
-
-
-def _name_tokenizer(preprocessors: Sequence[Any], name: str) -> None:
-    for step in (step for pre in preprocessors for step in pre.steps):
-        if hasattr(step, "tokenizer_name"):
-            step.tokenizer_name = name

@@ -11,7 +11,6 @@ import torch
 
 from zk0.errors import PolicyError, first_line
 from zk0.hub_outages import hub_outage
-from zk0.policy.save_policy import VLM_FOLDER
 from zk0.policy.smolvla.build import load_policy, load_policy_config, locate_weights, resolve_policy_path
 
 
@@ -57,8 +56,8 @@ def _load_processors(path: str, config: Any, device: str) -> tuple[Any, Any]:
     from lerobot.policies.factory import make_pre_post_processors
 
     overrides: dict[str, Any] = {"device_processor": {"device": device}}
-    if (Path(path) / VLM_FOLDER).is_dir():
-        overrides["tokenizer_processor"] = {"tokenizer_name": config.vlm_model_name}
+    if (own_vlm := Path(path) / "vlm").is_dir():  # saved by zk0 0.1, with a name relative to the policy's folder
+        overrides["tokenizer_processor"] = {"tokenizer_name": str(own_vlm)}
     try:
         pre, post = make_pre_post_processors(config, path, preprocessor_overrides=overrides)
     except (OSError, ValueError, KeyError, RuntimeError) as e:

@@ -254,45 +254,30 @@ def _trained(session: Session) -> str:
 
 
 def _loading(session: Session) -> str:
-    if session.policy.path not in (TINY, BASE):
-        return """```python
-from lerobot.policies.factory import make_pre_post_processors
-from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy
+    plugin = (
+        ""
+        if hub_name(session.policy.path)
+        else " Its vision-language model is not on the Hub: configuration and tokenizer are in `config.json` and "
+        "`policy_preprocessor.json`, which LeRobot reads where the plugin `lerobot_policy_smolvla_bundled`, a part of "
+        "zk0, is installed."
+    )
+    return f"""LeRobot's commands (`lerobot-eval`, `lerobot-train`, `lerobot-rollout`) take this folder, or the name of
+its repository on the Hub, as `--policy.path`.{plugin} In Python:
 
+{_SNIPPET}"""
+
+
+_SNIPPET = """```python
+from lerobot.configs import PreTrainedConfig
+from lerobot.policies.factory import get_policy_class, make_pre_post_processors
+from lerobot.utils.import_utils import register_third_party_plugins
+
+register_third_party_plugins()
 folder = "."  # this folder, or the name of this repository on the Hub
-policy = SmolVLAPolicy.from_pretrained(folder)
-on_device = {"device_processor": {"device": policy.config.device}}
-preprocess, postprocess = make_pre_post_processors(policy.config, folder, preprocessor_overrides=on_device)
-```"""
-    return """The tokenizer is in `vlm/`, which `config.json` names relative to the folder. Load it inside the folder:
-
-```python
-from lerobot.policies.factory import make_pre_post_processors
-from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy
-
-policy = SmolVLAPolicy.from_pretrained(".")
-on_device = {"device_processor": {"device": policy.config.device}}
-preprocess, postprocess = make_pre_post_processors(policy.config, ".", preprocessor_overrides=on_device)
-```
-
-From another folder:
-
-```python
-from lerobot.configs.policies import PreTrainedConfig
-from lerobot.policies.factory import make_pre_post_processors
-from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy
-
-folder = "path/to/this/folder"
-config = PreTrainedConfig.from_pretrained(folder, cli_overrides=[f"--vlm_model_name={folder}/vlm"])
-policy = SmolVLAPolicy.from_pretrained(folder, config=config)
-preprocess, postprocess = make_pre_post_processors(
-    config,
-    folder,
-    preprocessor_overrides={
-        "tokenizer_processor": {"tokenizer_name": f"{folder}/vlm"},
-        "device_processor": {"device": config.device},
-    },
-)
+config = PreTrainedConfig.from_pretrained(folder)
+policy = get_policy_class(config.type).from_pretrained(folder)
+on_device = {"device_processor": {"device": config.device}}
+preprocess, postprocess = make_pre_post_processors(config, folder, preprocessor_overrides=on_device)
 ```"""
 
 

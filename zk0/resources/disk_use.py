@@ -20,7 +20,8 @@ _ROUND_BYTES = 60_000
 _CLIENT_ROUND_BYTES = 40_000
 _VIDEO_BYTES_PER_STEP = 20_000
 """Of a video with cameras of 240 pixels of height."""
-_VLM_FOLDER_BYTES = 200_000
+_DESCRIPTION_BYTES = 200_000
+"""config.json, processors and model card of a saved policy."""
 
 
 class DiskPart(Record):
@@ -156,7 +157,7 @@ def _uses_control_variates(session: Session) -> bool:
 def _saved_policies(session: Session, shapes: PolicyShapes) -> DiskPart:
     """Saved policies, among them that of the best round."""
     saved = sum(session.saves_policy_after(number) for number in range(session.rounds + 1))
-    size = min(saved + 1, session.rounds + 1) * (shapes.saved_bytes + _VLM_FOLDER_BYTES)
+    size = min(saved + 1, session.rounds + 1) * (shapes.saved_bytes + _DESCRIPTION_BYTES)
     return _in_session("saved policies", size, size)
 
 

@@ -14,7 +14,6 @@ from safetensors.torch import load_model
 from zk0.errors import PolicyError, Zk0Error, first_line
 from zk0.hub_outages import hub_outage
 from zk0.policy.published_config import BASE_POLICY_FOLDER
-from zk0.policy.save_policy import VLM_FOLDER
 from zk0.policy.smolvla.tiny_geometry import tiny_config, write_tiny_vlm
 from zk0.records import ACTION, CAMERA_PREFIX, STATE, PolicyRecipe
 from zk0.settings.training_settings import BASE, TINY
@@ -61,19 +60,18 @@ def _features(recipe: PolicyRecipe, image: tuple[int, int]) -> tuple[dict[str, A
 
 
 def _build_tiny(recipe: PolicyRecipe, cache: Path) -> Any:
-    from lerobot.policies.smolvla.configuration_smolvla import SmolVLAConfig
-    from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy
+    from lerobot_policy_smolvla_bundled import BundledSmolVLAConfig, BundledSmolVLAPolicy, read_vlm_files
 
     settings = tiny_config()
     inputs, outputs = _features(recipe, settings["resize_imgs_with_padding"])
-    config = SmolVLAConfig(
+    config = BundledSmolVLAConfig(
         device="cpu",
-        vlm_model_name=str(write_tiny_vlm(cache)),
+        vlm_files=read_vlm_files(write_tiny_vlm(cache)),
         input_features=inputs,
         output_features=outputs,
         **settings,
     )
-    return SmolVLAPolicy(config)
+    return BundledSmolVLAPolicy(config)
 
 
 def _load_pretrained(recipe: PolicyRecipe) -> Any:
@@ -92,27 +90,38 @@ def resolve_policy_path(path: str) -> str:
 def load_policy_config(path: str, revision: str | None = None) -> Any:
     """The configuration of a saved SmolVLA policy, with device `cpu`.
 
-    If the policy's folder holds its own tokenizer (`zk0.policy.save_policy`), the configuration points to it.
+    If it names the vision-language model by a folder, it is returned as one that carries the folder's files, so that
+    the policy can be saved for other places.
 
     Raises:
-        PolicyError: the configuration cannot be loaded, or is not of type smolvla.
+        PolicyError: the configuration cannot be loaded, or is not one of SmolVLA.
     """
     from draccus.utils import DraccusException
     from lerobot.configs import PreTrainedConfig
     from lerobot.policies.smolvla.configuration_smolvla import SmolVLAConfig
 
+    from lerobot_policy_smolvla_bundled.configuration_smolvla_bundled import bundled
+
     try:
         with _no_warnings():
             config = PreTrainedConfig.from_pretrained(path, revision=revision)
+        if not isinstance(config, SmolVLAConfig):
+            raise PolicyError(f"{path}: a policy of type {config.type}, expected smolvla or smolvla_bundled")
+        if vlm := vlm_folder(path, config):
+            config = bundled(config, vlm)
     except (OSError, ValueError, RuntimeError, DraccusException) as e:
         raise _load_error(path, e) from e
-    if not isinstance(config, SmolVLAConfig):
-        raise PolicyError(f"{path}: a policy of type {config.type}, expected smolvla")
-    own_vlm = Path(path) / VLM_FOLDER
-    if own_vlm.is_dir() and config.vlm_model_name == VLM_FOLDER:
-        config.vlm_model_name = str(own_vlm)
     config.device = "cpu"
     return config
+
+
+def vlm_folder(path: str, config: Any) -> Path | None:
+    """The folder by which a policy's configuration names its vision-language model; None if it names none.
+
+    Policies that zk0 0.1 saved name it relative to their own folder.
+    """
+    relative = Path(path) / config.vlm_model_name
+    return next((f for f in (relative, Path(config.vlm_model_name)) if f.is_dir()), None)
 
 
 @contextmanager
@@ -136,12 +145,12 @@ def load_policy(path: str, config: Any, revision: str | None = None) -> Any:
     Raises:
         PolicyError: the policy cannot be loaded, or the file lacks tensors.
     """
-    from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy
+    from lerobot.policies.factory import get_policy_class
 
     asks_for_vlm, config.load_vlm_weights = config.load_vlm_weights, False
     try:
         file = locate_weights(path, revision)
-        policy = SmolVLAPolicy(config)
+        policy = get_policy_class(config.type)(config)
         _set_dtypes(policy, _stored_vlm_dtype(file), asks_for_vlm)
         load_model(policy, str(file), strict=False)
     except (OSError, ValueError, RuntimeError, SafetensorError) as e:
