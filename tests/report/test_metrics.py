@@ -93,6 +93,16 @@ def test_success_rates_stand_beside_the_losses_of_their_round(
     assert [entry["success"] is not None for entry in rounds] == [True, False, False, True]
 
 
+def test_the_servers_loss_has_the_name_that_wandb_has(history: list[RoundRecord]) -> None:
+    evaluation = history[3].evaluation
+    assert evaluation is not None
+    found = server_eval(history[3])
+    assert found.server_policy_loss == found.policy_loss == 0.655
+    assert found.action_dim == len(evaluation.sets[0].joint_error_degrees) > 0
+    assert [r.server_policy_loss for r in federated_metrics(history)] == [1.214, 0.902, None, 0.655]
+    assert server_eval(history[2]).action_dim is None
+
+
 def test_cross_task_loss_and_generalization_gap(history: list[RoundRecord]) -> None:
     """Means over four clients' held-out episodes and two unseen sets."""
     record = history[3]

@@ -59,6 +59,10 @@ class ServerEval(Record):
     round: int
     finished_at: str
     policy_loss: float | None
+    server_policy_loss: float | None
+    """The same number as `policy_loss`, under the name that W&B has."""
+    action_dim: int | None
+    """Number of joints of the evaluated actions."""
     policy_loss_se: float | None
     action_error_degrees: float | None
     success: SuccessRate | None
@@ -78,6 +82,8 @@ class FederatedRound(Record):
 
     round: int
     policy_loss: float | None
+    server_policy_loss: float | None
+    """The same number as `policy_loss`, under the name that W&B has."""
     action_error_degrees: float | None
     success: SuccessRate | None
     cross_task_loss: float | None

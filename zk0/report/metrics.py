@@ -81,6 +81,8 @@ def server_eval(record: RoundRecord, rollouts: Sequence[Rollout] = ()) -> Server
         round=record.round,
         finished_at=record.finished_at,
         policy_loss=evaluation.policy_loss if evaluation else None,
+        server_policy_loss=evaluation.policy_loss if evaluation else None,
+        action_dim=next((len(s.joint_error_degrees) for s in evaluation.sets), None) if evaluation else None,
         policy_loss_se=evaluation.policy_loss_se if evaluation else None,
         action_error_degrees=evaluation.action_error_degrees if evaluation else None,
         success=success_rate(rollouts, record.round),
@@ -103,6 +105,7 @@ def federated_metrics(history: Sequence[RoundRecord], rollouts: Sequence[Rollout
             FederatedRound(
                 round=record.round,
                 policy_loss=evaluation.policy_loss if evaluation else None,
+                server_policy_loss=evaluation.policy_loss if evaluation else None,
                 action_error_degrees=evaluation.action_error_degrees if evaluation else None,
                 success=success_rate(rollouts, record.round),
                 cross_task_loss=cross_task_loss(record),
