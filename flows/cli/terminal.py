@@ -201,6 +201,7 @@ def resume_hint_on_interrupt() -> Iterator[None]:
 def print_session_result(folder: Path) -> None:
     """Print the rounds of a session as a table, and the paths of its videos, its policy and its report."""
     from zk0.report.conclusions import session_conclusions
+    from zk0.report.next_commands import next_commands
 
     here = SessionFolder(folder)
     history = Ledger(here.ledger).read()
@@ -222,6 +223,8 @@ def print_session_result(folder: Path) -> None:
     if (release := Release.read(here.release)) and release.repo_id:
         console.print(f"release  {release.summary()}", soft_wrap=True)
     console.print(f"report   {_short(here.report)}", style="bold", soft_wrap=True)
+    for title, command in next_commands(here, here.read_session(), history, rollouts):
+        console.print(f"\n{title}:\n{command}", soft_wrap=True, highlight=False, markup=False)
 
 
 def _row(record: RoundRecord) -> tuple[str, ...]:

@@ -2,15 +2,20 @@
 
 import re
 from base64 import b64decode
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from four_arms_session import VIDEO
 from html_page import HtmlPage, read_page
+from PIL import Image
 
 from zk0.records import EpisodeVideo, Member, Refusal, RoundRecord
 from zk0.report.page.session_page import write_session_report
+from zk0.report.video.encoder import write_video
 from zk0.settings.session import Session
+from zk0.storage.session_folder import SessionFolder
 
 
 def test_videos_are_embedded_in_the_page(page: HtmlPage) -> None:
@@ -40,6 +45,43 @@ def test_videos_of_unseen_episodes_are_shown_and_those_of_clients_are_not(
     (shown,) = [attrs["src"] for tag, attrs in page.tags if tag == "video"]
     assert b64decode(str(shown).removeprefix("data:video/mp4;base64,")) == b"video of None"
     assert "local:set · round 3 · episode 4 · 2.0 s · policy loss 0.500" in page.text
+
+
+def test_the_same_attempt_before_and_after_training_comes_first(facts: dict[str, Any], folder: Path) -> None:
+    """Of the attempts with videos of both models, the one that succeeds only now; until it plays, its last frame."""
+    shades = {(0, 9000): 40, (0, 9001): 80, (3, 9000): 120, (3, 9001): 200}
+    attempts = []
+    for (number, seed), shade in shades.items():
+        name = f"evaluate/round_{number}/rollout_{seed}.mp4"
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        write_video(folder / name, [np.full((48, 64, 3), value, np.uint8) for value in (0, 0, shade)], 10)
+        attempt = facts["rollouts"][0 if number == 0 else 3].model_copy(update={"seed": seed, "video": name})
+        attempts.append(attempt.model_copy(update={"success": (number, seed) != (0, 9001)}))
+    facts["rollouts"] = attempts
+    write_session_report(folder / "report.html", folder=folder, session_toml="", **facts)
+    page = read_page(folder / "report.html")
+    videos = [attrs for tag, attrs in page.tags if tag == "video"]
+    assert len(videos) == 2 + 4
+    for shown, shade in zip(videos[:2], (80, 200), strict=True):
+        with Image.open(BytesIO(b64decode(str(shown["poster"]).removeprefix("data:image/jpeg;base64,")))) as poster:
+            assert poster.size == (64, 48)
+            assert abs(np.asarray(poster).mean() - shade) < 8
+    titles = [page.text.index(text) for text in ("before training", "now ·", "Policy loss on unseen data")]
+    assert titles == sorted(titles)
+
+
+def test_commands_with_the_policy(facts: dict[str, Any], folder: Path) -> None:
+    SessionFolder(folder).checkpoint(3).mkdir(parents=True)
+    session = facts["session"]
+    degrees = session.contract.model_copy(update={"units": "normalized"})
+    facts["session"] = session.model_copy(update={"contract": degrees})
+    write_session_report(folder / "report.html", folder=folder, session_toml="", **facts)
+    text = read_page(folder / "report.html").text
+    assert f"lerobot-rollout \\\n  --policy.path={folder}/models/checkpoint_round_3" in text
+    assert '--robot.use_degrees=false --robot.cameras="{overhead: {type: opencv, index_or_path: 0,' in text
+    assert f"zk0 push {folder} --repo-id USER/NAME" in text
+    assert f"zk0 run --from {folder}" in text
+    assert ("zk0 rollout" in text) == bool(session.rollout.tasks)
 
 
 def test_no_external_resource_is_loaded(page: HtmlPage) -> None:
@@ -113,5 +155,6 @@ def test_a_session_with_nothing_to_show(session: Session, tmp_path: Path) -> Non
     page = read_page(tmp_path / "report.html")
     assert "Fewer than two rounds were evaluated" in page.text
     assert "No round is finished." in page.text
+    assert not {"rollouts", "tasks", "evaluation", "next"} & {attrs.get("id") for _, attrs in page.tags}
     assert "None" not in page.text
     assert "nan" not in page.text.lower().split()

@@ -118,7 +118,7 @@ class HubHandler(BaseHTTPRequestHandler):
         if content is None:
             self._send(404, {"error": "Entry not found"}, headers | {"X-Error-Code": "EntryNotFound"})
         else:
-            headers |= {"ETag": f'"{_git_oid(content)}"', "Content-Length": str(len(content))}
+            headers |= {"ETag": f'"{found.etag(content)}"', "Content-Length": str(len(content))}
             self.send_response(200)
             for key, text in headers.items():
                 self.send_header(key, text)

@@ -17,6 +17,13 @@ class Repository:
     commits: list[tuple[str, str, dict[str, bytes]]] = field(default_factory=list)
     """(oid, message, files)."""
     tags: dict[str, str] = field(default_factory=dict)
+    etags: dict[int, str] = field(default_factory=dict)
+
+    def etag(self, content: bytes) -> str:
+        """Git's hash of a file of this repository, computed once: it takes seconds for one of some GB."""
+        if id(content) not in self.etags:
+            self.etags[id(content)] = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+        return self.etags[id(content)]
 
     def files(self, revision: str = "main") -> dict[str, bytes]:
         """Files at a commit, a tag or main."""
@@ -55,6 +62,8 @@ class Hub:
         files = {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
         self.repositories[name] = Repository(private=False)
         self.repositories[name].commit("a folder", files)
+        for content in files.values():
+            self.repositories[name].etag(content)
 
     def count_requests(self, pattern: str) -> int:
         """Number of requests that match a pattern."""

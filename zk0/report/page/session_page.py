@@ -18,6 +18,7 @@ from zk0.report.charts.session_charts import action_error_by_round_figure, polic
 from zk0.report.conclusions import conclusions_with_policy, session_conclusions, success_sentence
 from zk0.report.key_results import key_results, session_subtitle, stage_time_shares
 from zk0.report.metrics import sorted_by_round
+from zk0.report.next_commands import next_commands
 from zk0.report.page.template import render_template
 from zk0.report.palette import DARK_THEME, LIGHT_THEME, css_variables
 from zk0.report.setup_facts import read_setup_facts
@@ -25,6 +26,7 @@ from zk0.report.tables import client_tables, rollout_tables, round_tables, score
 from zk0.report.tables.group_tables import group_table, statistics_table, still_joints_note
 from zk0.report.tables.improvement_table import improvement_table
 from zk0.report.tables.table import Table
+from zk0.report.video.poster import last_frame_jpeg
 from zk0.rules.release import Release
 from zk0.settings.session import Session
 from zk0.storage.atomic import atomic_write_bytes
@@ -34,17 +36,19 @@ from zk0.storage.session_folder import SessionFolder
 
 
 class InlineRollout(Record):
-    """One closed-loop attempt with its video as a data URI, or None if there is no video."""
+    """One closed-loop attempt with its video and the video's last frame as data URIs, or None if there is no video."""
 
     rollout: Rollout
     video: str | None
+    poster: str | None
 
 
 class InlineEpisode(Record):
-    """One recorded episode with the video of its predictions as a data URI, or None if there is no video."""
+    """One recorded episode with the video of its predictions and its last frame as data URIs, or None without one."""
 
     episode: EpisodeVideo
     video: str | None
+    poster: str | None
 
 
 def write_session_report(
@@ -75,6 +79,7 @@ def write_session_report(
     here = SessionFolder(folder)
     setup = read_setup_facts(here) if here.setup.is_file() else None
     groups = setup.statistics_groups(session.contract.units) if setup else ()
+    attempts = [InlineRollout(rollout=r, **_data_uris(folder, r)) for r in rollouts if r.video or r.video_error]
     page = render_template(
         "session_page.html.j2",
         session=session,
@@ -90,13 +95,14 @@ def write_session_report(
         | {"statistics": statistics_table(session, groups), "groups": group_table(groups)},
         normalization=setup.normalization_sentence if setup else "",
         still_joints=still_joints_note(session, groups),
-        episodes=[InlineEpisode(episode=e, video=_video_data_uri(folder, e)) for e in _unseen_episode_videos(here)],
-        rollouts=[
-            InlineRollout(rollout=r, video=_video_data_uri(folder, r)) for r in rollouts if r.video or r.video_error
-        ],
+        episodes=[InlineEpisode(episode=e, **_data_uris(folder, e)) for e in _unseen_episode_videos(here)],
+        rollouts=attempts,
+        before_and_after=_before_and_after(attempts),
+        next_commands=next_commands(here, session, rows, rollouts),
         success_sentence=success_sentence(rollouts),
         release=Release.read(here.release),
         public_name=public_name,
+        rerun_command=f"zk0 run --from {shlex.quote(str(folder))}",
         resume_command=f"zk0 run --resume {shlex.quote(str(folder))}",
         ledger_root=Ledger(here.ledger).root() if here.ledger.is_file() else None,
         session_toml=session_toml,
@@ -158,13 +164,40 @@ def _unseen_episode_videos(here: SessionFolder) -> list[EpisodeVideo]:
     return [video for video in read_episode_videos(here.rollouts_folder) if video.client is None]
 
 
-def _video_data_uri(folder: Path, result: Rollout | EpisodeVideo) -> str | None:
+def _before_and_after(attempts: Sequence[InlineRollout]) -> tuple[tuple[str, InlineRollout], ...]:
+    """The same attempt with the first and the last model, with titles: where possible one that succeeds only now.
+
+    Empty without videos of both.
+    """
+    shown = [one for one in attempts if one.video and one.rollout.round is not None]
+    rounds = sorted({one.rollout.round for one in shown if one.rollout.round is not None})
+    if len(rounds) < 2:
+        return ()
+    before, now = (
+        {(one.rollout.task, one.rollout.seed): one for one in shown if one.rollout.round == number}
+        for number in (rounds[0], rounds[-1])
+    )
+    pairs = [(before[key], now[key]) for key in before if key in now]
+    if not pairs:
+        return ()
+    first, last = max(pairs, key=lambda pair: (pair[1].rollout.success, not pair[0].rollout.success))
+    return (("before training" if rounds[0] == 0 else "before", first), ("now", last))
+
+
+def _data_uris(folder: Path, result: Rollout | EpisodeVideo) -> dict[str, str | None]:
+    """The fields `video` and `poster`."""
     if result.video is None:
-        return None
+        return {"video": None, "poster": None}
     path = folder / result.video
     try:
-        return f"data:video/mp4;base64,{b64encode(path.read_bytes()).decode()}"
+        video = _data_uri("video/mp4", path.read_bytes())
     except FileNotFoundError:
-        return None
+        return {"video": None, "poster": None}
     except OSError as e:
         raise ReportError(f"{path}: cannot be read ({e.strerror}); expected a video of the session") from e
+    poster = last_frame_jpeg(path)
+    return {"video": video, "poster": None if poster is None else _data_uri("image/jpeg", poster)}
+
+
+def _data_uri(kind: str, content: bytes) -> str:
+    return f"data:{kind};base64,{b64encode(content).decode()}"

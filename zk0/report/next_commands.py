@@ -1,0 +1,53 @@
+"""The commands that a person may want after a session: attempts in the simulator, a real arm, the Hub."""
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from zk0.records import Rollout, RoundRecord
+from zk0.rules.selection import select_round
+from zk0.settings.session import Session
+from zk0.storage.session_folder import SessionFolder
+
+
+def next_commands(
+    here: SessionFolder, session: Session, history: Sequence[RoundRecord], rollouts: Sequence[Rollout]
+) -> list[tuple[str, str]]:
+    """Title and command line of each next step with the session's policy; empty while it has no checkpoint.
+
+    Args:
+        here: the session's folder.
+        session: its settings.
+        history: the finished rounds.
+        rollouts: closed-loop attempts of all rounds, which decide which round's model is the policy.
+    """
+    if not history:
+        return []
+    checkpoint = here.checkpoint(select_round(session, history, rollouts).round)
+    if not checkpoint.is_dir():
+        return []
+    found = [
+        ("Run the policy on an SO-100 or SO-101 arm (docs/so-arms.md)", _arm_command(session, checkpoint)),
+        ("Publish it, if it proved better", f"zk0 push {shlex.quote(str(here.path))} --repo-id USER/NAME"),
+    ]
+    if session.rollout.tasks:
+        tasks = " ".join(f"--task {task}" for task in session.rollout.tasks)
+        command = f"zk0 rollout {shlex.quote(str(checkpoint))} --out attempts {tasks} --seeds 9000-9019"
+        found.insert(0, ("Let the policy make more attempts in the simulator", command))
+    return found
+
+
+def _arm_command(session: Session, checkpoint: Path) -> str:
+    """LeRobot's command; port, camera numbers and task are those of the person's arm."""
+    cameras = ", ".join(
+        f"{name}: {{type: opencv, index_or_path: {number}, width: 640, height: 480, fps: 30}}"
+        for number, name in enumerate(session.contract.cameras)
+    )
+    degrees = "true" if session.contract.units == "degrees" else "false"
+    options = (
+        f"--policy.path={shlex.quote(str(checkpoint))}",
+        "--robot.type=so101_follower --robot.port=/dev/ttyACM0 --robot.id=my_arm",
+        f'--robot.use_degrees={degrees} --robot.cameras="{{{cameras}}}"',
+        '--task="Pick up the red cube"',
+    )
+    return " \\\n  ".join(("lerobot-rollout", *options))
