@@ -129,8 +129,11 @@ def check_datasets_disjoint(
         DatasetError: a listed dataset does not fit, or too few clients remain.
     """
     from zk0.evaluation.dataset_agreement import agreeing_members, check_datasets_agree
+    from zk0.evaluation.zero_offsets import zero_offsets
     from zk0.federation.open import get_federation
 
+    for text in zero_offsets(members, session.contract.joints).values():
+        log_line(f"another zero position? {text}")
     if session.federation.engine != "deployment":
         check_datasets_agree(session, members, sets)
         return tuple(members)

@@ -80,7 +80,7 @@ def test_check_against_the_contract_of_a_session(healthy, tmp_path) -> None:
     session = tmp_path / "session.toml"
     text = '[[clients]]\nname = "a"\ndataset = "x/y"\n[[evaluation.datasets]]\ndataset = "x/z"\n'
     session.write_text(f'[federation]\nmin_updates = 1\n[contract]\ncameras = ["hand"]\n{text}')
-    result = zk0("check", f"local:{healthy}", "--session", session, "--json")
+    result = zk0("check", f"local:{healthy}", "--session", session, "--units", "degrees", "--json")
     findings = json.loads(result.stdout)["findings"]
     assert [f["rule"] for f in findings] == ["contract-cameras"]
     assert "map observation.images.wrist -> observation.images.hand" in findings[0]["expected"]

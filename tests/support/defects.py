@@ -301,6 +301,7 @@ def change_vectors(b, key: str, change: Callable) -> None:
     b.column(DATA, key, lambda rows: change(np.array(rows, dtype=np.float32)).tolist())
     values = np.array(pq.read_table(b.root / DATA)[key].to_pylist(), dtype=np.float64)
     moments = {"mean": values.mean(0), "std": values.std(0), "min": values.min(0), "max": values.max(0)}
+    moments |= {f"q{n:02d}": np.quantile(values, n / 100, axis=0) for n in (1, 10, 50, 90, 99)}
     b.json("meta/stats.json", lambda s: s[key].update({k: v.tolist() for k, v in moments.items()}))
 
 
@@ -488,6 +489,11 @@ def statistics_of_something_else(b) -> None:
 @defect("statistics-wrong")
 def statistics_of_twice_as_many_frames(b) -> None:
     b.json("meta/stats.json", lambda s: s[STATE].update(count=[96]))
+
+
+@defect("statistics-order")
+def quantiles_in_the_wrong_order(b) -> None:
+    b.json("meta/stats.json", lambda s: s["action"].update(q01=s["action"]["q99"], q99=s["action"]["q01"]))
 
 
 @defect("statistics-unknown")

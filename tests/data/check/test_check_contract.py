@@ -26,7 +26,26 @@ def rules(report: DatasetReport, contract: ContractSettings = CONTRACT, rename=N
 
 def test_a_dataset_that_fits_has_no_finding(report, healthy) -> None:
     assert rules(report) == []
-    assert check_contract(check_dataset(healthy, dataset="x"), CONTRACT) == ()
+    assert check_contract(check_dataset(healthy, dataset="x"), CONTRACT, units="degrees") == ()
+
+
+@pytest.mark.parametrize(
+    ("change", "stated", "found"),
+    [
+        ({}, None, ["contract-units-unknown"]),
+        ({}, "degrees", []),
+        ({"units": "degrees"}, None, []),
+        ({"dataset": "sim:lift-red"}, None, []),
+        ({"state_names": OLD_NAMES, "action_names": OLD_NAMES}, None, ["contract-joints", "contract-joints"]),
+    ],
+)
+def test_units_that_nobody_knows_are_asked_for(report, change, stated, found) -> None:
+    unknown = report.model_copy(update={"units": None} | change)
+    findings = check_contract(unknown, CONTRACT, units=stated)
+    assert [f.rule for f in findings] == found
+    if found == ["contract-units-unknown"]:
+        assert findings[0].severity == "warning"
+        assert findings[0].expected.endswith('state it beside the dataset: units = "degrees"')
 
 
 def test_another_robot_is_refused_by_its_dimensions(report) -> None:
@@ -94,7 +113,8 @@ def test_other_units_are_refused_by_name(report, units) -> None:
 
 
 def test_unknown_units_are_accepted(report) -> None:
-    assert rules(report.model_copy(update={"units": None})) == []
+    findings = check_contract(report.model_copy(update={"units": None}), CONTRACT)
+    assert [f for f in findings if f.severity == "error"] == []
 
 
 def test_an_unreadable_dataset_does_not_fit(tmp_path) -> None:

@@ -215,6 +215,23 @@ def contract_units(
         )
 
 
+@CONTRACT_RULES.rule("contract-units-unknown", severity="warning")
+def contract_units_unknown(
+    report: DatasetReport, contract: ContractSettings, names: Mapping[str, str], stated: JointUnits | None
+) -> Iterator[Violation]:
+    """The units are stated where joint names and values of an SO arm leave open whether they are the contract's.
+
+    Recordings of the simulator are in degrees; they need no statement.
+    """
+    is_open = not contract.other_groups and known_units(report, stated) is None
+    if is_open and recognize_calibration(_renamed(report.state_names, names)) and not report.dataset.startswith("sim:"):
+        yield Violation(
+            where="state, action",
+            found="values that fit degrees and LeRobot's -100..100 alike",
+            expected=f'{contract.units}; if they are, state it beside the dataset: units = "{contract.units}"',
+        )
+
+
 @CONTRACT_RULES.rule("contract-stated-units")
 def contract_stated_units(
     report: DatasetReport, contract: ContractSettings, names: Mapping[str, str], stated: JointUnits | None

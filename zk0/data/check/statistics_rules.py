@@ -1,6 +1,7 @@
 """Rules about meta/stats.json."""
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,9 @@ from zk0.data.check.reading_rules import STATISTICS_MISSING
 from zk0.data.check.rule import RuleGroup, Severity, Violation
 from zk0.data.dataset_info import DEFAULT_FEATURES
 from zk0.records import ACTION, STATE
+
+ORDERED = ("min", "q01", "q10", "q50", "q90", "q99", "max")
+"""Moments of meta/stats.json that ascend; LeRobot writes the quantiles since 0.4."""
 
 STATISTICS_RULES = RuleGroup[[Contents], Violation]("Statistics", __name__)
 
@@ -51,6 +55,19 @@ def statistics_wrong(contents: Contents) -> Iterator[Violation]:
         values = getattr(contents.rows, name, None)
         if key in contents.statistics and values is not None and np.isfinite(values).all():
             yield from _wrong_moments(key, contents.statistics[key], np.asarray(values, dtype=np.float64))
+
+
+@STATISTICS_RULES.rule("statistics-order", severity="warning", repairs=("recompute-statistics",))
+def statistics_order(contents: Contents) -> Iterator[Violation]:
+    """Minimum, quantiles and maximum of state and action ascend in `meta/stats.json`; policies normalize by them."""
+    for key in (contents.state_key, contents.action_key):
+        stated = (contents.statistics or {}).get(key, {})
+        present = [(name, v) for name in ORDERED if (v := _vector(stated.get(name))) is not None]
+        for (low, a), (high, b) in pairwise(present):
+            if a.shape == b.shape and (places := np.flatnonzero(~(a <= b + 1e-3))).size:
+                found = f"{low} {a[places[0]]:.6g} above {high} {b[places[0]]:.6g} in dimension {places[0]}"
+                yield Violation(f"{STATISTICS_PATH} {key}", found, "ascending values")
+                break
 
 
 def _features(contents: Contents) -> set[str]:
