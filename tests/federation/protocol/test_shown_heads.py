@@ -61,10 +61,16 @@ class Node:
         self.scratch = scratch
         self.config: dict[str, Any] = {"scratch": str(scratch), LEDGER_KEY: key}
 
-    def answer(self, *heads: SignedHead, plan: RoundPlan | None = None, terms: SessionTerms = TERMS) -> None:
+    def answer(
+        self,
+        *heads: SignedHead,
+        plan: RoundPlan | None = None,
+        terms: SessionTerms = TERMS,
+        asked: tuple[str, int | None] = ("train", 1),
+    ) -> None:
         """Check the heads of a request, and write the answer to the journal in any case."""
         request = {HEADS: json.dumps([one.model_dump(mode="json") for one in heads])} if heads else {}
-        sent = SentMessage(at="2026-01-01T00:00:00+00:00", to=terms.session, kind="train", round=1, text="{}")
+        sent = SentMessage(at="2026-01-01T00:00:00+00:00", to=terms.session, kind=asked[0], round=asked[1], text="{}")
         sent = sent.model_copy(update={"ledger_head": newest_head_digest(request)})
         SentJournal(self.scratch / "sent.jsonl").append(sent)
         check_heads(request, self.config, terms, plan)
@@ -84,14 +90,17 @@ def plan(number: int, digest: str) -> RoundPlan:
 
 def test_one_history_is_accepted_with_gaps_and_repeated_requests(server: Server, node: Node) -> None:
     heads = server.heads("w")
-    node.answer()  # it joins before round 0 is recorded
+    node.answer(asked=("join", None))  # before round 0 is recorded
+    node.answer(asked=("features", 0))
+    node.answer(asked=("evaluate", 0))
+    node.answer(asked=("evaluate", 1))  # of a server that shows no heads
     node.answer(heads[0], plan=plan(1, "w0"))
     node.answer(heads[0], plan=plan(1, "w0"))
     node.answer(heads[2], plan=plan(3, "w2"))
     node.answer(*heads)
     assert head_store(node.scratch).read("s") == (heads[0], heads[2], heads[1], heads[3])
     (found,) = audited_heads(node.scratch, server.key.public_hex())
-    assert (found.heads, found.rounds, found.requests, found.without_head, found.problem) == (4, 4, 5, 1, "")
+    assert (found.heads, found.rounds, found.requests, found.without_head, found.problem) == (4, 4, 8, 1, "")
 
 
 def test_another_history_is_refused_and_stays_in_the_audit(server: Server, node: Node) -> None:

@@ -11,7 +11,7 @@ from zk0.federation.protocol.shown_heads import SESSION_NAME, head_store
 from zk0.records import Record
 
 _BEFORE_ROUND_0 = ("join", FEATURES)
-"""Kinds of requests that may come before the ledger has a line."""
+"""Kinds of requests that may come before the ledger has a line, as the evaluation of round 0 does."""
 
 
 class SessionHeads(Record):
@@ -58,7 +58,9 @@ def audited_heads(scratch: Path, key: str) -> tuple[SessionHeads, ...]:
                 heads=len(heads),
                 rounds=max((one.head.rounds for one in heads), default=0),
                 requests=len(messages),
-                without_head=sum(not sent.ledger_head and sent.kind not in _BEFORE_ROUND_0 for sent in messages),
+                without_head=sum(
+                    not sent.ledger_head and sent.kind not in _BEFORE_ROUND_0 and sent.round != 0 for sent in messages
+                ),
                 problem=problem,
             )
         )
