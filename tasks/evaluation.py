@@ -51,7 +51,7 @@ def evaluate_on_clients(
 
     A client that cannot evaluate is among the refusals, with the reason.
     """
-    from zk0.evaluation.client_plans import client_evaluation_plan, episode_video_plan
+    from zk0.evaluation.client_plans import client_evaluation_plan, episode_video_plan, evaluating_clients
     from zk0.federation.open import get_federation
     from zk0.federation.protocol.downlink import encode_global_weights
 
@@ -59,7 +59,7 @@ def evaluate_on_clients(
     emit_progress(ProgressEvent(kind="stage", text=f"clients evaluate round {number}", round=number))
     sent = encode_global_weights(session.federation, here.path / checkpoint.path, here.sent_weights(number))
     video = episode_video_plan(session, number, datetime.now().astimezone())
-    names = [member.client for member in setup.members]
+    names = evaluating_clients(session, setup)
     plans = [client_evaluation_plan(name, session, here.name, setup, checkpoint) for name in names]
     plans = [sent.with_wire(plan.model_copy(update={"video": video})) for plan in plans]
     with ClientTaskRuns("evaluates", number, len(plans) <= session.tracking.client_task_runs) as runs:

@@ -7,6 +7,7 @@ from four_arms_session import member
 
 from zk0.data.statistics import pool_moments
 from zk0.errors import DatasetError
+from zk0.evaluation.client_plans import evaluating_clients
 from zk0.evaluation.session_setup import SessionSetup
 from zk0.evaluation.statistics_groups import find_group, pool_groups
 from zk0.records import JointUnits, Member, Moments, PolicyRecipe, Statistics
@@ -86,3 +87,15 @@ def test_a_joint_that_hardly_moves_does_not_amplify_small_offsets(
     assert "training frames: gripper. " in note
     assert f"counts as {smallest:g} ({units})" in note
     assert still_joints_note(session, pool_groups(ContractSettings(), [member(0)], [])) == ""
+
+
+def test_one_client_evaluates_for_all_that_share_a_dataset() -> None:
+    recipe = PolicyRecipe(path="tiny", cameras=("a",), joints=6, seed=1)
+    statistics = member(0).statistics
+    setup = SessionSetup(recipe=recipe, members=tuple(MEMBERS), sets=(), statistics=statistics)
+    names = [one.client for one in MEMBERS]
+    each = load_session(Path("deployments/sessions/demo.toml"))
+    shared = load_session(Path("deployments/sessions/shared.toml"))
+    assert evaluating_clients(each, setup) == names
+    assert evaluating_clients(shared, setup) == names[:1]
+    assert evaluating_clients(shared, setup.model_copy(update={"normalization": "client"})) == names

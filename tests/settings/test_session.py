@@ -307,6 +307,12 @@ def test_rounds_that_are_evaluated() -> None:
     assert not parse(rounds=2, data={"holdout_episodes": 0}).evaluates_on_clients_after(2)
 
 
+def test_held_out_episodes_that_all_clients_share_are_evaluated_once() -> None:
+    """By the server, or, where it evaluates on other datasets, by the first client."""
+    assert not parse_session(SHARED, "here").evaluates_on_clients_after(1)
+    assert parse_session(SHARED | {"evaluation": MINIMAL["evaluation"]}, "here").evaluates_on_clients_after(1)
+
+
 def test_rounds_that_are_rolled_out() -> None:
     def rounds_of(**rollout: Any) -> list[int]:
         session = parse(rounds=5, rollout={"tasks": ["lift-red"]} | rollout)
@@ -322,6 +328,7 @@ def test_rounds_that_are_rolled_out() -> None:
 
 USING_FUNCTIONS = (
     "evaluates_after",
+    "evaluates_on_clients",
     "evaluates_on_clients_after",
     "evaluation_sets",
     "local_clients",

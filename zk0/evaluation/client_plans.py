@@ -39,6 +39,16 @@ def client_round_plan(
     )
 
 
+def evaluating_clients(session: Session, setup: SessionSetup) -> list[str]:
+    """Return the clients that evaluate the global model on their held-out episodes.
+
+    Of clients that share one dataset, and so its held-out episodes, the first one evaluates for all, unless each
+    normalizes with statistics of its own.
+    """
+    names = [member.client for member in setup.members]
+    return names[:1] if session.partition is not None and setup.normalization != "client" else names
+
+
 def client_evaluation_plan(
     client: str, session: Session, name: str, setup: SessionSetup, checkpoint: Checkpoint
 ) -> EvaluationPlan:

@@ -176,7 +176,12 @@ class Session(Record):
         return round_number % self.evaluation.frequency == 0 or round_number == self.rounds
 
     def evaluates_on_clients(self) -> bool:
-        """Whether the clients evaluate the global model after some round."""
+        """Whether the clients evaluate the global model after some round.
+
+        Not where they share one dataset and the server evaluates on its held-out episodes: the scores would be equal.
+        """
+        if self.partition is not None and not self.evaluation.datasets:
+            return False
         return self.evaluation.clients_frequency > 0 and self.data.holdout_episodes > 0
 
     def evaluates_on_clients_after(self, round_number: int) -> bool:
