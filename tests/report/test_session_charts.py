@@ -2,11 +2,13 @@
 
 from math import isnan
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
+from matplotlib.figure import Figure
 from scipy.stats import t
 
 from zk0.errors import ReportError
@@ -70,7 +72,7 @@ def test_the_order_of_the_records_does_not_matter(history: list[RoundRecord]) ->
 
 
 def test_a_rejected_update_is_a_gap_in_all_panels(history: list[RoundRecord]) -> None:
-    losses, held_out, _, norms, cosines, _, _, _, proximal = federated_metrics_figure(history).axes
+    losses, held_out, _, norms, cosines, _, proximal = federated_metrics_figure(history).axes
     np.testing.assert_allclose(drawn(losses)["place"][1], [np.nan, 0.92, 0.71, np.nan])
     np.testing.assert_allclose(drawn(norms)["place"][1], [np.nan, 0.8 + 0.1, 0.4 + 0.1, np.nan])
     np.testing.assert_allclose(drawn(norms)["global model"][1], [np.nan, 0.7, 0.35, 0.7 / 3])
@@ -85,11 +87,31 @@ def test_shares_of_the_delta_are_drawn_for_a_weighted_mean(history: list[RoundRe
     even_weight = {"weight": 0.5, "update_norm": 1.0, "cosine_to_mean": 0.5**0.5}
     both = tuple(Contribution(client=c, **even_weight) for c in ("lift", "stack"))
     even = history[1].model_copy(update={"contributions": both, "param_update_norm": 0.5**0.5})
-    shares, without = federated_metrics_figure([history[0], even]).axes[6:8]
+    shares, without = (panel(federated_metrics_figure([history[0], even]), t) for t in (SHARE, "Leave-one-out shift"))
     np.testing.assert_allclose(drawn(shares)["lift"][1], [np.nan, 0.5])
     np.testing.assert_allclose(drawn(without)["stack"][1], [np.nan, 1.0])
-    shares, _ = federated_metrics_figure(history).axes[6:8]  # the shares of these contributions do not sum to 1
-    assert all(np.isnan(y).all() for _, y in drawn(shares).values())
+    assert panel(federated_metrics_figure(history), SHARE) is None  # the shares of these do not sum to 1
+
+
+SHARE = "Share of the aggregated delta"
+
+
+def panel(figure: Figure, title: str) -> Any:
+    """The axes with a title; None if there are none."""
+    return next((axes for axes in figure.axes if axes.get_title(loc="left") == title), None)
+
+
+def test_constant_schedules_are_told_instead_of_drawn(history: list[RoundRecord]) -> None:
+    """A learning rate of one client's own is drawn nonetheless."""
+    fixed = {"lr": 2e-4, "mu": 0.01, "client_lr_factors": {}}
+    same = [r.model_copy(update={"decision": r.decision and r.decision.model_copy(update=fixed)}) for r in history]
+    figure = federated_metrics_figure(same)
+    assert panel(figure, "Learning rate") is panel(figure, "Proximal term") is None
+    assert "Learning rate 0.0002 in every round. Proximal term 0.01 in every round." in figure.get_supxlabel()
+    assert figure.get_figheight() < federated_metrics_figure(history).get_figheight()
+    boosted = same[2].decision and same[2].decision.model_copy(update={"client_lr_factors": {"place": 1.15}})
+    figure = federated_metrics_figure([*same[:2], same[2].model_copy(update={"decision": boosted}), same[3]])
+    assert drawn(panel(figure, "Learning rate"))["place only"] == ([2.0], [pytest.approx(2e-4 * 1.15)])
 
 
 def test_action_error_by_round_with_its_interval(history: list[RoundRecord]) -> None:

@@ -1,7 +1,8 @@
-"""Nine panels about clients and schedule by round. A round without a value is a gap in its series."""
+"""Panels about clients and schedule by round. A round without a value is a gap in its series."""
 
 from collections.abc import Callable, Mapping, Sequence
-from math import isnan, nan
+from dataclasses import dataclass
+from math import ceil, isnan, nan
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -23,53 +24,109 @@ from zk0.report.contributions import Influence, client_influences
 from zk0.report.metrics import sorted_by_round
 from zk0.report.palette import LIGHT_THEME, Theme
 
+_COLUMNS = 3
+
+
+@dataclass(frozen=True)
+class _Panel:
+    """One set of axes: title, y label, and the series of the clients or of the schedule, by name."""
+
+    title: str
+    quantity: str
+    series: Mapping[str, Sequence[float]]
+    is_schedule: bool = False
+
+    def has_values(self) -> bool:
+        return any(not isnan(value) for values in self.series.values() for value in values)
+
+    def constant(self) -> float | None:
+        """The value of a schedule that is the same in every round; None if it is not."""
+        values = [value for value in self.series.get(_SCHEDULE, ()) if not isnan(value)]
+        return values[0] if values and max(values) - min(values) <= 1e-3 * max(values) else None
+
+
+_SCHEDULE = "all clients"
+
 
 def federated_metrics_figure(history: Sequence[RoundRecord], theme: Theme = LIGHT_THEME) -> Figure:
-    """Nine panels: training and held-out losses, learning rate; update norms, cosines, mu; shares of the aggregated
-    delta, leave-one-out shifts, proximal losses."""
+    """Up to nine panels: training and held-out losses, learning rate; update norms, cosines, mu; shares of the
+    aggregated delta, leave-one-out shifts, proximal losses. A panel without values, or with a schedule that is
+    constant, is left out; the footnote has the constants."""
     rows = sorted_by_round(history)
     rounds = [r.round for r in rows]
-    figure = Figure(figsize=(13, 11.2), facecolor=theme.card, layout=ConstrainedLayoutEngine(h_pad=0.12, w_pad=0.08))
-    (losses, held_out, lr), (norms, cosines, mu), (shares, shifts, proximal) = figure.subplots(3, 3)
     clients = sorted({u.client for r in rows for u in r.updates} | {c.client for r in rows for c in r.contributions})
-    influences = [client_influences(r) for r in rows]
-    by_client: list[tuple[Axes, str, str, Callable[[str], list[float]]]] = [
-        (losses, "Training loss of the clients", "policy loss (dimensionless)", lambda c: _of_updates(rows, c, _loss)),
-        (held_out, "Held-out loss of the clients", "policy loss (dimensionless)", lambda c: _held_out(rows, c)),
-        (norms, "Norm of the updates", "‖w − w_global‖ (L2)", lambda c: _of_contributions(rows, c, _norm)),
-        (cosines, "Cosine to the mean update", "cosine (−1 to 1)", lambda c: _of_contributions(rows, c, _cosine)),
-        (
-            shares,
-            "Share of the aggregated delta",
-            "share (all sum to 1)",
-            lambda c: _of_influences(influences, c, _share),
-        ),
-        (
-            shifts,
-            "Leave-one-out shift",
-            "‖delta − delta without it‖ / ‖delta‖",
-            lambda c: _of_influences(influences, c, _shift),
-        ),
-        (proximal, "Proximal loss of the clients", "mu/2 ‖w − w_global‖²", lambda c: _of_updates(rows, c, _proximal)),
-    ]
-    for axes, title, quantity, of_client in by_client:
-        style_axes(axes, title, quantity, theme)
-        draw_client_series(axes, rounds, {client: of_client(client) for client in clients}, theme)
-    global_norms = [nan if r.param_update_norm is None else r.param_update_norm for r in rows]
-    norms.plot(rounds, global_norms, color=theme.text, linewidth=2.2, linestyle=DASHES[2], label="global model")
-    style_axes(lr, "Learning rate", "learning rate of the round", theme)
-    _draw_schedule(lr, rounds, _of_decisions(rows, lambda d: d.lr), theme)
-    _draw_boosts(lr, rows, clients, theme)
-    style_axes(mu, "Proximal term", "FedProx mu", theme)
-    _draw_schedule(mu, rounds, _of_decisions(rows, lambda d: d.mu), theme)
-    for axes in figure.axes:
-        finish_axes(axes, rounds, theme, legend=axes is lr)
-    for axes in (losses, held_out, lr, norms, cosines, mu):
-        axes.set_xlabel("")
-    legend = norms.get_legend_handles_labels()
+    panels = _panels(rows, clients)
+    constants = [p for p in panels if p.is_schedule and p.constant() is not None and not _boosts(p, rows, clients)]
+    shown = [p for p in panels if p.has_values() and p not in constants] or panels[:1]
+    lines = ceil(len(shown) / _COLUMNS)
+    figure = Figure(
+        figsize=(13, 0.5 + 3.55 * lines), facecolor=theme.card, layout=ConstrainedLayoutEngine(h_pad=0.12, w_pad=0.08)
+    )
+    grid = list(figure.subplots(lines, _COLUMNS, squeeze=False).flat)
+    for axes in grid[len(shown) :]:
+        axes.remove()
+    for number, (axes, panel) in enumerate(zip(grid, shown, strict=False)):
+        style_axes(axes, panel.title, panel.quantity, theme)
+        if panel.is_schedule:
+            _draw_schedule(axes, rounds, panel.series[_SCHEDULE], theme)
+            _draw_boosts(axes, _boosts(panel, rows, clients), clients, theme)
+        else:
+            draw_client_series(axes, rounds, panel.series, theme)
+        if panel.title == _NORMS:
+            global_norms = [nan if r.param_update_norm is None else r.param_update_norm for r in rows]
+            axes.plot(rounds, global_norms, color=theme.text, linewidth=2.2, linestyle=DASHES[2], label="global model")
+        finish_axes(axes, rounds, theme, legend=panel.is_schedule)
+        if number + _COLUMNS < len(shown):
+            axes.set_xlabel("")
+    named = next((axes for axes, panel in zip(grid, shown, strict=False) if panel.title == _NORMS), grid[0])
+    legend = named.get_legend_handles_labels()
     figure.legend(*legend, loc="outside upper center", ncols=6, frameon=False, fontsize=9.5, labelcolor=theme.text)
-    add_footnote(figure, evaluation_settings_note(rows) + " Gaps are rounds in which nothing was measured.", theme)
+    fixed = "".join(f" {p.title} {p.constant():.3g} in every round." for p in constants)
+    note = f"{evaluation_settings_note(rows)}{fixed} Gaps are rounds in which nothing was measured."
+    add_footnote(figure, note, theme)
     return figure
+
+
+_NORMS = "Norm of the updates"
+_LEARNING_RATE = "Learning rate"
+
+
+def _panels(rows: Sequence[RoundRecord], clients: Sequence[str]) -> list[_Panel]:
+    influences = [client_influences(r) for r in rows]
+
+    def panel(title: str, quantity: str, of_client: Callable[[str], list[float]]) -> _Panel:
+        return _Panel(title, quantity, {client: of_client(client) for client in clients})
+
+    def schedule(title: str, quantity: str, of_decision: Callable[[RoundDecision], float]) -> _Panel:
+        return _Panel(title, quantity, {_SCHEDULE: _of_decisions(rows, of_decision)}, is_schedule=True)
+
+    loss, shift = "policy loss (dimensionless)", "‖delta − delta without it‖ / ‖delta‖"
+    return [
+        panel("Training loss of the clients", loss, lambda c: _of_updates(rows, c, _loss)),
+        panel("Held-out loss of the clients", loss, lambda c: _held_out(rows, c)),
+        schedule(_LEARNING_RATE, "learning rate of the round", lambda d: d.lr),
+        panel(_NORMS, "‖w − w_global‖ (L2)", lambda c: _of_contributions(rows, c, _norm)),
+        panel("Cosine to the mean update", "cosine (−1 to 1)", lambda c: _of_contributions(rows, c, _cosine)),
+        schedule("Proximal term", "FedProx mu", lambda d: d.mu),
+        panel("Share of the aggregated delta", "share (all sum to 1)", lambda c: _of_influences(influences, c, _share)),
+        panel("Leave-one-out shift", shift, lambda c: _of_influences(influences, c, _shift)),
+        panel("Proximal loss of the clients", "mu/2 ‖w − w_global‖²", lambda c: _of_updates(rows, c, _proximal)),
+    ]
+
+
+def _boosts(panel: _Panel, rows: Sequence[RoundRecord], clients: Sequence[str]) -> dict[str, list[tuple[int, float]]]:
+    """Round and learning rate of each client with a factor of its own; empty in other panels."""
+    if panel.title != _LEARNING_RATE:
+        return {}
+    found = {
+        client: [
+            (r.round, r.decision.lr * r.decision.client_lr_factors[client])
+            for r in rows
+            if r.decision and client in r.decision.client_lr_factors
+        ]
+        for client in clients
+    }
+    return {client: points for client, points in found.items() if points}
 
 
 def _loss(update: Update) -> float:
@@ -133,20 +190,14 @@ def _held_out(rows: Sequence[RoundRecord], client: str) -> list[float]:
 def _draw_schedule(axes: Axes, rounds: Sequence[int], values: Sequence[float], theme: Theme) -> None:
     draw_series(axes, rounds, values, (0, "all clients"), theme)
     axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3), useMathText=True)
-    decided = [v for v in values if not isnan(v)]
-    if decided and max(decided) - min(decided) <= 1e-3 * max(decided):
-        axes.set_ylim(0, (max(decided) or 1.0) * 1.6)
 
 
-def _draw_boosts(axes: Axes, rows: Sequence[RoundRecord], clients: Sequence[str], theme: Theme) -> None:
+def _draw_boosts(
+    axes: Axes, boosts: Mapping[str, Sequence[tuple[int, float]]], clients: Sequence[str], theme: Theme
+) -> None:
     """Draw the learning rates of clients with a factor of their own."""
-    for index, client in enumerate(clients):
-        points = [
-            (r.round, r.decision.lr * r.decision.client_lr_factors[client])
-            for r in rows
-            if r.decision and client in r.decision.client_lr_factors
-        ]
-        if points:
-            color, marker = theme.series[index % len(theme.series)], MARKERS[index % len(MARKERS)]
-            label = f"{shorten_label(client, 24)} only"
-            axes.plot(*zip(*points, strict=True), color=color, linestyle="", marker=marker, label=label)
+    for client, points in boosts.items():
+        index = clients.index(client)
+        color, marker = theme.series[index % len(theme.series)], MARKERS[index % len(MARKERS)]
+        label = f"{shorten_label(client, 24)} only"
+        axes.plot(*zip(*points, strict=True), color=color, linestyle="", marker=marker, label=label)
