@@ -96,6 +96,12 @@ def test_actions_at_the_limits_of_most_joints_are_found_where_the_arm_obeys(brea
     assert "clipped-actions" in warnings(breaker)
 
 
+def test_normalized_joints_at_their_stops_are_not_cut_off(breaker) -> None:
+    for key in (STATE, "action"):
+        change_vectors(breaker, key, lambda v: np.where(np.arange(6) < 5, np.clip(5 * v, -100, 100), v))
+    assert warnings(breaker) == {}
+
+
 def test_one_joint_at_its_stop_is_usual(breaker) -> None:
     for key in (STATE, "action"):
         change_vectors(breaker, key, lambda v: np.where(np.arange(6) == 1, np.clip(v, -20, 20), v))

@@ -38,6 +38,14 @@ def test_a_little_less_sharp_is_usual(breaker) -> None:
     assert warnings(breaker) == {}
 
 
+def test_focus_does_not_show_in_a_plain_scene(breaker) -> None:
+    """A soft light on a wall: hardly an edge in the usual episodes, and none in the last one."""
+    columns = np.arange(64, dtype=np.uint8)
+    walls = [np.broadcast_to((100 + i + columns // 16 * (i < 36))[None, :, None], (64, 64, 3)) for i in range(48)]
+    change_pictures(breaker, lambda _: [np.ascontiguousarray(w.astype(np.uint8)) for w in walls])
+    assert "blurred-pictures" not in warnings(breaker)
+
+
 def test_cameras_that_are_the_same_in_one_episode_only(breaker) -> None:
     other = read_video(breaker.video("overhead"))
     change_pictures(breaker, lambda p: [*p[:24], *other[24:36], *p[36:]])

@@ -24,6 +24,8 @@ MIN_MOVED_SHARE = 0.1
 """Share of its range by which a joint moves during a run of equal pictures that is reported."""
 MAX_BLUR_SHARE = 0.4
 """Sharpness of an episode, as a share of the camera's median episode, under which it is blurred."""
+MIN_USUAL_SHARPNESS = 0.25
+"""Difference of neighboring pixels (of 255) under which a scene is so plain that focus does not show."""
 MAX_SAME_DIFFERENCE, MAX_SAME_SHARE = 2.0, 0.1
 """Mean difference (of 255, and as a share of the contrast) under which two pictures are the same."""
 MAX_FROZEN_SHARE = 0.1
@@ -88,7 +90,7 @@ def blurred_pictures(contents: Contents, observed: ObservedFrames) -> Iterator[V
         dark = {e for e, p in parts.items() if float(np.median(p.brightness)) < MAX_DARK_BRIGHTNESS}
         usual = float(np.median(list(sharpness.values()))) if len(sharpness) >= MIN_COMPARED_EPISODES else 0.0
         blurred = [e for e, s in sharpness.items() if s < MAX_BLUR_SHARE * usual and e not in dark]
-        if blurred:
+        if blurred and usual >= MIN_USUAL_SHARPNESS:
             share = sharpness[blurred[0]] / usual
             yield Violation(
                 where=f"{key} of {join_episodes(blurred)}",

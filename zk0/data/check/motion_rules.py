@@ -38,6 +38,8 @@ MAX_DELTA_SCALE = 0.5
 """Range of actions over range of states under which actions may be differences."""
 MIN_CLIPPED_SHARE, MIN_SATURATED_SHARE, BEYOND = 0.1, 0.25, 0.05
 """Shares of the frames with an action at its limit: with the state beyond it (by 5 % of its range), and in any case."""
+NORMALIZED_STOP = 100.0
+"""Where a joint in LeRobot's -100..100 stands at its mechanical stop; that is no limit of a recording."""
 GRIPPER_MARGIN = 10.0
 """How far a gripper may leave 0..100, because calibrations are inexact."""
 NEAR_COPY = 0.05
@@ -174,7 +176,7 @@ def clipped_actions(contents: Contents) -> Iterator[Violation]:
     state = np.concatenate([f.state for f in motion.episodes.values()])
     action = np.concatenate([f.action for f in motion.episodes.values()])
     high, low, margin = action.max(axis=0), action.min(axis=0), BEYOND * motion.state_range
-    at_limit = (action == high) | (action == low)
+    at_limit = ((action == high) | (action == low)) & (np.abs(action) != NORMALIZED_STOP)
     beyond = ((action == high) & (state > high + margin)) | ((action == low) & (state < low - margin))
     moving = (motion.action_range > 0) & ~detect_grippers(contents)
     past = np.where(beyond, state, np.nan)
