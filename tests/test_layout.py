@@ -6,7 +6,7 @@ from collections import defaultdict
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("zk0", "tasks", "flows", "lerobot_policy_smolvla_bundled")
+PACKAGES = ("zk0", "tasks", "flows", "lerobot_policy_smolvla_bundled", "lerobot_robot_so101_simulated")
 MODULES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
 DECISIONS = ROOT / "docs" / "decisions"
 PATH = re.compile(r"`((?:zk0|tasks|flows|tests|docs|deployments|benchmarks|scripts)/[\w./*-]*(?:/|\.[a-z]+))`")

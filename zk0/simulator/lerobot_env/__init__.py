@@ -1,8 +1,8 @@
-"""LeRobot plugin: the simulated SO-101 arm for LeRobot's own commands.
+"""The simulated SO-101 arm as an environment of LeRobot's own commands.
 
-    lerobot-eval --env.discover_packages_path=zk0.simulator.lerobot_env --env.type=so101_sim --env.task=lift-red ...
+    lerobot-eval --env.type=so101_sim --env.task=lift-red --policy.path=...
 
-LeRobot requires a package, not a module, for `discover_packages_path`.
+LeRobot imports it with the plugin `lerobot_robot_so101_simulated`.
 """
 
 import importlib
