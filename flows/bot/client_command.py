@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from zk0.settings.dataset_settings import ClientSettings
 
 client_app = typer.Typer(
+    suggest_commands=False,  # click suggests, too
     name="client",
     help="Take part in a federation with a dataset on this machine.",
     no_args_is_help=True,
@@ -207,9 +208,9 @@ def _client_settings(
     """Return the settings of the client; a missing local dataset raises an error before anything is started."""
     from flows.cli.data_command import parse_renames
     from zk0.data.locate import locate
-    from zk0.settings.dataset_settings import ClientSettings
+    from zk0.settings.dataset_settings import ClientSettings, with_scheme
 
-    scheme, _, rest = dataset.partition(":")
+    scheme, _, rest = with_scheme(dataset).partition(":")
     if scheme == "local":
         dataset = f"local:{Path(rest).expanduser().resolve()}"
         locate(dataset, cache.expanduser())

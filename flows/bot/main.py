@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from zk0.federation.network.server import ServerFolder
 
 zk0bot_app = typer.Typer(
+    suggest_commands=False,  # click suggests, too
     name="zk0bot",
     help="Federated training over the network: a server, nodes that keep their datasets, and sessions between them.",
     no_args_is_help=True,

@@ -45,7 +45,8 @@ def print_log(logs: Sequence[Path], name: str, lines: int, follow: bool) -> None
     """
     found = {file.stem: file for file in logs}
     if name not in found:
-        raise SettingsError(f"{name}: no such log; there are: {', '.join(sorted(found)) or 'none yet'}")
+        there = f"there are: {', '.join(sorted(found))}" if found else "nothing has been started here yet"
+        raise SettingsError(f"{name}: no such log; {there}")
     file = found[name]
     with file.open(encoding="utf-8", errors="replace") as log:
         for line in deque(log, lines):

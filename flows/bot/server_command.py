@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from zk0.federation.network.server import ServerFolder
 
 server_app = typer.Typer(
+    suggest_commands=False,  # click suggests, too
     name="server",
     help="Set up, start and stop the server of a federation; enroll and revoke nodes.",
     no_args_is_help=True,

@@ -14,13 +14,26 @@ if TYPE_CHECKING:
     from zk0.records import DatasetReport, Statistics
 
 data_app = typer.Typer(
+    suggest_commands=False,  # click suggests, too
     name="data",
     help="Check, repair, split and measure a dataset before it joins a federation.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
 
-UriArgument = Annotated[str, typer.Argument(help="Dataset: hf:user/name, hf:user/name@REVISION or local:/path.")]
+
+def _with_scheme(dataset: str) -> str:
+    from zk0.settings.dataset_settings import with_scheme
+
+    return with_scheme(dataset)
+
+
+UriArgument = Annotated[
+    str,
+    typer.Argument(
+        help="Dataset: hf:user/name, hf:user/name@REVISION, local:/path or the absolute path.", callback=_with_scheme
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 RenameOption = Annotated[
     list[str] | None,

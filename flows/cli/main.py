@@ -23,6 +23,7 @@ from flows.cli.videos_command import videos_app
 from zk0.errors import SettingsError
 
 zk0_app = typer.Typer(
+    suggest_commands=False,  # click suggests, too
     name="zk0",
     help="Federated training of SmolVLA robot policies on LeRobot datasets that stay on their machines.",
     no_args_is_help=True,

@@ -8,6 +8,7 @@ import typer
 from flows.cli.errors_to_exit_codes import errors_to_exit_codes
 
 videos_app = typer.Typer(
+    suggest_commands=False,  # click suggests, too
     name="videos",
     help="Measure videos, and show rounds side by side.",
     no_args_is_help=True,

@@ -92,6 +92,7 @@ def test_check_against_the_contract_of_a_session(healthy, tmp_path) -> None:
     ("arguments", "code", "message"),
     [
         (["check", "local:/no/such/folder"], 1, "zk0: local:/no/such/folder: no such folder"),
+        (["check", "/no/such/folder"], 1, "zk0: local:/no/such/folder: no such folder"),
         (["check", "not a uri"], 1, "zk0: not a uri: "),
         (["check", "local:/", "--rename", "nonsense"], 2, "zk0: --rename nonsense: expected OLD=NEW"),
         (["check", "local:/", "--session", "/no/such.toml"], 2, "zk0: /no/such.toml: cannot be read"),

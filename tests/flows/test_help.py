@@ -46,3 +46,11 @@ def test_version(app: typer.Typer) -> None:
     declared = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))
     done = CliRunner().invoke(app, ["--version"])
     assert (done.exit_code, done.output) == (0, f"zk0 {declared['project']['version']}\n")
+
+
+@pytest.mark.parametrize(("arguments", "meant"), [(["runn"], "'run'"), (["data", "chek"], "'check'")])
+def test_a_mistyped_command_has_one_suggestion(arguments: list[str], meant: str) -> None:
+    done = CliRunner().invoke(cli.zk0_app, arguments)
+    assert done.exit_code == 2
+    assert done.output.count("Did you mean") == 1
+    assert meant in done.output

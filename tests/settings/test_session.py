@@ -307,6 +307,11 @@ def test_rounds_that_are_evaluated() -> None:
     assert not parse(rounds=2, data={"holdout_episodes": 0}).evaluates_on_clients_after(2)
 
 
+def test_an_absolute_path_is_a_dataset_of_this_machine() -> None:
+    session = parse(clients=[{"name": "a", "dataset": "/data/arm"}, {"name": "b", "dataset": "hf:lab/arm"}])
+    assert [client.dataset for client in session.clients] == ["local:/data/arm", "hf:lab/arm"]
+
+
 def test_held_out_episodes_that_all_clients_share_are_evaluated_once() -> None:
     """By the server, or, where it evaluates on other datasets, by the first client."""
     assert not parse_session(SHARED, "here").evaluates_on_clients_after(1)

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from zk0.records import JointUnits, Record
 
@@ -15,8 +15,23 @@ SO101_JOINTS = (
     "gripper.pos",
 )
 """Names of the dimensions of state and action, as LeRobot records an SO-101 arm."""
+
+
+def with_scheme(dataset: str) -> str:
+    """A dataset as its URI: an absolute path, or one that begins with ~, is a folder of this machine.
+
+    >>> with_scheme("/data/arm"), with_scheme("~/arm"), with_scheme("hf:lab/arm"), with_scheme("lab/arm")
+    ('local:/data/arm', 'local:~/arm', 'hf:lab/arm', 'lab/arm')
+    """
+    return f"local:{dataset}" if dataset.startswith(("/", "~")) else dataset
+
+
 DatasetUri = Annotated[
-    str, Field(min_length=1, description="hf:user/name, hf:user/name@REVISION, local:/path or sim:task")
+    str,
+    Field(
+        min_length=1, description="hf:user/name, hf:user/name@REVISION, local:/path (or the absolute path) or sim:task"
+    ),
+    AfterValidator(with_scheme),
 ]
 SafeName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=64)]
 """A name that can be part of a file name on every system."""
