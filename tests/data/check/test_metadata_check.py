@@ -54,6 +54,18 @@ def test_so100_has_no_fault_and_only_metadata_is_fetched(hub_of_infos: Hub, so10
     assert fetched == ["meta/info.json"] * 7
 
 
+def test_units_that_only_the_values_can_tell_are_no_fault(hub_of_infos: Hub, so100: Session) -> None:
+    contract = so100.contract.model_copy(update={"other_groups": False, "cameras": ()})
+    new = DATASETS[EVALUATION_SETS[0]][1][0]
+    for client in so100.clients:
+        publish(
+            hub_of_infos, client.dataset.removeprefix("hf:"), {"robot_type": "so101", "joints": new, "cameras": ["a"]}
+        )
+    clients = tuple(c.model_copy(update={"rename_map": {}, "units": None}) for c in so100.clients)
+    faults = metadata_faults(so100.model_copy(update={"contract": contract, "clients": clients}))
+    assert {subject: found for subject, found in faults.items() if found and "client" in subject} == {}
+
+
 def test_all_faults_of_all_datasets_are_listed_at_once(hub_of_infos: Hub, so100: Session) -> None:
     old, new = DATASETS["lerobot/svla_so100_pickplace"][1][0], DATASETS[EVALUATION_SETS[0]][1][0]
     arm = {"robot_type": "so100"}
