@@ -32,14 +32,14 @@ install: .venv/.runtime ## what zk0 needs, into .venv
 demo: .venv/.runtime ## a federated session: four simulated arms, three rounds, a report
 	@.venv/bin/zk0 run deployments/sessions/demo.toml
 
-test: .venv/.development ## the tests that need no GPU, no network and no long time (SLOW=1: the slow ones in the same run)
+test: .venv/.development ## the tests that need no GPU, no network and no long time (SLOW=1: the slow ones in the same run, but for those of the real size)
 	@.venv/bin/coverage erase
-	@.venv/bin/coverage run -m pytest -n 2 --dist loadfile -m "not gpu and not network$(if $(SLOW),, and not slow)"
+	@.venv/bin/coverage run -m pytest -n 2 --dist loadfile -m "not gpu and not network and not $(if $(SLOW),full_size,slow)"
 	@find . -maxdepth 1 -name '.coverage.*' ! -name '*.H*h' -delete # half written: a test killed the process
 	@.venv/bin/coverage combine --quiet
 	@echo "line coverage of zk0, tasks and flows: $$(.venv/bin/coverage report --format=total) %"
 
-slow: .venv/.development ## the slow tests (half an hour): every fault on every engine, killed sessions
+slow: .venv/.development ## the slow tests (an hour): every fault on every engine, killed sessions, policies of the real size
 	@.venv/bin/pytest -n 2 --dist loadfile -m "slow and not gpu and not network"
 
 check: lint test ## everything that must pass before a commit

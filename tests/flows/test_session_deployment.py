@@ -146,8 +146,10 @@ def test_artifacts_of_a_session(local_prefect: Any, finished: Any) -> None:
     assert {"train", "aggregate"} <= timings[0].keys()
     (report,) = found["session-report"]
     assert "data:image/png;base64," in report.data
-    (video,) = found["rollout-video"]
-    assert re.search(r"evaluate/round_2/\w+/rollout_\d{8}_\d{6}\.mp4", video.data)
+    videos = [
+        re.search(r"evaluate/round_(\d)/\w+/rollout_\d{8}_\d{6}\.mp4", video.data) for video in found["rollout-video"]
+    ]
+    assert {video and video[1] for video in videos} == {"0", "2"}, "before and after training"
 
 
 def test_a_setting_that_does_not_exist(local_prefect: Any) -> None:

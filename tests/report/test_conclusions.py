@@ -37,8 +37,13 @@ def test_the_improvement_and_its_interval_are_paired(history: list[RoundRecord])
 
 def test_a_significant_improvement(history: list[RoundRecord], rollouts: list[Rollout]) -> None:
     found = session_conclusions(history, rollouts)
-    assert found.outcome == "improved"
-    assert found.headline == "The loss on unseen data fell by 46 %."
+    assert session_conclusions(history, ()).outcome == "improved"
+    assert session_conclusions(history, ()).headline == "The loss on unseen data fell by 46 %."
+    assert found.outcome == "inconclusive", "attempts decide, and three are too few"
+    assert found.headline == (
+        "The number of successful attempts did not change significantly: 1 of 3, before 0. "
+        "The loss on unseen data fell by 46 %."
+    )
     assert found.sentences == (
         "Policy loss on unseen data: 1.214 in round 0, 0.655 in round 3; down by 0.559 "
         "(95 % interval 0.539 to 0.579, paired over episodes).",
@@ -73,6 +78,18 @@ def test_fewer_successes_than_before_training_open_the_report(
     found = session_conclusions(history, turned)
     assert found.outcome == "worse"
     assert found.headline.startswith("Fewer attempts succeeded than before training: 2 of 3, before 3. The loss")
+
+
+def test_more_successes_than_before_training_decide(history: list[RoundRecord], rollouts: list[Rollout]) -> None:
+    """Six of six attempts against none: the interval is above zero, and a higher loss does not count."""
+    pairs = [(r, s) for r in rollouts for s in (0, 100)]
+    many = [r.model_copy(update={"seed": r.seed + s, "success": r.round == 3}) for r, s in pairs]
+    worse = [*history[:3], _evaluated(history[3], 1.714, 0.0)]
+    found = session_conclusions(worse, many)
+    assert found.outcome == "improved"
+    assert found.headline.startswith("More attempts succeeded than before training: 6 of 6, before 0. The loss")
+    other = [*many[:-1], many[-1].model_copy(update={"seed": 1})]
+    assert session_conclusions(worse, other).outcome == "worse", "the attempts differ, so the loss decides"
 
 
 def test_the_selected_round_is_named_with_its_reason(history: list[RoundRecord]) -> None:

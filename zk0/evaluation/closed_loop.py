@@ -129,7 +129,8 @@ def roll_out_task(
     )
     cameras = {camera: f"{CAMERA_PREFIX}{camera}" for camera in session.contract.cameras}
     actor = PolicyActor(policy, *make_processors(policy, setup.statistics), cameras)
-    videos = session.video.rollouts if session.renders_videos_after(record.round) else 0
+    rendered = record.round == 0 or session.renders_videos_after(record.round)  # round 0: the arm before training
+    videos = session.video.rollouts if rendered else 0
     attempts = run_attempts(actor, task, session.simulator, session.rollout, len(seeds) if keep_dataset else videos)
     if keep_dataset:
         store.store_dataset(attempts)

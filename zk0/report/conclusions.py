@@ -9,7 +9,7 @@ from zk0.report.number_format import fixed, percent
 from zk0.report.tables.rollout_tables import rollouts_of_round, shown_rounds
 from zk0.rules.selection import Selection, select_round
 from zk0.settings.session import Session
-from zk0.stats.intervals import comparable, paired_improvement, wilson_interval
+from zk0.stats.intervals import comparable, paired_improvement, rate_difference, wilson_interval
 
 ConclusionOutcome = Literal["improved", "worse", "inconclusive"]
 
@@ -58,9 +58,9 @@ def loss_change(history: Sequence[RoundRecord]) -> LossChange | None:
 def session_conclusions(
     history: Sequence[RoundRecord], rollouts: Sequence[Rollout], selection: Selection | None = None
 ) -> Conclusions:
-    """Whether and by how much the loss on unseen data decreased, and the closed-loop success rate.
+    """How many attempts succeed, now and before training, and by how much the loss on unseen data changed.
 
-    The headline also says where fewer attempts succeeded than before training.
+    Where the first and the last model made the same attempts, they decide the outcome, and begin the headline.
 
     Args:
         history: the finished rounds.
@@ -69,8 +69,8 @@ def session_conclusions(
     """
     change = loss_change(history)
     outcome, headline = _headline(change)
-    if lost := _lost_successes(rollouts):
-        outcome, headline = "worse", f"{lost} {headline}"
+    if attempts := _success_headline(rollouts):
+        outcome, headline = attempts[0], f"{attempts[1]} {headline}"
     sentences = [_loss_sentence(change, history), *([success_sentence(rollouts)] if rollouts else [])]
     if selection is not None:
         sentences.append(f"The policy of this session is that of round {selection.round} ({selection.reason}).")
@@ -103,16 +103,23 @@ def success_sentence(rollouts: Sequence[Rollout]) -> str:
     return f"In closed loop, {successes} of {attempts} attempts succeeded ({rate}){before}."
 
 
-def _lost_successes(rollouts: Sequence[Rollout]) -> str | None:
-    """That fewer attempts of the last than of the first model succeeded; None if not, or if the attempts differ."""
+def _success_headline(rollouts: Sequence[Rollout]) -> tuple[ConclusionOutcome, str] | None:
+    """Outcome and sentence about the attempts of the first and the last model; None if these differ."""
     shown = shown_rounds(rollouts) if rollouts else ()
     if len(shown) < 2:
         return None
-    last, first = rollouts_of_round(rollouts, shown[-1]), rollouts_of_round(rollouts, shown[0])
-    now, before = sum(r.success for r in last), sum(r.success for r in first)
-    if len(last) != len(first) or now >= before:
+    before, now = (
+        {(r.task, r.seed): r.success for r in rollouts_of_round(rollouts, number)} for number in (shown[0], shown[-1])
+    )
+    if before.keys() != now.keys():
         return None
-    return f"Fewer attempts succeeded than before training: {now} of {len(last)}, before {before}."
+    counts = f"{sum(now.values())} of {len(now)}, before {sum(before.values())}"
+    _, (low, _) = rate_difference([before[key] for key in now], list(now.values()))
+    if sum(now.values()) < sum(before.values()):
+        return "worse", f"Fewer attempts succeeded than before training: {counts}."
+    if low > 0:
+        return "improved", f"More attempts succeeded than before training: {counts}."
+    return "inconclusive", f"The number of successful attempts did not change significantly: {counts}."
 
 
 def _headline(change: LossChange | None) -> tuple[ConclusionOutcome, str]:

@@ -70,7 +70,7 @@ class VideoSettings(Record):
         default=0,
         ge=0,
         description="rounds between videos, among the rounds that are evaluated or rolled out; 0: after the last round "
-        "only",
+        "only. Attempts of round 0 have videos, too",
     )
     rollouts: int = Field(
         default=1, ge=0, description="recorded attempts per task: those with the first seeds; 0: none"

@@ -195,7 +195,7 @@ class TestNodes:
         assert [u.client for u in found.updates] == ["b"]
         ((client, reason),) = [(r.client, r.reason) for r in found.refusals]
         assert client == "a"
-        assert re.fullmatch(r"NotADirectoryError: .*sessions.*; see the client's log", reason)
+        assert re.fullmatch(r"NotADirectoryError: .*updates.*; see the client's log", reason)
         again = session.driven.train(session.federation)
         assert [u.client for u in again.updates] == ["a", "b"]
         assert session.logged("b", "step 150/150") == 1
