@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from zk0.client.round_state import session_state_folder
 from zk0.federation.engines.local import LocalGrid
 from zk0.federation.protocol.collect import Federation
 from zk0.settings.session import Session
@@ -367,7 +368,7 @@ class TestSpool:
         federation = engine.federation()
         driven.begin(federation)
         first = driven.train(federation)
-        (updates,) = engine.folder.glob("clients/a/sessions/*/updates")
+        updates = session_state_folder(engine.folder / "clients/a", driven.name) / "updates"
         trained = {f: f.stat().st_mtime_ns for f in updates.iterdir()}
         shutil.rmtree(driven.spool())
         again = driven.train(federation)
