@@ -18,8 +18,8 @@ NO_ROLLOUT = {"rollout.tasks": []}
 pytestmark = pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds processes in /proc")
 ROOT = Path(__file__).parents[2]
 EXPECTED = {
-    "zk0/federated-session": ({"config", "overrides", "resume"}, "ENQUEUE"),
-    "zk0/smoke": ({"config", "overrides", "resume"}, None),
+    "zk0/federated-session": ({"config", "overrides", "resume", "moved"}, "ENQUEUE"),
+    "zk0/smoke": ({"config", "overrides", "resume", "moved"}, None),
     "zk0-intake/dataset-intake": ({"uri", "repair_to", "quick", "pictures", "rename_map", "cache"}, None),
     "zk0-tune/search": (
         {"config", "overrides", "space", "trials", "objective", "folder", "keep_weights"},
