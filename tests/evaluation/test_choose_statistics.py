@@ -1,6 +1,7 @@
 """Which statistics normalize states and actions: the start policy's, or those pooled over the clients."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -93,7 +94,7 @@ def _name_state_file(name: Any) -> Callable[[Path], object]:
         (lambda folder: (folder / NORMALIZER).write_bytes(b"short"), "cannot be read"),
         (lambda folder: (folder / NORMALIZER).unlink(), "which is missing"),
         (lambda folder: (folder / PREPROCESSOR_FILE).write_text("[]"), "not the description"),
-        (lambda folder: (folder / PREPROCESSOR_FILE).write_text(" " * 1_000_001), "1000001 bytes"),
+        (lambda folder: os.truncate(folder / PREPROCESSOR_FILE, 40_000_001), "40000001 bytes"),
         (_name_state_file("../elsewhere.safetensors"), "the name of a file beside it"),
         (_name_state_file(7), "the name of a file beside it"),
     ],
