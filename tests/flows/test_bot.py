@@ -108,7 +108,7 @@ def test_errors_name_the_missing_step(bot: Bot, tmp_path: Path) -> None:
     assert "not a complete kit" in bot.fails("client start sim:lift-red --kit bad.kit")
     bot("server enroll arm-1")
     assert "no LeRobot dataset" in bot.fails(f"client start local:{tmp_path}/nothing --kit arm-1.kit", 1)
-    assert "no such log; there are: none yet" in bot.fails("client log")
+    assert "no such log; nothing has been started here yet" in bot.fails("client log")
     # the operators of server and node can compare the fingerprint of the key
     assert bot("server status").rpartition("SHA256:")[2].strip() in bot(
         "client status"
