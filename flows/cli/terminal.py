@@ -218,12 +218,13 @@ def print_session_result(folder: Path) -> None:
     console.print(table)
     for found in sorted(here.rollouts(history[-1].round).rglob("rollout_*.mp4")):
         console.print(f"video    {_short(found)}", soft_wrap=True)
-    selection = select_round(here.read_session(), history, rollouts)
+    session = here.read_session()
+    selection = select_round(session, history, rollouts)
     console.print(f"policy   {_short(here.checkpoint(selection.round))}", soft_wrap=True)
     if (release := Release.read(here.release)) and release.repo_id:
         console.print(f"release  {release.summary()}", soft_wrap=True)
     console.print(f"report   {_short(here.report)}", style="bold", soft_wrap=True)
-    for title, command in next_commands(here, here.read_session(), history, rollouts):
+    for title, command in next_commands(here, session, history, rollouts):
         console.print(f"\n{title}:\n{command}", soft_wrap=True, highlight=False, markup=False)
 
 

@@ -2,12 +2,21 @@
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Any
 
 from zk0.aggregation.strategies import build_strategy
 from zk0.evaluation.session_setup import SessionSetup
 from zk0.records import Checkpoint, RoundDecision, RoundRecord
 from zk0.rules.round_decision import client_lr
-from zk0.settings.plans import EvaluationPlan, FeaturePlan, JoiningReportPlan, RoundPlan, VideoPlan, session_terms
+from zk0.settings.plans import (
+    ClientPlan,
+    EvaluationPlan,
+    FeaturePlan,
+    JoiningReportPlan,
+    RoundPlan,
+    VideoPlan,
+    session_terms,
+)
 from zk0.settings.session import Session
 
 
@@ -25,15 +34,9 @@ def client_round_plan(
         decision: learning rate and proximal term of the round.
     """
     return RoundPlan(
-        terms=session_terms(session, name),
-        round=decision.round,
-        client=client,
-        recipe=setup.recipe,
-        global_digest=before.digest,
-        statistics=setup.client_statistics(client) if setup.normalization != "client" else None,
+        **_common_fields(client, session, name, setup, before) | {"round": decision.round},
         lr=client_lr(decision, client),
         mu=decision.mu,
-        training=session.training.local_settings(),
         scheduler=session.scheduler,
         use_control_variates=build_strategy(session.aggregation).uses_control_variates,
     )
@@ -54,13 +57,7 @@ def client_evaluation_plan(
 ) -> EvaluationPlan:
     """Return the plan by which one client evaluates a checkpoint on its held-out episodes."""
     return EvaluationPlan(
-        terms=session_terms(session, name),
-        round=checkpoint.round,
-        client=client,
-        recipe=setup.recipe,
-        global_digest=checkpoint.digest,
-        statistics=setup.client_statistics(client) if setup.normalization != "client" else None,
-        training=session.training.local_settings(),
+        **_common_fields(client, session, name, setup, checkpoint),
         times=session.evaluation.times,
         batch_size=session.evaluation.batch_size,
         every_frames=session.evaluation.every_frames,
@@ -70,14 +67,25 @@ def client_evaluation_plan(
 def feature_plan(client: str, session: Session, name: str, setup: SessionSetup, checkpoint: Checkpoint) -> FeaturePlan:
     """Return the plan by which one client computes the features of its frames, before its first round."""
     return FeaturePlan(
-        terms=session_terms(session, name),
-        round=checkpoint.round,
-        client=client,
-        recipe=setup.recipe,
-        global_digest=checkpoint.digest,
-        statistics=setup.client_statistics(client) if setup.normalization != "client" else None,
-        training=session.training.local_settings(),
+        **_common_fields(client, session, name, setup, checkpoint),
         every_frames=session.evaluation.every_frames if session.evaluates_on_clients() else None,
+    )
+
+
+def _common_fields(
+    client: str, session: Session, name: str, setup: SessionSetup, checkpoint: Checkpoint
+) -> dict[str, Any]:
+    """The fields that all plans have, for a model."""
+    return dict(
+        ClientPlan(
+            terms=session_terms(session, name),
+            round=checkpoint.round,
+            client=client,
+            recipe=setup.recipe,
+            global_digest=checkpoint.digest,
+            statistics=setup.client_statistics(client) if setup.normalization != "client" else None,
+            training=session.training.local_settings(),
+        )
     )
 
 

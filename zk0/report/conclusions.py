@@ -6,7 +6,7 @@ from typing import Literal
 from zk0.records import Record, Rollout, RoundRecord
 from zk0.report.metrics import sorted_by_round
 from zk0.report.number_format import fixed, percent
-from zk0.report.tables.rollout_tables import rollouts_of_round, shown_rounds
+from zk0.report.tables.rollout_tables import paired_successes, rollouts_of_round, shown_rounds
 from zk0.rules.selection import Selection, select_round
 from zk0.settings.session import Session
 from zk0.stats.intervals import comparable, paired_improvement, rate_difference, wilson_interval
@@ -108,14 +108,14 @@ def _success_headline(rollouts: Sequence[Rollout]) -> tuple[ConclusionOutcome, s
     shown = shown_rounds(rollouts) if rollouts else ()
     if len(shown) < 2:
         return None
-    before, now = (
-        {(r.task, r.seed): r.success for r in rollouts_of_round(rollouts, number)} for number in (shown[0], shown[-1])
-    )
-    if before.keys() != now.keys():
+    first, last = (rollouts_of_round(rollouts, number) for number in (shown[0], shown[-1]))
+    pairs = paired_successes(first, last)
+    if not len(pairs) == len(first) == len(last):
         return None
-    counts = f"{sum(now.values())} of {len(now)}, before {sum(before.values())}"
-    _, (low, _) = rate_difference([before[key] for key in now], list(now.values()))
-    if sum(now.values()) < sum(before.values()):
+    before, now = zip(*pairs, strict=True)
+    counts = f"{sum(now)} of {len(now)}, before {sum(before)}"
+    _, (low, _) = rate_difference(before, now)
+    if sum(now) < sum(before):
         return "worse", f"Fewer attempts succeeded than before training: {counts}."
     if low > 0:
         return "improved", f"More attempts succeeded than before training: {counts}."

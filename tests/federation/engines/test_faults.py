@@ -6,11 +6,13 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from flwr.app import RecordDict
 from waiting import wait_until
 
 from zk0.errors import FederationError
@@ -203,6 +205,27 @@ def test_processes_end_with_their_parent(tmp_path: Path, workers: Callable[[], d
     driver.wait()
     driver.stdout.close()
     wait_until(lambda: not {*started} & workers().keys(), 30)
+
+
+def test_a_message_that_no_worker_can_take_gets_an_answer(tmp_path: Path) -> None:
+    """The configuration cannot be pickled. The worker's thread goes on, and answers the next message, too."""
+    with LocalGrid([{"client": "x", "lock": threading.Lock()}], 1, tmp_path / "server") as grid:
+        (node,) = grid.get_nodes()
+        for _ in range(2):
+            message = grid.make_message(RecordDict(), node.node_id, "query", 600, "join")
+            (reply,) = pulled(grid, grid.push_messages([message]))
+            assert "cannot pickle" in reply.error.reason
+
+
+def pulled(grid: LocalGrid, ids: list[str]) -> list[Any]:
+    found: list[Any] = []
+
+    def all_are_here() -> bool:
+        found.extend(grid.pull_messages(ids))
+        return len(found) == len(ids)
+
+    wait_until(all_are_here)
+    return found
 
 
 def test_a_grid_that_is_closed_at_once_leaves_nothing(tmp_path: Path, my_workers: Callable[[], list[int]]) -> None:

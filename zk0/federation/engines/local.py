@@ -8,6 +8,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace, TracebackType
 from typing import Any, Self
@@ -54,7 +55,7 @@ class LocalGrid:
             for i, config in enumerate(nodes)
         }
         self._jobs: queue.Queue[Message | None] = queue.Queue()
-        self._discarded: set[str] = set()
+        self._open: set[str] = set()
         self._replies: dict[str, Message] = {}
         self._log_folder = log_folder
         self._on_step = on_step or (lambda *_: None)
@@ -95,6 +96,7 @@ class LocalGrid:
         ids = []
         for message in messages:
             ids.append(message.metadata.message_id)
+            self._open.add(message.metadata.message_id)
             if self._workers:
                 self._jobs.put(message)
             else:
@@ -103,12 +105,14 @@ class LocalGrid:
 
     def pull_messages(self, ids: Iterable[str]) -> list[Message]:
         """Return the replies that have arrived, each once."""
-        return [self._replies.pop(i) for i in list(ids) if i in self._replies]
+        found = [i for i in ids if i in self._replies]
+        self._open.difference_update(found)
+        return [self._replies.pop(i) for i in found]
 
     def discard(self, ids: Iterable[str]) -> None:
         """Delete the replies to these messages; those that no worker has taken up are not handled."""
         for message_id in ids:
-            self._discarded.add(message_id)
+            self._open.discard(message_id)
             self._replies.pop(message_id, None)
 
     def _handle_here(self, message: Message) -> Message:
@@ -120,16 +124,20 @@ class LocalGrid:
     def _run_jobs(self, number: int, worker: WorkerProcess) -> None:
         """Give jobs to one worker. The thread lives as long as the grid, because a fork server ends with its thread."""
         if number == 0:
-            self._server.start()
+            with suppress(OSError):  # the first request tries again, and tells
+                self._server.start()
         elif (limit := self._max_workers()) is not None and number >= limit:
             return
         while (message := self._jobs.get()) is not None and not self._closing.is_set():
             metadata, node = message.metadata, message.metadata.dst_node_id
-            if metadata.message_id in self._discarded:  # its round is over; the next round must not wait for it
+            if metadata.message_id not in self._open:  # its round is over; the next round must not wait for it
                 continue
             try:
                 deadline = time.monotonic() + metadata.ttl
                 reply, self._contexts[node] = worker.request(message, self._contexts[node], deadline)
             except FederationError as e:
                 reply = Message(Error(ErrorCode.CLIENT_APP_CRASHED, str(e)), reply_to=message)
+            except Exception as e:  # without a reply, and without this thread, the caller would wait for ever
+                worker.kill()
+                reply = Message(Error(ErrorCode.CLIENT_APP_CRASHED, f"{type(e).__name__}: {e}"), reply_to=message)
             self._replies[metadata.message_id] = reply

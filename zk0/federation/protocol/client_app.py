@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
@@ -31,6 +31,9 @@ from zk0.settings.dataset_settings import ClientSettings
 from zk0.settings.plans import ClientPlan, EvaluationPlan, FeaturePlan, JoiningReportPlan, RoundPlan, SessionTerms
 from zk0.storage.atomic import atomic_write_text
 from zk0.training.gpu_share import gpu_share_for
+
+if TYPE_CHECKING:
+    from zk0.training.feature_cache import FrameProgressCallback
 
 ProgressListener = Callable[[str, int, int, int, str], None]
 """Called with client, round, step, steps and kind of step: one of STEPS, GPU_WAIT or OWN_TURN."""
@@ -111,24 +114,16 @@ def _join(message: Message, config: dict[str, Any]) -> RecordDict:
 
 
 def _compute_features(message: Message, config: dict[str, Any]) -> RecordDict:
-    plan = FeaturePlan.model_validate_json(_plan(message))
-    check_heads(message.content["config"], config, plan.terms)
-    check_plan(plan, config)
+    plan = _checked_plan(FeaturePlan, message, config)
     client = client_for_plan(plan, config)
 
-    def on_frames(done: int, frames: int) -> None:
-        logger.info("{}: features of {}/{} frames computed", client.name, done, frames)
-        _report_progress(client.name, plan.round, done, frames, "encode")
-
     with _gpu_share(client, plan):
-        client.compute_features(plan, on_frames)
+        client.compute_features(plan, _frame_listener(plan, "frames"))
     return RecordDict({"answer": ConfigRecord({"done": True})})
 
 
 def _train(message: Message, config: dict[str, Any]) -> RecordDict:
-    plan = RoundPlan.model_validate_json(_plan(message))
-    check_heads(message.content["config"], config, plan.terms, plan)
-    check_plan(plan, config)
+    plan = _checked_plan(RoundPlan, message, config)
     client = client_for_plan(plan, config)
     client.outbox.remove_before(plan)
     every = plan.training.log_every_steps
@@ -139,16 +134,12 @@ def _train(message: Message, config: dict[str, Any]) -> RecordDict:
             logger.info("{}: round {} step {}/{} loss {:.4f} lr {:.3g}", client.name, plan.round, step, steps, loss, lr)
         _report_progress(client.name, plan.round, step, steps, "train")
 
-    def on_frames(done: int, frames: int) -> None:
-        logger.info("{}: features of {}/{} frames computed", client.name, done, frames)
-        _report_progress(client.name, plan.round, done, frames, "encode")
-
     logger.info(
         "{}: round {} from {} lr {:.3g} mu {:.3g}", client.name, plan.round, plan.global_digest[:12], plan.lr, plan.mu
     )
     with _gpu_share(client, plan):
         stop_late = round_clock(config)
-        update = client.train(plan, _weights(message), on_step, on_frames)
+        update = client.train(plan, _weights(message), on_step, _frame_listener(plan, "frames"))
     seconds = update.metrics.seconds
     logger.info("{}: round {} trained in {:.1f} s; {}", client.name, plan.round, seconds, memory_summary())
     atomic_write_text(client.scratch / f"round_{update.round}.json", update.model_dump_json(indent=2))
@@ -157,18 +148,12 @@ def _train(message: Message, config: dict[str, Any]) -> RecordDict:
 
 
 def _evaluate(message: Message, config: dict[str, Any]) -> RecordDict:
-    plan = EvaluationPlan.model_validate_json(_plan(message))
-    check_heads(message.content["config"], config, plan.terms)
-    check_plan(plan, config)
+    plan = _checked_plan(EvaluationPlan, message, config)
     client, weights = client_for_plan(plan, config), _weights(message)
-
-    def on_frames(done: int, frames: int) -> None:
-        logger.info("{}: features of {}/{} held-out frames computed", client.name, done, frames)
-        _report_progress(client.name, plan.round, done, frames, "encode")
 
     videos: tuple[EpisodeVideo, ...] = ()
     with _gpu_share(client, plan):
-        found = client.evaluate(plan, weights, on_frames)
+        found = client.evaluate(plan, weights, _frame_listener(plan, "held-out frames"))
         check_score(found.score, config)
         if plan.video is not None:
             from zk0.client.held_out_videos import render_held_out_videos  # takes seconds
@@ -186,9 +171,7 @@ def _evaluate(message: Message, config: dict[str, Any]) -> RecordDict:
 def _train_local_baseline(message: Message, config: dict[str, Any]) -> RecordDict:
     from zk0.client.joining_report import train_locally  # takes seconds
 
-    plan = JoiningReportPlan.model_validate_json(_plan(message))
-    check_heads(message.content["config"], config, plan.terms)
-    check_plan(plan, config)
+    plan = _checked_plan(JoiningReportPlan, message, config)
     client = client_for_plan(plan, config)
     logger.info("{}: trains the local-only baseline for {} rounds", client.name, len(plan.lrs))
     with _gpu_share(client, plan):
@@ -199,9 +182,7 @@ def _train_local_baseline(message: Message, config: dict[str, Any]) -> RecordDic
 def _report_joining(message: Message, config: dict[str, Any]) -> RecordDict:
     from zk0.client.joining_report import evaluate_joining  # takes seconds
 
-    plan = JoiningReportPlan.model_validate_json(_plan(message))
-    check_heads(message.content["config"], config, plan.terms)
-    check_plan(plan, config)
+    plan = _checked_plan(JoiningReportPlan, message, config)
     client = client_for_plan(plan, config)
     with _gpu_share(client, plan):
         report = evaluate_joining(client, plan, _weights(message))
@@ -228,8 +209,26 @@ def _terms(message: Message) -> SessionTerms:
     return SessionTerms.model_validate_json(str(message.content["config"]["terms"]))
 
 
-def _plan(message: Message) -> str:
-    return str(message.content["config"]["plan"])
+def _checked_plan[P: ClientPlan](kind: type[P], message: Message, config: dict[str, Any]) -> P:
+    """Return the plan of a request that may be answered.
+
+    Raises:
+        FederationError: the server's ledger is not the one that it showed before, or a limit of the node is broken.
+    """
+    plan = kind.model_validate_json(str(message.content["config"]["plan"]))
+    check_heads(message.content["config"], config, plan.terms, plan if isinstance(plan, RoundPlan) else None)
+    check_plan(plan, config)
+    return plan
+
+
+def _frame_listener(plan: ClientPlan, what: str) -> "FrameProgressCallback":
+    """Return the function that logs and reports how many of these frames have features."""
+
+    def on_frames(done: int, frames: int) -> None:
+        logger.info("{}: features of {}/{} {} computed", plan.client, done, frames, what)
+        _report_progress(plan.client, plan.round, done, frames, "encode")
+
+    return on_frames
 
 
 def _weights(message: Message) -> Path:

@@ -38,15 +38,9 @@ class Federation(Membership):
 
         A client that did not computes them in its rounds.
         """
-        requests = {}
-        for plan in plans:
-            content = RecordDict({"config": self._config(plan=plan.model_dump_json())})
-            requests[plan.client] = (self._registry.node_of(plan.client), content)
-        exchange = self._exchange(requests, f"{MessageType.QUERY}.{FEATURES}", FEATURES, self._feature_timeout)
-        replies = [reply for reply in exchange if not reply.unexpected]
-        for reply in replies:
-            self._log.record(reply, (FEATURES, plans[0].round), refusal=reply.error)
-        return _sorted([Refusal(client=r.sender, reason=r.error) for r in replies if r.content is None])
+        return self._request_without_result(
+            self._requests(plans, None), FEATURES, plans[0].round, self._feature_timeout
+        )
 
     def train(
         self,
@@ -163,17 +157,24 @@ class Federation(Membership):
             text = json.dumps([receipt.model_dump(mode="json") for receipt in those])
             content = RecordDict({"config": self._config(terms=terms.model_dump_json(), receipts=text, **heads)})
             requests[name] = (self._registry.node_of(name), content)
-        exchange = self._exchange(requests, f"{MessageType.QUERY}.{RECEIPTS}", RECEIPTS)
+        return self._request_without_result(requests, RECEIPTS, None, self._timeout)
+
+    def _request_without_result(
+        self, requests: Mapping[str, Request], action: str, round_number: int | None, timeout_seconds: float
+    ) -> tuple[Refusal, ...]:
+        """Send queries whose answers hold no result, and return the refusals."""
+        exchange = self._exchange(requests, f"{MessageType.QUERY}.{action}", action, timeout_seconds)
         replies = [reply for reply in exchange if not reply.unexpected]
         for reply in replies:
-            self._log.record(reply, (RECEIPTS, None), refusal=reply.error)
+            self._log.record(reply, (action, round_number), refusal=reply.error)
         return _sorted([Refusal(client=r.sender, reason=r.error) for r in replies if r.content is None])
 
-    def _requests(self, plans: Sequence[ClientPlan], weights: Path) -> dict[str, Request]:
-        """Return one request for each plan, with the weights in a file, by client."""
+    def _requests(self, plans: Sequence[ClientPlan], weights: Path | None) -> dict[str, Request]:
+        """Return one request for each plan, by client, with the weights in a file unless None."""
+        file = {} if weights is None else {WEIGHTS_PATH: str(weights)}
         requests = {}
         for plan in plans:
-            config = self._config(plan=plan.model_dump_json(), **{WEIGHTS_PATH: str(weights)})
+            config = self._config(plan=plan.model_dump_json(), **file)
             requests[plan.client] = (self._registry.node_of(plan.client), RecordDict({"config": config}))
         return requests
 

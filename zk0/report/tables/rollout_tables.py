@@ -72,13 +72,17 @@ def _success_cell(attempts: Sequence[Rollout]) -> Cell:
     return Cell(text=f"{count(successes)} ({percent(low)} to {percent(high)})", key=successes / len(attempts))
 
 
+def paired_successes(before: Sequence[Rollout], after: Sequence[Rollout]) -> list[tuple[bool, bool]]:
+    """Success before and after of each attempt (task and seed) that both models made."""
+    first = {(r.task, r.seed): r.success for r in before}
+    return [(first[r.task, r.seed], r.success) for r in after if (r.task, r.seed) in first]
+
+
 def _change_cell(before: Sequence[Rollout], after: Sequence[Rollout]) -> Cell:
     """Change of the success rate over the attempts that both models made."""
-    first = {(r.task, r.seed): r.success for r in before}
-    pairs = [(first[r.task, r.seed], r.success) for r in after if (r.task, r.seed) in first]
-    if not pairs:
+    if not (pairs := paired_successes(before, after)):
         return Cell(text=DASH)
-    difference, ends = rate_difference([b for b, _ in pairs], [a for _, a in pairs])
+    difference, ends = rate_difference(*zip(*pairs, strict=True))
     points = [fixed(100 * value, 0) for value in (difference, *ends)]
     return Cell(text=f"{points[0]} ({points[1]} to {points[2]})", key=difference)
 

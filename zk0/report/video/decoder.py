@@ -1,5 +1,6 @@
 """Read videos back as frames."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,20 @@ def read_video_frames(path: Path) -> list[Frame]:
     Raises:
         ReportError: the video cannot be read.
     """
+    return list(iterate_video_frames(path))
+
+
+def iterate_video_frames(path: Path) -> Iterator[Frame]:
+    """Yield the frames of a video, each (height, width, 3) uint8 RGB; one is in memory.
+
+    Raises:
+        ReportError: the video cannot be read.
+    """
     try:
         reader: Any = imageio.get_reader(path)
         with reader:
-            return [np.asarray(frame) for frame in reader]
+            for frame in reader:
+                yield np.asarray(frame)
     except (OSError, ValueError, RuntimeError, IndexError) as e:
         raise ReportError(f"{path}: cannot be read ({first_line(e)}); expected an mp4") from e
 

@@ -1,12 +1,13 @@
 """The still image that a page shows in the place of a video until it plays."""
 
+from collections import deque
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
-import imageio.v2 as imageio
-import numpy as np
 from PIL import Image
+
+from zk0.errors import ReportError
+from zk0.report.video.decoder import iterate_video_frames
 
 _QUALITY = 80
 
@@ -14,15 +15,11 @@ _QUALITY = 80
 def last_frame_jpeg(path: Path) -> bytes | None:
     """The last frame of a video as JPEG; None if the video cannot be decoded, as the page then shows."""
     try:
-        reader: Any = imageio.get_reader(path)
-        with reader:
-            last = None
-            for frame in reader:
-                last = frame
-    except (OSError, ValueError, RuntimeError, IndexError):
+        last = deque(iterate_video_frames(path), maxlen=1)
+    except ReportError:
         return None
-    if last is None:
+    if not last:
         return None
     image = BytesIO()
-    Image.fromarray(np.asarray(last)).save(image, "JPEG", quality=_QUALITY)
+    Image.fromarray(last[0]).save(image, "JPEG", quality=_QUALITY)
     return image.getvalue()
