@@ -4,9 +4,11 @@ Prefect may change these in any release. So only this module imports them, and `
 checks the installed version against what this module relies on.
 """
 
+import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -55,6 +57,29 @@ def begin_sqlite_transactions_immediately() -> None:
     url = PREFECT_API_DATABASE_CONNECTION_URL.value()
     if get_dialect(url).name == "sqlite":
         MODELS_DEPENDENCIES["database_config"] = ImmediateSqliteConfiguration(connection_url=url)
+
+
+def apply_automation_changes_without_blocking() -> None:
+    """Let the Prefect server of this process take over a changed automation beside its other work.
+
+    With SQLite, Prefect's listener blocks the event loop until the change is taken over, which needs a lock that a
+    routine on the same loop may hold: the server then never answers again (PrefectHQ/prefect#23055). To be called
+    before the server starts. A server with another database has no such listener.
+    """
+    automations = import_module("prefect.server.events.models.automations")
+    unfinished: set[asyncio.Task[Any]] = set()
+
+    def finish(task: asyncio.Task[Any]) -> None:
+        unfinished.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            automations.logger.error("An automation was changed, but not taken over: %s", error, exc_info=error)
+
+    def start(change: Coroutine[Any, Any, Any]) -> None:
+        task = asyncio.get_running_loop().create_task(change)
+        unfinished.add(task)  # the loop itself refers to its tasks only weakly
+        task.add_done_callback(finish)
+
+    vars(automations)["run_coro_as_sync"] = start
 
 
 def wrap_server_app(wrap: Callable[[Any], Any]) -> None:

@@ -138,9 +138,14 @@ if __name__ == "__main__":
     sys.argv[:2] = ["prefect"]
     if sys.argv[1:3] == ["server", "start"]:
         from flows.prefect_local.own_origin import OwnOriginOnly
-        from tasks.prefect_private import begin_sqlite_transactions_immediately, wrap_server_app
+        from tasks.prefect_private import (
+            apply_automation_changes_without_blocking,
+            begin_sqlite_transactions_immediately,
+            wrap_server_app,
+        )
 
         begin_sqlite_transactions_immediately()
+        apply_automation_changes_without_blocking()
         own_port = int(os.environ["PREFECT_SERVER_API_PORT"])
         wrap_server_app(lambda app: OwnOriginOnly(app, own_port))
     runpy.run_module("prefect", run_name="__main__", alter_sys=True)

@@ -4,6 +4,7 @@ import ast
 import asyncio
 import importlib
 import inspect
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,40 @@ def test_the_server_command_serves_what_create_app_returns() -> None:
     source = inspect.getsource(module)
     for expected in ("from prefect.server.api.server import create_app", "app=create_app(final=True"):
         assert expected in source, changed("how `prefect server start` makes its application", "other code", expected)
+
+
+def test_a_changed_automation_is_taken_over_without_blocking_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With Prefect's own function, the event loop waits forever for a lock that a routine on the same loop holds."""
+    automations = importlib.import_module("prefect.server.events.models.automations")
+    source, expected = inspect.getsource(automations), "run_coro_as_sync(automation_changed("
+    assert source.count("run_coro_as_sync(") == source.count(expected) == 1, changed(
+        "how a server takes over a changed automation", "other code", expected
+    )
+    monkeypatch.setattr(automations, "run_coro_as_sync", automations.run_coro_as_sync)  # given back after the test
+    prefect_private.apply_automation_changes_without_blocking()
+    taken_over: list[str] = []
+
+    async def serve() -> None:
+        lock = asyncio.Lock()
+
+        async def change(name: str) -> None:
+            async with lock:
+                taken_over.append(name)
+                assert name != "wrong", "this change cannot be taken over"
+
+        async with lock:
+            automations.run_coro_as_sync(change("wrong"))
+            automations.run_coro_as_sync(change("right"))
+            await asyncio.sleep(0)
+            assert taken_over == []
+        while len(taken_over) < 2:
+            await asyncio.sleep(0.01)
+
+    thread = threading.Thread(target=asyncio.run, args=(serve(),), daemon=True)
+    thread.start()
+    thread.join(30)
+    assert not thread.is_alive(), "the event loop is blocked"
+    assert taken_over == ["wrong", "right"]
 
 
 def imported(file: Path) -> Iterator[str]:
