@@ -6,6 +6,7 @@ SHELL := /bin/bash
 UV := $(shell if uv --version >/dev/null 2>&1; then command -v uv; else echo .tools/bin/uv; fi)
 export HF_HUB_OFFLINE ?= 1
 export UV_LINK_MODE ?= hardlink
+WORKERS ?= 3 # processes of the tests: a third of the time, each waits for processes that it started
 
 .PHONY: help install demo test slow check lint docs format ui bench audit clean
 
@@ -34,13 +35,13 @@ demo: .venv/.runtime ## a federated session: four simulated arms, three rounds, 
 
 test: .venv/.development ## the tests that need no GPU, no network and no long time (SLOW=1: the slow ones in the same run, but for those of the real size)
 	@.venv/bin/coverage erase
-	@.venv/bin/coverage run -m pytest -n 2 --dist loadfile -m "not gpu and not network and not $(if $(SLOW),full_size,slow)"
+	@.venv/bin/coverage run -m pytest -n $(WORKERS) --dist loadfile -m "not gpu and not network and not $(if $(SLOW),full_size,slow)"
 	@find . -maxdepth 1 -name '.coverage.*' ! -name '*.H*h' -delete # half written: a test killed the process
 	@.venv/bin/coverage combine --quiet
 	@echo "line coverage of zk0, tasks and flows: $$(.venv/bin/coverage report --format=total) %"
 
 slow: .venv/.development ## the slow tests (an hour): every fault on every engine, killed sessions, policies of the real size
-	@.venv/bin/pytest -n 2 --dist loadfile -m "slow and not gpu and not network"
+	@.venv/bin/pytest -n $(WORKERS) --dist loadfile -m "slow and not gpu and not network"
 
 check: lint test ## everything that must pass before a commit
 
