@@ -1,6 +1,23 @@
-"""Federated training of robot policies on LeRobot data: see docs/architecture.md for the packages."""
+"""Federated training of robot policies on LeRobot data: see docs/architecture.md for the packages.
+
+`zk0.read(folder)` reads the results of a session as tables (`zk0.stats.session_results.read_session`).
+"""
 
 from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from zk0.stats.session_results import read_session as read
 
 __version__ = version("zk0")
 """Version of the installed distribution."""
+__all__ = ["__version__", "read"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import `read` with its first use: `import zk0` itself must stay cheap."""
+    if name != "read":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from zk0.stats.session_results import read_session
+
+    return read_session

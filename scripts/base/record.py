@@ -5,10 +5,9 @@
 Each round adds a file of ten scenes to every task of `scripts/base/training_tasks.toml`. The command can be stopped at
 any time; started again, it records the files that are missing. Files do not depend on the number of processes.
 
-The scripted expert is disturbed: noise is added to the executed actions, and detours follow which it plans again. The
-recorded action is what the undisturbed expert would do from there, so a policy learns to recover (DART, arXiv
-1703.09327). Rendering a frame costs forty times the physics of a step, so episodes run without rendering, and a few
-frames of the successful ones are rendered afterwards.
+The scripted expert is disturbed and corrects itself (`zk0.simulator.disturbances`). Rendering a frame costs forty times
+the physics of a step, so episodes run without rendering, and a few frames of the successful ones are rendered
+afterwards.
 """
 
 import argparse
@@ -23,15 +22,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from zk0.settings.dataset_settings import SimulatorSettings
-from zk0.simulator.arm import SimulatedArm
-from zk0.simulator.expert import plan_trajectory
+from zk0.simulator.arm import Observation, SimulatedArm
+from zk0.simulator.disturbances import attempt_with_disturbances
 from zk0.storage.atomic import atomic_path
 
 CHUNK = 10
 SCENES = 10
 """Scenes of one file."""
-DETOURS = 0.7
-"""Share of episodes with one or two detours."""
 FIRST_SEED = 1_500_000_000
 """Above all seeds that sessions draw recordings and evaluations from."""
 SIMULATOR = SimulatorSettings(spawn_radius_m=(0.085, 0.145), spawn_half_angle_degrees=28.0)
@@ -58,11 +55,6 @@ class ReplayableArm(SimulatedArm):
         data.qpos[:], data.qvel[:] = qpos, 0
         mujoco.mj_forward(model, data)
         return self._observation(self._environment()._get_obs()).images
-
-
-def disturbance_degrees(step: int) -> float:
-    """Return the standard deviation of the noise at a step: large on the way, small where the jaws close or open."""
-    return 3.5 if step < 9 else 0.7 if step < 19 else 2.0 if step < 33 else 0.7
 
 
 def _yaw(quaternion: np.ndarray) -> float:
@@ -95,24 +87,11 @@ def describe_step(arm: SimulatedArm, state: np.ndarray, rest: np.ndarray) -> dic
 def run_episode(arm: SimulatedArm, seed: int, rng: np.random.Generator) -> list[dict[str, Any]]:
     """Return the time steps of one disturbed episode; none if it failed."""
     steps: list[dict[str, Any]] = []
-    observation = arm.reset(seed, render=False)
-    detours = int(rng.integers(1, 3)) if rng.random() < DETOURS else 0
-    for detour in range(detours + 1):
-        actions, last, noise = plan_trajectory(arm), detour == detours, np.zeros(6)
-        for step in range(len(actions) if last else int(rng.integers(1, 13))):
-            if step % 3 == 0:
-                noise = rng.normal(0, disturbance_degrees(step), 6) * [1, 1, 1, 1, 1, 0]
-            steps.append(describe_step(arm, observation.state, actions[step:]))
-            done = arm.step(actions[step] + noise, render=False)
-            observation = done.observation
-            if done.success:
-                return steps
-        if not last:  # a detour: away from here, upwards rather than down
-            away = observation.state + rng.normal(0, 1, 6) * [15, 12, 12, 12, 15, 10] - [0, 8, 0, 0, 0, 0]
-            away[5] = rng.choice([observation.state[5], rng.uniform(0, 40)])
-            for _ in range(int(rng.integers(2, 5))):
-                observation = arm.step(away, render=False).observation
-    return []
+
+    def keep(observation: Observation, plan: np.ndarray, _: bool) -> None:
+        steps.append(describe_step(arm, observation.state, plan))
+
+    return steps if attempt_with_disturbances(arm, seed, rng, keep, render=False) else []
 
 
 def record(shard: Shard) -> Path:

@@ -8,8 +8,8 @@ from zk0.simulator.arm import SimulatedArm
 from zk0.simulator.demonstrations import Demonstration, demonstrate, demonstration_key
 from zk0.simulator.expert import plan_trajectory
 
-WIDE = SimulatorSettings(spawn_radius_m=(0.09, 0.22))
-OUT_OF_REACH = SimulatorSettings(spawn_radius_m=(0.25, 0.30))
+WIDE = SimulatorSettings(spawn_radius_m=(0.09, 0.22), disturbances=False)
+OUT_OF_REACH = SimulatorSettings(spawn_radius_m=(0.25, 0.30), disturbances=False)
 
 
 def replay(arm: SimulatedArm, seed: int, actions: np.ndarray) -> bool:
@@ -24,7 +24,7 @@ def actions_of(demonstration: Demonstration) -> np.ndarray:
 
 @pytest.mark.parametrize("task", ["lift-green", "place-purple-white", "stack-red-blue"])
 def test_recorded_actions_replay_to_success_at_the_last_one(task: str) -> None:
-    settings = SimulatorSettings(episodes=3)
+    settings = SimulatorSettings(episodes=3, disturbances=False)
     recorded = list(demonstrate(task, settings, render=False))
     assert [demonstration.seed for demonstration in recorded] == [1000, 1001, 1002]
     with SimulatedArm(task, settings, render=False) as arm:
@@ -38,7 +38,7 @@ def test_recorded_actions_replay_to_success_at_the_last_one(task: str) -> None:
 
 @pytest.mark.usefixtures("images")
 def test_a_frame_has_the_observation_before_its_action() -> None:
-    (demonstration,) = demonstrate("lift-red", SimulatorSettings(episodes=1, first_seed=5))
+    (demonstration,) = demonstrate("lift-red", SimulatorSettings(episodes=1, first_seed=5, disturbances=False))
     with SimulatedArm("lift-red", SimulatorSettings(), render=True) as arm:
         observation = arm.reset(5)
         for frame in demonstration.frames:
@@ -49,6 +49,38 @@ def test_a_frame_has_the_observation_before_its_action() -> None:
             step = arm.step(frame.action)
             observation = step.observation
         assert step.success
+
+
+def test_a_disturbed_expert_corrects_itself() -> None:
+    """It starts from many states, is moved off its plan, and its recorded actions are those of the plan."""
+    settings = SimulatorSettings(episodes=8)
+    disturbed, again = (list(demonstrate("place-red-blue", settings, render=False)) for _ in range(2))
+    calm = list(demonstrate("place-red-blue", settings.model_copy(update={"disturbances": False}), render=False))
+    for one, other in zip(disturbed, again, strict=True):
+        assert one.seed == other.seed
+        np.testing.assert_array_equal(actions_of(one), actions_of(other))
+
+    def starts(demonstrations: list[Demonstration]) -> int:
+        return len({tuple(d.frames[0].state.round(1)) for d in demonstrations})
+
+    def largest(demonstrations: list[Demonstration], what: str) -> float:
+        """The largest change of the action from one step to the next, or distance of a state to the action before."""
+        found = []
+        for d in demonstrations:
+            actions, states = actions_of(d)[:, :5], np.stack([frame.state for frame in d.frames])[:, :5]
+            found.append(np.abs(np.diff(actions, axis=0) if what == "action" else states[1:] - actions[:-1]).max())
+        return float(np.median(found))
+
+    assert starts(calm) == 1
+    assert starts(disturbed) > 3
+    assert largest(disturbed, "state") > largest(calm, "state") + 2
+    assert largest(disturbed, "action") < 2 * largest(calm, "action")
+
+
+@pytest.mark.usefixtures("images")
+def test_every_frame_of_a_disturbed_demonstration_has_images() -> None:
+    frames = [f for d in demonstrate("lift-red", SimulatorSettings(episodes=3, image_size=32)) for f in d.frames]
+    assert {tuple(sorted(frame.images)) for frame in frames} == {("overhead", "wrist")}
 
 
 def test_failed_seeds_are_skipped() -> None:
@@ -75,6 +107,7 @@ def test_the_key_changes_with_every_setting(monkeypatch: pytest.MonkeyPatch) -> 
     usual = SimulatorSettings()
     others = {
         "episodes": 13,
+        "disturbances": False,
         "first_seed": 1001,
         "image_size": 128,
         "spawn_radius_m": (0.09, 0.15),

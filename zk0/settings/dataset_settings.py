@@ -149,6 +149,11 @@ class SimulatorSettings(Record):
     """How the simulator records `sim:` datasets and sets up rollouts."""
 
     episodes: int = Field(default=12, ge=1, description="episodes of a `sim:` dataset")
+    disturbances: bool = Field(
+        default=True,
+        description="whether the expert of a `sim:` dataset is disturbed and corrects itself, as a person does: a "
+        "policy learns from that how to recover",
+    )
     first_seed: int = Field(
         default=1000, ge=0, description="seed of a dataset's first episode; each task adds an offset of its own"
     )

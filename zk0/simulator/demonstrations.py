@@ -5,19 +5,24 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
-from math import floor
+
+import numpy as np
+from numpy.typing import NDArray
 
 from zk0.data.dataset_writer import RecordedFrame
 from zk0.errors import SimulatorError
 from zk0.settings.dataset_settings import SimulatorSettings
-from zk0.simulator.arm import SimulatedArm
+from zk0.simulator.arm import Observation, SimulatedArm
+from zk0.simulator.disturbances import attempt_with_disturbances
 from zk0.simulator.expert import plan_trajectory
 from zk0.simulator.tasks import FPS, find_task
 
-RECORDER_VERSION = 2
+RECORDER_VERSION = 3
 """Increases whenever the same request would be recorded differently."""
-EXPECTED_SUCCESS = 0.95
+EXPECTED_SUCCESS, EXPECTED_SUCCESS_DISTURBED = 0.95, 0.7
 """With a smaller share of successful seeds, the expert is broken or the settings are too hard."""
+_ALLOWED_FAILURES, _ALLOWED_FAILURES_DISTURBED = 1, 4
+"""Even with few episodes this many seeds may fail."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +31,7 @@ class Demonstration:
 
     seed: int
     frames: Sequence[RecordedFrame]
-    """State and images of each frame are those before its action."""
+    """State and images of each frame are those before its action; with disturbances, the action is the expert's own."""
 
 
 def demonstrate(task: str, settings: SimulatorSettings, *, render: bool = True) -> Iterator[Demonstration]:
@@ -35,21 +40,23 @@ def demonstrate(task: str, settings: SimulatorSettings, *, render: bool = True) 
     Seeds on which the expert fails are skipped.
 
     Raises:
-        SimulatorError: the task does not exist, or less than 95 % of the seeds succeeded (one may always fail).
+        SimulatorError: the task does not exist, or fewer seeds succeeded than an expert that works achieves.
     """
-    allowed = max(1, floor(settings.episodes * (1 - EXPECTED_SUCCESS) / EXPECTED_SUCCESS))
+    attempt = _disturbed_attempt if settings.disturbances else _attempt
+    expected = EXPECTED_SUCCESS_DISTURBED if settings.disturbances else EXPECTED_SUCCESS
+    least = _ALLOWED_FAILURES_DISTURBED if settings.disturbances else _ALLOWED_FAILURES
+    allowed = max(least, int(settings.episodes * (1 - expected) / expected))
     found, seed = 0, settings.first_seed
     failed: list[int] = []
     with SimulatedArm(task, settings, render=render) as arm:
         while found < settings.episodes:
-            frames = _attempt(arm, seed)
-            if frames is not None:
+            if frames := attempt(arm, seed):
                 found += 1
                 yield Demonstration(seed=seed, frames=frames)
             else:
                 failed.append(seed)
             if len(failed) > allowed:
-                raise SimulatorError(_too_many_failures(task, found, failed))
+                raise SimulatorError(_too_many_failures(task, found, failed, expected))
             seed += 1
 
 
@@ -73,8 +80,8 @@ def demonstration_key(task: str, settings: SimulatorSettings) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _attempt(arm: SimulatedArm, seed: int) -> list[RecordedFrame] | None:
-    """Return the frames of one episode up to success; None if the expert failed."""
+def _attempt(arm: SimulatedArm, seed: int) -> list[RecordedFrame]:
+    """Return the frames of one episode up to success; none if the expert failed."""
     observation = arm.reset(seed)
     frames = []
     for action in plan_trajectory(arm):
@@ -83,13 +90,25 @@ def _attempt(arm: SimulatedArm, seed: int) -> list[RecordedFrame] | None:
         if result.success:
             return frames
         observation = result.observation
-    return None
+    return []
 
 
-def _too_many_failures(task: str, found: int, failed: Sequence[int]) -> str:
+def _disturbed_attempt(arm: SimulatedArm, seed: int) -> list[RecordedFrame]:
+    """Return the frames of one disturbed episode after its last detour, up to success; none if the expert failed."""
+    frames: list[RecordedFrame] = []
+
+    def keep(observation: Observation, plan: NDArray[np.float32], to_the_end: bool) -> None:
+        if to_the_end:
+            frames.append(RecordedFrame(observation.state, plan[0], observation.images, observation.task))
+
+    succeeded = attempt_with_disturbances(arm, seed, np.random.default_rng(seed), keep, render=arm.render)
+    return frames if succeeded else []
+
+
+def _too_many_failures(task: str, found: int, failed: Sequence[int], expected: float) -> str:
     tried = found + len(failed)
     return (
         f"simulated task {task}: the expert succeeded on {found} of {tried} seeds (failed on "
-        f"{', '.join(map(str, failed))}), expected at least {EXPECTED_SUCCESS:.0%}; "
+        f"{', '.join(map(str, failed))}), expected at least {expected:.0%}; "
         "narrow simulator.spawn_radius_m or simulator.spawn_half_angle_degrees"
     )
