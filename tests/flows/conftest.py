@@ -112,7 +112,7 @@ class LocalPrefectCommand:
     def prefect(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
         """Run `prefect ARGUMENT...` with this server."""
         command = [sys.executable, "-m", "prefect", *arguments]
-        return subprocess.run(command, cwd=ROOT, env=self.environment, capture_output=True, text=True, timeout=280)
+        return subprocess.run(command, cwd=ROOT, env=self.environment, capture_output=True, text=True, timeout=560)
 
     def client(self) -> Any:
         """Return Prefect's client of this server."""

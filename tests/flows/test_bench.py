@@ -27,6 +27,7 @@ def test_options_are_passed_on() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_table_of_training(tmp_path: Path) -> None:
     figures, tables = tmp_path / "train.json", tmp_path / "train.md"
     options = ["--steps", "2", "--profile", "--json", str(figures), "--markdown", str(tables)]

@@ -220,11 +220,11 @@ def test_a_killed_worker_is_started_again(local_prefect: Any, wait_until: Callab
 def test_stopped_in_a_round_or_killed(new_local_prefect: Any, wait_until: Callable[..., Any]) -> None:
     """No process remains; the next `zk0 ui` can retry the session, and its concurrency limit is free.
 
-    It is stopped in a round, and then twice as soon as the session has started again.
+    It is stopped in a round, and then as soon as the session has started again. SIGTERM ends all other `zk0 ui` here.
     """
     new_local_prefect.start()
     run = new_local_prefect.start_session(new_local_prefect.overrides("stopped", **NO_ROLLOUT))
-    for number, stage in ((signal.SIGINT, "round "), (signal.SIGTERM, ""), (signal.SIGHUP, "")):
+    for number, stage in ((signal.SIGINT, "round "), (signal.SIGHUP, "")):
         wait_until(lambda: {n for n in running(new_local_prefect, run) if n.startswith(stage)}, pause=0.01)  # noqa: B023
         assert new_local_prefect.stop(number) == 0
         assert new_local_prefect.remaining_processes() == {}
@@ -242,8 +242,8 @@ def test_stopped_in_a_round_or_killed(new_local_prefect: Any, wait_until: Callab
 @pytest.mark.slow
 def test_a_cancelled_session_leaves_no_process(local_prefect: Any, wait_until: Callable[..., Any]) -> None:
     run = local_prefect.start_session(
-        local_prefect.overrides("cancelled", **NO_ROLLOUT, **{"training.local_steps": 250, "rounds": 1})
-    )  # a round outlasts the command
+        local_prefect.overrides("cancelled", **NO_ROLLOUT, **{"training.local_steps": 600, "rounds": 1})
+    )  # a round outlasts the command on a busy machine, too
     wait_until(lambda: "placer trains, round 1" in running(local_prefect, run), pause=0.01)
     running_now = local_prefect.remaining_processes().items()
     mine = {
