@@ -489,7 +489,9 @@ FULL = {
     "checkpoint": FullDisk(("open", CHECKPOINT + "/config.json", 1), r"models/checkpoint_round_2: cannot", 400_000),
     "ledger": FullDisk(("open", r"/ledger\.jsonl", 1), r"ledger.jsonl: cannot"),
     "client": FullDisk(
-        ("open", r"a/sessions/.*/updates/\.round-002", 1), r"\(a: \S+/a/sessions/\S+/updates/round-002-\S+: cannot", 100_000
+        ("open", r"a/sessions/.*/updates/\.round-002", 1),
+        r"\(a: \S+/a/sessions/\S+/updates/round-002-\S+: cannot",
+        100_000,
     ),
     "compressed result": FullDisk(
         ("open", r"updates/\.b\.", 1), r"round-002/updates/b.safetensors: cannot", 100_000, "int8"
