@@ -11,6 +11,7 @@ afterwards.
 """
 
 import argparse
+import os
 import sys
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -21,6 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from zk0.processes import die_with_parent
 from zk0.settings.dataset_settings import SimulatorSettings
 from zk0.simulator.arm import Observation, SimulatedArm
 from zk0.simulator.disturbances import attempt_with_disturbances
@@ -135,7 +137,8 @@ def main() -> None:
     arguments = parser.parse_args()
     shards = list(plan_shards(arguments.tasks, arguments.rounds, arguments.out))
     missing = [shard for shard in shards if not shard.path.is_file()]
-    with ProcessPoolExecutor(arguments.processes, get_context("spawn")) as pool:
+    parent = (os.getpid(),)
+    with ProcessPoolExecutor(arguments.processes, get_context("spawn"), die_with_parent, parent) as pool:
         jobs = [pool.submit(record, shard) for shard in missing]
         for done, job in enumerate(as_completed(jobs), len(shards) - len(missing) + 1):
             sys.stdout.write(f"{done} of {len(shards)}: {job.result().name}\n")
