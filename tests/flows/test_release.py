@@ -14,7 +14,6 @@ RELEASE_SETTINGS = {
     "rounds": 1,
     "training.lr": 2e-3,
     "simulator.episodes": 4,
-    "simulator.disturbances": False,  # so few episodes alike that one round proves better
     "data.holdout_episodes": 3,
     "evaluation.datasets": [{"dataset": "sim:lift-red", "last_episodes": 3}],
     "rollout.tasks": [],

@@ -8,8 +8,8 @@ from zk0.simulator.arm import SimulatedArm
 from zk0.simulator.demonstrations import Demonstration, demonstrate, demonstration_key
 from zk0.simulator.expert import plan_trajectory
 
-WIDE = SimulatorSettings(spawn_radius_m=(0.09, 0.22), disturbances=False)
-OUT_OF_REACH = SimulatorSettings(spawn_radius_m=(0.25, 0.30), disturbances=False)
+WIDE = SimulatorSettings(spawn_radius_m=(0.09, 0.22))
+OUT_OF_REACH = SimulatorSettings(spawn_radius_m=(0.25, 0.30))
 
 
 def replay(arm: SimulatedArm, seed: int, actions: np.ndarray) -> bool:
@@ -24,7 +24,7 @@ def actions_of(demonstration: Demonstration) -> np.ndarray:
 
 @pytest.mark.parametrize("task", ["lift-green", "place-purple-white", "stack-red-blue"])
 def test_recorded_actions_replay_to_success_at_the_last_one(task: str) -> None:
-    settings = SimulatorSettings(episodes=3, disturbances=False)
+    settings = SimulatorSettings(episodes=3)
     recorded = list(demonstrate(task, settings, render=False))
     assert [demonstration.seed for demonstration in recorded] == [1000, 1001, 1002]
     with SimulatedArm(task, settings, render=False) as arm:
@@ -38,7 +38,7 @@ def test_recorded_actions_replay_to_success_at_the_last_one(task: str) -> None:
 
 @pytest.mark.usefixtures("images")
 def test_a_frame_has_the_observation_before_its_action() -> None:
-    (demonstration,) = demonstrate("lift-red", SimulatorSettings(episodes=1, first_seed=5, disturbances=False))
+    (demonstration,) = demonstrate("lift-red", SimulatorSettings(episodes=1, first_seed=5))
     with SimulatedArm("lift-red", SimulatorSettings(), render=True) as arm:
         observation = arm.reset(5)
         for frame in demonstration.frames:
@@ -53,9 +53,9 @@ def test_a_frame_has_the_observation_before_its_action() -> None:
 
 def test_a_disturbed_expert_corrects_itself() -> None:
     """It starts from many states, is moved off its plan, and its recorded actions are those of the plan."""
-    settings = SimulatorSettings(episodes=8)
+    settings = SimulatorSettings(episodes=8, disturbances=True)
     disturbed, again = (list(demonstrate("place-red-blue", settings, render=False)) for _ in range(2))
-    calm = list(demonstrate("place-red-blue", settings.model_copy(update={"disturbances": False}), render=False))
+    calm = list(demonstrate("place-red-blue", SimulatorSettings(episodes=8), render=False))
     for one, other in zip(disturbed, again, strict=True):
         assert one.seed == other.seed
         np.testing.assert_array_equal(actions_of(one), actions_of(other))
@@ -79,7 +79,11 @@ def test_a_disturbed_expert_corrects_itself() -> None:
 
 @pytest.mark.usefixtures("images")
 def test_every_frame_of_a_disturbed_demonstration_has_images() -> None:
-    frames = [f for d in demonstrate("lift-red", SimulatorSettings(episodes=3, image_size=32)) for f in d.frames]
+    frames = [
+        f
+        for d in demonstrate("lift-red", SimulatorSettings(episodes=3, image_size=32, disturbances=True))
+        for f in d.frames
+    ]
     assert {tuple(sorted(frame.images)) for frame in frames} == {("overhead", "wrist")}
 
 
@@ -107,7 +111,7 @@ def test_the_key_changes_with_every_setting(monkeypatch: pytest.MonkeyPatch) -> 
     usual = SimulatorSettings()
     others = {
         "episodes": 13,
-        "disturbances": False,
+        "disturbances": True,
         "first_seed": 1001,
         "image_size": 128,
         "spawn_radius_m": (0.09, 0.15),

@@ -150,7 +150,7 @@ class SimulatorSettings(Record):
 
     episodes: int = Field(default=12, ge=1, description="episodes of a `sim:` dataset")
     disturbances: bool = Field(
-        default=True,
+        default=False,
         description="whether the expert of a `sim:` dataset is disturbed and corrects itself, as a person does: a "
         "policy learns from that how to recover",
     )
