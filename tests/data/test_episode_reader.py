@@ -172,6 +172,27 @@ class TestWrite:
         record(tmp_path / "set", 1, (3,))
         assert (os.sched_getscheduler(0), os.sched_getparam(0)) == before
 
+    def test_the_colors_of_small_objects_are_kept(self, tmp_path: Path) -> None:
+        """Squares of 7 pixels in pure colors: half the color resolution would blur a third of their pixels."""
+        from zk0.data.dataset_writer import RecordedFrame, write_dataset
+        from zk0.data.episode_reader import EpisodeReader
+        from zk0.settings.dataset_settings import SO101_JOINTS
+
+        frames = []
+        for t in range(4):
+            image = np.full((96, 96, 3), 120, np.uint8)
+            for number, color in enumerate([(255, 0, 0), (0, 0, 255), (255, 255, 0), (128, 0, 128), (0, 255, 0)]):
+                image[9 + 15 * number : 16 + 15 * number, 21 + 3 * t : 28 + 3 * t] = color
+            frames.append(RecordedFrame(np.zeros(6, np.float32), np.zeros(6, np.float32), {"overhead": image}, "x"))
+        write_dataset(tmp_path / "set", [frames], fps=10, joints=SO101_JOINTS, robot_type="so101_follower")
+        reader = EpisodeReader(tmp_path / "set")
+        decoded = reader.frames(reader.read([0])[0], "overhead").transpose(0, 2, 3, 1)
+        stored = np.stack([frame.images["overhead"] for frame in frames])
+        assert decoded.shape == stored.shape
+        difference = np.abs(decoded.astype(int) - stored)
+        assert difference.mean() < 1
+        assert (difference.max(-1) > 16).mean() < 0.003
+
     def test_nothing_is_overwritten(self, record: Callable[..., Path], recordings: dict[str, Path]) -> None:
         with pytest.raises(DatasetError, match="exists already"):
             record(recordings["a"], 1)
