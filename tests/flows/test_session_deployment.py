@@ -220,11 +220,11 @@ def test_a_killed_worker_is_started_again(local_prefect: Any, wait_until: Callab
 def test_stopped_in_a_round_or_killed(new_local_prefect: Any, wait_until: Callable[..., Any]) -> None:
     """No process remains; the next `zk0 ui` can retry the session, and its concurrency limit is free.
 
-    It is stopped in a round, and then as soon as the session has started again. SIGTERM ends all other `zk0 ui` here.
+    It is stopped in a round, and then twice as soon as the session has started again.
     """
     new_local_prefect.start()
     run = new_local_prefect.start_session(new_local_prefect.overrides("stopped", **NO_ROLLOUT))
-    for number, stage in ((signal.SIGINT, "round "), (signal.SIGHUP, "")):
+    for number, stage in ((signal.SIGINT, "round "), (signal.SIGTERM, ""), (signal.SIGHUP, "")):
         wait_until(lambda: {n for n in running(new_local_prefect, run) if n.startswith(stage)}, pause=0.01)  # noqa: B023
         assert new_local_prefect.stop(number) == 0
         assert new_local_prefect.remaining_processes() == {}

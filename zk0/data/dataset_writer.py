@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zk0.data.episode_reader import VIDEO_BACKEND
-from zk0.data.thread_priority import restore_thread_priority
 from zk0.errors import DatasetError
 from zk0.records import ACTION, CAMERA_PREFIX, STATE
 from zk0.storage.atomic import atomic_folder
@@ -74,8 +73,7 @@ def write_dataset(
                 for frame in episode:
                     images = {f"{CAMERA_PREFIX}{name}": image for name, image in frame.images.items()}
                     dataset.add_frame({STATE: frame.state, ACTION: frame.action, "task": frame.task, **images})
-                with restore_thread_priority():
-                    dataset.save_episode(parallel_encoding=False)
+                dataset.save_episode(parallel_encoding=False)
                 count += 1
             if dataset is None:
                 raise DatasetError(f"{target}: no episode was recorded")

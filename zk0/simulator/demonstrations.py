@@ -42,9 +42,10 @@ def demonstrate(task: str, settings: SimulatorSettings, *, render: bool = True) 
     Raises:
         SimulatorError: the task does not exist, or fewer seeds succeeded than an expert that works achieves.
     """
-    attempt = _disturbed_attempt if settings.disturbances else _attempt
-    expected = EXPECTED_SUCCESS_DISTURBED if settings.disturbances else EXPECTED_SUCCESS
-    least = _ALLOWED_FAILURES_DISTURBED if settings.disturbances else _ALLOWED_FAILURES
+    if settings.disturbances:
+        attempt, expected, least = _disturbed_attempt, EXPECTED_SUCCESS_DISTURBED, _ALLOWED_FAILURES_DISTURBED
+    else:
+        attempt, expected, least = _attempt, EXPECTED_SUCCESS, _ALLOWED_FAILURES
     allowed = max(least, int(settings.episodes * (1 - expected) / expected))
     found, seed = 0, settings.first_seed
     failed: list[int] = []

@@ -1,8 +1,4 @@
-"""The results of a session as pandas tables: for notebooks and scripts.
-
-results = read_session("outputs/2026-11-29_10-00-00-ab12_demo")
-results.attempts().groupby(["round", "task"]).success.mean()
-"""
+"""The results of a session as pandas tables: for notebooks and scripts (an example is in docs/running.md)."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -115,8 +111,8 @@ def read_session(folder: Path | str) -> SessionResults:
     found = SessionFolder(Path(folder).expanduser().resolve())
     if not found.session_toml.is_file():
         raise SettingsError(f"{found.path}: expected the folder of a session, found no {found.session_toml.name} in it")
-    attempts = read_rollouts(found.rollouts_folder) if found.rollouts_folder.is_dir() else []
-    return SessionResults(found, found.read_session(), Ledger(found.ledger).read(), attempts)
+    history, rollouts = Ledger(found.ledger).read(), read_rollouts(found.rollouts_folder)
+    return SessionResults(found, found.read_session(), history, rollouts)
 
 
 def _score_rows(record: RoundRecord) -> Iterator[tuple[Any, ...]]:
