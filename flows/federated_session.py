@@ -245,6 +245,7 @@ def prepare_session(
 
     Returns the setup and all finished rounds.
     """
+    from zk0.evaluation.dataset_notes import dataset_notes
     from zk0.evaluation.session_setup import SessionSetup
 
     started, seconds, folder = perf_counter(), dict[str, float](), str(here.path)
@@ -266,8 +267,11 @@ def prepare_session(
         groups=groups if session.contract.other_groups else (),
         normalization=chosen.kind,
         normalization_reason=chosen.reason,
+        dataset_notes=dataset_notes(members, sets, session.contract.joints),
         late_joiners=late,
     )
+    for note in setup.dataset_notes:
+        log_line(note)
     setup.check_groups()
     setup.write_or_verify(here.setup)
     if not history:

@@ -48,6 +48,7 @@ def join_clients(name: str, session: Session, before: Sequence[Member]) -> tuple
 def admit_new_clients(number: int, session: Session, folder: str, setup: "SessionSetup") -> "SessionSetup":
     """Return the setup with the clients that take part from this round on; log why another one cannot."""
     from zk0.evaluation.dataset_agreement import check_datasets_agree
+    from zk0.evaluation.dataset_notes import dataset_notes
     from zk0.federation.open import get_federation
 
     here, known = SessionFolder(Path(folder)), {member.client for member in setup.members}
@@ -61,7 +62,11 @@ def admit_new_clients(number: int, session: Session, folder: str, setup: "Sessio
         except Zk0Error as e:
             log_line(f"{member.client} takes no part: {e}")
             continue
-        setup = setup.with_late_members([member], number, here.setup)
+        notes = dataset_notes((*setup.members, member), setup.sets, session.contract.joints)
+        for note in notes:
+            if note not in setup.dataset_notes:
+                log_line(note)
+        setup = setup.with_late_member(member, number, notes, here.setup)
         episodes = len(member.split.train)
         log_line(f"{member.client}: {member.dataset}: {episodes} episodes; takes part from round {number} on")
     return setup
@@ -129,11 +134,8 @@ def check_datasets_disjoint(
         DatasetError: a listed dataset does not fit, or too few clients remain.
     """
     from zk0.evaluation.dataset_agreement import agreeing_members, check_datasets_agree
-    from zk0.evaluation.zero_offsets import zero_offsets
     from zk0.federation.open import get_federation
 
-    for text in zero_offsets(members, session.contract.joints).values():
-        log_line(f"another zero position? {text}")
     if session.federation.engine != "deployment":
         check_datasets_agree(session, members, sets)
         return tuple(members)

@@ -223,7 +223,7 @@ def _round_card(
     groups = setup.groups or (StatisticsGroup.of_all(setup.statistics, session.contract.units),)
     proof = CardProof(Ledger(here.ledger).root_with(history[-1]), digests, setup.recipe.frozen_digest)
     attempts = [rollout for rollout in rollouts if rollout.round is None or rollout.round <= history[-1].round]
-    return model_card(session, setup.members, history, proof, groups, attempts)
+    return model_card(session, setup.members, history, proof, groups, attempts, setup.dataset_notes)
 
 
 @task(task_run_name="record round {record.round}", cache_policy=NO_CACHE, **DISK_RETRIES)

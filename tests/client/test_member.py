@@ -82,7 +82,7 @@ def test_texts_are_names_tasks_and_digests(member, recordings) -> None:
     known = {
         ("client",), ("dataset",), ("report", "dataset"), ("report", "root"), ("report", "robot_type"),
         ("report", "cameras"), ("report", "state_names"), ("report", "action_names"), ("report", "tasks"),
-        ("train_digests",), ("held_out_digests",), ("report", "units"),
+        ("train_digests",), ("held_out_digests",), ("path_sketches",), ("report", "units"),
     }  # fmt: skip
     findings = {("report", "findings", k) for k in ("rule", "severity", "where", "found", "expected", "repair")}
     assert {p for p, _ in texts} <= known | findings
@@ -126,6 +126,20 @@ def test_a_repaired_copy_takes_part_and_the_original_stays(recordings, member, t
     assert copy.stat().st_mtime_ns == stamp, "a second joining repaired again"
     with pytest.raises(DatasetError, match="doubled-rows"):
         join(root, tmp_path, tmp_path / "cache", repair="repair", allow_repair=False)
+
+
+def test_another_number_of_episodes_than_expected_is_refused(recordings, tmp_path, shared_cache) -> None:
+    for expected, message in ((3, None), (4, "3 episodes, expected 4 \\(expected_episodes\\)")):
+        settings = ClientSettings(name="a", dataset=f"local:{recordings['a']}", expected_episodes=expected)
+        terms = SessionTerms(
+            session="s", seed=1, contract=ContractSettings(), data=DataSettings(), simulator=SimulatorSettings()
+        )
+        client = Client(settings, terms, tmp_path, shared_cache)
+        if message is None:
+            assert client.join().report.episodes == expected
+        else:
+            with pytest.raises(DatasetError, match=message):
+                client.join()
 
 
 def test_a_healthy_dataset_is_not_copied(recordings, member, tmp_path) -> None:

@@ -105,8 +105,8 @@ def test_refusals_sets_and_joints(page: HtmlPage) -> None:
 
 def test_one_evaluated_round_has_one_column(session: Session, history: list[RoundRecord]) -> None:
     heads, rows = evaluation_set_table(session, history[:1]).as_text()
-    assert heads[3:] == ("policy loss (± 95 %, round 0)", "action error (degrees, ± 95 %, round 0)")
-    assert rows[0][3:] == ("1.114 ± 0.100", "19.40 ± 0.20")
+    assert heads[3:] == ("policy loss (± 95 %, round 0)", "action error (degrees, ± 95 %, round 0)", "unseen by")
+    assert rows[0][3:] == ("1.114 ± 0.100", "19.40 ± 0.20", "–")
 
 
 def test_statistics_and_digests(page: HtmlPage, report_folder: Path) -> None:

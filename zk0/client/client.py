@@ -16,6 +16,7 @@ from zk0.client.update_outbox import TrainedUpdate, UpdateOutbox
 from zk0.data.check.admission import admit_dataset
 from zk0.data.episode_digests import episode_digests
 from zk0.data.episode_reader import EpisodeReader
+from zk0.data.path_sketches import path_sketches
 from zk0.data.repair.cached_repair import UsableDataset, usable_dataset
 from zk0.data.split import split_episodes
 from zk0.data.statistics import measure_statistics, with_smallest_std
@@ -94,8 +95,10 @@ class Client:
         Raises:
             DatasetError: the dataset may not take part.
         """
-        report = admit_dataset(self.settings.dataset, self.root, self.terms, self.rename_map, self.settings.units)
-        usable = self.usable_dataset
+        usable, given = self.usable_dataset, self.settings
+        report = admit_dataset(
+            given.dataset, usable.root, self.terms, usable.rename_map, given.units, given.expected_episodes
+        )
         return report.model_copy(update={"repairs": usable.repairs, "commit": usable.commit})
 
     @cached_property
@@ -134,7 +137,8 @@ class Client:
         """
         report = self.dataset_report  # first: readers of a broken dataset meet errors that name no repair
         split = self.split
-        digests = episode_digests(self.root, (*split.train, *split.held_out), self.rename_map)
+        episodes = (*split.train, *split.held_out)
+        digests = episode_digests(self.root, episodes, self.rename_map)
         return Member(
             client=self.name,
             dataset=self.settings.dataset,
@@ -144,6 +148,7 @@ class Client:
             statistics=self.statistics,
             train_digests=digests[: len(split.train)],
             held_out_digests=digests[len(split.train) :],
+            path_sketches=path_sketches(self.root, episodes, self.rename_map, report.units),
         )
 
     def compute_features(self, plan: FeaturePlan, on_frames: FrameProgressCallback | None = None) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from zk0.data.check.admission import admit_dataset
 from zk0.data.episode_digests import episode_digests
 from zk0.data.episode_reader import EpisodeReader
+from zk0.data.path_sketches import path_sketches
 from zk0.data.repair.cached_repair import usable_dataset
 from zk0.errors import EvaluationError
 from zk0.evaluation.session_setup import EvaluationSet, SessionSetup
@@ -36,7 +37,9 @@ def prepare_evaluation_set(settings: EvaluationSetSettings, session: Session) ->
     root = locate_or_record(settings.location, cache, session.simulator)
     may_repair = session.data.repair == "repair"
     usable = usable_dataset(settings.dataset, root, cache, settings.rename_map, may_repair=may_repair)
-    report = admit_dataset(settings.dataset, usable.root, terms, usable.rename_map, settings.units)
+    report = admit_dataset(
+        settings.dataset, usable.root, terms, usable.rename_map, settings.units, settings.expected_episodes
+    )
     chosen = _chosen_episodes(settings, EpisodeReader(usable.root, usable.rename_map).episodes)
     return EvaluationSet(
         dataset=settings.dataset,
@@ -45,6 +48,7 @@ def prepare_evaluation_set(settings: EvaluationSetSettings, session: Session) ->
         report=report.model_copy(update={"repairs": usable.repairs}),
         split=Split(train=(), held_out=chosen),
         digests=episode_digests(usable.root, chosen, usable.rename_map),
+        path_sketches=path_sketches(usable.root, chosen, usable.rename_map, report.units),
     )
 
 

@@ -97,7 +97,7 @@ def evaluate_weights(
             times=settings.times,
             batch_size=settings.batch_size,
             every_frames=settings.every_frames,
-        )
+        ).model_copy(update={"unseen_by": setup.unseen_by(one)})
         for one in setup.sets
     ]
     loss, standard_error, degrees = composite_score(scores)

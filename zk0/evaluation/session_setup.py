@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
@@ -17,6 +16,7 @@ from zk0.records import (
     Split,
     Statistics,
     StatisticsGroup,
+    UnseenBy,
 )
 from zk0.storage.atomic import atomic_write_text
 
@@ -32,6 +32,8 @@ class EvaluationSet(Record):
     """`held_out` are the evaluation episodes; `train` is empty."""
     digests: tuple[str, ...]
     """SHA-256 of states and actions of each evaluation episode."""
+    path_sketches: tuple[str, ...] = ()
+    """Sketch of each evaluation episode (`zk0.data.path_sketches`)."""
 
 
 class SessionSetup(Record):
@@ -49,6 +51,8 @@ class SessionSetup(Record):
     """Whose statistics these are; `client`: each client normalizes with its own, these are for the server."""
     normalization_reason: str = ""
     """Why these."""
+    dataset_notes: tuple[str, ...] = ()
+    """What a person should know about the datasets beside each other (`zk0.evaluation.dataset_notes`)."""
     late_joiners: dict[str, int] = {}
     """First round of each client that joined after the first round; `members` holds these clients too."""
 
@@ -64,6 +68,11 @@ class SessionSetup(Record):
         """The statistics that a client's dataset is normalized with."""
         return self.statistics_of(next(member.report for member in self.members if member.client == client))
 
+    def unseen_by(self, one: EvaluationSet) -> UnseenBy:
+        """In what an evaluation set is unseen by the clients that are there now."""
+        trained = {task for member in self.members for task in member.report.tasks}
+        return "episode" if trained & {*one.report.tasks} else "task"
+
     def check_groups(self) -> None:
         """Check that every member and every evaluation set has a group of clients whose statistics fit.
 
@@ -78,10 +87,21 @@ class SessionSetup(Record):
         """The setup of a session that resumes; None if the session is new."""
         return cls.model_validate_json(path.read_text(encoding="utf-8")) if path.is_file() else None
 
-    def with_late_members(self, members: Sequence[Member], round_number: int, path: Path) -> SessionSetup:
-        """The setup with further clients, which take part from this round on; it is written to `path`."""
-        late_joiners = {**self.late_joiners, **{member.client: round_number for member in members}}
-        extended = self.model_copy(update={"members": (*self.members, *members), "late_joiners": late_joiners})
+    def with_late_member(self, member: Member, round_number: int, notes: tuple[str, ...], path: Path) -> SessionSetup:
+        """The setup with a further client, which takes part from this round on; it is written to `path`.
+
+        Args:
+            member: the client.
+            round_number: its first round.
+            notes: on all datasets, those of this client included.
+            path: of the setup file.
+        """
+        changes = {
+            "members": (*self.members, member),
+            "late_joiners": {**self.late_joiners, member.client: round_number},
+            "dataset_notes": notes,
+        }
+        extended = self.model_copy(update=changes)
         atomic_write_text(path, extended.model_dump_json(indent=2))
         return extended
 

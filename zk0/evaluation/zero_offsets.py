@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from zk0.records import Member
+from zk0.storage.redaction import public_name
 
 
 def zero_offsets(members: Sequence[Member], joints: Sequence[str]) -> dict[str, str]:
@@ -22,8 +23,8 @@ def zero_offsets(members: Sequence[Member], joints: Sequence[str]) -> dict[str, 
         others = [m for m in members if m.client != member.client and _are_comparable(m, member)]
         if len(others) >= 2 and (places := list(_outside(member, others, joints))):
             found[member.client] = (
-                f"{member.client} ({member.dataset}): {'; '.join(places)}; if its task is not that different, its "
-                "calibration is, so check the zero positions"
+                f"{member.client} ({public_name(member.dataset)}): {'; '.join(places)}; if its task is not that "
+                "different, its calibration is, so check the zero positions"
             )
     return found
 

@@ -3,7 +3,7 @@
 Tensors never travel in a record: it names them by path, digest and bytes. Import every record from here.
 """
 
-from zk0.records.bounds import MAX_INDEX, MAX_TEXT, Text, clean_text
+from zk0.records.bounds import MAX_INDEX, MAX_TEXT, PathSketch, Text, clean_text
 from zk0.records.dataset_records import (
     ACTION,
     CAMERA_PREFIX,
@@ -28,6 +28,7 @@ from zk0.records.evaluation_records import (
     EpisodeScore,
     Evaluation,
     SetScore,
+    UnseenBy,
 )
 from zk0.records.record import Record
 from zk0.records.rollout_records import EpisodeVideo, Rollout, RolloutSubject
@@ -66,6 +67,7 @@ __all__ = [
     "Member",
     "Moments",
     "NormalizationKind",
+    "PathSketch",
     "PolicyRecipe",
     "PrivacySpent",
     "Record",
@@ -80,6 +82,7 @@ __all__ = [
     "Statistics",
     "StatisticsGroup",
     "Text",
+    "UnseenBy",
     "Update",
     "WireDtype",
     "WireFormat",

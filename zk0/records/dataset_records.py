@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field
 
-from zk0.records.bounds import Count, DigestText, Frames, Index, Name, Text
+from zk0.records.bounds import Count, DigestText, Frames, Index, Name, PathSketch, Text
 from zk0.records.record import Record
 
 STATE = "observation.state"
@@ -179,3 +179,5 @@ class Member(Record):
     """SHA-256 of states and actions of each training episode."""
     held_out_digests: tuple[DigestText, ...]
     """SHA-256 of states and actions of each held-out episode."""
+    path_sketches: tuple[PathSketch, ...] = ()
+    """Sketch of each training episode, then of each held-out one; empty: from a client that makes none."""

@@ -1,5 +1,7 @@
 """Records of an evaluation on recorded episodes: per episode, per evaluation set, per round."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from zk0.records.bounds import Count, Index, Measure, Name
@@ -20,6 +22,10 @@ class EpisodeScore(Record):
     action_error_degrees: Measure
 
 
+UnseenBy = Literal["task", "episode"]
+"""In what an evaluation set is unseen: no client has its tasks, or clients have them in other episodes."""
+
+
 class SetScore(Record):
     """Scores of a model on one evaluation set, or on one client's held-out episodes."""
 
@@ -37,6 +43,8 @@ class SetScore(Record):
     """(joints,) action error of each joint."""
     horizon_error_degrees: tuple[Measure, ...]
     """(chunk,) action error at each step of the action chunk."""
+    unseen_by: UnseenBy | None = None
+    """None: not an evaluation set of the server, or written by a version that did not record it."""
 
 
 class Evaluation(Record):

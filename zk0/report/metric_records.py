@@ -1,6 +1,6 @@
 """Records of the metric files of a session. A number that was not measured is None."""
 
-from zk0.records import ClientEvaluation, Evaluation, Record, Refusal
+from zk0.records import ClientEvaluation, Evaluation, Record, Refusal, UnseenBy
 
 
 class ClientRoundMetrics(Record):
@@ -92,6 +92,8 @@ class FederatedRound(Record):
     """Mean loss on unseen datasets minus that on clients' held-out episodes."""
     unseen_policy_loss: dict[str, float]
     """By dataset that no client trains on."""
+    unseen_by: dict[str, UnseenBy | None]
+    """By the same dataset: whether its tasks are unseen, or only its episodes."""
     held_out_policy_loss: dict[str, float]
     """By client, on its own held-out episodes."""
     lr: float | None

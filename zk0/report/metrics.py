@@ -111,6 +111,7 @@ def federated_metrics(history: Sequence[RoundRecord], rollouts: Sequence[Rollout
                 cross_task_loss=cross_task_loss(record),
                 generalization_gap=generalization_gap(record),
                 unseen_policy_loss={s.dataset: s.policy_loss for s in evaluation.sets} if evaluation else {},
+                unseen_by={s.dataset: s.unseen_by for s in evaluation.sets} if evaluation else {},
                 held_out_policy_loss={s.client: s.score.policy_loss for s in by_clients.scores} if by_clients else {},
                 lr=decision.lr if decision else None,
                 mu=decision.mu if decision else None,

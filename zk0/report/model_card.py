@@ -53,6 +53,7 @@ def model_card(
     proof: CardProof | None = None,
     groups: Sequence[StatisticsGroup] = (),
     rollouts: Sequence[Rollout] = (),
+    dataset_notes: Sequence[str] = (),
 ) -> str:
     """README.md of the checkpoint of the history's last round, with the Hub's front matter.
 
@@ -65,6 +66,7 @@ def model_card(
         proof: digests by which the checkpoint can be verified; None: only those of the weights.
         groups: statistics by joints and units, the default group first.
         rollouts: closed-loop attempts of models up to this round.
+        dataset_notes: on the datasets beside each other.
 
     Raises:
         ReportError: no round is finished.
@@ -81,6 +83,7 @@ def model_card(
         _scores(session, last),
         _attempts(rollouts),
         "## Data\n\n" + _data(session, members),
+        "\n".join(f"- {escape_markdown(note)}" for note in dataset_notes),
         still_joints_note(session, groups),
         group_section(groups),
         "## Training\n\n" + _settings(session, rows),
@@ -157,7 +160,14 @@ def _scores(session: Session, record: RoundRecord) -> str:
     if evaluation is None:
         return "This round was not evaluated."
     unit = session.contract.units
-    headings = ("dataset (unseen)", "episodes", "frames", "policy loss ± 95 %", f"action error ({unit}) ± 95 %")
+    headings = (
+        "dataset (unseen)",
+        "episodes",
+        "frames",
+        "policy loss ± 95 %",
+        f"action error ({unit}) ± 95 %",
+        "unseen by",
+    )
     rows = [
         (
             public_name(s.dataset),
@@ -165,12 +175,13 @@ def _scores(session: Session, record: RoundRecord) -> str:
             count(s.frames),
             mean_cell(s, "policy_loss", 3).text,
             mean_cell(s, "action_error_degrees", 2).text,
+            s.unseen_by or DASH,
         )
         for s in evaluation.sets
     ]
     if len(evaluation.sets) > 1:
         loss, error = mean_cell(evaluation, "policy_loss", 3), mean_cell(evaluation, "action_error_degrees", 2)
-        rows.append(("mean over sets", DASH, DASH, loss.text, error.text))
+        rows.append(("mean over sets", DASH, DASH, loss.text, error.text, DASH))
     note = (
         f"Round {evaluation.round}. ± is half the width of the 95 % interval over episodes (Student's t). The policy "
         "loss is the mean squared velocity error of flow matching (dimensionless), over "

@@ -26,6 +26,7 @@ class SetupFacts(BaseModel):
     groups: tuple[StatisticsGroup, ...] = ()
     normalization: NormalizationKind = "pooled"
     normalization_reason: str = ""
+    dataset_notes: tuple[str, ...] = ()
 
     def statistics_groups(self, units: JointUnits) -> Sequence[StatisticsGroup]:
         """Return the groups of clients; without groups, one for all clients with the contract's `units`."""

@@ -39,6 +39,7 @@ LOCAL_SCHEME = "local:"
 _UNITS = "units of state and action; unset: those that the joint names or the values allow, else the contract's"
 _PLACE = "folder of this machine where the dataset lies, if not where `dataset` says; records keep the name `dataset`"
 _RENAME_MAP = "feature key in the dataset -> feature key in the contract"
+_EXPECTED_EPISODES = "number of episodes that the dataset must have, else it may not take part; unset: any number"
 
 
 class UsedDataset(Record):
@@ -48,6 +49,7 @@ class UsedDataset(Record):
     place: str | None = Field(default=None, description=_PLACE)
     rename_map: dict[str, str] = Field(default={}, description=_RENAME_MAP)
     units: JointUnits | None = Field(default=None, description=_UNITS)
+    expected_episodes: int | None = Field(default=None, ge=1, description=_EXPECTED_EPISODES)
 
     @property
     def location(self) -> str:

@@ -226,6 +226,7 @@ class Session(Record):
                 place=shared.place,
                 rename_map=shared.rename_map,
                 units=shared.units,
+                expected_episodes=shared.expected_episodes,
                 last_episodes=self.data.holdout_episodes,
             ),
         )
@@ -242,6 +243,7 @@ class Session(Record):
                 place=shared.place,
                 rename_map=shared.rename_map,
                 units=shared.units,
+                expected_episodes=shared.expected_episodes,
                 partition_index=index,
                 partition_count=shared.clients,
             )

@@ -10,7 +10,12 @@ from zk0.settings.plans import SessionTerms
 
 
 def admit_dataset(
-    uri: str, root: Path, terms: SessionTerms, rename_map: dict[str, str], units: JointUnits | None = None
+    uri: str,
+    root: Path,
+    terms: SessionTerms,
+    rename_map: dict[str, str],
+    units: JointUnits | None = None,
+    expected_episodes: int | None = None,
 ) -> DatasetReport:
     """Check a dataset and return its report if it may take part.
 
@@ -20,6 +25,7 @@ def admit_dataset(
         terms: of the session; its contract applies.
         rename_map: feature key in the dataset -> key in the contract.
         units: those that the session states for the dataset; None: it states none.
+        expected_episodes: number of episodes that it must have; None: any.
 
     Raises:
         DatasetError: lists every error of the check.
@@ -28,7 +34,18 @@ def admit_dataset(
     report = with_contract(report, terms.contract, rename_map, units)
     if report.errors:
         raise DatasetError(f"{uri} may not take part: " + "; ".join(map(str, report.errors)) + _way_out(report))
+    if expected_episodes not in (None, report.episodes):
+        raise DatasetError(f"{uri} may not take part: {wrong_episode_count(report.episodes, expected_episodes)}")
     return report
+
+
+def wrong_episode_count(found: int | None, expected: int | None) -> str:
+    """Return the message about a dataset that has another number of episodes than the session expects.
+
+    >>> wrong_episode_count(49, 50)
+    '49 episodes, expected 50 (expected_episodes); bring the missing ones, or change the setting'
+    """
+    return f"{found} episodes, expected {expected} (expected_episodes); bring the missing ones, or change the setting"
 
 
 def _way_out(report: DatasetReport) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from zk0.data.check.admission import wrong_episode_count
 from zk0.data.check.contract_rules import check_contract, check_same_rate, known_units
 from zk0.data.dataset_folder import list_folder
 from zk0.data.dataset_info import DatasetInfo, camera_name, read_dataset_info, resolve_renames
@@ -26,6 +27,8 @@ class DatasetUse(Record):
     units: JointUnits | None
     episodes: int
     """Smallest number of episodes that suffices."""
+    expected_episodes: int | None
+    """Number of episodes that it must have; None: any."""
     may_repair: bool
     """Whether a repaired copy takes part; an older format is then no fault."""
     evaluated_episodes: int | None = None
@@ -73,6 +76,7 @@ def dataset_uses(session: Session) -> Iterator[DatasetUse]:
             rename_map=client.rename_map,
             units=client.units,
             episodes=held_out + client.partition_count,
+            expected_episodes=client.expected_episodes,
             may_repair=repairs and client.allow_repair,
         )
     for one in session.evaluation.datasets:
@@ -84,6 +88,7 @@ def dataset_uses(session: Session) -> Iterator[DatasetUse]:
             rename_map=one.rename_map,
             units=one.units,
             episodes=evaluated or 1,
+            expected_episodes=one.expected_episodes,
             may_repair=repairs,
             evaluated_episodes=evaluated,
         )
@@ -124,6 +129,8 @@ def _info_faults(session: Session, use: DatasetUse, info: DatasetInfo, report: D
         )
     if report.episodes is not None and report.episodes < use.episodes:
         yield f"{report.episodes} episodes, expected at least {use.episodes}"
+    if use.expected_episodes not in (None, report.episodes) and not use.may_repair:
+        yield wrong_episode_count(report.episodes, use.expected_episodes)
     for finding in check_contract(report, session.contract, use.rename_map, use.units):
         is_decided = finding.rule != "contract-units" or known_units(report, use.units)
         if finding.severity == "error" and is_decided:  # values decide about the units, and a warning is no fault

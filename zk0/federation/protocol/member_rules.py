@@ -59,6 +59,8 @@ def _digests_are_complete(member: Member, contract: ContractSettings | None) -> 
     digests = (*member.train_digests, *member.held_out_digests)
     if len(set(digests)) < len(digests):
         yield f"{len(digests) - len(set(digests))} episode(s) with the digest of another one, expected each once"
+    if (sketches := len(member.path_sketches)) not in (0, len(digests)):
+        yield f"{sketches} path sketches of {len(digests)} episodes, expected one for each, or none"
 
 
 def _counts_agree(member: Member, contract: ContractSettings | None) -> Iterator[str]:

@@ -93,6 +93,7 @@ def write_session_report(
         evaluation_settings=evaluation_settings_note(rows),
         tables=_tables(session, members, rows, rollouts)
         | {"statistics": statistics_table(session, groups), "groups": group_table(groups)},
+        dataset_notes=setup.dataset_notes if setup else (),
         normalization=setup.normalization_sentence if setup else "",
         still_joints=still_joints_note(session, groups),
         episodes=[InlineEpisode(episode=e, **_data_uris(folder, e)) for e in _unseen_episode_videos(here)],

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from zk0.records import RoundRecord, SetScore
 from zk0.report.metrics import sorted_by_round
+from zk0.report.number_format import DASH
 from zk0.report.tables.table import Cell, Column, Table, decimal_cell, integer_cell, mean_cell, text_cell
 from zk0.settings.session import Session
 from zk0.storage.redaction import public_name
@@ -20,6 +21,7 @@ def evaluation_set_table(session: Session, history: Sequence[RoundRecord]) -> Ta
         Column(title="frames"),
         *(Column(title="policy loss", unit=f"± 95 %, {number}") for number in rounds),
         *(Column(title="action error", unit=f"{session.contract.units}, ± 95 %, {number}") for number in rounds),
+        Column(title="unseen by", kind="text"),
     )
     scores = [{s.dataset: s for s in e.sets} for e in shown]
     last = evaluations[-1].sets if evaluations else ()
@@ -34,6 +36,7 @@ def _set_row(last: SetScore, scores: Sequence[SetScore | None]) -> tuple[Cell, .
         integer_cell(last.frames),
         *(mean_cell(s, "policy_loss", 3) for s in scores),
         *(mean_cell(s, "action_error_degrees", 2) for s in scores),
+        text_cell(last.unseen_by or DASH),
     )
 
 

@@ -1,0 +1,85 @@
+"""Near copies of episodes in two datasets are found from sketches of their paths."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from zk0.data.frame_table import read_episodes, stored_episodes
+from zk0.data.path_sketches import find_near_copies, path_sketch, path_sketches
+
+Path = NDArray[np.float64]
+
+
+def random_path(seed: int, frames: int = 120) -> Path:
+    """A smooth random path of six joints, in degrees."""
+    rng = np.random.default_rng(seed)
+    corners = rng.uniform(-60, 60, (6, 6))
+    places = np.linspace(0, 5, frames)
+    return np.stack([np.interp(places, range(6), corners[:, joint]) for joint in range(6)], axis=1)
+
+
+def sketches(*paths: Path) -> dict[int, str]:
+    return {number: path_sketch(path, "degrees") for number, path in enumerate(paths)}
+
+
+COPIES: dict[str, Callable[[Path], Path]] = {
+    "equal": lambda path: path,
+    "rounded": lambda path: path.round(1),
+    "float16": lambda path: path.astype(np.float16).astype(np.float64),
+    "noise": lambda path: path + np.random.default_rng(0).normal(0, 0.15, path.shape),
+    "cut": lambda path: path[15:-15],
+    "at twice the speed": lambda path: path[::2],
+    "backward": lambda path: path[::-1],
+    "with idle ends": lambda path: np.concatenate([path[:1].repeat(50, 0), path, path[-1:].repeat(50, 0)]),
+}
+
+
+@pytest.mark.parametrize("change", COPIES.values(), ids=COPIES)
+def test_a_near_copy_is_found_among_others(change: Callable[[Path], Path]) -> None:
+    first = [random_path(seed) for seed in range(20)]
+    second = [random_path(seed) for seed in range(100, 120)]
+    second[7] = change(first[3])
+    found = find_near_copies(("a", sketches(*first)), ("b", sketches(*second)))
+    assert found is not None
+    assert found.episodes == ((3, 7),)
+    assert str(found) == "episode 3 of a is nearly a copy of episode 7 of b"
+
+
+def test_different_paths_are_no_copies() -> None:
+    first, second = (sketches(*(random_path(s) for s in range(k, k + 150))) for k in (0, 1000))
+    assert find_near_copies(("a", first), ("b", second)) is None
+
+
+def test_arms_that_stand_still_are_no_copies() -> None:
+    still = sketches(*[np.zeros((100, 6))] * 3)
+    assert set(still.values()) == {""}
+    assert find_near_copies(("a", still), ("b", still)) is None
+
+
+def test_units_do_not_change_what_is_found() -> None:
+    path = np.radians(random_path(1))
+    one, other = ({0: path_sketch(p, "radians")} for p in (path, path[10:-10]))
+    assert find_near_copies(("a", one), ("b", other)) is not None
+
+
+def test_real_and_simulated_episodes_are_no_copies_of_each_other(real_data) -> None:
+    """Every episode of all real sets and of the simulated ones against those of the same set."""
+    for root in sorted(path for path in real_data.iterdir() if path.is_dir()):
+        of = dict(enumerate(path_sketches(root, stored_episodes(root))))
+        assert all(
+            find_near_copies(("a", {e: s}), ("b", {o: t for o, t in of.items() if o > e})) is None
+            for e, s in of.items()
+        )
+
+
+def test_halved_real_episodes_are_found(real_data) -> None:
+    root = real_data / "so101-cloth-right"
+    episodes = stored_episodes(root)
+    frames = read_episodes(root, episodes)
+    whole = dict(zip(episodes, path_sketches(root, episodes), strict=True))
+    cut = {e: path_sketch(frames[e].state[len(frames[e].state) // 8 :], "degrees") for e in episodes}
+    found = find_near_copies(("a", whole), ("b", cut))
+    assert found is not None
+    assert set(found.episodes) == {(e, e) for e in episodes}

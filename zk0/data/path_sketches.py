@@ -1,0 +1,114 @@
+"""Sketches of the paths that joints take, which find near copies of an episode in other people's datasets.
+
+Two recordings of one motion (a copy with noise, a replay, a cut copy) differ in every number, so their digests say
+nothing. A sketch says how much two paths overlap, but not where they are: the path is a set of cells of a coarse grid
+over the joints' positions, of which b-bit minwise hashing (Li and König, WWW 2010, arXiv:0910.3349) keeps 512 bits.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zk0.data.frame_table import read_episodes
+from zk0.data.units import Units
+from zk0.records import PathSketch
+
+HASHES = 256
+"""Minimum hashes of a sketch."""
+BITS = 2
+"""Bits that a sketch keeps of each."""
+CELL = {"degrees": 6.0, "normalized": 6.0, "radians": 0.1, "ticks": 68.0}
+"""Side of a cell by units."""
+MIN_CELLS = 6
+"""A path through fewer cells has no sketch: arms that stand still are all alike."""
+MIN_OVERLAP = 0.3
+"""Share of the cells of two paths that both visit, above which one is nearly a copy of the other."""
+_LOW_BITS = np.uint64(0x5555555555555555)
+
+SketchedDataset = tuple[str, Mapping[int, PathSketch]]
+"""Name of a dataset, and the sketch of each episode by its index."""
+
+
+class NearCopies(NamedTuple):
+    """Episodes of two datasets that take nearly the same paths."""
+
+    first: str
+    """Name of a dataset."""
+    second: str
+    episodes: tuple[tuple[int, int], ...]
+    """Pairs of an episode of the first and one of the second."""
+
+    def __str__(self) -> str:
+        one, other = self.episodes[0]
+        more = f" and {len(self.episodes) - 1} more" if len(self.episodes) > 1 else ""
+        return f"episode {one} of {self.first} is nearly a copy of episode {other} of {self.second}{more}"
+
+
+def path_sketches(
+    root: Path, episodes: Sequence[int], rename: Mapping[str, str] | None = None, units: Units | None = None
+) -> tuple[PathSketch, ...]:
+    """Return the sketch of each of these episodes, in their order.
+
+    Args:
+        root: the dataset's folder.
+        episodes: episode indices.
+        rename: feature key in the dataset -> key in the contract.
+        units: of the state; None: degrees.
+
+    Raises:
+        DatasetError: an episode is missing or incomplete.
+    """
+    found = read_episodes(root, episodes, rename)
+    return tuple(path_sketch(found[e].state, units or "degrees") for e in episodes)
+
+
+def path_sketch(state: NDArray[np.floating], units: Units) -> PathSketch:
+    """Return the sketch of a path (frames, joints) as 128 hexadecimal digits; empty if it visits too few cells."""
+    cells = np.unique(np.floor(np.asarray(state, dtype=np.float64) / CELL[units]).astype("<i8"), axis=0)
+    if len(cells) < MIN_CELLS:
+        return ""
+    digests = [hashlib.blake2b(np.ascontiguousarray(cell).tobytes(), digest_size=8).digest() for cell in cells]
+    bases = np.frombuffer(b"".join(digests), dtype="<u8")
+    smallest = _mix(bases ^ _mix(np.arange(1, HASHES + 1, dtype=np.uint64)[:, None])).min(axis=1)
+    kept = (smallest & np.uint64(2**BITS - 1)).astype(np.uint8)
+    bits = np.unpackbits(kept[:, None], axis=1, count=BITS, bitorder="little")
+    return np.packbits(bits.reshape(-1), bitorder="little").tobytes().hex()
+
+
+def find_near_copies(first: SketchedDataset, second: SketchedDataset) -> NearCopies | None:
+    """Return the pairs of episodes of two datasets whose paths overlap by more than MIN_OVERLAP; None without any."""
+    (name, one), (other_name, other) = first, second
+    one, other = ({e: s for e, s in sketches.items() if s} for sketches in (one, other))
+    if not one or not other:
+        return None
+    rows, columns, words = list(one), list(other), _words(list(other.values()))
+    pairs = [
+        (row, columns[int(column)])
+        for row, of_row in zip(rows, _words(list(one.values())), strict=True)
+        for column in np.flatnonzero(_overlap(of_row, words) > MIN_OVERLAP)
+    ]
+    return NearCopies(name, other_name, tuple(pairs)) if pairs else None
+
+
+def _overlap(sketch: NDArray[np.uint64], others: NDArray[np.uint64]) -> NDArray[np.float64]:
+    """Return the estimated Jaccard index of a set of cells with each of the others, from the hashes of equal bits."""
+    differ = sketch ^ others
+    unequal = np.bitwise_count((differ | differ >> np.uint64(1)) & _LOW_BITS).sum(axis=1, dtype=np.int64)
+    by_chance = 1 / 2**BITS
+    return np.asarray((1 - unequal / HASHES - by_chance) / (1 - by_chance))
+
+
+def _words(sketches: Sequence[PathSketch]) -> NDArray[np.uint64]:
+    """Return sketches as (episodes, words) of 64 bits."""
+    return np.frombuffer(bytes.fromhex("".join(sketches)), dtype="<u8").reshape(len(sketches), -1)
+
+
+def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Return values with all bits mixed: the finalizer of SplitMix64 (Steele et al., OOPSLA 2014)."""
+    values = (values ^ values >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ values >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
+    return values ^ values >> np.uint64(31)

@@ -1,0 +1,74 @@
+"""What a person should know about the datasets of a session beside each other; nothing of it keeps a dataset out."""
+
+from collections.abc import Iterator, Sequence
+from itertools import combinations
+
+from zk0.data.path_sketches import SketchedDataset, find_near_copies
+from zk0.evaluation.session_setup import EvaluationSet
+from zk0.evaluation.zero_offsets import zero_offsets
+from zk0.records import Member
+from zk0.storage.redaction import public_name
+
+LISTED = 5
+"""Most clients that a note names."""
+
+
+def dataset_notes(members: Sequence[Member], sets: Sequence[EvaluationSet], joints: Sequence[str]) -> tuple[str, ...]:
+    """Return the notes on all clients' datasets and the evaluation sets, each of one sentence.
+
+    Args:
+        members: what the clients reported.
+        sets: the server's evaluation sets.
+        joints: names of the dimensions of the state.
+    """
+    return (
+        *_near_copies(members, sets),
+        *(f"Another zero position? {text}." for text in zero_offsets(members, joints).values()),
+        *_shared_tasks(members, sets),
+    )
+
+
+def _near_copies(members: Sequence[Member], sets: Sequence[EvaluationSet]) -> Iterator[str]:
+    """Yield where a training episode is nearly one that another client trains on or holds out, or of a set."""
+    training = [_training_sketches(member) for member in members]
+    evaluating = [_held_out_sketches(member) for member in members]
+    pairs = [
+        *combinations(training, 2),
+        *((a, b) for i, a in enumerate(training) for j, b in enumerate(evaluating) if i != j),
+        *((a, _set_sketches(one)) for a in training for one in sets),
+    ]
+    for a, b in pairs:
+        if found := find_near_copies(a, b):
+            yield f"Near copies: {found}; what is trained on twice weighs more, and what is evaluated is not unseen."
+
+
+def _training_sketches(member: Member) -> SketchedDataset:
+    return f"the training data of {member.client}", dict(zip(member.split.train, member.path_sketches, strict=False))
+
+
+def _held_out_sketches(member: Member) -> SketchedDataset:
+    sketches = member.path_sketches[len(member.split.train) :]
+    return f"the held-out data of {member.client}", dict(zip(member.split.held_out, sketches, strict=False))
+
+
+def _set_sketches(one: EvaluationSet) -> SketchedDataset:
+    return _name(one), dict(zip(one.split.held_out, one.path_sketches, strict=False))
+
+
+def _shared_tasks(members: Sequence[Member], sets: Sequence[EvaluationSet]) -> Iterator[str]:
+    """Yield the task texts that several clients have, and those of evaluation sets that a client trains on."""
+    for text in dict.fromkeys(task for member in members for task in member.report.tasks):
+        having = [member.client for member in members if text in member.report.tasks]
+        if len(having) > 1:
+            more = f" and {len(having) - LISTED} more" if len(having) > LISTED else ""
+            yield f"The task {text!r} is that of {', '.join(having[:LISTED])}{more}."
+        for one in sets:
+            if text in one.report.tasks:
+                yield (
+                    f"The task {text!r} of {having[0]} is also that of {_name(one)}, which is unseen by episode and "
+                    "not by task."
+                )
+
+
+def _name(one: EvaluationSet) -> str:
+    return f"the evaluation set {public_name(one.dataset)}"
