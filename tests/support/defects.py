@@ -303,6 +303,10 @@ def change_vectors(b, key: str, change: Callable) -> None:
     moments = {"mean": values.mean(0), "std": values.std(0), "min": values.min(0), "max": values.max(0)}
     moments |= {f"q{n:02d}": np.quantile(values, n / 100, axis=0) for n in (1, 10, 50, 90, 99)}
     b.json("meta/stats.json", lambda s: s[key].update({k: v.tolist() for k, v in moments.items()}))
+    episode = np.array(pq.read_table(b.root / DATA)["episode_index"].to_pylist())
+    for name, measure in {"mean": np.mean, "std": np.std, "min": np.min, "max": np.max}.items():
+        of_episodes = [measure(values[episode == e], axis=0).tolist() for e in np.unique(episode)]
+        b.column(EPISODES, f"stats/{key}/{name}", lambda _, found=of_episodes: found)
 
 
 @defect("dimensions", "joint-names")
@@ -489,6 +493,11 @@ def statistics_of_something_else(b) -> None:
 @defect("statistics-wrong")
 def statistics_of_twice_as_many_frames(b) -> None:
     b.json("meta/stats.json", lambda s: s[STATE].update(count=[96]))
+
+
+@defect("episode-statistics")
+def statistics_of_two_episodes_exchanged(b) -> None:
+    b.column(EPISODES, "stats/action/mean", lambda v: [v[1], v[0], *v[2:]])
 
 
 @defect("statistics-order")

@@ -4,7 +4,7 @@ v2.x stores them as JSON Lines, v3.0 as parquet; both become `EpisodeEntry` valu
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from string import Formatter
 from typing import Any
@@ -84,6 +84,24 @@ def read_task_table(folder: DatasetFolder, info: DatasetInfo) -> dict[int, str]:
     return tasks
 
 
+def read_episode_statistics(folder: DatasetFolder, key: str) -> dict[int, dict[str, Any]]:
+    """Read the moments of one feature from the episode table: episode -> name of a moment -> stored value.
+
+    Episodes without any are missing; v2.x tables have none.
+
+    Raises:
+        BrokenFile: the table is unreadable.
+    """
+    found: dict[int, dict[str, Any]] = {}
+    prefix = f"stats/{key}/"
+    for file in folder.files_under(EPISODES_DIR, ".parquet"):
+        for row in _rows(folder, file, lambda name: name == "episode_index" or name.startswith(prefix)):
+            moments = {name.removeprefix(prefix): value for name, value in row.items() if name.startswith(prefix)}
+            if moments and isinstance(row.get("episode_index"), int):
+                found[row["episode_index"]] = moments
+    return found
+
+
 def has_task_index(folder: DatasetFolder) -> bool:
     """Return whether the pandas index of meta/tasks.parquet is the column of the task texts.
 
@@ -98,10 +116,16 @@ def has_task_index(folder: DatasetFolder) -> bool:
     return index in (["task"], ["__index_level_0__"])
 
 
-def _rows(folder: DatasetFolder, file: str) -> list[dict[str, Any]]:
+def _is_no_statistic(column: str) -> bool:
+    return not column.startswith("stats/")
+
+
+def _rows(
+    folder: DatasetFolder, file: str, is_wanted: Callable[[str], bool] = _is_no_statistic
+) -> list[dict[str, Any]]:
     try:
         with pq.ParquetFile(folder.file_path(file), memory_map=False) as parquet:
-            columns = [c for c in parquet.schema_arrow.names if not c.startswith("stats/")]
+            columns = [c for c in parquet.schema_arrow.names if is_wanted(c)]
             rows: list[dict[str, Any]] = parquet.read(columns=columns).to_pylist()
     except (pa.ArrowException, OSError, MemoryError, UnicodeDecodeError) as e:
         raise unreadable_parquet(folder, file, e) from e

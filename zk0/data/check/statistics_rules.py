@@ -8,10 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zk0.data.check.contents import STATISTICS_PATH, Contents
-from zk0.data.check.name_lists import join_names
+from zk0.data.check.name_lists import join_episodes, join_names
 from zk0.data.check.reading_rules import STATISTICS_MISSING
 from zk0.data.check.rule import RuleGroup, Severity, Violation
+from zk0.data.dataset_folder import BrokenFile
 from zk0.data.dataset_info import DEFAULT_FEATURES
+from zk0.data.episode_table import EPISODES_DIR, read_episode_statistics
 from zk0.records import ACTION, STATE
 
 ORDERED = ("min", "q01", "q10", "q50", "q90", "q99", "max")
@@ -57,6 +59,37 @@ def statistics_wrong(contents: Contents) -> Iterator[Violation]:
             yield from _wrong_moments(key, contents.statistics[key], np.asarray(values, dtype=np.float64))
 
 
+@STATISTICS_RULES.rule("episode-statistics", severity="warning", repairs=("recompute-statistics",))
+def episode_statistics(contents: Contents) -> Iterator[Violation]:
+    """Mean, std, min and max of state and action that the episode table states are those of each episode's frames."""
+    for key, name in ((contents.state_key, "state"), (contents.action_key, "action")):
+        values = getattr(contents.rows, name, None)
+        if values is None or contents.info is None or not contents.info.is_v3:
+            continue
+        wrong = dict(_wrong_episodes(contents, key, np.asarray(values, dtype=np.float64)))
+        if wrong:
+            first = next(iter(wrong))
+            where = f"{EPISODES_DIR} {key}, {join_episodes(list(wrong))}"
+            found = f"in episode {first} {wrong[first]}"
+            yield Violation(where, found, "the statistics of the frames in data", episodes=tuple(wrong))
+
+
+def _wrong_episodes(contents: Contents, key: str, values: NDArray[np.float64]) -> Iterator[tuple[int, str]]:
+    """Yield each complete episode with wrong statistics, and how they differ from those of its frames."""
+    lengths = {entry.index: entry.length for entry in contents.episodes or ()}
+    if contents.rows is None or lengths.keys() != contents.rows.spans.keys():
+        return  # other numbers: rules about counts and numbers tell
+    try:
+        stated = read_episode_statistics(contents.folder, key)
+    except BrokenFile:
+        return  # the rule about the episode table tells
+    complete = {e: values[s] for e, s in contents.spans.items() if s.stop - s.start == lengths[e] > 0}
+    for episode in sorted(stated.keys() & complete.keys()):
+        rows = complete[episode]
+        if np.isfinite(rows).all() and (found := next(_moment_differences(stated[episode], rows), None)):
+            yield episode, found
+
+
 @STATISTICS_RULES.rule("statistics-order", severity="warning", repairs=("recompute-statistics",))
 def statistics_order(contents: Contents) -> Iterator[Violation]:
     """Minimum, quantiles and maximum of state and action ascend in `meta/stats.json`; policies normalize by them."""
@@ -80,15 +113,21 @@ def _severity(features: Sequence[str]) -> Severity:
 
 def _wrong_moments(key: str, stated: Any, values: NDArray[np.float64]) -> Iterator[Violation]:
     """Compare the stated moments of one feature with those of its values; yield the first difference."""
+    if found := next(_moment_differences(stated, values), None):
+        yield Violation(f"{STATISTICS_PATH} {key}", found, "the statistics of the frames in data")
+        return
+    count = _vector(stated.get("count"))
+    if count is not None and count.tolist() != [len(values)]:
+        yield Violation(f"{STATISTICS_PATH} {key}", f"count {join_names(count.tolist())}", str(len(values)))
+
+
+def _moment_differences(stated: Any, values: NDArray[np.float64]) -> Iterator[str]:
+    """Yield how each stated moment differs from that of the values, where it does."""
     spread = values.std(axis=0)
     true = {"mean": values.mean(axis=0), "std": spread, "min": values.min(axis=0), "max": values.max(axis=0)}
     for name, expected in true.items():
         if found := _difference(name, stated.get(name), expected, spread):
-            yield Violation(f"{STATISTICS_PATH} {key}", found, "the statistics of the frames in data")
-            return
-    count = _vector(stated.get("count"))
-    if count is not None and count.tolist() != [len(values)]:
-        yield Violation(f"{STATISTICS_PATH} {key}", f"count {join_names(count.tolist())}", str(len(values)))
+            yield found
 
 
 def _difference(name: str, stated: Any, expected: NDArray[np.float64], spread: NDArray[np.float64]) -> str | None:
