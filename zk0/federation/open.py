@@ -11,7 +11,7 @@ from typing import Any, assert_never
 from zk0.audit.ledger_heads import HeadSigner
 from zk0.diagnostics import SESSION_LOG
 from zk0.errors import FederationError
-from zk0.federation.protocol.client_app import ProgressListener
+from zk0.federation.protocol.client_app import STEPS, ProgressListener
 from zk0.federation.protocol.collect import Federation
 from zk0.federation.protocol.received_log import RECEIVED_JOURNAL, ReceivedLog
 from zk0.settings.dataset_settings import ClientSettings
@@ -41,7 +41,7 @@ def open_federation(
         raise FederationError(f"{name}: this federation is open already")
     clients = _joined_clients(folder) or session.initial_client_names()
     nodes = [_node_config(session, client, folder) for client in session.local_clients()]
-    with _grid(session, nodes, folder, on_step) as (grid, nodes_file):
+    with _grid(session, nodes, folder, _steps_only(on_step)) as (grid, nodes_file):
         settings = session.federation
         log = ReceivedLog(_received_journal(session), name)
         heads = _head_signer(session, name, folder)
@@ -54,11 +54,19 @@ def open_federation(
             log,
             settings.feature_timeout_seconds,
             heads,
+            share_gpus=session.training.device != "cpu" and session.training.gpu_share > 0,
         )
         try:
             yield _federations[name]
         finally:
             del _federations[name]
+
+
+def _steps_only(on_step: ProgressListener | None) -> ProgressListener | None:
+    """Return a listener that passes on what is done; None where nobody listens."""
+    if on_step is None:
+        return None
+    return lambda *event: on_step(*event) if event[-1] in STEPS else None
 
 
 def get_federation(name: str) -> Federation:

@@ -5,7 +5,6 @@ It has the interface of Flower's Grid, so that one `Federation` serves every eng
 
 import queue
 import threading
-import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
@@ -18,7 +17,7 @@ from flwr.app import Context, Error, Message, RecordDict
 from zk0.errors import FederationError
 from zk0.federation.engines.worker_process import ForkServer, WorkerProcess
 from zk0.federation.flower.private_api import ErrorCode, new_message
-from zk0.federation.protocol.client_app import STEPS, ProgressListener
+from zk0.federation.protocol.client_app import ProgressListener
 
 _FIRST_NODE = 1000
 _STOP_SECONDS = 5.0
@@ -34,7 +33,7 @@ class LocalGrid:
         nodes: the configuration of each node, one node a client.
         workers: number of processes.
         log_folder: for the output of the workers (worker-N.log) and of their fork server (workers.log).
-        on_step: called with the progress of clients, from a thread.
+        on_step: called with the progress of clients, and when they wait for a GPU, from a thread.
         max_workers: returns how many workers can work at a time; None: all. It may take seconds: worker 0 starts
             without waiting for it.
     """
@@ -118,7 +117,7 @@ class LocalGrid:
     def _handle_here(self, message: Message) -> Message:
         from zk0.federation.protocol import client_app
 
-        client_app.set_progress_listener(lambda *step: self._on_step(*step) if step[-1] in STEPS else None)
+        client_app.set_progress_listener(self._on_step)
         return client_app.flower_client_app(message, self._contexts[message.metadata.dst_node_id])
 
     def _run_jobs(self, number: int, worker: WorkerProcess) -> None:
@@ -133,8 +132,7 @@ class LocalGrid:
             if metadata.message_id not in self._open:  # its round is over; the next round must not wait for it
                 continue
             try:
-                deadline = time.monotonic() + metadata.ttl
-                reply, self._contexts[node] = worker.request(message, self._contexts[node], deadline)
+                reply, self._contexts[node] = worker.request(message, self._contexts[node], metadata.ttl)
             except FederationError as e:
                 reply = Message(Error(ErrorCode.CLIENT_APP_CRASHED, str(e)), reply_to=message)
             except Exception as e:  # without a reply, and without this thread, the caller would wait for ever

@@ -5,6 +5,9 @@ Flower deprecates `run_simulation`; this is the only file that uses it.
 Flower returns a Ray actor whose client died to its pool, where the actor fails every later message, and Flower's
 shutdown waits for clients that hang. Therefore an actor here does not train: it holds a worker process of the local
 engine that does (`WorkerClientApp`), and outlives it. Ray restarts an actor that is killed.
+
+Flower gives all messages to Ray at once, and they wait there for an actor. Therefore a message carries its time limit
+beside its content, and an actor counts it from the moment on at which it takes the message up.
 """
 
 import os
@@ -13,7 +16,6 @@ import shutil
 import socket
 import tempfile
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Client, Connection, Listener
@@ -28,21 +30,34 @@ from zk0.errors import FederationError
 from zk0.federation.engines.worker_process import ForkServer, WorkerProcess
 from zk0.federation.flower.private_api import ErrorCode, new_message
 from zk0.federation.protocol.client_app import ProgressListener
+from zk0.federation.protocol.exchange import limit_turn, take_turn_limit
 
 _START_SECONDS = 180.0
 _STOP_SECONDS = 60.0
 _ACTOR_OPTIONS = {"max_restarts": -1, "max_task_retries": 1}
 """Ray restarts an actor whenever it dies, and retries the task that it was working on once."""
+_QUEUE_SECONDS = 30 * 86_400.0
+"""For which a message may wait for an actor; Flower forgets it then."""
 
 
 class RayGrid:
-    """Flower's in-memory grid, taken out of its ServerApp."""
+    """Flower's in-memory grid, taken out of its ServerApp.
 
-    limits_turns = False
+    A message's time to live counts from the moment on at which an actor takes it up.
 
-    def __init__(self, grid: Any, ended: "queue.Queue[BaseException | None]") -> None:
+    Args:
+        grid: of Flower.
+        ended: holds why the simulation has ended, once it has.
+        folder: where actors see which messages nobody waits for any more.
+    """
+
+    limits_turns = True
+
+    def __init__(self, grid: Any, ended: "queue.Queue[BaseException | None]", folder: Path) -> None:
         self._grid = grid
         self._ended = ended
+        self._folder = folder
+        self._open: set[str] = set()
 
     def get_nodes(self) -> Sequence[Any]:
         """Return all virtual nodes."""
@@ -53,19 +68,27 @@ class RayGrid:
         self, content: RecordDict, dst_node_id: int, message_type: str, ttl: float, group_id: str
     ) -> Message:
         """Create a message of the simulation's run."""
-        return new_message(self._grid.run.run_id, content, dst_node_id, message_type, ttl, group_id)
+        limited = limit_turn(content, ttl)
+        return new_message(self._grid.run.run_id, limited, dst_node_id, message_type, _QUEUE_SECONDS, group_id)
 
     def push_messages(self, messages: Sequence[Message]) -> Sequence[str]:
         """Give messages to the actors, and return their ids."""
-        return list(self._grid.push_messages(messages))
+        ids = list(self._grid.push_messages(messages))
+        self._open.update(ids)
+        return ids
 
     def pull_messages(self, ids: Sequence[str]) -> Sequence[Message]:
         """Return the replies that have arrived, each once."""
         self._check_running()
-        return list(self._grid.pull_messages(ids))
+        found = list(self._grid.pull_messages(ids))
+        self._open.difference_update(message.metadata.reply_to_message_id for message in found)
+        return found
 
     def discard(self, ids: Sequence[str]) -> None:
-        """Do nothing: Flower's simulation deletes its messages when it ends."""
+        """Let no actor take up these messages any more; Flower's simulation deletes them when it ends."""
+        for message_id in self._open.intersection(ids):
+            _discarded(self._folder, message_id).touch()
+        self._open.difference_update(ids)
 
     def _check_running(self) -> None:
         if not self._ended.empty():
@@ -86,17 +109,21 @@ class WorkerClientApp(ClientApp):
 
     def __call__(self, message: Message, context: Context) -> Message:
         """Return the client's answer, or a message with an Error that says why there is none."""
-        metadata = message.metadata
-        left = metadata.created_at + metadata.ttl - time.time()
+        seconds = take_turn_limit(message)
         try:
-            if left < 0:  # its round is over
-                raise FederationError(f"no answer within {metadata.ttl:g} s")
+            if _discarded(Path(self._address).parent, message.metadata.message_id).exists():
+                raise FederationError("its round is over")
             worker, session = _actor_worker(self._address, self._log_folder)
-            reply, after = worker.request(message, context, time.monotonic() + left, session)
+            reply, after = worker.request(message, context, seconds, session)
         except FederationError as e:
             return Message(Error(ErrorCode.CLIENT_APP_CRASHED, str(e)), reply_to=message)
         context.state = after.state
         return reply
+
+
+def _discarded(folder: Path, message_id: str) -> Path:
+    """Return the file that exists once nobody waits for the answer to a message."""
+    return folder / f"discarded-{message_id}"
 
 
 _actor_workers: dict[str, tuple[WorkerProcess, Connection]] = {}
@@ -117,8 +144,8 @@ class _ActorConnections:
     """Accepts a connection of each actor: progress comes in, and closing it makes the actor kill its process."""
 
     def __init__(self, on_step: ProgressListener | None) -> None:
-        self._folder = tempfile.mkdtemp(prefix="zk0-ray-")
-        self.address = f"{self._folder}/socket"
+        self.folder = Path(tempfile.mkdtemp(prefix="zk0-ray-"))
+        self.address = str(self.folder / "socket")
         self._listener = Listener(self.address, "AF_UNIX")
         self._on_step = on_step or (lambda *_: None)
         self._connections: list[Connection] = []
@@ -129,7 +156,7 @@ class _ActorConnections:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, e: BaseException | None, trace: TracebackType | None) -> None:
-        shutil.rmtree(self._folder, ignore_errors=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def close(self) -> None:
         """Close all connections and accept no other."""
@@ -168,7 +195,7 @@ def open_ray_grid(
         workers: the most actors at a time.
         gpus: share of a GPU that each actor reserves.
         log_folder: for the output of the worker processes.
-        on_step: called with the progress of clients, from a thread.
+        on_step: called with the progress of clients, and when they wait for a GPU, from a thread.
 
     Raises:
         FederationError: Ray is not installed, or the simulation does not start.
@@ -183,7 +210,7 @@ def open_ray_grid(
         simulation = _Simulation(nodes, workers, options, WorkerClientApp(connections.address, log_folder))
         simulation.start()
         try:
-            yield simulation.grid()
+            yield RayGrid(simulation.grid(), simulation.ended, connections.folder)
         finally:
             connections.close()  # first, because Flower's shutdown waits for clients that train
             simulation.stop()
@@ -196,21 +223,22 @@ class _Simulation:
         self._nodes, self._workers, self._client_app = nodes, workers, client_app
         self._actor_options = actor_options
         self._started: queue.Queue[Any] = queue.Queue()
-        self._ended: queue.Queue[BaseException | None] = queue.Queue()
+        self.ended: queue.Queue[BaseException | None] = queue.Queue()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True, name="zk0-ray")
 
     def start(self) -> None:
         self._thread.start()
 
-    def grid(self) -> RayGrid:
+    def grid(self) -> Any:
+        """Return Flower's grid, once the simulation has started."""
         try:
             found = self._started.get(timeout=_START_SECONDS)
         except queue.Empty as e:
             raise FederationError(f"the Ray simulation did not start within {_START_SECONDS:g} s") from e
         if found is None:
-            raise FederationError(f"the Ray simulation did not start: {self._ended.get()}")
-        return RayGrid(found, self._ended)
+            raise FederationError(f"the Ray simulation did not start: {self.ended.get()}")
+        return found
 
     def stop(self) -> None:
         self._stopping.set()
@@ -239,5 +267,5 @@ class _Simulation:
         except Exception as e:  # raised by the thread that uses the grid
             failure = e
         finally:
-            self._ended.put(failure)
+            self.ended.put(failure)
             self._started.put(None)

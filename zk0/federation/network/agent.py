@@ -20,6 +20,8 @@ from zk0.federation.flower.api_client import ApiClient, Endpoint
 from zk0.federation.flower.flower_message import embed_weights, to_flower
 from zk0.federation.flower.private_api import CLIENT_APP
 from zk0.federation.flower.runtime_task import FetchLimit, RuntimeTask, acquire_task
+from zk0.federation.protocol.client_app import GPU_WAIT
+from zk0.federation.protocol.exchange import take_turn_limit
 from zk0.federation.protocol.request_limits import LIMITS
 from zk0.federation.protocol.sent_log import REMOTE
 from zk0.federation.protocol.shown_heads import LEDGER_KEY
@@ -50,14 +52,15 @@ class AgentSettings(Record):
 
 
 class ProgressClock:
-    """A progress listener that stores when a worker last made progress."""
+    """A progress listener that stores when a worker last made progress, and whether it waits for a GPU."""
 
     def __init__(self) -> None:
         self.at = time.monotonic()
+        self.waits = False
 
     def __call__(self, client: str, round_number: int, step: int, steps: int, work: str) -> None:
         """Store the time."""
-        self.at = time.monotonic()
+        self.at, self.waits = time.monotonic(), work == GPU_WAIT
 
 
 def answer_tasks(
@@ -120,16 +123,16 @@ def _delete_old_files(scratch: Path) -> None:
 
 def _handle(grid: LocalGrid, progress: ProgressClock, request: Message) -> Message:
     """Let the worker handle a request, and return its reply."""
-    metadata, deadline = request.metadata, time.monotonic() + request.metadata.ttl
     if request.has_error():
         return Message(Error(0, "the request is an error"), reply_to=request)
+    metadata, deadline = request.metadata, time.monotonic() + take_turn_limit(request)
     (node,) = grid.get_nodes()
     message = grid.make_message(
         request.content, node.node_id, metadata.message_type, _NO_DEADLINE_SECONDS, metadata.group_id
     )
     ids = grid.push_messages([message])
     while not (replies := grid.pull_messages(ids)):
-        if time.monotonic() > max(deadline, progress.at + _SILENT_SECONDS):
+        if not progress.waits and time.monotonic() > max(deadline, progress.at + _SILENT_SECONDS):
             raise FederationError(f"the worker is late and has made no progress for {_SILENT_SECONDS:g} s")
         time.sleep(_POLL_SECONDS)
     return replies[0]

@@ -39,6 +39,8 @@ class Membership:
         log: record of all answers.
         feature_timeout_seconds: for computing the features of a client's frames; None: `timeout_seconds`.
         heads: signs the heads of the session's ledger, which go with each request; None: none are sent.
+        share_gpus: whether nodes may wait for each other on a GPU that they share; a round then gives up nodes
+            `timeout_seconds` after its last answer.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class Membership:
         log: ReceivedLog | None = None,
         feature_timeout_seconds: float | None = None,
         heads: HeadSigner | None = None,
+        share_gpus: bool = False,
     ) -> None:
         self._grid = grid
         self._clients = tuple(clients)
@@ -61,6 +64,7 @@ class Membership:
         self._registry = Registry()
         self._log = log or ReceivedLog(None, "")
         self._heads = heads
+        self._share_gpus = share_gpus
 
     def join(
         self, terms: SessionTerms, previous: Sequence[Member] = (), wait_seconds: float = 0.0
@@ -159,4 +163,4 @@ class Membership:
         for name in requests.keys() - connected.keys():
             yield Reply(name, None, "its node has not rejoined since the session was interrupted")
         timeout = timeout_seconds or self._timeout
-        yield from exchange_messages(self._grid, connected, message_type, group_id, timeout)
+        yield from exchange_messages(self._grid, connected, message_type, group_id, timeout, self._share_gpus)
