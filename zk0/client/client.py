@@ -157,7 +157,7 @@ class Client:
         policy = self._build_policy(plan)
         self.training_examples(plan, policy, on_frames)
         if plan.every_frames is not None and self.split.held_out:
-            self._held_out_examples(plan, policy, plan.every_frames, None, on_frames)
+            self._held_out_examples(plan, policy, plan.every_frames, on_frames)
 
     def train(
         self,
@@ -239,7 +239,6 @@ class Client:
         plan: EvaluationPlan,
         policy: Any,
         on_frames: FrameProgressCallback | None = None,
-        episodes: int | None = None,
     ) -> EvaluationExamples:
         """The frames of the held-out episodes, prepared on the first call.
 
@@ -247,28 +246,24 @@ class Client:
             plan: of the evaluation; only frames that its `every_frames` chooses have features.
             policy: whose frozen layers compute missing features.
             on_frames: called while missing features are computed.
-            episodes: all frames of the first N held-out episodes instead.
         """
-        every = plan.every_frames if episodes is None else 1
-        return self._held_out_examples(plan, policy, every, episodes, on_frames)
+        return self._held_out_examples(plan, policy, plan.every_frames, on_frames)
 
     def _held_out_examples(
         self,
         plan: ClientPlan,
         policy: Any,
         every: int,
-        episodes: int | None,
         on_frames: FrameProgressCallback | None,
     ) -> EvaluationExamples:
         source = self._example_source(plan, policy)
         key = json.dumps([plan.recipe.model_dump(), source.statistics.model_dump(), plan.training.features])
         if getattr(self, "_held_out_key", None) != key:
-            self._held_out: dict[tuple[int, int | None], EvaluationExamples] = {}
+            self._held_out: dict[int, EvaluationExamples] = {}
             self._held_out_key = key
-        if (every, episodes) not in self._held_out:
-            chosen = self.split.held_out[:episodes]
-            self._held_out[every, episodes] = source.open(self.reader, chosen, on_frames, every)
-        return self._held_out[every, episodes]
+        if every not in self._held_out:
+            self._held_out[every] = source.open(self.reader, self.split.held_out, on_frames, every)
+        return self._held_out[every]
 
     def training_examples(
         self, plan: ClientPlan, policy: Any, on_frames: FrameProgressCallback | None = None

@@ -18,6 +18,7 @@ from zk0.settings.training_settings import BASE, TINY
 
 RESUMABLE = (
     "cache_dir",
+    "disk_limit_gb",
     "federation.absence_seconds",
     "federation.engine",
     "federation.newcomer_seconds",

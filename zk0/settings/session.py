@@ -71,6 +71,12 @@ class Session(Record):
         "of rounds with a saved policy or rollouts",
     )
     output_dir: str = Field(default="outputs", description="parent of the session folders")
+    disk_limit_gb: float | None = Field(
+        default=None,
+        gt=0,
+        description="limit of the session's folder in GB (1e9 bytes), checked after each round; unset: what the "
+        "session names at its start",
+    )
     cache_dir: str = Field(
         default="~/.cache/zk0", description="downloads, simulated datasets and cached features, shared by all sessions"
     )

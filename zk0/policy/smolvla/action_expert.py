@@ -64,18 +64,24 @@ _run_layer: ContextVar[Callable[..., Tensor]] = ContextVar("run_layer", default=
 
 
 @cache
-def _compiled(layer: _Layer) -> _Layer:
-    """The layer compiled by TorchDynamo, once in a process: all layers of a kind share the code."""
-    return torch.compile(layer, dynamic=True, options={"fallback_random": True})
+def _compiled(layer: _Layer, backend: str) -> _Layer:
+    """The layer compiled once in a process: all layers of a kind and all sizes of a batch share the code."""
+    if backend != "inductor":
+        return torch.compile(layer, dynamic=True, backend=backend)
+    return torch.compile(layer, dynamic=True, options={"fallback_random": True})  # the same LoRA dropout
 
 
 @contextmanager
-def compiled_layers(enabled: bool) -> Iterator[None]:
-    """Inside the block the layers of the action expert are compiled; their results are equal up to rounding."""
-    if not enabled:
+def compiled_layers(backend: str | None) -> Iterator[None]:
+    """Inside the block the layers of the action expert are compiled; results are equal up to rounding.
+
+    Args:
+        backend: of `torch.compile`; None: nothing is compiled.
+    """
+    if backend is None:
         yield
         return
-    before = _run_layer.set(lambda layer, *given: _compiled(layer)(*given))
+    before = _run_layer.set(lambda layer, *given: _compiled(layer, backend)(*given))
     try:
         yield
     finally:
