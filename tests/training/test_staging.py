@@ -119,12 +119,15 @@ class TestCompiled:
 
         monkeypatch.setattr(compilation, "BACKEND", "eager")
         counters.clear()
-        for changes in ({"local_steps": 4}, {"local_steps": 2, "adapter": "lora"}):
+        for changes in ({"local_steps": 4}, {"local_steps": 1, "adapter": "lora"}):
             found = []
             for chosen in (plan({**changes, "compile": compiled, "features": "kv"}) for compiled in (False, True)):
-                frames = examples(chosen, policy)
-                with planned_adapter(policy, chosen):
-                    found.append(trained(policy, start, lambda c=chosen, f=frames: fit(policy, f, c)))
+
+                def train(chosen: RoundPlan = chosen, frames: Any = examples(chosen, policy)) -> Any:  # noqa: B008
+                    with planned_adapter(policy, chosen):
+                        return fit(policy, frames, chosen)
+
+                found.append(trained(policy, start, train))
             assert found[0] == found[1]
         assert 2 <= counters["stats"]["unique_graphs"] <= 8
         assert not counters["graph_break"]

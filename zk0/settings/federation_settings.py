@@ -29,8 +29,9 @@ class FederationSettings(Record):
     round_timeout_seconds: float = Field(
         default=3600.0,
         gt=0,
-        description="time limit for a client's update, without its wait for a worker or a GPU of the server's machine; "
-        "a late one is left out of the round",
+        description="time limit for a client's update, without its wait for a worker or a GPU; a late one is left out "
+        "of the round. Nodes that may share a GPU (deployment; not with training.device cpu) have this time from the "
+        "round's last answer on",
     )
     feature_timeout_seconds: float = Field(
         default=14_400.0,

@@ -99,6 +99,14 @@ def test_a_node_knows_the_limit_of_its_own_work(clock: Clock) -> None:
     assert exchange.take_turn_limit(message) == 4 * TIMEOUT
 
 
+@pytest.mark.parametrize("seconds", [float("nan"), -1.0, 1e9, "100", 100])
+def test_a_limit_that_zk0_never_sends_does_not_count(clock: Clock, seconds: Any) -> None:
+    content = RecordDict({"turn": ConfigRecord({"seconds": seconds})})
+    message = new_message(1, content, 1, "train", TIMEOUT, "1")
+    assert exchange.take_turn_limit(message) == TIMEOUT
+    assert list(message.content) == []
+
+
 class TestAgent:
     def test_a_worker_that_waits_for_a_gpu_does_not_count_as_dead(self, clock: Clock) -> None:
         grid, progress = SlowGrid(clock, {1: 20_000}), agent.ProgressClock()

@@ -135,6 +135,7 @@ def _handle(grid: LocalGrid, progress: ProgressClock, request: Message) -> Messa
         if not progress.waits and time.monotonic() > max(deadline, progress.at + _SILENT_SECONDS):
             raise FederationError(f"the worker is late and has made no progress for {_SILENT_SECONDS:g} s")
         time.sleep(_POLL_SECONDS)
+    progress.waits = False
     return replies[0]
 
 

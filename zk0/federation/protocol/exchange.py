@@ -68,8 +68,9 @@ def limit_turn(content: RecordDict, seconds: float) -> RecordDict:
 
 def take_turn_limit(message: Message) -> float:
     """Return the time limit of the client's own work, and remove it from a request; without one, its time to live."""
-    limit = message.content.pop(_TURN, None)
-    return message.metadata.ttl if limit is None else min(float(str(limit["seconds"])), message.metadata.ttl)
+    limit, lifetime = message.content.pop(_TURN, None), float(message.metadata.ttl)
+    seconds = limit.get("seconds") if isinstance(limit, ConfigRecord) else None
+    return seconds if isinstance(seconds, float) and 0 < seconds <= lifetime else lifetime
 
 
 def exchange_messages(
