@@ -63,6 +63,13 @@ def test_what_the_session_named_is_the_limit(folder: Path) -> None:
     )
 
 
+def test_a_session_of_any_nodes_has_no_limit_but_the_setting(folder: Path) -> None:
+    announce_disk_use(folder, announced(2))
+    network = SMOKE.parent / "so100-network.toml"
+    assert disk_limit(load_session(network), folder) is None
+    assert disk_limit(load_session(network, {"disk_limit_gb": 5.0}), folder) == 5 * 10**9
+
+
 def test_the_setting_replaces_it(folder: Path) -> None:
     announce_disk_use(folder, announced(2))
     check_disk_limit(smoke(disk_limit_gb=0.0031), folder)

@@ -1,9 +1,11 @@
 """Processes give back the memory that they keep on a GPU when another one begins to use it; no GPU is needed."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -84,3 +86,19 @@ def test_another_gpu_and_a_killed_process_do_not_matter(tmp_path: Path, keeper: 
     third = keeper()
     third.use()
     assert [file.suffix for file in tmp_path.glob("0.memory.*")] == [f".{third.process.pid}"]
+
+
+def test_who_takes_a_policy_on_a_gpu_claims_its_memory(
+    policy: Any, recipe: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tiny policy is built on the CPU, as if it were on a GPU."""
+    from zk0.training import cached_policy
+
+    monkeypatch.setattr(cached_policy, "_cached", {})
+    monkeypatch.setattr(cached_policy, "build_policy", lambda *_: policy)
+    memory = ReservedMemory(tmp_path / "locks", "0", pytest.fail)
+    monkeypatch.setattr(cached_policy, "_gpu_memory", lambda: memory)
+    cached_policy.cached_policy(recipe, tmp_path, "cpu")
+    assert list((tmp_path / "locks").iterdir()) == []
+    cached_policy.cached_policy(recipe, tmp_path, "cuda")
+    assert (tmp_path / f"locks/0.memory.{os.getpid()}").is_file()

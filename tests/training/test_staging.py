@@ -132,6 +132,26 @@ class TestCompiled:
         assert 2 <= counters["stats"]["unique_graphs"] <= 8
         assert not counters["graph_break"]
 
+    def test_measuring_a_gradient_changes_no_weight(
+        self, policy: Any, examples: Any, plan: Callable[..., RoundPlan], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As on a GPU, but nothing is captured: both ways are the same, and the decision is made once."""
+        from zk0.training import compilation, local_optimizer
+
+        measured = []
+        monkeypatch.setattr(compilation, "_can_compile", lambda _: True)
+        monkeypatch.setattr(compilation, "BACKEND", None)
+        monkeypatch.setattr(local_optimizer, "_backends_found", {})
+        chosen = plan({"features": "kv", "accumulate_steps": 2})
+        optimizer = LocalOptimizer(policy, examples(chosen, policy), chosen, None)
+        before = [w.detach().clone() for w in optimizer.weights]
+        measure = optimizer._gradient_seconds
+        monkeypatch.setattr(optimizer, "_gradient_seconds", lambda b: measured.append(measure(b)) or measured[-1])
+        assert [optimizer.find_backend(200) for _ in range(2)] == [None, None]
+        assert len(measured) == 2
+        assert all(0 < seconds < 60 for seconds in measured)
+        assert all(torch.equal(w, old) and w.grad is None for w, old in zip(optimizer.weights, before, strict=True))
+
 
 class TestStagedAhead:
     @pytest.mark.parametrize("ahead", [0, 1, 2, 9])

@@ -23,17 +23,21 @@ class FolderShare(Record):
 
 
 def announce_disk_use(folder: Path, use: DiskUse) -> None:
-    """Store the disk space that a session has named."""
+    """Store the disk space that a session has named in its folder."""
+    folder.mkdir(parents=True, exist_ok=True)
     atomic_write_text(folder / ANNOUNCED_FILE, use.model_dump_json(indent=2))
 
 
 def disk_limit(session: Session, folder: Path) -> int | None:
-    """Return the most that the session's folder may hold in bytes; None: a session that named nothing.
+    """Return the most that the session's folder may hold in bytes; None: without limit.
 
-    It is `disk_limit_gb`, or else the most that the session named at its start.
+    It is `disk_limit_gb`, or else the most that the session named at its start. Where any number of nodes may take part,
+    that counts `federation.min_updates` of them and is no limit.
     """
     if session.disk_limit_gb is not None:
         return int(session.disk_limit_gb * 1e9)
+    if not session.client_names():
+        return None
     try:
         announced = (folder / ANNOUNCED_FILE).read_bytes()
     except FileNotFoundError:
