@@ -31,8 +31,8 @@ def announce_disk_use(folder: Path, use: DiskUse) -> None:
 def disk_limit(session: Session, folder: Path) -> int | None:
     """Return the most that the session's folder may hold in bytes; None: without limit.
 
-    It is `disk_limit_gb`, or else the most that the session named at its start. Where any number of nodes may take part,
-    that counts `federation.min_updates` of them and is no limit.
+    It is `disk_limit_gb`, or else the most that the session named at its start. Where any node may take part, that
+    counts `federation.min_updates` of them and is no limit.
     """
     if session.disk_limit_gb is not None:
         return int(session.disk_limit_gb * 1e9)
