@@ -16,6 +16,7 @@ import shutil
 import socket
 import tempfile
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Client, Connection, Listener
@@ -48,15 +49,15 @@ class RayGrid:
     Args:
         grid: of Flower.
         ended: holds why the simulation has ended, once it has.
-        folder: where actors see which messages nobody waits for any more.
+        actors: the connections of the actors.
     """
 
     limits_turns = True
 
-    def __init__(self, grid: Any, ended: "queue.Queue[BaseException | None]", folder: Path) -> None:
+    def __init__(self, grid: Any, ended: "queue.Queue[BaseException | None]", actors: "_ActorConnections") -> None:
         self._grid = grid
         self._ended = ended
-        self._folder = folder
+        self._actors = actors
         self._open: set[str] = set()
 
     def get_nodes(self) -> Sequence[Any]:
@@ -74,6 +75,8 @@ class RayGrid:
     def push_messages(self, messages: Sequence[Message]) -> Sequence[str]:
         """Give messages to the actors, and return their ids."""
         ids = list(self._grid.push_messages(messages))
+        if not self._open:
+            self._actors.expect()
         self._open.update(ids)
         return ids
 
@@ -87,12 +90,14 @@ class RayGrid:
     def discard(self, ids: Sequence[str]) -> None:
         """Let no actor take up these messages any more; Flower's simulation deletes them when it ends."""
         for message_id in self._open.intersection(ids):
-            _discarded(self._folder, message_id).touch()
+            _discarded(self._actors.folder, message_id).touch()
         self._open.difference_update(ids)
 
     def _check_running(self) -> None:
         if not self._ended.empty():
             raise FederationError(f"the Ray simulation has ended: {self._ended.get()}")
+        if self._open and self._actors.absent_seconds() > _START_SECONDS:
+            raise FederationError(f"no actor of Ray has been there for {_START_SECONDS:g} s: did its processes end?")
 
 
 class WorkerClientApp(ClientApp):
@@ -149,6 +154,9 @@ class _ActorConnections:
         self._listener = Listener(self.address, "AF_UNIX")
         self._on_step = on_step or (lambda *_: None)
         self._connections: list[Connection] = []
+        self._connected = 0
+        self._absent_since = time.monotonic()
+        self._lock = threading.Lock()
         self._closed = False
 
     def __enter__(self) -> Self:
@@ -157,6 +165,14 @@ class _ActorConnections:
 
     def __exit__(self, kind: type[BaseException] | None, e: BaseException | None, trace: TracebackType | None) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def expect(self) -> None:
+        """Expect an actor from now on: the first message starts one."""
+        self._absent_since = time.monotonic()
+
+    def absent_seconds(self) -> float:
+        """Return for how long no actor has been connected although one was expected."""
+        return 0.0 if self._connected else time.monotonic() - self._absent_since
 
     def close(self) -> None:
         """Close all connections and accept no other."""
@@ -177,11 +193,14 @@ class _ActorConnections:
             threading.Thread(target=self._receive, args=(connection,), daemon=True, name="zk0-ray-progress").start()
 
     def _receive(self, connection: Connection) -> None:
+        with self._lock:
+            self._connected += 1
         try:
             while True:
                 self._on_step(*connection.recv())
         except (EOFError, OSError):
-            return
+            with self._lock:
+                self._connected, self._absent_since = self._connected - 1, time.monotonic()
 
 
 @contextmanager
@@ -210,7 +229,7 @@ def open_ray_grid(
         simulation = _Simulation(nodes, workers, options, WorkerClientApp(connections.address, log_folder))
         simulation.start()
         try:
-            yield RayGrid(simulation.grid(), simulation.ended, connections.folder)
+            yield RayGrid(simulation.grid(), simulation.ended, connections)
         finally:
             connections.close()  # first, because Flower's shutdown waits for clients that train
             simulation.stop()
