@@ -57,6 +57,15 @@ def test_a_round_does_not_wait_for_actors_that_are_gone(actors: Any, monkeypatch
     assert grid.pull_messages([]) == []
 
 
+def test_a_simulation_that_has_ended_stays_ended(actors: Any) -> None:
+    ended: queue.Queue[BaseException | None] = queue.Queue()
+    grid = RayGrid(Undelivered(), ended, actors)
+    ended.put(RuntimeError("crashed"))
+    for _ in range(2):
+        with pytest.raises(FederationError, match="the Ray simulation has ended: crashed"):
+            grid.pull_messages([])
+
+
 def test_no_actor_takes_up_what_nobody_waits_for(actors: Any, tmp_path: Any) -> None:
     grid = RayGrid(Undelivered(), queue.Queue(), actors)
     ids = grid.push_messages([message(0), message(1)])

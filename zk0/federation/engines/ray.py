@@ -95,7 +95,9 @@ class RayGrid:
 
     def _check_running(self) -> None:
         if not self._ended.empty():
-            raise FederationError(f"the Ray simulation has ended: {self._ended.get()}")
+            failure = self._ended.get()
+            self._ended.put(failure)  # later calls must find it, too
+            raise FederationError(f"the Ray simulation has ended: {failure}")
         if self._open and self._actors.absent_seconds() > _START_SECONDS:
             raise FederationError(f"no actor of Ray has been there for {_START_SECONDS:g} s: did its processes end?")
 
