@@ -95,6 +95,8 @@ def test_a_node_knows_the_limit_of_its_own_work(clock: Clock) -> None:
     _, grid = answers(clock, {}, extend=True)
     message = grid.sent[0]
     assert exchange.take_turn_limit(message) == TIMEOUT
+    whole = new_message(1, exchange.limit_turn(RecordDict(), int(TIMEOUT)), 1, "train", 1e6, "1")
+    assert exchange.take_turn_limit(whole) == TIMEOUT
     assert list(message.content) == ["config"]
     assert exchange.take_turn_limit(message) == 4 * TIMEOUT
 

@@ -63,7 +63,7 @@ class Reply(NamedTuple):
 
 def limit_turn(content: RecordDict, seconds: float) -> RecordDict:
     """Return the content of a request with the time limit of the client's own work."""
-    return RecordDict({**content, _TURN: ConfigRecord({"seconds": seconds})})
+    return RecordDict({**content, _TURN: ConfigRecord({"seconds": float(seconds)})})
 
 
 def take_turn_limit(message: Message) -> float:
