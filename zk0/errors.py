@@ -5,6 +5,7 @@ Zk0Error
 ├── DatasetError        a dataset is missing, broken, or does not fit the federation
 ├── PolicyError         a policy cannot be built, or differs from the expected one
 ├── SimulatorError      the simulator cannot render, or a scripted expert fails its task
+├── RobotError          a robot cannot be reached, or does not fit the policy
 ├── CheckpointError     weights on disk differ from the recorded ones
 ├── UpdateError         one client's update is rejected; the round may continue without it
 ├── DiskFull            a file does not fit on its disk
@@ -44,6 +45,10 @@ class PolicyError(Zk0Error):
 
 class SimulatorError(Zk0Error):
     """The simulator cannot render, or a scripted expert fails its task."""
+
+
+class RobotError(Zk0Error):
+    """A robot cannot be reached, or does not fit the policy."""
 
 
 class CheckpointError(Zk0Error):

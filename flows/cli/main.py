@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from flows.cli.arm_command import arm_app
 from flows.cli.bench_command import bench
 from flows.cli.compare_command import compare_sessions
 from flows.cli.data_command import data_app
@@ -34,6 +35,7 @@ zk0_app = typer.Typer(
 
 zk0_app.add_typer(data_app)
 zk0_app.add_typer(videos_app)
+zk0_app.add_typer(arm_app)
 zk0_app.command("ui")(ui)
 zk0_app.command("plan")(plan)
 zk0_app.command("push")(push_saved_checkpoint)

@@ -73,12 +73,9 @@ def test_the_same_attempt_before_and_after_training_comes_first(facts: dict[str,
 def test_commands_with_the_policy(facts: dict[str, Any], folder: Path) -> None:
     SessionFolder(folder).checkpoint(3).mkdir(parents=True)
     session = facts["session"]
-    degrees = session.contract.model_copy(update={"units": "normalized"})
-    facts["session"] = session.model_copy(update={"contract": degrees})
     write_session_report(folder / "report.html", folder=folder, session_toml="", **facts)
     text = read_page(folder / "report.html").text
-    assert f"lerobot-rollout \\\n  --policy.path={folder}/models/checkpoint_round_3" in text
-    assert '--robot.use_degrees=false --robot.cameras="{overhead: {type: opencv, index_or_path: 0,' in text
+    assert f"zk0 arm run {folder}/models/checkpoint_round_3 --port /dev/ttyACM0 --camera overhead=0" in text
     assert f"zk0 push {folder} --repo-id USER/NAME" in text
     assert f"zk0 run --from {folder}" in text
     assert ("zk0 rollout" in text) == bool(session.rollout.tasks)

@@ -30,6 +30,7 @@ from zk0.records.evaluation_records import (
     SetScore,
 )
 from zk0.records.record import Record
+from zk0.records.robot_records import CELLS, MAX_STARTS, CameraReference, Mismatch, RobotReference
 from zk0.records.rollout_records import EpisodeVideo, Rollout, RolloutSubject
 from zk0.records.round_records import Checkpoint, PrivacySpent, RoundDecision, RoundRecord, ServerState
 from zk0.records.update_records import (
@@ -45,11 +46,14 @@ from zk0.records.update_records import (
 __all__ = [
     "ACTION",
     "CAMERA_PREFIX",
+    "CELLS",
     "MAX_INDEX",
     "MAX_LISTED_EPISODES",
+    "MAX_STARTS",
     "MAX_TEXT",
     "STATE",
     "CalibrationName",
+    "CameraReference",
     "Checkpoint",
     "ClientEvaluation",
     "ClientMetrics",
@@ -64,12 +68,14 @@ __all__ = [
     "JointUnits",
     "LoraShape",
     "Member",
+    "Mismatch",
     "Moments",
     "NormalizationKind",
     "PolicyRecipe",
     "PrivacySpent",
     "Record",
     "Refusal",
+    "RobotReference",
     "Rollout",
     "RolloutSubject",
     "RoundDecision",
