@@ -72,16 +72,25 @@ def train_federated(seed: int, request: BenchmarkRequest) -> str:
         FederationError: the session fails.
     """
     here = request.seed_folder(seed)
-    output_dir = here / "federated"
-    if (found := newest_session(output_dir)) is not None and _is_finished(found, request.session):
-        return str(found.path)
-    session = request.session.model_copy(update={"seed": seed, "output_dir": str(output_dir)})
     emit_progress(ProgressEvent(kind="stage", text=f"seed {seed}: federated training"))
     log_line(f"seed {seed}: federated training in {here}")
-    run_zk0(run_or_resume_arguments(session, here / "session.toml"), f"the session with seed {seed}", FederationError)
+    return str(run_federated_session(request.session, seed, here).path)
+
+
+def run_federated_session(session: Session, seed: int, here: Path) -> SessionFolder:
+    """Run a session with another seed in `here/federated` and return its folder; a finished one is only read.
+
+    Raises:
+        FederationError: the session fails.
+    """
+    output_dir = here / "federated"
+    if (found := newest_session(output_dir)) is not None and _is_finished(found, session):
+        return found
+    seeded = session.model_copy(update={"seed": seed, "output_dir": str(output_dir)})
+    run_zk0(run_or_resume_arguments(seeded, here / "session.toml"), f"the session with seed {seed}", FederationError)
     if (made := newest_session(output_dir)) is None:
         raise FederationError(f"{here}: the session left no folder; see its output")
-    return str(made.path)
+    return made
 
 
 @task(task_run_name="{name}, seed {seed}", cache_policy=NO_CACHE)

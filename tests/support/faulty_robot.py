@@ -51,7 +51,7 @@ FAULTS: Mapping[str, tuple[Callable[[Seen], Seen], str]] = {
     "wrist upside down": (_picture("wrist", lambda p: p[::-1, ::-1]), "camera-view"),
     "wrist in BGR": (_picture("wrist", lambda p: p[:, :, ::-1]), "camera-view"),
     "radians": (_joints(lambda joint, v: v if "gripper" in joint else float(np.radians(v))), "units"),
-    "normalized": (_joints(lambda joint, v: 100 * v / HALF_RANGES[joint]), "joint-offset"),
+    "normalized": (_joints(lambda joint, v: 100 * v / HALF_RANGES[joint]), "units"),
     "pan offset": (_offset("shoulder_pan.pos", 15), "joint-offset"),
     "lift offset": (_offset("shoulder_lift.pos", -15), "joint-offset"),
     "elbow offset": (_offset("elbow_flex.pos", 15), "joint-offset"),
@@ -69,6 +69,7 @@ class FaultyFollowerConfig(SimulatedFollowerConfig):
     """The simulated arm's settings, and the planted mistake; empty: none."""
 
     fault: str = ""
+    use_degrees: bool = True
 
 
 class FaultyFollower(SimulatedFollower):

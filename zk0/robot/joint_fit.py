@@ -12,7 +12,7 @@ from zk0.robot.observation import RobotObservation
 
 SMALLEST_TOLERANCE: dict[JointUnits, float] = {"degrees": 5.0, "normalized": 5.0, "radians": 0.09}
 """A joint may begin so far outside of the recorded starts, at least..."""
-SHARE_OF_RANGE = 0.1
+SHARE_OF_RANGE = 0.05
 """...or this share of the range of its states, where that is more."""
 _SHOWN = 3
 Positions = NDArray[np.float64]

@@ -1,0 +1,79 @@
+"""LeRobot's asynchronous inference with a policy of type `smolvla_bundled` and the simulated arm."""
+
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from waiting import wait_until
+
+from zk0.federation.network.flower_commands import free_port
+from zk0.policy.published_config import BASE_POLICY_FOLDER
+
+ACTIONS = 6
+
+
+def test_lerobots_server_allows_the_type_once() -> None:
+    from lerobot.async_inference.constants import SUPPORTED_POLICIES
+
+    from lerobot_policy_smolvla_bundled.policy_server import allow_bundled_policies
+
+    allow_bundled_policies()
+    allow_bundled_policies()
+    assert SUPPORTED_POLICIES.count("smolvla_bundled") == 1
+    assert "smolvla" in SUPPORTED_POLICIES
+
+
+@pytest.fixture
+def server_port(tmp_path: Path) -> Iterator[int]:
+    """The port of a running server, in another directory."""
+    port = free_port()
+    command = [sys.executable, "-m", "lerobot_policy_smolvla_bundled.policy_server", "--host=127.0.0.1"]
+    with (tmp_path / "server.log").open("w") as log:
+        server = subprocess.Popen([*command, f"--port={port}", "--fps=10"], stdout=log, stderr=log)
+        try:
+            yield port
+        finally:
+            server.kill()
+            server.wait()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.usefixtures("images")
+def test_the_server_sends_actions_to_the_simulated_arm(server_port: int, tmp_path: Path) -> None:
+    from lerobot.async_inference.configs import RobotClientConfig
+    from lerobot.async_inference.robot_client import RobotClient
+
+    from zk0.simulator.lerobot_robot import SimulatedFollowerConfig
+
+    config = RobotClientConfig(
+        robot=SimulatedFollowerConfig(id="sim", calibration_dir=tmp_path),
+        server_address=f"127.0.0.1:{server_port}",
+        policy_type="smolvla_bundled",
+        pretrained_name_or_path=str(BASE_POLICY_FOLDER),
+        actions_per_chunk=10,
+        task="Pick up the red cube",
+        fps=10,
+    )
+    client: Any = RobotClient(config)
+    before = client.robot.get_observation()
+    wait_until(client.start, 240)
+    threads = [
+        threading.Thread(target=client.receive_actions, daemon=True),
+        threading.Thread(target=client.control_loop, args=(config.task,), daemon=True),
+    ]
+    for thread in threads:
+        thread.start()
+    wait_until(lambda: client.latest_action >= ACTIONS, 120)
+    after = client.robot.get_observation()
+    client.shutdown_event.set()
+    for thread in threads:
+        thread.join(timeout=30)
+    client.robot.disconnect()
+    client.channel.close()
+    moved = [joint for joint in client.robot.action_features if abs(after[joint] - before[joint]) > 1]
+    assert moved
