@@ -33,7 +33,7 @@ def server_port(tmp_path: Path) -> Iterator[int]:
     port = free_port()
     command = [sys.executable, "-m", "lerobot_policy_smolvla_bundled.policy_server", "--host=127.0.0.1"]
     with (tmp_path / "server.log").open("w") as log:
-        server = subprocess.Popen([*command, f"--port={port}", "--fps=10"], stdout=log, stderr=log)
+        server = subprocess.Popen([*command, f"--port={port}", "--fps=10"], stdout=log, stderr=log, cwd=tmp_path)
         try:
             yield port
         finally:
@@ -44,7 +44,10 @@ def server_port(tmp_path: Path) -> Iterator[int]:
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.usefixtures("images")
-def test_the_server_sends_actions_to_the_simulated_arm(server_port: int, tmp_path: Path) -> None:
+def test_the_server_sends_actions_to_the_simulated_arm(
+    server_port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # LeRobot's client writes logs into the working directory
     from lerobot.async_inference.configs import RobotClientConfig
     from lerobot.async_inference.robot_client import RobotClient
 
