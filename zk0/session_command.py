@@ -33,21 +33,30 @@ def run_session_process(
         FederationError: the session failed; its log says why.
     """
     with TemporaryDirectory(prefix="zk0-run-") as folder:
-        wanted = _with_overrides(session, overrides or {})
+        wanted = with_overrides(session, overrides or {})
         file = Path(folder) / "session.toml"
         file.write_text(to_toml(wanted), encoding="utf-8")
         before = _folders(wanted)
-        _run([sys.executable, "-m", "flows.cli.main", "run", str(file), "--quiet"])
-    made = sorted(_folders(wanted) - before)
+        run_command([sys.executable, "-m", "flows.cli.main", "run", str(file), "--quiet"])
+    return read_session(new_session_folder(wanted, before))
+
+
+def new_session_folder(session: Session, before: set[Path]) -> Path:
+    """Return the session's folder that was not there before.
+
+    Raises:
+        SettingsError: there is none, or several sessions of this name began.
+    """
+    made = sorted(_folders(session) - before)
     if len(made) != 1:
         raise SettingsError(
-            f"{wanted.output_dir}: {len(made)} new sessions of the name {wanted.name}, expected one; read them with "
+            f"{session.output_dir}: {len(made)} new sessions of the name {session.name}, expected one; read them with "
             "zk0.read(folder), and give sessions that run at the same time different names"
         )
-    return read_session(made[0])
+    return made[0]
 
 
-def _with_overrides(session: Session | Mapping[str, Any] | Path | str, overrides: Mapping[str, Any]) -> Session:
+def with_overrides(session: Session | Mapping[str, Any] | Path | str, overrides: Mapping[str, Any]) -> Session:
     """Return the session with absolute paths, because its file lies in another folder."""
     if isinstance(session, Path | str):
         return load_session(Path(session), overrides, base=Path.cwd())
@@ -60,8 +69,13 @@ def _folders(session: Session) -> set[Path]:
     return {file.parent for file in Path(session.output_dir).glob(f"*_{session.name}/session.toml")}
 
 
-def _run(command: Sequence[str]) -> None:
-    """Run the command to its end; its last line of stderr is the error's text."""
+def run_command(command: Sequence[str]) -> None:
+    """Run a command of zk0 to its end, with its stderr on this process's.
+
+    Raises:
+        SettingsError: it ended with code 2; the text is its last line.
+        FederationError: it ended with another code but 0.
+    """
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
         last = ""
         try:

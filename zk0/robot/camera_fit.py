@@ -17,6 +17,8 @@ UNIFORM = 4.0
 """Standard deviation of a picture's pixels at and below which it shows nothing."""
 SMALLEST_DISTANCE = 25.0
 """Mean difference of cells, 0 to 255, that light and cubes at other places may make."""
+USUAL_DISTANCES = 3.0
+"""So many times the usual distance between recorded first pictures is still a recorded view."""
 CLEARLY_BETTER = 0.6
 """A picture is changed in a known way if undoing the change divides its distance by at least 1 / this..."""
 NOTICEABLE = 10.0
@@ -54,11 +56,11 @@ def reference_distance(picture: Picture, reference: CameraReference) -> float:
 
 
 def usual_distance(reference: CameraReference) -> float:
-    """Return the largest distance of a recorded picture to the one most like it among the others; 0 for one picture."""
+    """Return the median distance of a recorded picture to the one most like it among the others; 0 for one picture."""
     cells = _recorded(reference)
     apart = np.abs(cells[:, None] - cells[None]).mean(axis=(2, 3, 4))
     np.fill_diagonal(apart, np.inf)
-    return float(apart.min(axis=0).max()) if len(cells) > 1 else 0.0
+    return float(np.median(apart.min(axis=0))) if len(cells) > 1 else 0.0
 
 
 def _recorded(reference: CameraReference) -> Cells:
@@ -112,7 +114,7 @@ def _other_view(picture: Picture, reference: CameraReference) -> Mismatch | None
     undone = {what: reference_distance(undo(picture), reference) for what, (undo, _) in _CHANGES.items()}
     what = min(undone, key=lambda one: undone[one])
     changed = distance >= NOTICEABLE and undone[what] < CLEARLY_BETTER * distance
-    allowed = max(SMALLEST_DISTANCE, 2 * usual_distance(reference))
+    allowed = max(SMALLEST_DISTANCE, USUAL_DISTANCES * usual_distance(reference))
     if not changed and distance <= allowed:
         return None
     found = f"a picture that looks {what}" if changed else f"a mean color difference of {distance:.0f} (of 255)"

@@ -13,7 +13,9 @@ from zk0.robot.observation import RobotObservation
 SMALLEST_TOLERANCE: dict[JointUnits, float] = {"degrees": 5.0, "normalized": 5.0, "radians": 0.09}
 """A joint may begin so far outside of the recorded starts, at least..."""
 SHARE_OF_RANGE = 0.05
-"""...or this share of the range of its states, where that is more."""
+"""...or this share of the range of its states..."""
+START_DEVIATIONS = 2.0
+"""...or so many standard deviations of the recorded starts, whichever is most."""
 _SHOWN = 3
 Positions = NDArray[np.float64]
 
@@ -70,7 +72,9 @@ def _pose_mismatch(seen: RobotObservation, reference: RobotReference) -> Mismatc
 def _tolerances(reference: RobotReference) -> Positions:
     width = np.array(reference.state.max) - np.array(reference.state.min)
     spread = np.array((reference.start or reference.state).std)
-    return np.maximum.reduce([SHARE_OF_RANGE * width, spread, np.full(len(width), SMALLEST_TOLERANCE[reference.units])])
+    return np.maximum.reduce(
+        [SHARE_OF_RANGE * width, START_DEVIATIONS * spread, np.full(len(width), SMALLEST_TOLERANCE[reference.units])]
+    )
 
 
 def _distances(positions: Positions, bounds: Moments) -> Positions:
