@@ -47,8 +47,8 @@ def _outputs(source: str, namespace: dict[str, Any], count: int) -> list[dict[st
 def _forms(value: Any) -> dict[str, Any]:
     """Return a value as a notebook shows it: text, HTML, and a figure as PNG."""
     forms: dict[str, Any] = {"text/plain": repr(value).splitlines(keepends=True)}
-    if hasattr(value, "_repr_html_"):
-        forms["text/html"] = value._repr_html_().splitlines(keepends=True)
+    if html := hasattr(value, "_repr_html_") and value._repr_html_():
+        forms["text/html"] = html.splitlines(keepends=True)
     if hasattr(value, "savefig"):
         png = io.BytesIO()
         value.savefig(png, format="png", dpi=80)
