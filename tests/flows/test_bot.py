@@ -153,3 +153,18 @@ def test_a_cache_that_cannot_be_written(bot: Bot) -> None:
     line = "client start sim:lift-red --kit arm-1.kit --cache /proc/nope"
     assert bot.fails(line).startswith("zk0: --cache: /proc/nope cannot be made, because /proc cannot be written (")
     assert not (bot.home / "client").exists()
+
+
+def test_logs_of_server_and_node(bot: Bot) -> None:
+    assert "so there is no log" in bot.fails("logs")
+    for file in ("server/logs/gateway.log", "server/logs/supervisor.log", "client/logs/supervisor.log"):
+        (bot.home / file).parent.mkdir(parents=True, exist_ok=True)
+        (bot.home / file).write_text(f"first\n{file}\n")
+    assert [line.split()[0] for line in bot("logs").splitlines()] == ["gateway", "supervisor", "supervisor"]
+    assert bot("log -n 1") == "server/logs/gateway.log\n"
+    assert "zk0bot client log supervisor" in bot.fails("log supervisor")
+    (bot.home / "client/kit.json").touch()
+    assert "client: no such log (it begins with the first session); there are: gateway" in bot.fails("log")
+    (bot.home / "client/scratch").mkdir()
+    (bot.home / "client/scratch/client.log").write_text("trained\n")
+    assert bot("log") == bot("client log") == "trained\n"

@@ -42,7 +42,7 @@ def server_port(tmp_path: Path) -> Iterator[int]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 @pytest.mark.usefixtures("images")
 def test_the_server_sends_actions_to_the_simulated_arm(
     server_port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -64,19 +64,23 @@ def test_the_server_sends_actions_to_the_simulated_arm(
     )
     client: Any = RobotClient(config)
     before = client.robot.get_observation()
-    wait_until(client.start, 240)
-    threads = [
-        threading.Thread(target=client.receive_actions, daemon=True),
-        threading.Thread(target=client.control_loop, args=(config.task,), daemon=True),
-    ]
-    for thread in threads:
-        thread.start()
-    wait_until(lambda: client.latest_action >= ACTIONS, 120)
+    wait_until(client.start, 400)
+    receiver = threading.Thread(target=client.receive_actions, daemon=True)
+    receiver.start()
+    watcher = threading.Thread(target=_stop_after_actions, args=(client,), daemon=True)
+    watcher.start()
+    client.control_loop(config.task)  # in this thread, to which the renderer belongs
     after = client.robot.get_observation()
-    client.shutdown_event.set()
-    for thread in threads:
-        thread.join(timeout=30)
+    receiver.join(timeout=30)
     client.robot.disconnect()
     client.channel.close()
+    assert client.latest_action >= ACTIONS
     moved = [joint for joint in client.robot.action_features if abs(after[joint] - before[joint]) > 1]
     assert moved
+
+
+def _stop_after_actions(client: Any) -> None:
+    try:
+        wait_until(lambda: client.latest_action >= ACTIONS, 200)
+    finally:
+        client.shutdown_event.set()
