@@ -12,6 +12,7 @@ from html_page import HtmlPage, read_page
 from PIL import Image
 
 from zk0.records import EpisodeVideo, Member, Refusal, RoundRecord
+from zk0.report.page.report_terms import REPORT_TERMS
 from zk0.report.page.session_page import write_session_report
 from zk0.report.video.encoder import write_video
 from zk0.settings.session import Session
@@ -79,6 +80,13 @@ def test_commands_with_the_policy(facts: dict[str, Any], folder: Path) -> None:
     assert f"zk0 push {folder} --repo-id USER/NAME" in text
     assert f"zk0 run --from {folder}" in text
     assert ("zk0 rollout" in text) == bool(session.rollout.tasks)
+
+
+def test_terms_are_explained_where_they_stand(page: HtmlPage) -> None:
+    explained = {str(attrs["title"]) for tag, attrs in page.tags if tag == "abbr"}
+    assert {REPORT_TERMS[term] for term in ("round", "policy loss", "update norm", "cosine to mean")} <= explained
+    glossary = (Path(__file__).parents[2] / "docs/glossary.md").read_text(encoding="utf-8").splitlines()
+    assert [term for term, meaning in REPORT_TERMS.items() if f"| {term} | {meaning} |" not in glossary] == []
 
 
 def test_no_external_resource_is_loaded(page: HtmlPage) -> None:

@@ -28,6 +28,8 @@ RESUMABLE = (
     "publish.approval",
     "publish.private",
     "publish.repo_id",
+    "tracking.mlflow",
+    "tracking.tensorboard",
     "tracking.wandb",
     "training.device",
     "training.feature_cache_gb",
