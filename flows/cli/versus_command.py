@@ -58,27 +58,26 @@ def versus(
 
         for combination in combinations(varied):  # wrong input ends the command before a server is started
             load_session_to_run(config, overrides | combination)
+        common = {"config": str(config), "overrides": overrides or None, "seeds": wanted, "folder": str(out)}
         with session_progress(quiet) as on_status, configured_or_temporary_server(Path.cwd(), on_status):
-            if varied:
-                from flows.settings_comparison import settings_comparison
+            result = _run_variants(varied, common) if varied else _run_baselines(larger_batches, common)
+        if varied:
+            typer.echo(f"{result.read_text(encoding='utf-8')}\ntables and charts   {result.parent}")
+            return
+        print_benchmark(result.with_name("results.json"))
+        typer.echo(f"report   {result}")
 
-                table = settings_comparison(
-                    varied, config=str(config), overrides=overrides or None, seeds=wanted, folder=str(out)
-                )
-                typer.echo(Path(table).read_text(encoding="utf-8"))
-                typer.echo(f"tables and charts   {Path(table).parent}")
-                return
-            from flows.federated_vs_centralized import federated_vs_centralized
 
-            page = federated_vs_centralized(
-                config=str(config),
-                overrides=overrides or None,
-                seeds=wanted,
-                folder=str(out),
-                larger_batches=larger_batches,
-            )
-        print_benchmark(Path(page).with_name("results.json"))
-        typer.echo(f"report   {page}")
+def _run_variants(varied: dict[str, list[Any]], common: dict[str, Any]) -> Path:
+    from flows.settings_comparison import settings_comparison
+
+    return Path(settings_comparison(varied, **common))
+
+
+def _run_baselines(larger_batches: bool, common: dict[str, Any]) -> Path:
+    from flows.federated_vs_centralized import federated_vs_centralized
+
+    return Path(federated_vs_centralized(larger_batches=larger_batches, **common))
 
 
 def parse_varied(pairs: list[str]) -> dict[str, list[Any]]:

@@ -24,7 +24,7 @@ NAME = "2026-11-22_10-00-00_arms"
 
 
 def session(**tracking: Any) -> Session:
-    clients = [{"name": "a", "dataset": "local:/home/someone/arm"}]
+    clients = [{"name": "a", "dataset": "local:/home/someone/arm"}, {"name": "b", "dataset": "x/b"}]
     evaluation = {"datasets": [{"dataset": "lab/unseen"}]}
     return parse_session({"clients": clients, "evaluation": evaluation, "tracking": tracking}, "here")
 
@@ -48,7 +48,7 @@ def events(file: Path) -> list[tuple[int, dict[str, float]]]:
         message = described.message_type.add(name=name)
         for field, number, kind, type_name in members:
             label = 3 if name == "Summary" else 1
-            message.field.add(name=field, number=number, type=kind, label=label, type_name=type_name)
+            message.field.add(name=field, number=number, type=kind, label=label, type_name=type_name or None)
     pool = descriptor_pool.DescriptorPool()
     pool.Add(described)
     event_class: Any = message_factory.GetMessageClass(pool.FindMessageTypeByName("tb.Event"))
@@ -104,9 +104,8 @@ class MlflowStore(BaseHTTPRequestHandler):
         if self.headers["Authorization"] != "Bearer mlflow-secret":
             self._answer(401, {"error_code": "UNAUTHENTICATED"})
             return
-        self._answer(
-            200, getattr(self, self.path.removeprefix("/api/2.0/mlflow/").replace("/", "_").replace("-", "_"))(asked)
-        )
+        name = self.path.removeprefix("/api/2.0/mlflow/").replace("/", "_").replace("-", "_")
+        self._answer(200, getattr(self, name)(asked))
 
     def experiments_create(self, asked: dict[str, Any]) -> dict[str, Any]:
         self.experiments[asked["name"]] = "7"
@@ -115,9 +114,7 @@ class MlflowStore(BaseHTTPRequestHandler):
     def runs_search(self, asked: dict[str, Any]) -> dict[str, Any]:
         wanted = asked["filter"].split("'")[1]
         runs = [r for r in self.runs.values() if {"key": "zk0_session", "value": wanted} in r["tags"]]
-        latest = [
-            {"metrics": [{"key": "round", "value": r["metrics"][-1]["step"]}]} if r["metrics"] else {} for r in runs
-        ]
+        latest = [{"metrics": [{"key": "round", "value": m["step"]} for m in r["metrics"][-1:]]} for r in runs]
         return {"runs": [{"info": {"run_id": r["id"]}, "data": d} for r, d in zip(runs, latest, strict=True)]}
 
     def runs_create(self, asked: dict[str, Any]) -> dict[str, Any]:

@@ -174,7 +174,7 @@ def test_a_fitting_arm_is_moved_and_recorded(recorded: Path, tmp_path: Path) -> 
     from zk0.data.check import check_dataset
 
     command = [sys.executable, "-m", "flows.cli.main", "arm", "run", "base", "--robot", "so101_simulated"]
-    command += ["--recordings", str(recorded), "--task", "Pick up the red cube", "--seconds", "1"]
+    command += ["--recordings", str(recorded), "--units", "degrees", "--task", "Pick up the red cube", "--seconds", "1"]
     command += ["--record", str(tmp_path / "tries"), "--episodes", "1", "--", "--device=cpu", "--play_sounds=false"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=840)
     assert done.returncode == 0, done.stderr[-3000:]
