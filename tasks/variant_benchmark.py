@@ -15,7 +15,7 @@ from zk0.errors import SettingsError
 from zk0.records import Record
 from zk0.settings.session import Session
 from zk0.stats.model_comparison import read_model_results
-from zk0.stats.variant_comparison import Variant, VariantRun, variant_summaries
+from zk0.stats.variant_comparison import Variant, VariantRun, VariantSummary, variant_summaries
 from zk0.storage.atomic import atomic_write_text
 
 VARIANT_NOTE = (
@@ -72,20 +72,31 @@ def write_variant_results(seeds: tuple[int, ...], request: VariantRequest) -> st
         EvaluationError: the variants were not evaluated on the same episodes and attempts.
     """
     from zk0.report.tables.variant_tables import variant_table
+
+    summaries = compare_variants(seeds, request)
+    heads, lines = variant_table(summaries).as_text()
+    rows = [dict(zip(heads, line, strict=True)) for line in lines]
+    page = Path(request.folder) / "table.md"
+    create_table_artifact(table=rows, key="settings-comparison", description=f"{page}; {VARIANT_NOTE}")
+    return str(page)
+
+
+def compare_variants(seeds: tuple[int, ...], request: VariantRequest) -> tuple[VariantSummary, ...]:
+    """Read the results of all sessions, write the files of the comparison, and return its rows.
+
+    Raises:
+        EvaluationError: the variants were not evaluated on the same episodes and attempts.
+    """
     from zk0.report.variant_files import write_variant_files
 
     here = Path(request.folder)
-    numbers = range(len(request.variants))
-    runs = [_variant_run(number, seed, request) for seed in seeds for number in numbers]
+    runs = [_variant_run(number, seed, request) for seed in seeds for number in range(len(request.variants))]
     summaries = variant_summaries(runs)
     note = f"{len(seeds)} seed(s). {VARIANT_NOTE}"
     results = {"method": note, "seeds": seeds, "summaries": [one.model_dump() for one in summaries]}
     atomic_write_text(here / "results.json", json.dumps(results, indent=2))
     write_variant_files(here, runs, summaries, note)
-    heads, lines = variant_table(summaries).as_text()
-    table = [dict(zip(heads, line, strict=True)) for line in lines]
-    create_table_artifact(table=table, key="settings-comparison", description=f"{here / 'table.md'}; {note}")
-    return str(here / "table.md")
+    return summaries
 
 
 def _variant_run(number: int, seed: int, request: VariantRequest) -> VariantRun:
