@@ -17,7 +17,7 @@ SHARE_OF_RANGE = 0.05
 START_DEVIATIONS = 2.0
 """...or so many standard deviations of the recorded starts, whichever is most."""
 _SHOWN = 3
-Positions = NDArray[np.float64]
+JointValues = NDArray[np.float64]
 
 
 def joint_mismatches(seen: RobotObservation, reference: RobotReference) -> Iterator[Mismatch]:
@@ -69,7 +69,7 @@ def _pose_mismatch(seen: RobotObservation, reference: RobotReference) -> Mismatc
     )
 
 
-def _tolerances(reference: RobotReference) -> Positions:
+def _tolerances(reference: RobotReference) -> JointValues:
     width = np.array(reference.state.max) - np.array(reference.state.min)
     spread = np.array((reference.start or reference.state).std)
     return np.maximum.reduce(
@@ -77,18 +77,18 @@ def _tolerances(reference: RobotReference) -> Positions:
     )
 
 
-def _distances(positions: Positions, bounds: Moments) -> Positions:
+def _distances(positions: JointValues, bounds: Moments) -> JointValues:
     """How far each joint is outside of the bounds; 0 inside."""
     below, above = np.array(bounds.min) - positions, positions - np.array(bounds.max)
     return np.maximum(0.0, np.maximum(below, above))
 
 
 def _likely_cause(
-    positions: Positions, bounds: Moments, tolerance: Positions, reference: RobotReference
+    positions: JointValues, bounds: Moments, tolerance: JointValues, reference: RobotReference
 ) -> tuple[str, str]:
     """Return the rule that is broken, and what to do about it."""
 
-    def fits(other: Positions) -> bool:
+    def fits(other: JointValues) -> bool:
         return bool((_distances(other, bounds) <= tolerance).all())
 
     if reference.units == "degrees" and fits(_from_radians(positions, reference.joints)):
@@ -106,6 +106,6 @@ def _likely_cause(
     return "joint-offset", "move the joint to the start; if it looks right there, calibrate again (lerobot-calibrate)"
 
 
-def _from_radians(positions: Positions, joints: tuple[str, ...]) -> Positions:
-    """Positions in degrees if they are in radians; a gripper's may be 0 to 100 in both."""
+def _from_radians(positions: JointValues, joints: tuple[str, ...]) -> JointValues:
+    """JointValues in degrees if they are in radians; a gripper's may be 0 to 100 in both."""
     return np.array([p if "gripper" in name else degrees(p) for name, p in zip(joints, positions, strict=True)])
