@@ -124,7 +124,7 @@ def test_there_are_commands_to_try() -> None:
 
 @pytest.mark.parametrize(("where", "line"), ZK0_COMMANDS, ids=lambda v: v if isinstance(v, str) else " ".join(v)[:60])
 def test_a_command_of_zk0_parses(where: str, line: tuple[str, ...]) -> None:
-    """With --help at its end, or before what is passed on after `--`, a command parses its arguments and does nothing."""
+    """With --help at its end, or before the `--`, a command parses its arguments and does nothing."""
     end = line.index("--") if "--" in line else len(line)
     done = CliRunner().invoke(APPS[line[0]], [*line[1:end], "--help", *line[end:]])
     assert done.exit_code == 0, f"{where}: {' '.join(line)}: {done.output}"
