@@ -85,6 +85,8 @@ def check_command(
             typer.echo(json.dumps(report.model_dump(mode="json") | tags, indent=2))
         else:
             print_report(report)
+            if contract is None:
+                typer.echo("no federation's rules were checked: --session FILE compares the dataset with its contract")
     if report.errors:
         raise typer.Exit(1)
 
