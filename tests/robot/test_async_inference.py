@@ -16,7 +16,8 @@ from zk0.policy.published_config import BASE_POLICY_FOLDER
 ACTIONS = 6
 
 
-def test_lerobots_server_allows_the_type_once() -> None:
+def test_lerobots_server_allows_the_type_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # LeRobot's server writes logs into the working directory
     from lerobot.async_inference.constants import SUPPORTED_POLICIES
 
     from lerobot_policy_smolvla_bundled.policy_server import allow_bundled_policies
