@@ -116,8 +116,8 @@ def _reference(
 
 
 def _only_task(reference: RobotReference) -> str:
-    if len(reference.tasks) > 1:
-        raise SettingsError(f"--task is missing; the policy knows: {'; '.join(reference.tasks[:10])}")
+    if len(reference.tasks) != 1:
+        raise SettingsError(f"--task is missing; the policy knows: {'; '.join(reference.tasks[:10]) or 'no text'}")
     return reference.tasks[0]
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from zk0.errors import SettingsError
 from zk0.records import CELLS, CameraReference, JointUnits, Moments, RobotReference
+from zk0.robot.fit_check import task_mismatches
 from zk0.robot.lerobot_command import RecordingOptions, RobotOptions, rollout_options
 from zk0.settings.dataset_settings import SO101_JOINTS
 
@@ -85,3 +86,10 @@ def test_a_recording_is_episodic_and_with_a_leader_dagger(tmp_path: Path) -> Non
 def test_what_cannot_be_is_refused(robot: RobotOptions, extra: list[str], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         rollout_options("p", "t", 20, robot, reference(), extra=extra)
+
+
+def test_a_task_is_compared_only_if_the_training_data_has_some() -> None:
+    without = reference().model_copy(update={"tasks": ()})
+    assert list(task_mismatches("Fold the cloth", without)) == []
+    (found,) = task_mismatches("Fold a cloth", reference())
+    assert found.advice == "did you mean --task 'Fold the cloth'?"

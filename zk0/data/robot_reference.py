@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 from zk0.data.episode_reader import Episode, EpisodeReader
 from zk0.data.picture_cells import picture_cells
 from zk0.data.statistics import compute_moments
-from zk0.errors import DatasetError
 from zk0.records import MAX_STARTS, CameraReference, Moments
 
 EpisodeSource = tuple[EpisodeReader, tuple[int, ...]]
@@ -42,15 +41,3 @@ def start_moments(sources: Sequence[EpisodeSource]) -> Moments | None:
     """
     first = [episode.states[0] for reader, chosen in sources for episode in reader.read(chosen)]
     return compute_moments(np.stack(first)) if first else None
-
-
-def read_task_texts(reader: EpisodeReader, episodes: Sequence[int]) -> tuple[str, ...]:
-    """Return the task texts of these episodes, sorted.
-
-    Raises:
-        DatasetError: there is no task text.
-    """
-    texts = sorted({text for episode in reader.read(episodes) for text in episode.tasks if text})
-    if not texts:
-        raise DatasetError(f"{reader.root}: no task text; check the dataset")
-    return tuple(texts)

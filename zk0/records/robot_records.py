@@ -34,8 +34,8 @@ class RobotReference(Record):
     units: JointUnits
     fps: float = Field(gt=0, le=1000)
     """Actions per second."""
-    tasks: tuple[Text, ...] = Field(min_length=1, max_length=100_000)
-    """Task texts of the training data."""
+    tasks: tuple[Text, ...] = Field(max_length=100_000)
+    """Task texts of the training data; empty: its episodes have none."""
     state: Moments
     """Of the states of the training data."""
     start: Moments | None

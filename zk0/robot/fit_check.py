@@ -41,8 +41,8 @@ def robot_mismatches(seen: RobotObservation, task: str, reference: RobotReferenc
 
 
 def task_mismatches(task: str, reference: RobotReference) -> Iterator[Mismatch]:
-    """Yield a mismatch if the policy was not trained on this task text, letter by letter."""
-    if task in reference.tasks:
+    """Yield a mismatch if the policy was trained on task texts, and not on this one, letter by letter."""
+    if task in reference.tasks or not reference.tasks:
         return
     near = get_close_matches(task, reference.tasks, n=1, cutoff=0.6)
     known = "; ".join(reference.tasks[:_SHOWN_TASKS])
