@@ -46,11 +46,11 @@ def test_cameras_units_and_rate_are_the_contracts() -> None:
 
 def test_lerobot_reads_the_arm_from_the_options() -> None:
     """The real command's own parser; nothing is connected."""
-    draccus = pytest.importorskip("draccus")
     from dataclasses import dataclass
 
+    import draccus
     from lerobot.cameras.opencv import OpenCVCameraConfig
-    from lerobot.robots import RobotConfig, so_follower  # noqa: F401 -- registers the arm
+    from lerobot.robots import RobotConfig, so_follower
 
     @dataclass
     class Options:
@@ -58,7 +58,8 @@ def test_lerobot_reads_the_arm_from_the_options() -> None:
 
     options = rollout_options("a/b", "Fold the cloth", 60, ARM, reference())
     robot = draccus.parse(Options, args=[o for o in options if o.startswith("--robot.")]).robot
-    assert (robot.type, robot.port, robot.use_degrees) == ("so101_follower", "/dev/ttyACM0", True)
+    assert isinstance(robot, so_follower.SO101FollowerConfig)
+    assert (robot.id, robot.port, robot.use_degrees) == ("my_arm", "/dev/ttyACM0", True)
     assert robot.cameras["wrist"] == OpenCVCameraConfig(index_or_path=2, fps=30, width=640, height=480)
 
 
