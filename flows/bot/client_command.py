@@ -180,9 +180,6 @@ def _audit_heads(scratch: Path, key: str, other: Path | None, ledger: tuple[Path
     from zk0.errors import FederationError, list_problems
     from zk0.federation.protocol.heads_audit import audited_heads, compare_with_ledger, compare_with_node
 
-    if not key:
-        typer.echo("the kit names no ledger key: ask the operator for a new kit to check the server's ledger")
-        return
     found = audited_heads(scratch, key)
     if not as_json:
         print_session_heads(found, key)

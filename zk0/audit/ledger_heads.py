@@ -23,7 +23,7 @@ from zk0.errors import LedgerError
 from zk0.records import Record, RoundRecord
 from zk0.storage.atomic import atomic_write_text
 
-MAX_HEADS = 100_000
+MAX_HEADS = 50_000
 """Rounds of a session for which a node accepts heads."""
 _DIGEST = r"^[0-9a-f]{64}$"
 _PURPOSE = b"zk0 ledger head\n"

@@ -24,15 +24,6 @@ def deployment(deploy: Callable[..., Any], tmp_path_factory: pytest.TempPathFact
     started.stop()
 
 
-def record_round(folder: Path, checkpoint: Any) -> None:
-    """Append a round to the session's ledger, whose heads then go with each request to a node."""
-    from zk0.audit.ledger import Ledger
-    from zk0.records import RoundRecord
-
-    record = RoundRecord(round=checkpoint.round, checkpoint=checkpoint, seconds=1, finished_at="")
-    Ledger(folder / "ledger.jsonl").append(record)
-
-
 def digests(session: Session, folder: Path, drive: type) -> tuple[list[str], Any]:
     """Run two rounds; return the digests of the start and of each round, and the clients' scores of the last one."""
     from zk0.federation.open import open_federation
@@ -40,13 +31,11 @@ def digests(session: Session, folder: Path, drive: type) -> tuple[list[str], Any
     driven = drive(session, folder)
     with open_federation(session, "mini", folder) as federation:
         driven.begin(federation)
-        record_round(folder, driven.history[-1])
         for _ in range(2):
             collected = driven.train(federation)
             assert collected.refusals == ()
             assert [u.client for u in collected.updates] == ["a", "b"]
             driven.average(collected.updates)
-            record_round(folder, driven.history[-1])
         collected_scores = driven.evaluate(federation)
     assert collected_scores.refusals == ()
     return [c.digest for c in driven.history], collected_scores.scores

@@ -44,9 +44,9 @@ class AgentSettings(Record):
     scratch: Path
     cache: Path
     supernode: Endpoint
-    limits: NodeLimits = NodeLimits()
-    ledger_key: str = ""
+    ledger_key: str
     """Of the server, from the enrolment kit."""
+    limits: NodeLimits = NodeLimits()
 
 
 class ProgressClock:

@@ -22,8 +22,8 @@ class EnrolmentKit(Record):
     """Certificate of the authority that signed the server's certificate (PEM)."""
     key: str
     """The node's private key in OpenSSH format. Whoever has it can act as this node."""
-    ledger_key: str = Field(default="", pattern=r"^([0-9a-f]{64})?$")
-    """Public key with which the server signs the heads of its ledgers; empty in kits of earlier versions."""
+    ledger_key: str = Field(pattern=r"^[0-9a-f]{64}$")
+    """Public key with which the server signs the heads of its ledgers."""
 
     def write(self, path: Path) -> None:
         """Write the kit to a file that only its owner can read."""

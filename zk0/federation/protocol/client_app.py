@@ -25,7 +25,7 @@ from zk0.federation.protocol.process_clients import client_for_plan, get_client,
 from zk0.federation.protocol.receipts import store_receipts
 from zk0.federation.protocol.request_limits import check_member, check_plan, check_score, check_terms, round_clock
 from zk0.federation.protocol.sent_log import REMOTE, record_sent, redacted_answer
-from zk0.federation.protocol.shown_heads import check_heads
+from zk0.federation.protocol.shown_heads import LEDGER_KEY, check_heads
 from zk0.records import EpisodeVideo
 from zk0.settings.dataset_settings import ClientSettings
 from zk0.settings.plans import ClientPlan, EvaluationPlan, FeaturePlan, JoiningReportPlan, RoundPlan, SessionTerms
@@ -199,7 +199,7 @@ def _store_receipts(message: Message, config: dict[str, Any]) -> RecordDict:
     session = terms.session
     check_heads(message.content["config"], config, terms)
     receipts = [Receipt.model_validate(one) for one in json.loads(str(message.content["config"]["receipts"]))]
-    checked = store_receipts(name, scratch, session, receipts)
+    checked = store_receipts(name, scratch, session, receipts, must_be_signed=LEDGER_KEY in config)
     logger.info("{}: {} receipts: the updates are in the lists of their rounds", name, checked)
     remove_session_state(scratch, session)  # all rounds are over
     return RecordDict({"answer": ConfigRecord({"checked": checked})})
@@ -216,7 +216,7 @@ def _checked_plan[P: ClientPlan](kind: type[P], message: Message, config: dict[s
         FederationError: the server's ledger is not the one that it showed before, or a limit of the node is broken.
     """
     plan = kind.model_validate_json(str(message.content["config"]["plan"]))
-    check_heads(message.content["config"], config, plan.terms, plan if isinstance(plan, RoundPlan) else None)
+    check_heads(message.content["config"], config, plan.terms, plan)
     check_plan(plan, config)
     return plan
 

@@ -1,9 +1,11 @@
 """A node's audit of the ledger heads that its server has shown, and their comparison with other nodes and ledgers."""
 
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from zk0.audit.journal import SentJournal, SentMessage
-from zk0.audit.ledger_heads import contradiction, ledger_heads, read_heads
+from zk0.audit.ledger_heads import SignedHead, contradiction, ledger_heads, read_heads
 from zk0.errors import FederationError
 from zk0.federation.protocol.exchange import FEATURES
 from zk0.federation.protocol.sent_log import SENT_JOURNAL
@@ -45,13 +47,6 @@ def audited_heads(scratch: Path, key: str) -> tuple[SessionHeads, ...]:
     found = []
     for session, messages in by_session.items():
         heads = store.read(session) if session in store.sessions() else ()
-        missing = {sent.ledger_head for sent in messages if sent.ledger_head} - {one.head.digest() for one in heads}
-        bad = [one for one in heads if one.head.session != session or not one.is_signed_by(key)]
-        problem = contradiction(heads) or ""
-        if bad:
-            problem = f"{len(bad)} heads are not signed by the key {key[:16]}"
-        elif missing:
-            problem = f"{len(missing)} heads in the journal are missing in {store.file(session)}"
         found.append(
             SessionHeads(
                 session=session,
@@ -61,10 +56,39 @@ def audited_heads(scratch: Path, key: str) -> tuple[SessionHeads, ...]:
                 without_head=sum(
                     not sent.ledger_head and sent.kind not in _BEFORE_ROUND_0 and sent.round != 0 for sent in messages
                 ),
-                problem=problem,
+                problem=_problem(session, heads, messages, key),
             )
         )
     return tuple(found)
+
+
+def _problem(session: str, heads: Sequence[SignedHead], messages: Sequence[SentMessage], key: str) -> str:
+    """Return what shows that the server's ledger is not one history; empty where nothing does."""
+    if bad := [one for one in heads if one.head.session != session or not one.is_signed_by(key)]:
+        return f"{len(bad)} heads are not signed by the key {key[:16]}"
+    if missing := {sent.ledger_head for sent in messages if sent.ledger_head} - {one.head.digest() for one in heads}:
+        return f"{len(missing)} heads in the journal are missing in the node's folder"
+    return contradiction(heads) or _other_weights(messages, {one.head.rounds - 1: one.head.weights for one in heads})
+
+
+def _other_weights(messages: Sequence[SentMessage], weights: Mapping[int, str]) -> str:
+    """Return which answered request had other weights than the head of their round, which may have come later."""
+    for sent in messages:
+        number, found = sent.round, _asked_weights(sent.asked)
+        made_in = number - 1 if number is not None and sent.kind == "train" else number
+        if found and made_in in weights and weights[made_in] != found and "refusal" not in json.loads(sent.text):
+            expected = weights[made_in][:12]
+            return f"a request to {sent.kind} in round {number} had weights {found[:12]}, the ledger has {expected}"
+    return ""
+
+
+def _asked_weights(asked: str) -> str:
+    """Return the digest of the weights that a request came with; empty where it names none, or was cut."""
+    try:
+        plan = json.loads(asked or "{}")
+    except ValueError:
+        return ""
+    return str(plan.get("global_digest", "")) if isinstance(plan, dict) else ""
 
 
 def compare_with_node(scratch: Path, key: str, file: Path) -> str:
