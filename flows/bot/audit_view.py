@@ -122,6 +122,16 @@ def print_received_answers(found: "Sequence[ReceivedAnswer]", public_key: str) -
     )
 
 
+def print_client_journals(found: "Sequence[ReceivedAnswer]") -> None:
+    """Print whose journal lacks lines that it had, by the heads that came with the answers."""
+    from zk0.federation.protocol.shown_journals import client_heads, client_journal_problems
+
+    console, problems = Console(), client_journal_problems(found)
+    for client, heads in client_heads(found).items():
+        state = f"not the one that it was: {problems[client]}" if client in problems else "none contradicts"
+        console.print(escape(clean_text(f"journal of {client}: {len(heads)} heads came with its answers; {state}")))
+
+
 def print_journal_comparison(found: "JournalComparison") -> None:
     """Print what a client's journal and its server's have in common, and what did not arrive or was removed."""
     console, missing = Console(), found.missing_at_server

@@ -14,6 +14,9 @@ from zk0.records import JointUnits
 from zk0.storage.writable import check_writable
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from zk0.audit.journal import SentMessage
     from zk0.federation.network.node import NodeFolder
     from zk0.settings.dataset_settings import ClientSettings
 
@@ -155,19 +158,42 @@ def audit_client(
             print_sent_messages(found)
         if received is not None:
             _compare_with_server(scratch, node_folder(home).read_kit().name, received)
+        _audit_server_journal([one.sent for one in found], as_json)
         if folder is None:
             _audit_heads(scratch, node_folder(home).read_kit().ledger_key, heads, (ledger, session), as_json)
 
 
 def _compare_with_server(scratch: Path, client: str, received: Path) -> None:
-    """Compare this client's journal with that of the server."""
+    """Compare this client's journal with that of the server, and that with the heads that the server has sent.
+
+    Raises:
+        LedgerError: one of the two journals lacks lines that it had.
+    """
     from flows.bot.audit_view import print_journal_comparison
     from zk0.audit.journal import ReceivedJournal, SentJournal
     from zk0.audit.journal_comparison import compare_journals
     from zk0.federation.protocol.sent_log import SENT_JOURNAL
+    from zk0.federation.protocol.shown_journals import check_journal_file
 
-    journals = SentJournal(scratch / SENT_JOURNAL).read(), ReceivedJournal(received).read()
-    print_journal_comparison(compare_journals(client, *journals))
+    sent, theirs = SentJournal(scratch / SENT_JOURNAL).read(), ReceivedJournal(received)
+    print_journal_comparison(compare_journals(client, sent, theirs.read()))
+    check_journal_file(theirs, [one.server_journal for one in sent if one.server_journal is not None])
+
+
+def _audit_server_journal(sent: "Sequence[SentMessage]", as_json: bool) -> None:
+    """Check the heads of the server's journal that came with its requests.
+
+    Raises:
+        FederationError: lines of it were removed.
+    """
+    from zk0.errors import FederationError
+    from zk0.federation.protocol.shown_journals import server_journal_problem
+
+    if problem := server_journal_problem(sent):
+        raise FederationError(f"the server's journal of received answers is not the one that it was: {problem}")
+    count = sum(one.server_journal is not None for one in sent)
+    if count and not as_json:
+        typer.echo(f"the server's journal of answers: {count} heads came with {len(sent)} requests; none contradicts")
 
 
 def _audit_heads(scratch: Path, key: str, other: Path | None, ledger: tuple[Path | None, str], as_json: bool) -> None:

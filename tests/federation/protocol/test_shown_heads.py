@@ -116,7 +116,9 @@ def test_one_history_is_accepted_with_gaps_and_repeated_requests(server: Server,
     assert (found.heads, found.rounds, found.requests, found.without_head, found.problem) == (4, 4, 8, 0, "")
 
 
-@pytest.mark.parametrize("asked", [plan(1, "w0"), evaluation(1, "w1"), JoiningReportPlan.model_construct(round=0, global_digest="w0")])
+@pytest.mark.parametrize(
+    "asked", [plan(1, "w0"), evaluation(1, "w1"), JoiningReportPlan.model_construct(round=0, global_digest="w0")]
+)
 def test_a_server_that_never_shows_a_head_gets_no_answer(node: Node, asked: ClientPlan) -> None:
     with pytest.raises(FederationError, match="shows no head of its ledger"):
         node.answer(plan=asked)
@@ -229,9 +231,7 @@ def test_a_receipt_needs_the_signed_head_of_its_round(server: Server, node: Node
     ledger.append(RoundRecord(round=0, checkpoint=checkpoint, seconds=1, finished_at="t"))
     last = checkpoint.model_copy(update={"round": 1, "digest": "w1"})
     ledger.append(
-        RoundRecord(
-            round=1, checkpoint=last, updates=(update,), updates_root=receipt.root, seconds=1, finished_at="t"
-        )
+        RoundRecord(round=1, checkpoint=last, updates=(update,), updates_root=receipt.root, seconds=1, finished_at="t")
     )
     other = Node(tmp_path / "other-node", node.config[LEDGER_KEY])
     SentJournal(other.scratch / "sent.jsonl").append(journal.read()[0])

@@ -24,7 +24,7 @@ from zk0.federation.protocol.exchange import FEATURES, JOINING_REPORT, LOCAL_BAS
 from zk0.federation.protocol.process_clients import client_for_plan, get_client, node_config
 from zk0.federation.protocol.receipts import store_receipts
 from zk0.federation.protocol.request_limits import check_member, check_plan, check_score, check_terms, round_clock
-from zk0.federation.protocol.sent_log import REMOTE, record_sent, redacted_answer
+from zk0.federation.protocol.sent_log import REMOTE, record_sent, redacted_answer, with_journal_head
 from zk0.federation.protocol.shown_heads import LEDGER_KEY, check_heads
 from zk0.records import EpisodeVideo
 from zk0.settings.dataset_settings import ClientSettings
@@ -283,6 +283,8 @@ def _recorded_answer(
     if config.get(REMOTE):
         content = redacted_answer(content, ClientSettings.model_validate_json(config["client"]).dataset)
     try:
+        if config.get(REMOTE):
+            content = with_journal_head(content, Path(config["scratch"]))
         record_sent(message, content, Path(config["scratch"]))
     except (Zk0Error, OSError, ValueError) as e:
         logger.error("{}", e)

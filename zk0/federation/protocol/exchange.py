@@ -56,6 +56,8 @@ class Reply(NamedTuple):
     """Its node sent what zk0 never sends."""
     may_pass: bool = False
     """The client refuses for a reason that may pass, such as a Hub that does not respond."""
+    journal: str = ""
+    """Head of the node's journal as JSON (`zk0.federation.protocol.shown_journals`); empty: it came without one."""
 
 
 def exchange_messages(
@@ -105,10 +107,11 @@ def _to_reply(sender: str, message: Message, timeout: str) -> Reply:
     if problem := answer_problem(message.content):
         return Reply(sender, None, problem, invalid=True)
     answer = message.content["answer"]
+    journal = str(answer.get("journal", ""))
     if "refusal" in answer:
         reason = clean_text(str(answer["refusal"]), MAX_REASON) or "a refusal without a reason"
-        return Reply(sender, None, reason, may_pass=bool(answer.get("may_pass", False)))
-    return Reply(sender, message.content)
+        return Reply(sender, None, reason, may_pass=bool(answer.get("may_pass", False)), journal=journal)
+    return Reply(sender, message.content, journal=journal)
 
 
 def _error_text(error: Error) -> str:

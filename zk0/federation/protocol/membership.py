@@ -15,6 +15,7 @@ from zk0.federation.protocol.exchange import POLL_SECONDS, Grid, Reply, Request,
 from zk0.federation.protocol.received_log import ReceivedLog
 from zk0.federation.protocol.registry import NO_NODE, Registry
 from zk0.federation.protocol.shown_heads import HEADS
+from zk0.federation.protocol.shown_journals import JOURNAL
 from zk0.records import Member
 from zk0.settings.plans import SessionTerms
 
@@ -143,9 +144,10 @@ class Membership:
         return problems
 
     def _config(self, **values: str) -> ConfigRecord:
-        """Return the content of a request, with the newest head of the ledger unless the values hold heads."""
+        """Return the content of a request, with the heads of ledger and journal unless the values hold heads."""
         nodes = {"nodes": str(self._nodes_file)} if self._nodes_file else {}
-        return ConfigRecord({**self._shown_heads(newest=1), **values, **nodes})
+        journal = {JOURNAL: head} if (head := self._log.head()) else {}
+        return ConfigRecord({**self._shown_heads(newest=1), **journal, **values, **nodes})
 
     def _shown_heads(self, newest: int) -> dict[str, str]:
         """Return the newest heads of the ledger as a request holds them; nothing where there are none."""

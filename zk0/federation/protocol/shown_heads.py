@@ -59,7 +59,7 @@ def check_heads(
     store = head_store(Path(config["scratch"]))
     known = store.read(session)
     if not heads and (known or _needs_head(plan)):
-        raise FederationError("the server shows no head of its ledger with this request; nothing is answered without one")
+        raise FederationError("the server shows no head of its ledger with this request; expected a signed one")
     store.add(session, heads)
     if problem := _problem(known, heads, plan):
         raise FederationError(f"the server's ledger is not the one that it showed before: {problem}")
