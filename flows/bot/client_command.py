@@ -136,9 +136,9 @@ def audit_client(
         typer.Option(help="Also compare with the ledger heads of another node (its scratch/heads/*.jsonl)."),
     ] = None,
     ledger: Annotated[
-        Path | None, typer.Option(help="Also compare with the ledger.jsonl of a session; needs --session.")
+        Path | None,
+        typer.Option(help="Also compare with a session's ledger.jsonl or a model card (README.md)."),
     ] = None,
-    session: Annotated[str, typer.Option(help="Name of the session of --ledger, as the audit prints it.")] = "",
     received: Annotated[
         Path | None, typer.Option(help="Also compare with the server's accepted.jsonl (accepted.pub beside it).")
     ] = None,
@@ -160,7 +160,7 @@ def audit_client(
             _compare_with_server(scratch, node_folder(home).read_kit().name, received)
         _audit_server_journal([one.sent for one in found], as_json)
         if folder is None:
-            _audit_heads(scratch, node_folder(home).read_kit().ledger_key, heads, (ledger, session), as_json)
+            _audit_heads(scratch, node_folder(home).read_kit().ledger_key, heads, ledger, as_json)
 
 
 def _compare_with_server(scratch: Path, client: str, received: Path) -> None:
@@ -196,7 +196,7 @@ def _audit_server_journal(sent: "Sequence[SentMessage]", as_json: bool) -> None:
         typer.echo(f"the server's journal of answers: {count} heads came with {len(sent)} requests; none contradicts")
 
 
-def _audit_heads(scratch: Path, key: str, other: Path | None, ledger: tuple[Path | None, str], as_json: bool) -> None:
+def _audit_heads(scratch: Path, key: str, other: Path | None, ledger: Path | None, as_json: bool) -> None:
     """Check the ledger heads that the server has shown, and compare them with a file of another node and with a ledger.
 
     Raises:
@@ -213,8 +213,8 @@ def _audit_heads(scratch: Path, key: str, other: Path | None, ledger: tuple[Path
         raise FederationError(list_problems("the ledger of the server is not one history", problems))
     if other is not None:
         typer.echo(compare_with_node(scratch, key, other))
-    if ledger[0] is not None:
-        typer.echo(compare_with_ledger(scratch, ledger[1], ledger[0]))
+    if ledger is not None:
+        typer.echo(compare_with_ledger(scratch, ledger))
 
 
 def print_client(node: "NodeFolder") -> None:

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from flows.cli.audit_command import audit
 from flows.cli.bench_command import bench
 from flows.cli.compare_command import compare_sessions
 from flows.cli.data_command import data_app
@@ -38,6 +39,7 @@ zk0_app.command("ui")(ui)
 zk0_app.command("plan")(plan)
 zk0_app.command("push")(push_saved_checkpoint)
 zk0_app.command("verify")(verify)
+zk0_app.command("audit")(audit)
 zk0_app.command("rollout")(rollout)
 zk0_app.command("compare")(compare_sessions)
 zk0_app.command("versus")(versus)

@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from zk0.audit.card_root import CardRoot
 from zk0.data.check.quality import describe_quality
 from zk0.errors import ReportError
 from zk0.records import Member, Rollout, RoundRecord, StatisticsGroup
@@ -295,5 +296,5 @@ def _files(last: RoundRecord, proof: CardProof) -> str:
     return (
         "SHA-256 of each file; the Hub shows that of a large file as its oid. `sha256sum --check SHA256SUMS` checks "
         f"all files, `zk0 verify FOLDER` also the trained weights.\n\n{markdown_table(('file', 'SHA-256'), rows)}"
-        f"{frozen}\n\nRoot of the session's ledger up to round {last.round}: `{proof.ledger_root}`"
+        f"{frozen}\n\n{CardRoot(round=last.round, root=proof.ledger_root).line()}"
     )

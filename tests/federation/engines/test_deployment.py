@@ -59,7 +59,7 @@ def test_a_federation_over_the_network_ends_with_the_same_digest(
         assert list((node.path / "scratch").glob("request-*")) == []
         (heads,) = audited_heads(node.scratch, node.read_kit().ledger_key)
         assert (heads.heads, heads.rounds, heads.without_head, heads.problem) == (3, 3, 0, "")
-        assert "has all 3 heads" in compare_with_ledger(node.scratch, "mini", tmp_path / "there" / "ledger.jsonl")
+        assert "has all 3 heads" in compare_with_ledger(node.scratch, tmp_path / "there" / "ledger.jsonl")
     assert not (tmp_path / "there/server/inbox").exists()
     assert {(n.name, n.status) for n in deployment.server.node_statuses()} == {("a", "online"), ("b", "online")}
     assert [(run.status.status, run.status.sub_status) for run in runs_of(deployment)] == 4 * [

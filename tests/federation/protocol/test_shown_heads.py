@@ -9,12 +9,13 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.bot.main import zk0bot_app
+from zk0.audit.card_root import CardRoot
 from zk0.audit.journal import SentJournal, SentMessage
 from zk0.audit.ledger import Ledger
 from zk0.audit.ledger_heads import HeadSigner, SignedHead
 from zk0.audit.merkle import make_receipt
 from zk0.audit.signing_key import SigningKey
-from zk0.errors import FederationError, SettingsError
+from zk0.errors import FederationError, LedgerError, SettingsError
 from zk0.federation.network.enrolment_kit import EnrolmentKit
 from zk0.federation.network.node import NodeFolder
 from zk0.federation.network.server import ServerFolder, ServerSettings
@@ -47,6 +48,17 @@ class Server:
                 RoundRecord(round=number, checkpoint=checkpoint, updates_root=root, seconds=1.0, finished_at="t")
             )
         return ledger.path
+
+    def ledger_with_another_end(self, name: str, kept: int) -> Path:
+        """Return a valid ledger with the first lines of one, and another line after them."""
+        target = self.folder / "rewritten" / "ledger.jsonl"
+        target.parent.mkdir()
+        lines = self.ledger(name).read_bytes().splitlines()[:kept]
+        target.write_bytes(b"".join(line + b"\n" for line in lines))
+        for number in range(kept, 4):
+            checkpoint = Checkpoint(round=number, path="p", digest="other", bytes=1)
+            Ledger(target).append(RoundRecord(round=number, checkpoint=checkpoint, seconds=1.0, finished_at="t"))
+        return target
 
     def heads(self, name: str, rounds: int = 4, session: str = "s") -> tuple[SignedHead, ...]:
         return HeadSigner(self.ledger(name, rounds), session, self.key).signed()
@@ -265,15 +277,31 @@ def test_two_nodes_with_different_histories(server: Server, node: Node, tmp_path
 def test_a_ledger_file_is_the_one_that_was_shown(server: Server, node: Node, tmp_path: Path) -> None:
     node.answer(*server.heads("w"))
     ledger = server.ledger("w")
-    assert "has all 4 heads" in compare_with_ledger(node.scratch, "s", ledger)
+    assert "has all 4 heads that the server showed of session s" in compare_with_ledger(node.scratch, ledger)
     cut = tmp_path / "cut.jsonl"
     cut.write_bytes(b"".join(line + b"\n" for line in ledger.read_bytes().splitlines()[:2]))
     with pytest.raises(FederationError, match="has 2 rounds, the server showed one of 3"):
-        compare_with_ledger(node.scratch, "s", cut)
-    with pytest.raises(FederationError, match="its first 1 lines are not those"):
-        compare_with_ledger(node.scratch, "s", server.ledger("x"))
-    with pytest.raises(FederationError, match="no heads of session 't'"):
-        compare_with_ledger(node.scratch, "t", ledger)
+        compare_with_ledger(node.scratch, cut)
+    with pytest.raises(FederationError, match="none of its lines is that of a head"):
+        compare_with_ledger(node.scratch, server.ledger("x"))
+    with pytest.raises(FederationError, match="its first 3 lines are not those"):
+        compare_with_ledger(node.scratch, server.ledger_with_another_end("w", 2))
+    with pytest.raises(FederationError, match=r"has shown \(no session\)"):
+        compare_with_ledger(tmp_path / "empty", ledger)
+
+
+def test_a_model_card_states_a_root_that_was_shown(server: Server, node: Node, tmp_path: Path) -> None:
+    node.answer(*server.heads("w"))
+    card, root = tmp_path / "README.md", server.heads("w")[2].head.root
+    card.write_text(f"# A policy\n\n{CardRoot(round=2, root=root).line()}\n")
+    assert "that of session s up to round 2" in compare_with_ledger(node.scratch, card)
+    for stated in (CardRoot(round=1, root=root), CardRoot(round=2, root="1" * 64), CardRoot(round=9, root=root)):
+        card.write_text(stated.line())
+        with pytest.raises(FederationError, match=f"of round {stated.round}, and the server has shown none with it"):
+            compare_with_ledger(node.scratch, card)
+    card.write_text("# A policy")
+    with pytest.raises(LedgerError, match="states no ledger root"):
+        compare_with_ledger(node.scratch, card)
 
 
 def test_the_audit_command_reports_a_server_with_two_histories(server: Server, tmp_path: Path) -> None:
@@ -290,8 +318,10 @@ def test_the_audit_command_reports_a_server_with_two_histories(server: Server, t
     assert result.exit_code == 0, result.output
     text = " ".join(result.output.split())
     assert "s: 3 heads, ledger of 3 lines, 0 of 1 without a head; they contradict each other nowhere" in text
-    result = CliRunner().invoke(zk0bot_app, [*command, "--ledger", str(server.ledger("x")), "--session", "s"])
-    assert (result.exit_code, "are not those of the head" in result.output) == (1, True)
+    result = CliRunner().invoke(zk0bot_app, [*command, "--ledger", str(server.ledger("x"))])
+    assert (result.exit_code, "none of its lines is that of a head" in " ".join(result.output.split())) == (1, True)
+    result = CliRunner().invoke(zk0bot_app, [*command, "--ledger", str(server.ledger("w"))])
+    assert (result.exit_code, "has all 3 heads" in " ".join(result.output.split())) == (0, True)
     with pytest.raises(FederationError):
         node.answer(*server.heads("x")[:3])
     result = CliRunner().invoke(zk0bot_app, command)

@@ -4,8 +4,9 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from zk0.audit.card_root import CardRoot
 from zk0.audit.journal import SentJournal, SentMessage
-from zk0.audit.ledger_heads import SignedHead, contradiction, ledger_heads, read_heads
+from zk0.audit.ledger_heads import LedgerHead, SignedHead, contradiction, ledger_heads, read_heads
 from zk0.errors import FederationError
 from zk0.federation.protocol.exchange import FEATURES
 from zk0.federation.protocol.sent_log import SENT_JOURNAL
@@ -74,11 +75,15 @@ def _problem(session: str, heads: Sequence[SignedHead], messages: Sequence[SentM
 def _other_weights(messages: Sequence[SentMessage], weights: Mapping[int, str]) -> str:
     """Return which answered request had other weights than the head of their round, which may have come later."""
     for sent in messages:
-        number, found = sent.round, _asked_weights(sent.asked)
-        made_in = number - 1 if number is not None and sent.kind == "train" else number
-        if found and made_in in weights and weights[made_in] != found and "refusal" not in json.loads(sent.text):
-            expected = weights[made_in][:12]
-            return f"a request to {sent.kind} in round {number} had weights {found[:12]}, the ledger has {expected}"
+        if sent.round is None or "refusal" in json.loads(sent.text):
+            continue
+        expected = weights.get(sent.round - 1 if sent.kind == "train" else sent.round)
+        found = _asked_weights(sent.asked)
+        if found and expected not in (None, found):
+            return (
+                f"a request to {sent.kind} in round {sent.round} had weights {found[:12]}, the ledger has "
+                f"{str(expected)[:12]}"
+            )
     return ""
 
 
@@ -114,20 +119,46 @@ def compare_with_node(scratch: Path, key: str, file: Path) -> str:
     return f"session {session}: {both} heads are those of {file}, none contradicts"
 
 
-def compare_with_ledger(scratch: Path, session: str, ledger: Path) -> str:
-    """Compare a session's heads with a ledger file, and return what was found.
+def compare_with_ledger(scratch: Path, file: Path) -> str:
+    """Compare the heads that a client was shown with a ledger or a model card, and return what was found.
+
+    Args:
+        scratch: folder of the client.
+        file: a `ledger.jsonl`, or the model card of a policy (`README.md`), which states the root of its ledger.
 
     Raises:
-        FederationError: the ledger is not the one that the server showed, or lacks rounds that it showed.
-        LedgerError: the file is not a valid ledger.
+        FederationError: the ledger is not one that the server showed, or lacks rounds that it showed.
+        LedgerError: the file is neither a valid ledger nor a model card.
     """
-    own = head_store(scratch).read(session) if SESSION_NAME.fullmatch(session) else ()
-    if not own:
-        raise FederationError(f"{ledger}: no heads of session {session!r} were shown to this client")
-    lines = ledger_heads(ledger, session)
-    for head in (one.head for one in own):
-        if head.rounds > len(lines):
-            raise FederationError(f"{ledger}: has {len(lines)} rounds, the server showed one of {head.rounds}")
-        if lines[head.rounds - 1] != head:
-            raise FederationError(f"{ledger}: its first {head.rounds} lines are not those of the head that was shown")
-    return f"{ledger}: has all {len(own)} heads that the server showed of session {session}"
+    store = head_store(scratch)
+    shown = {name: [one.head for one in store.read(name)] for name in store.sessions()}
+    return _compare_with_card(shown, file) if file.suffix == ".md" else _compare_with_lines(shown, file)
+
+
+def _compare_with_card(shown: Mapping[str, Sequence[LedgerHead]], card: Path) -> str:
+    stated = CardRoot.read(card)
+    for session, heads in shown.items():
+        if any((head.rounds, head.root) == (stated.round + 1, stated.root) for head in heads):
+            return f"{card}: its ledger is that of session {session} up to round {stated.round}"
+    raise FederationError(
+        f"{card}: states ledger root {stated.root[:12]} of round {stated.round}, and the server has shown none with it "
+        f"(sessions {', '.join(shown) or 'none'})"
+    )
+
+
+def _compare_with_lines(shown: Mapping[str, Sequence[LedgerHead]], ledger: Path) -> str:
+    for session, heads in shown.items():
+        lines = ledger_heads(ledger, session)
+        if not any(head in lines for head in heads):
+            continue  # of another session, or rewritten from its beginning
+        for head in heads:
+            if head.rounds > len(lines):
+                raise FederationError(f"{ledger}: has {len(lines)} rounds, the server showed one of {head.rounds}")
+            if lines[head.rounds - 1] != head:
+                raise FederationError(
+                    f"{ledger}: its first {head.rounds} lines are not those of the head that was shown"
+                )
+        return f"{ledger}: has all {len(heads)} heads that the server showed of session {session}"
+    raise FederationError(
+        f"{ledger}: none of its lines is that of a head which the server has shown ({', '.join(shown) or 'no session'})"
+    )
