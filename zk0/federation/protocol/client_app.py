@@ -4,16 +4,17 @@ An engine calls `client_app` in a worker process with a message and the node's c
 with a refusal, so that a client's failure never fails the round.
 """
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from loguru import logger
+from pydantic import Field, TypeAdapter
 
+from zk0.audit.ledger_heads import MAX_HEADS
 from zk0.audit.merkle import Receipt
 from zk0.client.round_state import remove_session_state
 from zk0.diagnostics import memory_summary
@@ -45,6 +46,7 @@ GPU_WAIT = "wait"
 OWN_TURN = "turn"
 """The client has waited, and goes on."""
 
+_RECEIPTS = TypeAdapter(Annotated[tuple[Receipt, ...], Field(max_length=MAX_HEADS)])
 _listener: list[ProgressListener] = []
 
 flower_client_app = ClientApp()
@@ -198,7 +200,7 @@ def _store_receipts(message: Message, config: dict[str, Any]) -> RecordDict:
     terms = _terms(message)
     session = terms.session
     check_heads(message.content["config"], config, terms)
-    receipts = [Receipt.model_validate(one) for one in json.loads(str(message.content["config"]["receipts"]))]
+    receipts = _RECEIPTS.validate_json(str(message.content["config"].get("receipts", "")))
     checked = store_receipts(name, scratch, session, receipts, must_be_signed=LEDGER_KEY in config)
     logger.info("{}: {} receipts: the updates are in the lists of their rounds", name, checked)
     remove_session_state(scratch, session)  # all rounds are over
