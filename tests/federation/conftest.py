@@ -261,8 +261,11 @@ def deploy(
         server = ServerFolder(folder / "server")
         server.init(ServerSettings(hosts=("127.0.0.1",), port=free_port(), bind="127.0.0.1", **settings))
         nodes = {name: NodeFolder(folder / f"node-{name}") for name in names}
+        limits = folder / "limits.toml"
+        limits.write_text("min_round_frames = 8\n", encoding="utf-8")  # rounds of these tests are short
         for name, node in nodes.items():
             node.install_kit(server.enroll(name))
+            node.install_limits(limits)
         started = Deployment(folder, server, nodes, session_of)
         try:
             for name, node in nodes.items():

@@ -194,7 +194,7 @@ def test_online_nodes_start_a_session_automatically(
     server = machines["server"]
     server("server", "init", "--port", str(free_port()))
     server("server", "start")
-    small = small_session(tmp_path, "started", **{"rounds": 1, "training.local_steps": 3})
+    small = small_session(tmp_path, "started", **{"rounds": 1, "training.local_steps": 32})
     settings = [word for name, value in small.items() for word in ("--set", f"{name}={toml(value)}")]
     out = tmp_path / "watch.log"
     with out.open("wb") as file:

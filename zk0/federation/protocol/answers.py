@@ -10,7 +10,7 @@ from typing import NamedTuple
 from flwr.app import ConfigRecord, RecordDict
 from pydantic import ValidationError
 
-from zk0.errors import FederationError, first_line
+from zk0.errors import FederationError
 from zk0.federation.flower.flower_message import WEIGHTS_PATH
 from zk0.records import ClientScore, Member, Record, Update, clean_text
 
@@ -84,7 +84,9 @@ def parse_answer[T: Record](content: RecordDict, form: AnswerForm, record: type[
     try:
         return record.model_validate_json(text)
     except ValidationError as e:
-        raise FederationError(f"its answer is not {form.name} ({clean_text(first_line(e), MAX_REASON)})") from e
+        fault = e.errors(include_url=False)[0]
+        problem = f"{'.'.join(map(str, fault['loc'])) or 'it'}: {fault['msg']}"
+        raise FederationError(f"its answer is not {form.name} ({clean_text(problem, MAX_REASON)})") from e
 
 
 def is_safe_client_name(name: str) -> bool:
