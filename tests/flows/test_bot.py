@@ -122,9 +122,14 @@ def test_what_the_operator_did(bot: Bot) -> None:
     bot("server init")
     bot("server enroll arm-1")
     bot("server revoke arm-1")
+    server = ServerFolder(bot.home / "server")
+    server.prepare(server.settings().model_copy(update={"port": 9093}))
     acts = [json.loads(line) for line in bot("server audit --json").splitlines()]
-    assert [act["act"] for act in acts] == ["init", "enroll", "revoke"]
-    assert json.loads(acts[0]["detail"])["port"] == 9092
+    assert [act["act"] for act in acts] == ["init", "enroll", "revoke", "start"]
+    assert [json.loads(acts[n]["detail"])["port"] for n in (0, 3)] == [
+        9092,
+        9093,
+    ]  # the file was edited before the start
     assert acts[1]["detail"] == acts[2]["detail"]
     assert acts[1]["detail"].startswith("arm-1 SHA256:")
     assert all(act["user"] and act["at"] for act in acts)

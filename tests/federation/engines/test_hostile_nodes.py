@@ -29,9 +29,9 @@ from zk0.settings.training_settings import LocalTrainingSettings, SchedulerSetti
 from zk0.weights.tensor_spec import TensorSpec, encode_header
 from zk0.weights.writer import save_weights
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-JOIN_SECONDS, ROUND_SECONDS = 90.0, 30.0
+JOIN_SECONDS, LEAST_ROUND_SECONDS = 120.0, 12.0
 FRAMES = 90
 METRICS = ClientMetrics.model_validate(dict.fromkeys(ClientMetrics.model_fields, 1)).model_dump()
 MOMENTS = {"count": FRAMES, "mean": [1.0] * 6, "std": [20.0] * 6, "min": [-90.0] * 6, "max": [90.0] * 6}
@@ -143,7 +143,7 @@ class Nodes:
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[ServerFolder]:
     found = ServerFolder(tmp_path / "server")
-    found.init(ServerSettings(hosts=("127.0.0.1",), port=free_port(), bind="127.0.0.1"))
+    found.init(ServerSettings(hosts=("127.0.0.1",), port=free_port(), bind="127.0.0.1", in_memory=True))
     yield found
     found.stop()
 
@@ -168,15 +168,17 @@ class Arrivals:
 def test_each_hostile_node_costs_its_own_answer(server: ServerFolder, tmp_path: Path) -> None:
     nodes = Nodes(server, tmp_path / "nodes")
     server.start(detached=False)
-    threads = nodes.start(120)
+    threads = nodes.start(500)
     start = tmp_path / "global.safetensors"
     digest, _ = save_weights(start, {"w": np.zeros((64, 64), np.float32)})
     names = tuple(sorted((*HONEST, *HOSTILE)))
     journal = server.path / "accepted.jsonl"
     with DeploymentGrid(server.endpoint(), tmp_path / "session" / "inbox", names) as grid:
         federation = Federation(grid, names, JOIN_SECONDS, log=ReceivedLog(journal, "s"))
+        began = time.monotonic()
         members = federation.join(TERMS)
-        federation._timeout = ROUND_SECONDS
+        # a round has three times the messages of joining, and this machine may be busy
+        round_seconds = federation._timeout = max(LEAST_ROUND_SECONDS, 5 * (time.monotonic() - began))
         assert sorted(m.client for m in members) == list(names), nodes.failures
         common = {
             "terms": TERMS, "round": 1, "recipe": PolicyRecipe(path="tiny", cameras=("x",), joints=6, seed=1),
@@ -192,8 +194,8 @@ def test_each_hostile_node_costs_its_own_answer(server: ServerFolder, tmp_path: 
     assert sorted(reasons) == sorted(HOSTILE)
     for name, (_, pattern) in HOSTILE.items():
         assert re.search(pattern, reasons[name]), (name, reasons[name])
-    assert max(arrivals.at[name] for name in HONEST) < ROUND_SECONDS, arrivals.at
-    assert max(arrivals.at.values()) < ROUND_SECONDS + 20, arrivals.at
+    assert max(arrivals.at[name] for name in HONEST) < round_seconds, arrivals.at
+    assert max(arrivals.at.values()) < round_seconds + 20, arrivals.at
     assert arrivals.most < 5  # the bombs would be 1000 and 200 MB
     received = ReceivedJournal(journal).read()
     assert {one.client for one in received if one.refusal} == set(HOSTILE)
