@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.bot.main import zk0bot_app
+from zk0.federation.network.server import ServerFolder
 
 
 @pytest.fixture
