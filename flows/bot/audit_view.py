@@ -60,6 +60,8 @@ def print_session_heads(found: "Sequence[SessionHeads]", key: str) -> None:
     for one in found:
         lines = f"{one.heads} heads, ledger of {one.rounds} lines, {one.without_head} of {one.requests} without a head"
         state = one.problem or ("they contradict each other nowhere" if one.heads else "nothing to compare")
+        if one.other_weights:
+            state += f"; {one.other_weights} answered requests had weights that are not those of their round"
         console.print(escape(clean_text(f"  {one.session}: {lines}; {state}")))
 
 

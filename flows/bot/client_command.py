@@ -158,9 +158,9 @@ def audit_client(
             print_sent_messages(found)
         if received is not None:
             _compare_with_server(scratch, node_folder(home).read_kit().name, received)
-        _audit_server_journal([one.sent for one in found], as_json)
         if folder is None:
             _audit_heads(scratch, node_folder(home).read_kit().ledger_key, heads, ledger, as_json)
+        _audit_server_journal([one.sent for one in found], as_json)
 
 
 def _compare_with_server(scratch: Path, client: str, received: Path) -> None:

@@ -68,6 +68,12 @@ CHANGES: dict[str, tuple[Callable[[SessionFolder], Any], list[str]]] = {
         lambda here: (here.checkpoint(20) / "README.md").write_text(CardRoot(round=20, root="0" * 64).line()),
         ["states root 000000000000 of round 20"],
     ),
+    "a card with two roots": (
+        lambda here: (here.checkpoint(20) / "README.md").write_text(
+            2 * (CardRoot(round=20, root="0" * 64).line() + "\n")
+        ),
+        ["states 2 ledger roots, expected one"],
+    ),
     "a damaged ledger": (lambda here: os.truncate(here.ledger, 300) or here.ledger.open("a").write("\n"), ["line 1"]),
     "heads of nobody": (
         lambda here: (here.path / "ledger_heads.jsonl").write_text("{}\n"),

@@ -66,8 +66,7 @@ def audit_session(here: SessionFolder, key: str = "", shown: Sequence[Path] = ()
         covers = f"its heads are those of the ledger, {signed}"
         yield verified_part(str(heads), covers, lambda heads=heads: check_heads_of_ledger(here.ledger, heads, key))  # type: ignore[misc]
     for card in sorted(here.path.glob("models/*/README.md")):
-        if CardRoot.find(card) is not None:
-            yield audit_card(here.ledger, card, here.relative(card))
+        yield from _audit_saved_card(here, card)
     for journal in sorted(here.path.glob("clients/*/sent.jsonl")):
         covers = "each answer chained by SHA-256 and signed with the client's key"
         yield verified_part(here.relative(journal), covers, SentJournal(journal).read)
@@ -114,6 +113,18 @@ def check_heads_of_ledger(ledger: Path, file: Path, key: str) -> None:
             raise LedgerError(f"has a head of {head.rounds} lines, the ledger has {len(lines)}: its end was removed")
         if lines[head.rounds - 1] != head:
             raise LedgerError(f"the first {head.rounds} lines of the ledger are not those of its head")
+
+
+def _audit_saved_card(here: SessionFolder, card: Path) -> Iterator[VerifiedPart]:
+    """Audit the model card of a saved policy; a person may have edited it so that it states no root."""
+    name = here.relative(card)
+    try:
+        states_root = CardRoot.find(card) is not None
+    except LedgerError as e:
+        yield VerifiedPart(name=name, covers="", problem=str(e))
+        return
+    if states_root:
+        yield audit_card(here.ledger, card, name)
 
 
 def _audit_updates(record: RoundRecord) -> Iterator[VerifiedPart]:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from flows.bot.audit_view import print_session_heads
 from flows.bot.main import zk0bot_app
 from zk0.audit.card_root import CardRoot
 from zk0.audit.journal import SentJournal, SentMessage
@@ -136,13 +137,18 @@ def test_a_server_that_never_shows_a_head_gets_no_answer(node: Node, asked: Clie
         node.answer(plan=asked)
 
 
-def test_weights_that_no_round_made_are_found_when_the_ledger_shows_the_round(server: Server, node: Node) -> None:
+def test_weights_that_no_round_made_are_counted_when_the_ledger_shows_the_round(
+    server: Server, node: Node, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The weights of a round are evaluated before its line is written."""
     heads = server.heads("w")
     node.answer(heads[0], asked=("evaluate", 1), plan=evaluation(1, "chosen"))
-    assert node.audit() == [""]
+    (before,) = audited_heads(node.scratch, server.key.public_hex())
     node.answer(heads[1])
-    assert "a request to evaluate in round 1 had weights chosen, the ledger has w1" in node.audit()[0]
+    (after,) = audited_heads(node.scratch, server.key.public_hex())
+    assert (before.other_weights, after.other_weights, after.problem) == (0, 1, "")
+    print_session_heads([after], server.key.public_hex())
+    assert "1 answered requests had weights that are not" in " ".join(capsys.readouterr().out.split())
     with pytest.raises(FederationError, match="its weights of 2 lines are w1, and the plan has chosen"):
         node.answer(heads[1], asked=("evaluate", 1), plan=evaluation(1, "chosen"))
 

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from zk0.errors import FederationError
 from zk0.federation.flower.flower_message import WEIGHTS_PATH
+from zk0.federation.protocol.shown_journals import JOURNAL
 from zk0.records import ClientScore, Member, Record, Update, clean_text
 
 MAX_REASON = 2000
@@ -38,7 +39,7 @@ SCORE = AnswerForm("score", ClientScore, 1 << 23, "a score")
 REPORT = AnswerForm("report", None, 1 << 24, "a joining report")
 _FORMS = {form.key: form for form in (MEMBER, UPDATE, SCORE, REPORT)}
 _LIMITS = {key: form.max_length for key, form in _FORMS.items()} | {
-    WEIGHTS_PATH: _MAX_PATH, "refusal": 1 << 24, "done": 0, "checked": 0, "may_pass": 0, "journal": 1 << 10,
+    WEIGHTS_PATH: _MAX_PATH, "refusal": 1 << 24, "done": 0, "checked": 0, "may_pass": 0, JOURNAL: 1 << 10,
 }  # fmt: skip
 """Keys that an answer may have, and the length of their text; 0: a number or a truth value."""
 

@@ -9,6 +9,7 @@ from flwr.app import Error, Message, RecordDict
 
 from zk0.federation.flower.private_api import ErrorCode
 from zk0.federation.protocol.answers import MAX_REASON, answer_problem
+from zk0.federation.protocol.shown_journals import JOURNAL
 from zk0.records import clean_text
 
 POLL_SECONDS = 0.02
@@ -107,7 +108,7 @@ def _to_reply(sender: str, message: Message, timeout: str) -> Reply:
     if problem := answer_problem(message.content):
         return Reply(sender, None, problem, invalid=True)
     answer = message.content["answer"]
-    journal = str(answer.get("journal", ""))
+    journal = str(answer.get(JOURNAL, ""))
     if "refusal" in answer:
         reason = clean_text(str(answer["refusal"]), MAX_REASON) or "a refusal without a reason"
         return Reply(sender, None, reason, may_pass=bool(answer.get("may_pass", False)), journal=journal)

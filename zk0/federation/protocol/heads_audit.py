@@ -28,6 +28,9 @@ class SessionHeads(Record):
     """Requests of this session that the node has answered."""
     without_head: int
     """Of these, requests to train, evaluate or report that came without a head."""
+    other_weights: int = 0
+    """Answered requests whose weights are not those of their round in the ledger: a model that the server evaluated
+    before it repeated the round, or one that it chose."""
     problem: str = ""
     """What shows that the server's ledger is not one history; empty: nothing does."""
 
@@ -57,6 +60,7 @@ def audited_heads(scratch: Path, key: str) -> tuple[SessionHeads, ...]:
                 without_head=sum(
                     not sent.ledger_head and sent.kind not in _BEFORE_ROUND_0 and sent.round != 0 for sent in messages
                 ),
+                other_weights=_other_weights(messages, {one.head.rounds - 1: one.head.weights for one in heads}),
                 problem=_problem(session, heads, messages, key),
             )
         )
@@ -69,22 +73,19 @@ def _problem(session: str, heads: Sequence[SignedHead], messages: Sequence[SentM
         return f"{len(bad)} heads are not signed by the key {key[:16]}"
     if missing := {sent.ledger_head for sent in messages if sent.ledger_head} - {one.head.digest() for one in heads}:
         return f"{len(missing)} heads in the journal are missing in the node's folder"
-    return contradiction(heads) or _other_weights(messages, {one.head.rounds - 1: one.head.weights for one in heads})
+    return contradiction(heads) or ""
 
 
-def _other_weights(messages: Sequence[SentMessage], weights: Mapping[int, str]) -> str:
-    """Return which answered request had other weights than the head of their round, which may have come later."""
+def _other_weights(messages: Sequence[SentMessage], weights: Mapping[int, str]) -> int:
+    """Return how many answered requests had other weights than the head of their round, which may have come later."""
+    count = 0
     for sent in messages:
         if sent.round is None or "refusal" in json.loads(sent.text):
             continue
         expected = weights.get(sent.round - 1 if sent.kind == "train" else sent.round)
         found = _asked_weights(sent.asked)
-        if found and expected not in (None, found):
-            return (
-                f"a request to {sent.kind} in round {sent.round} had weights {found[:12]}, the ledger has "
-                f"{str(expected)[:12]}"
-            )
-    return ""
+        count += bool(found) and expected not in (None, found)
+    return count
 
 
 def _asked_weights(asked: str) -> str:
