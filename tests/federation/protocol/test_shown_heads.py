@@ -1,11 +1,13 @@
 """A node finds out that its server's ledger is not one history: at once, in its audit, or with another node."""
 
 import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from flwr.app import ConfigRecord, Context, Message, Metadata, RecordDict
 from typer.testing import CliRunner
 
 from flows.bot.audit_view import print_session_heads
@@ -20,11 +22,12 @@ from zk0.errors import FederationError, LedgerError, SettingsError
 from zk0.federation.network.enrolment_kit import EnrolmentKit
 from zk0.federation.network.node import NodeFolder
 from zk0.federation.network.server import ServerFolder, ServerSettings
+from zk0.federation.protocol.client_app import flower_client_app
 from zk0.federation.protocol.heads_audit import audited_heads, compare_with_ledger, compare_with_node
 from zk0.federation.protocol.receipts import audited_messages, store_receipts
 from zk0.federation.protocol.shown_heads import HEADS, LEDGER_KEY, check_heads, head_store, newest_head_digest
 from zk0.records import Checkpoint, ClientMetrics, RoundRecord, Update
-from zk0.settings.dataset_settings import ContractSettings, DataSettings, SimulatorSettings
+from zk0.settings.dataset_settings import ClientSettings, ContractSettings, DataSettings, SimulatorSettings
 from zk0.settings.plans import ClientPlan, EvaluationPlan, JoiningReportPlan, RoundPlan, SessionTerms
 
 TERMS = SessionTerms(
@@ -95,7 +98,7 @@ class Node:
         asked_plan = json.dumps({"global_digest": plan.global_digest}) if plan else ""
         sent = sent.model_copy(update={"ledger_head": newest_head_digest(request), "asked": asked_plan})
         SentJournal(self.scratch / "sent.jsonl").append(sent)
-        check_heads(request, self.config, terms, plan)
+        check_heads(request, self.config, terms, plan, most=max(1, len(heads)))  # as those of receipts
 
     def audit(self) -> list[str]:
         return [one.problem for one in audited_heads(self.scratch, self.config[LEDGER_KEY])]
@@ -203,6 +206,26 @@ def test_heads_of_others_are_refused_and_not_stored(server: Server, node: Node, 
     assert head_store(node.scratch).sessions() == ()
 
 
+def test_a_server_cannot_fill_the_disk_with_heads(server: Server, node: Node) -> None:
+    """One head comes with a request; all of them come with the receipts of a session of this node."""
+    heads = request_with(server.heads("w"))
+    with pytest.raises(FederationError, match="shows 4 heads of its ledger with this request, expected 1"):
+        check_heads(heads, node.config, TERMS)
+    client = ClientSettings(name="arm", dataset="sim:lift-red").model_dump_json()
+    context = Context(1, 1, node.config | {"client": client, "cache": str(node.scratch)}, RecordDict(), {})
+    content = ConfigRecord({"terms": TERMS.model_dump_json(), "receipts": "[]", **heads})
+    metadata = Metadata(1, "m", 1, 2, "", "g", time.time(), 60.0, "query.receipts")
+    outside = ConfigRecord({**content, "terms": TERMS.model_copy(update={"session": "../s"}).model_dump_json()})
+    for asked in (content, outside):
+        reply = flower_client_app(Message(content=RecordDict({"config": asked}), metadata=metadata), context)
+        assert "in which this node has taken no part" in str(reply.content["answer"]["refusal"])
+    assert head_store(node.scratch).sessions() == ()
+    check_heads(request_with(server.heads("w")[:1]), node.config, TERMS)
+    reply = flower_client_app(Message(content=RecordDict({"config": content}), metadata=metadata), context)
+    assert reply.content["answer"]["checked"] == 0
+    assert len(head_store(node.scratch).read("s")) == 4
+
+
 @pytest.mark.parametrize("text", ["no json", "{}", "[1]", '[{"head":{}}]', "[" * 100_000])
 def test_what_is_no_head_is_refused(node: Node, text: str) -> None:
     with pytest.raises(FederationError, match="no valid heads"):
@@ -241,7 +264,7 @@ def test_a_receipt_needs_the_signed_head_of_its_round(server: Server, node: Node
     with pytest.raises(FederationError, match="whose ledger head the server has not shown"):
         store_receipts("arm", node.scratch, "s", [receipt], must_be_signed=True)
     assert list(tmp_path.rglob("round_1.json")) == []
-    check_heads(request_with(server.heads("w")[:2]), node.config, TERMS)
+    check_heads(request_with(server.heads("w")[:2]), node.config, TERMS, most=2)
     with pytest.raises(FederationError, match="the server signed 00000000000"):
         store_receipts("arm", node.scratch, "s", [receipt], must_be_signed=True)
     checkpoint = Checkpoint(round=0, path="p", digest="w0", bytes=1)
@@ -253,7 +276,7 @@ def test_a_receipt_needs_the_signed_head_of_its_round(server: Server, node: Node
     )
     other = Node(tmp_path / "other-node", node.config[LEDGER_KEY])
     SentJournal(other.scratch / "sent.jsonl").append(journal.read()[0])
-    check_heads(request_with(HeadSigner(ledger.path, "s", server.key).signed()), other.config, TERMS)
+    check_heads(request_with(HeadSigner(ledger.path, "s", server.key).signed()), other.config, TERMS, most=2)
     assert store_receipts("arm", other.scratch, "s", [receipt], must_be_signed=True) == 1
     assert [one.root_signed for one in audited_messages(other.scratch)] == [True]
 

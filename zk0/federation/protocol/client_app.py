@@ -18,7 +18,7 @@ from zk0.audit.ledger_heads import MAX_HEADS
 from zk0.audit.merkle import Receipt
 from zk0.client.round_state import remove_session_state
 from zk0.diagnostics import memory_summary
-from zk0.errors import TransientError, Zk0Error, first_line
+from zk0.errors import FederationError, TransientError, Zk0Error, first_line
 from zk0.federation.flower.flower_message import WEIGHTS_PATH
 from zk0.federation.protocol.client_log import client_log
 from zk0.federation.protocol.exchange import FEATURES, JOINING_REPORT, LOCAL_BASELINE, RECEIPTS
@@ -26,7 +26,7 @@ from zk0.federation.protocol.process_clients import client_for_plan, get_client,
 from zk0.federation.protocol.receipts import store_receipts
 from zk0.federation.protocol.request_limits import check_member, check_plan, check_score, check_terms, round_clock
 from zk0.federation.protocol.sent_log import REMOTE, record_sent, redacted_answer, with_journal_head
-from zk0.federation.protocol.shown_heads import LEDGER_KEY, check_heads
+from zk0.federation.protocol.shown_heads import LEDGER_KEY, SESSION_NAME, check_heads, head_store
 from zk0.records import EpisodeVideo
 from zk0.settings.dataset_settings import ClientSettings
 from zk0.settings.plans import ClientPlan, EvaluationPlan, FeaturePlan, JoiningReportPlan, RoundPlan, SessionTerms
@@ -199,7 +199,9 @@ def _store_receipts(message: Message, config: dict[str, Any]) -> RecordDict:
     name, scratch = ClientSettings.model_validate_json(config["client"]).name, Path(config["scratch"])
     terms = _terms(message)
     session = terms.session
-    check_heads(message.content["config"], config, terms)
+    if LEDGER_KEY in config and not (SESSION_NAME.fullmatch(session) and head_store(scratch).read(session)):
+        raise FederationError(f"receipts of session {session[:80]!r}, in which this node has taken no part")
+    check_heads(message.content["config"], config, terms, most=MAX_HEADS)
     receipts = _RECEIPTS.validate_json(str(message.content["config"].get("receipts", "")))
     checked = store_receipts(name, scratch, session, receipts, must_be_signed=LEDGER_KEY in config)
     logger.info("{}: {} receipts: the updates are in the lists of their rounds", name, checked)

@@ -33,7 +33,11 @@ def head_store(scratch: Path) -> HeadStore:
 
 
 def check_heads(
-    request: Mapping[str, Any], config: Mapping[str, Any], terms: SessionTerms, plan: ClientPlan | None = None
+    request: Mapping[str, Any],
+    config: Mapping[str, Any],
+    terms: SessionTerms,
+    plan: ClientPlan | None = None,
+    most: int = 1,
 ) -> None:
     """Store the heads in a request, and raise where they show that the server's ledger is not one history.
 
@@ -42,6 +46,7 @@ def check_heads(
         config: of this node; without a ledger key nothing is checked: the client can read the ledger itself.
         terms: of the session.
         plan: in the request, whose weights must be those of a head.
+        most: heads that such a request may have; a node stores all.
 
     Raises:
         FederationError: a head is missing, is not signed by the server's ledger key, is of another session, contradicts
@@ -56,6 +61,8 @@ def check_heads(
         raise FederationError(
             f"the server shows a ledger head that is not signed for session {session} by the key {key[:16]} of the kit"
         )
+    if len(heads) > most:
+        raise FederationError(f"the server shows {len(heads)} heads of its ledger with this request, expected {most}")
     store = head_store(Path(config["scratch"]))
     known = store.read(session)
     if not heads and (known or _needs_head(plan)):
