@@ -36,7 +36,10 @@ def test_records_that_fit_each_other(signed: tuple[SessionFolder, SigningKey], t
     here, key = signed
     code, text = audit(here.path, "--key", key.public_hex())
     assert code == 0, text
-    assert f"its heads are those of the ledger, signed by the key {key.public_hex()[:16]}" in text
+    assert (
+        f"ok      ledger_heads.jsonl: its heads are those of the ledger, signed by the key {key.public_hex()[:16]}"
+        in text
+    )
     assert "ok      models/checkpoint_round_20/README.md: its ledger root is that of the round" in text
     assert "signatures not checked" in audit(here.path)[1]
     node = tmp_path / "node.jsonl"

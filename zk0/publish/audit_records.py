@@ -64,7 +64,8 @@ def audit_session(here: SessionFolder, key: str = "", shown: Sequence[Path] = ()
     for heads in (*([own] if own.is_file() else []), *shown):
         signed = f"signed by the key {key[:16]}" if key else "signatures not checked (--key)"
         covers = f"its heads are those of the ledger, {signed}"
-        yield verified_part(str(heads), covers, lambda heads=heads: check_heads_of_ledger(here.ledger, heads, key))  # type: ignore[misc]
+        name = heads.name if heads == own else str(heads)
+        yield verified_part(name, covers, lambda heads=heads: check_heads_of_ledger(here.ledger, heads, key))  # type: ignore[misc]
     for card in sorted(here.path.glob("models/*/README.md")):
         yield from _audit_saved_card(here, card)
     for journal in sorted(here.path.glob("clients/*/sent.jsonl")):
