@@ -55,11 +55,11 @@ def build_start_policy(session: Session, target: Path, expected: str | None = No
     recipe = policy_recipe(session)
     policy, frozen = cached_policy(recipe, Path(session.cache_dir), pick_device(session.training.device), rebuild=True)
     weights = trainable_weights(policy)
-    if expected not in (None, found := digest_of(weights)):
+    if expected not in (None, found := digest_of(weights, session.federation.digest)):
         raise CheckpointError(
             f"{session.policy.path}: initial weights {found[:12]}, this session began with {str(expected)[:12]}"
         )
-    digest, size = save_weights(target, weights)
+    digest, size = save_weights(target, weights, algorithm=session.federation.digest)
     return recipe.model_copy(update={"frozen_digest": frozen}), digest, size
 
 

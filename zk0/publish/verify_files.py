@@ -16,7 +16,7 @@ from zk0.records import Record, RoundRecord
 from zk0.rules.release import Release
 from zk0.storage.session_folder import SessionFolder
 from zk0.storage.sha256_sums import SUMS_FILE, check_sums, sha256_of_file
-from zk0.weights.digests import check_weights
+from zk0.weights.digests import algorithm_name, check_weights
 
 
 class VerifiedPart(Record):
@@ -102,7 +102,9 @@ def _verify_round(here: SessionFolder, record: RoundRecord) -> Iterator[Verified
     kept = [(record.checkpoint.path, record.checkpoint.digest), *((s.path, s.digest) for s in record.server_state)]
     for path, digest in kept:
         if (here.path / path).is_file():
-            covers = "name, type, shape and every bit of each trained tensor (BLAKE3, as in the ledger)"
+            covers = (
+                f"name, type, shape and every bit of each trained tensor ({algorithm_name(digest)}, as in the ledger)"
+            )
             yield _part(here, here.path / path, covers, _check_weights(here.path / path, digest))
     folder = here.checkpoint(record.round)
     if folder.is_dir():

@@ -35,6 +35,7 @@ from zk0.records.round_records import Checkpoint, PrivacySpent, RoundDecision, R
 from zk0.records.update_records import (
     ClientMetrics,
     Contribution,
+    DigestAlgorithm,
     LoraShape,
     Refusal,
     Update,
@@ -57,6 +58,7 @@ __all__ = [
     "Contribution",
     "DataQuality",
     "DatasetReport",
+    "DigestAlgorithm",
     "EpisodeScore",
     "EpisodeVideo",
     "Evaluation",

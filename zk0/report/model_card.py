@@ -20,6 +20,7 @@ from zk0.settings.session import Session
 from zk0.settings.training_settings import BASE, TINY
 from zk0.stats.task_means import cross_task_loss, generalization_gap
 from zk0.storage.redaction import last_component, public_name
+from zk0.weights.digests import algorithm_name
 
 _PRECISIONS = {
     True: "bf16 autocast, fp32 weights",
@@ -286,7 +287,8 @@ def _digests(first: RoundRecord, last: RoundRecord) -> str:
         (f"round {first.round} (start)", first.checkpoint.digest),
         (f"round {last.round} (this checkpoint)", last.checkpoint.digest),
     ]
-    return "Digests of the trained weights (BLAKE3):\n\n" + markdown_table(("weights", "digest"), rows)
+    algorithm = algorithm_name(last.checkpoint.digest)
+    return f"Digests of the trained weights ({algorithm}):\n\n" + markdown_table(("weights", "digest"), rows)
 
 
 def _files(last: RoundRecord, proof: CardProof) -> str:

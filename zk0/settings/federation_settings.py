@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from zk0.records import Record, WireDtype
+from zk0.records import DigestAlgorithm, Record, WireDtype
 from zk0.settings.dataset_settings import SafeName
 
 
@@ -52,6 +52,10 @@ class FederationSettings(Record):
     )
     compress: bool = Field(
         default=False, description="clients compress their uploads without loss, for slow connections"
+    )
+    digest: DigestAlgorithm = Field(
+        default="blake3",
+        description="digest of the weights that server and clients exchange, and of their records; blake3 is faster",
     )
     server: str = Field(default="~/.zk0/server", description="folder of `zk0bot server init` (deployment only)")
     nodes: tuple[SafeName, ...] = Field(

@@ -24,6 +24,7 @@ from zk0.records import DatasetReport, Member, Refusal, Split, Update, WireForma
 from zk0.settings.dataset_settings import ContractSettings
 from zk0.settings.loading import parse_session
 from zk0.weights.compression import compress_weights
+from zk0.weights.digests import digest, load_weights
 from zk0.weights.tensor_spec import TensorSpec, encode_header
 from zk0.weights.writer import save_weights
 
@@ -190,6 +191,13 @@ def test_examples_are_those_of_the_joining_answer(planned: PlannedUpdate) -> Non
     found = spool.receive(answer, planned.plan, ())
     assert found.reason == "1 examples, expected the 5 training frames that it joined with"
     assert isinstance(Spool(spool._folder, spool._global, {"a": 1}).receive(answer, planned.plan, ()), Update)
+
+
+def test_a_digest_of_another_algorithm_than_the_sessions_is_refused(planned: PlannedUpdate) -> None:
+    sent = planned.folder / "sent.safetensors"
+    other = digest(load_weights(sent), "sha256")
+    found = planned.receive(planned.update.model_copy(update={"digest": other}).model_dump_json(), sent.read_bytes())
+    assert found.reason == "its digest is of sha256, expected blake3 as this session uses"
 
 
 def test_a_form_that_was_not_planned_is_refused_before_anything_is_unpacked(planned: PlannedUpdate) -> None:
