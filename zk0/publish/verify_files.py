@@ -102,9 +102,8 @@ def _verify_round(here: SessionFolder, record: RoundRecord) -> Iterator[Verified
     kept = [(record.checkpoint.path, record.checkpoint.digest), *((s.path, s.digest) for s in record.server_state)]
     for path, digest in kept:
         if (here.path / path).is_file():
-            covers = (
-                f"name, type, shape and every bit of each trained tensor ({algorithm_name(digest)}, as in the ledger)"
-            )
+            algorithm = algorithm_name(digest)
+            covers = f"name, type, shape and every bit of each trained tensor ({algorithm}, as in the ledger)"
             yield _part(here, here.path / path, covers, _check_weights(here.path / path, digest))
     folder = here.checkpoint(record.round)
     if folder.is_dir():
