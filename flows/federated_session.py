@@ -131,7 +131,8 @@ def run_tracked_rounds(
             shown.result()
         if history == finished:  # the process was killed after the last round was recorded, maybe before its metrics
             reporting.update_metric_files(session.rounds, session, folder, history)
-        rounds.send_receipts(known, folder, without_dependency(history))
+        if session.federation.ray_address is None:  # else no machine has all updates of a client
+            rounds.send_receipts(known, folder, without_dependency(history))
         if session.evaluation.joining_report:
             evaluation.write_joining_reports(known, folder, setup, without_dependency(history))
     ended = session.model_copy(update={"rounds": history[-1].round})  # `patience` may have ended it before

@@ -137,11 +137,12 @@ def _grid(
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else actors without a GPU share see no GPU
+        gpus = session.training.gpu_share if shares_gpu(session.training) else 0.0
         nodes_file = folder / "server" / "nodes.json"
         nodes_file.parent.mkdir(parents=True, exist_ok=True)
         nodes_file.write_text(json.dumps(nodes), encoding="utf-8")
-        gpus = session.training.gpu_share if shares_gpu(session.training) else 0.0
-        with open_ray_grid(len(nodes), settings.workers, gpus, folder / "server", on_step) as ray:
-            yield ray, nodes_file
+        cluster = settings.ray_address
+        with open_ray_grid(nodes, settings.workers, gpus, folder / "server", on_step, cluster) as ray:
+            yield ray, nodes_file if cluster is None else None
         return
     assert_never(settings.engine)

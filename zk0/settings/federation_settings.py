@@ -19,6 +19,12 @@ class FederationSettings(Record):
     workers: int = Field(
         default=2, ge=0, description="worker processes; 0: clients run in the process of the session (local only)"
     )
+    ray_address: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z0-9_.-]+:[0-9]{1,5}$",
+        description="HOST:PORT of a Ray cluster that is running; its machines need no common folder, and Ray decides "
+        "how many clients train at a time; unset: Ray is started on this machine (ray only)",
+    )
     min_updates: int = Field(default=2, ge=1, description="minimum number of good updates in a round")
     fraction_fit: float = Field(
         default=1.0,

@@ -21,6 +21,7 @@ RESUMABLE = (
     "federation.absence_seconds",
     "federation.engine",
     "federation.newcomer_seconds",
+    "federation.ray_address",
     "federation.round_retries",
     "federation.round_timeout_seconds",
     "federation.server",
@@ -34,7 +35,14 @@ RESUMABLE = (
     "training.gpu_share",
 )
 """Settings that a session may resume with: where, how fast and how patiently it runs, and what it publishes."""
-REPRODUCIBLE = ("output_dir", "cache_dir", "federation.engine", "federation.server", "federation.workers")
+REPRODUCIBLE = (
+    "output_dir",
+    "cache_dir",
+    "federation.engine",
+    "federation.ray_address",
+    "federation.server",
+    "federation.workers",
+)
 """Settings with which a session may be run again to compare its weights."""
 
 

@@ -121,6 +121,24 @@ class Session(Record):
         return self
 
     @model_validator(mode="after")
+    def _clients_of_a_ray_cluster_keep_no_state(self) -> Self:
+        if self.federation.ray_address is None:
+            return self
+        if self.federation.engine != "ray":
+            raise ValueError(f"federation.ray_address with engine {self.federation.engine}; expected engine ray")
+        stateful = {
+            "federation.wire int8": self.federation.wire == "int8",
+            "aggregation.strategy scaffold": self.aggregation.strategy == "scaffold",
+            "evaluation.joining_report": self.evaluation.joining_report,
+        }
+        if found := [name for name, is_set in stateful.items() if is_set]:
+            raise ValueError(
+                f"federation.ray_address with {', '.join(found)}: a client keeps a state of it between rounds, and a "
+                "cluster trains it on another machine in each round; leave it out, or use nodes (engine deployment)"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _scheduler_fits_training(self) -> Self:
         scheduler, training = self.scheduler, self.training
         if scheduler.eta_min > training.lr:

@@ -5,21 +5,26 @@ Flower deprecates `run_simulation`; this is the only file that uses it.
 Flower returns a Ray actor whose client died to its pool, where the actor fails every later message, and Flower's
 shutdown waits for clients that hang. Therefore an actor here does not train: it holds a worker process of the local
 engine that does (`WorkerClientApp`), and outlives it. Ray restarts an actor that is killed.
+
+Without an address Ray is started on this machine, and messages name weights by path. In a cluster they are objects
+(`zk0.federation.engines.ray_cluster`).
 """
 
 import os
 import queue
+import secrets
 import shutil
 import socket
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from multiprocessing import AuthenticationError
 from multiprocessing.connection import Client, Connection, Listener
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
@@ -29,20 +34,41 @@ from zk0.federation.engines.worker_process import ForkServer, WorkerProcess
 from zk0.federation.flower.private_api import ErrorCode, new_message
 from zk0.federation.protocol.client_app import ProgressListener
 
+if TYPE_CHECKING:
+    from zk0.federation.engines.ray_cluster import ClusterSession, MachineFiles, SessionObjects
+
 _START_SECONDS = 180.0
 _STOP_SECONDS = 60.0
 _ACTOR_OPTIONS = {"max_restarts": -1, "max_task_retries": 1}
 """Ray restarts an actor whenever it dies, and retries the task that it was working on once."""
 
 
+class SessionAddress(NamedTuple):
+    """Where a session listens for its actors."""
+
+    address: str | tuple[str, int]
+    """Path of a socket on this machine; host and port in a cluster."""
+    key: bytes | None = None
+    """Actors in a cluster prove that they know it."""
+
+
 class RayGrid:
-    """Flower's in-memory grid, taken out of its ServerApp."""
+    """Flower's in-memory grid, taken out of its ServerApp.
+
+    Args:
+        grid: Flower's.
+        ended: gets an entry when the simulation ends.
+        objects: in a cluster, what takes the place of files in messages.
+    """
 
     limits_turns = False
 
-    def __init__(self, grid: Any, ended: "queue.Queue[BaseException | None]") -> None:
+    def __init__(
+        self, grid: Any, ended: "queue.Queue[BaseException | None]", objects: "SessionObjects | None" = None
+    ) -> None:
         self._grid = grid
         self._ended = ended
+        self._objects = objects
 
     def get_nodes(self) -> Sequence[Any]:
         """Return all virtual nodes."""
@@ -53,6 +79,8 @@ class RayGrid:
         self, content: RecordDict, dst_node_id: int, message_type: str, ttl: float, group_id: str
     ) -> Message:
         """Create a message of the simulation's run."""
+        if self._objects is not None:
+            content = self._objects.outgoing(content)
         return new_message(self._grid.run.run_id, content, dst_node_id, message_type, ttl, group_id)
 
     def push_messages(self, messages: Sequence[Message]) -> Sequence[str]:
@@ -62,10 +90,13 @@ class RayGrid:
     def pull_messages(self, ids: Sequence[str]) -> Sequence[Message]:
         """Return the replies that have arrived, each once."""
         self._check_running()
-        return list(self._grid.pull_messages(ids))
+        found = list(self._grid.pull_messages(ids))
+        return found if self._objects is None else [self._objects.incoming(message) for message in found]
 
     def discard(self, ids: Sequence[str]) -> None:
-        """Do nothing: Flower's simulation deletes its messages when it ends."""
+        """Drop the objects of these messages. Flower's simulation deletes its messages when it ends."""
+        if self._objects is not None:
+            self._objects.discard(ids)
 
     def _check_running(self) -> None:
         if not self._ended.empty():
@@ -78,11 +109,12 @@ class WorkerClientApp(ClientApp):
     Args:
         address: where the session listens for progress; when it closes the connection, the process is killed.
         log_folder: for the output of the processes (worker-N.log).
+        cluster: of the session, whose machines have folders of their own; None: all actors are on its machine.
     """
 
-    def __init__(self, address: str, log_folder: Path) -> None:
+    def __init__(self, address: SessionAddress, log_folder: Path, cluster: "ClusterSession | None" = None) -> None:
         super().__init__()
-        self._address, self._log_folder = address, log_folder
+        self._address, self._log_folder, self._cluster = address, log_folder, cluster
 
     def __call__(self, message: Message, context: Context) -> Message:
         """Return the client's answer, or a message with an Error that says why there is none."""
@@ -91,35 +123,54 @@ class WorkerClientApp(ClientApp):
         try:
             if left < 0:  # its round is over
                 raise FederationError(f"no answer within {metadata.ttl:g} s")
-            worker, session = _actor_worker(self._address, self._log_folder)
-            reply, after = worker.request(message, context, time.monotonic() + left, session)
+            worker, session, files = _actor_worker(self._address, self._log_folder, self._cluster)
+            request = message if files is None else files.localize(message)
+            reply, after = worker.request(request, context, time.monotonic() + left, session)
+            reply = reply if files is None else files.share(message, reply)
         except FederationError as e:
             return Message(Error(ErrorCode.CLIENT_APP_CRASHED, str(e)), reply_to=message)
         context.state = after.state
         return reply
 
 
-_actor_workers: dict[str, tuple[WorkerProcess, Connection]] = {}
+_ActorWorker = tuple[WorkerProcess, Connection, "MachineFiles | None"]
+_actor_workers: dict[SessionAddress, _ActorWorker] = {}
 
 
-def _actor_worker(address: str, log_folder: Path) -> tuple[WorkerProcess, Connection]:
-    """Return the worker process of this actor, and the connection to the session; both are created once."""
+def _actor_worker(address: SessionAddress, log_folder: Path, cluster: "ClusterSession | None") -> _ActorWorker:
+    """Return the worker process of this actor, the connection to the session, and its machine's files in a cluster.
+
+    All are created once.
+    """
     if address not in _actor_workers:
-        session = Client(address)
+        session, files = Client(address.address, authkey=address.key), None
         number = session.recv()
+        if cluster is not None:
+            from zk0.federation.engines.ray_cluster import MachineFiles
+
+            files = MachineFiles(cluster, session)
+            log_folder = files.folder / "server"
+            log_folder.mkdir(parents=True, exist_ok=True)
         server = ForkServer(log_folder / f"workers-{number}.log")
         worker = WorkerProcess(server, number, log_folder, lambda *step: session.send(step))
-        _actor_workers[address] = worker, session
+        _actor_workers[address] = worker, session, files
     return _actor_workers[address]
 
 
 class _ActorConnections:
-    """Accepts a connection of each actor: progress comes in, and closing it makes the actor kill its process."""
+    """Accepts a connection of each actor: progress comes in, and closing it makes the actor kill its process.
 
-    def __init__(self, on_step: ProgressListener | None) -> None:
+    Args:
+        on_step: called with the progress of clients.
+        host: address of this machine in a cluster; None: actors are on this machine.
+    """
+
+    def __init__(self, on_step: ProgressListener | None, host: str | None = None) -> None:
         self._folder = tempfile.mkdtemp(prefix="zk0-ray-")
-        self.address = f"{self._folder}/socket"
-        self._listener = Listener(self.address, "AF_UNIX")
+        key = None if host is None else secrets.token_bytes(32)
+        place: Any = f"{self._folder}/socket" if host is None else (host, 0)
+        self._listener = Listener(place, "AF_UNIX" if host is None else "AF_INET", authkey=key)
+        self.address = SessionAddress(self._listener.address, key)
         self._on_step = on_step or (lambda *_: None)
         self._connections: list[Connection] = []
         self._closed = False
@@ -144,7 +195,7 @@ class _ActorConnections:
             try:
                 connection = self._listener.accept()
                 connection.send(len(self._connections))
-            except OSError:
+            except (OSError, EOFError, AuthenticationError):
                 continue
             self._connections.append(connection)
             threading.Thread(target=self._receive, args=(connection,), daemon=True, name="zk0-ray-progress").start()
@@ -159,31 +210,44 @@ class _ActorConnections:
 
 @contextmanager
 def open_ray_grid(
-    nodes: int, workers: int, gpus: float, log_folder: Path, on_step: ProgressListener | None = None
+    nodes: Sequence[Mapping[str, Any]],
+    workers: int,
+    gpus: float,
+    log_folder: Path,
+    on_step: ProgressListener | None = None,
+    cluster: str | None = None,
 ) -> Iterator[RayGrid]:
     """Start a simulation, and yield its grid.
 
     Args:
-        nodes: number of virtual nodes.
-        workers: the most actors at a time.
+        nodes: configurations of the virtual nodes.
+        workers: the most actors at a time, where Ray is started here; in a cluster Ray decides by its CPUs and GPUs.
         gpus: share of a GPU that each actor reserves.
-        log_folder: for the output of the worker processes.
+        log_folder: for the output of the worker processes; in a session's folder.
         on_step: called with the progress of clients, from a thread.
+        cluster: address of a running Ray cluster (HOST:PORT); None: Ray is started on this machine.
 
     Raises:
-        FederationError: Ray is not installed, or the simulation does not start.
+        FederationError: Ray is not installed, no cluster answers, or the simulation does not start.
     """
     try:
         import ray  # noqa: F401
     except ImportError as e:
         raise FederationError('engine "ray" needs Ray: install zk0[ray] (uv sync --extra ray)') from e
     log_folder.mkdir(parents=True, exist_ok=True)
-    with _ActorConnections(on_step) as connections:
+    objects, host, init_args = None, None, {"num_cpus": workers, "include_dashboard": False, "log_to_driver": False}
+    if cluster is not None:
+        from zk0.federation.engines.ray_cluster import SessionObjects, connect_to_cluster, own_address
+
+        connect_to_cluster(cluster)
+        objects, host = SessionObjects(nodes, log_folder.parent.name, log_folder / "inbox"), own_address(cluster)
+    with _ActorConnections(on_step, host) as connections:
         options = {"num_cpus": 1.0, "num_gpus": gpus, **_ACTOR_OPTIONS}
-        simulation = _Simulation(nodes, workers, options, WorkerClientApp(connections.address, log_folder))
+        app = WorkerClientApp(connections.address, log_folder, objects and objects.cluster)
+        simulation = _Simulation(len(nodes), {"client_resources": options, "init_args": init_args}, app)
         simulation.start()
         try:
-            yield simulation.grid()
+            yield simulation.grid(objects)
         finally:
             connections.close()  # first, because Flower's shutdown waits for clients that train
             simulation.stop()
@@ -192,9 +256,8 @@ def open_ray_grid(
 class _Simulation:
     """`run_simulation` in a thread; its ServerApp passes the grid to this process and waits."""
 
-    def __init__(self, nodes: int, workers: int, actor_options: dict[str, float], client_app: ClientApp) -> None:
-        self._nodes, self._workers, self._client_app = nodes, workers, client_app
-        self._actor_options = actor_options
+    def __init__(self, nodes: int, backend: dict[str, Any], client_app: ClientApp) -> None:
+        self._nodes, self._backend, self._client_app = nodes, backend, client_app
         self._started: queue.Queue[Any] = queue.Queue()
         self._ended: queue.Queue[BaseException | None] = queue.Queue()
         self._stopping = threading.Event()
@@ -203,14 +266,14 @@ class _Simulation:
     def start(self) -> None:
         self._thread.start()
 
-    def grid(self) -> RayGrid:
+    def grid(self, objects: "SessionObjects | None") -> RayGrid:
         try:
             found = self._started.get(timeout=_START_SECONDS)
         except queue.Empty as e:
             raise FederationError(f"the Ray simulation did not start within {_START_SECONDS:g} s") from e
         if found is None:
             raise FederationError(f"the Ray simulation did not start: {self._ended.get()}")
-        return RayGrid(found, self._ended)
+        return RayGrid(found, self._ended, objects)
 
     def stop(self) -> None:
         self._stopping.set()
@@ -227,14 +290,13 @@ class _Simulation:
             self._started.put(grid)
             self._stopping.wait()
 
-        init_args = {"num_cpus": self._workers, "include_dashboard": False, "log_to_driver": False}
         failure: BaseException | None = None
         try:
             run_simulation(
                 server_app,
                 self._client_app,
                 num_supernodes=self._nodes,
-                backend_config={"client_resources": self._actor_options, "init_args": init_args},
+                backend_config=self._backend,
             )
         except Exception as e:  # raised by the thread that uses the grid
             failure = e
