@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field
 
-from zk0.records.bounds import Count, DigestText, Frames, Index, Name, Text
+from zk0.records.bounds import Count, DigestText, Frames, Index, Name, Seconds, Text
 from zk0.records.record import Record
 
 STATE = "observation.state"
@@ -163,6 +163,20 @@ class PolicyRecipe(Record):
     """Seed of the initial weights."""
     frozen_digest: str | None = None
     """SHA-256 of the server's frozen weights; a client that builds other ones gets an error."""
+
+
+JoiningStepName = Literal["fetch", "repair", "check", "split", "statistics"]
+"""What a client does when it joins, in this order."""
+
+
+class JoiningStep(Record):
+    """One step of a client that joins; the server shows it and decides nothing by it."""
+
+    step: JoiningStepName
+    seconds: Seconds
+    found: Text = ""
+    """What it brought; empty where it failed."""
+    failed: bool = False
 
 
 class Member(Record):

@@ -3,6 +3,7 @@
 It has the interface of Flower's Grid, so that one `Federation` serves every engine.
 """
 
+import json
 import queue
 import threading
 import time
@@ -54,6 +55,7 @@ class LocalGrid:
             _FIRST_NODE + i: Context(self.run_id, _FIRST_NODE + i, dict(config), RecordDict(), {})
             for i, config in enumerate(nodes)
         }
+        self._clients = {node: json.loads(str(c.node_config["client"]))["name"] for node, c in self._contexts.items()}
         self._jobs: queue.Queue[Message | None] = queue.Queue()
         self._open: set[str] = set()
         self._replies: dict[str, Message] = {}
@@ -82,8 +84,8 @@ class LocalGrid:
             thread.join(_STOP_SECONDS)
 
     def get_nodes(self) -> list[SimpleNamespace]:
-        """Return all nodes; they are always connected."""
-        return [SimpleNamespace(node_id=node) for node in self._contexts]
+        """Return all nodes, each with the name of its client; they are always connected."""
+        return [SimpleNamespace(node_id=node, client=name) for node, name in self._clients.items()]
 
     def make_message(
         self, content: RecordDict, dst_node_id: int, message_type: str, ttl: float, group_id: str

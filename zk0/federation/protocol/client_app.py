@@ -26,7 +26,7 @@ from zk0.federation.protocol.receipts import store_receipts
 from zk0.federation.protocol.request_limits import check_member, check_plan, check_score, check_terms, round_clock
 from zk0.federation.protocol.sent_log import REMOTE, record_sent, redacted_answer
 from zk0.federation.protocol.shown_heads import check_heads
-from zk0.records import EpisodeVideo
+from zk0.records import EpisodeVideo, JoiningStep
 from zk0.settings.dataset_settings import ClientSettings
 from zk0.settings.plans import ClientPlan, EvaluationPlan, FeaturePlan, JoiningReportPlan, RoundPlan, SessionTerms
 from zk0.storage.atomic import atomic_write_text
@@ -104,13 +104,23 @@ def _join(message: Message, config: dict[str, Any]) -> RecordDict:
     check_terms(terms, config)
     client = get_client(terms, config)
     logger.info("{}: joining with {}", client.name, client.settings.dataset)
-    member = client.join()
+    steps = list[JoiningStep]()
+    try:
+        member = client.join(steps.append)
+    except Zk0Error as e:
+        logger.error("{}", e)
+        return _with_steps(_refusal(str(e), isinstance(e, TransientError)), steps)
     if member.report.repairs:
         logger.info("{}: takes part with a repaired copy ({})", client.name, ", ".join(member.report.repairs))
     check_member(member, terms, config)
     counts = f"{len(member.split.train)} episodes, {member.train_frames} frames"
     logger.info("{}: {} to train on, {} held out", client.name, counts, len(member.split.held_out))
-    return RecordDict({"answer": ConfigRecord({"member": member.model_dump_json()})})
+    return _with_steps(RecordDict({"answer": ConfigRecord({"member": member.model_dump_json()})}), steps)
+
+
+def _with_steps(content: RecordDict, steps: list[JoiningStep]) -> RecordDict:
+    content.config_records["answer"]["steps"] = json.dumps([step.model_dump() for step in steps])
+    return content
 
 
 def _compute_features(message: Message, config: dict[str, Any]) -> RecordDict:

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple, Protocol
 from flwr.app import Error, Message, RecordDict
 
 from zk0.federation.flower.private_api import ErrorCode
-from zk0.federation.protocol.answers import MAX_REASON, answer_problem
-from zk0.records import clean_text
+from zk0.federation.protocol.answers import MAX_REASON, answer_problem, parse_steps
+from zk0.records import JoiningStep, clean_text
 
 POLL_SECONDS = 0.02
 _EXPIRED = (ErrorCode.MESSAGE_UNAVAILABLE, ErrorCode.REPLY_MESSAGE_UNAVAILABLE)
@@ -54,6 +54,8 @@ class Reply(NamedTuple):
     """It answers no request that is still open."""
     invalid: bool = False
     """Its node sent what zk0 never sends."""
+    steps: tuple[JoiningStep, ...] = ()
+    """What a client that joins has done."""
     may_pass: bool = False
     """The client refuses for a reason that may pass, such as a Hub that does not respond."""
 
@@ -107,8 +109,9 @@ def _to_reply(sender: str, message: Message, timeout: str) -> Reply:
     answer = message.content["answer"]
     if "refusal" in answer:
         reason = clean_text(str(answer["refusal"]), MAX_REASON) or "a refusal without a reason"
-        return Reply(sender, None, reason, may_pass=bool(answer.get("may_pass", False)))
-    return Reply(sender, message.content)
+        may_pass = bool(answer.get("may_pass", False))
+        return Reply(sender, None, reason, steps=parse_steps(message.content), may_pass=may_pass)
+    return Reply(sender, message.content, steps=parse_steps(message.content))
 
 
 def _error_text(error: Error) -> str:

@@ -4,7 +4,7 @@ import json
 import time
 from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from flwr.app import ConfigRecord, MessageType, RecordDict
 from loguru import logger
@@ -15,7 +15,7 @@ from zk0.federation.protocol.exchange import POLL_SECONDS, Grid, Reply, Request,
 from zk0.federation.protocol.received_log import ReceivedLog
 from zk0.federation.protocol.registry import NO_NODE, Registry
 from zk0.federation.protocol.shown_heads import HEADS
-from zk0.records import Member
+from zk0.records import JoiningStep, Member
 from zk0.settings.plans import SessionTerms
 
 
@@ -25,6 +25,23 @@ class JoinProblem(NamedTuple):
     reason: str
     may_pass: bool
     """Whether the same node may be able to join later."""
+
+
+class JoinListener(Protocol):
+    """Callbacks about the nodes that are requested to join."""
+
+    def on_join_requests(self, names: Mapping[int, str]) -> None:
+        """Called before the requests are sent, with the name of each node by its id."""
+
+    def on_join_answer(self, node: int, client: str, steps: Sequence[JoiningStep], problem: str) -> None:
+        """Called when a node has answered: what its client has done, and why it cannot take part, if it cannot."""
+
+
+class SilentJoinListener:
+    """A JoinListener that does nothing."""
+
+    def on_join_requests(self, names: Mapping[int, str]) -> None: ...
+    def on_join_answer(self, node: int, client: str, steps: Sequence[JoiningStep], problem: str) -> None: ...
 
 
 class Membership:
@@ -63,7 +80,11 @@ class Membership:
         self._heads = heads
 
     def join(
-        self, terms: SessionTerms, previous: Sequence[Member] = (), wait_seconds: float = 0.0
+        self,
+        terms: SessionTerms,
+        previous: Sequence[Member] = (),
+        wait_seconds: float = 0.0,
+        listener: JoinListener | None = None,
     ) -> tuple[Member, ...]:
         """Request that every client joins, and return the members in the order of `clients`, or else of their names.
 
@@ -72,6 +93,7 @@ class Membership:
             previous: members from before the session was interrupted. After `wait_seconds` the session goes on without
                 those whose nodes are missing; each round refuses them until `join_new_nodes` finds them.
             wait_seconds: how long to wait for all nodes, where there are previous members.
+            listener: called before the requests and after each answer.
 
         Raises:
             FederationError: a client did not answer, or may not take part; the message names each with the reason.
@@ -79,7 +101,7 @@ class Membership:
         """
         self._registry = Registry(terms.contract)
         nodes = self._wait_for_nodes(wait_seconds if previous else None)
-        problems, members = self._request_join(nodes, terms, self._timeout), self._registry.members
+        problems, members = self._request_join(nodes, terms, self._timeout, listener), self._registry.members
         if len(members) >= self._min_clients:
             self._registry.restore([member for member in previous if member.client not in members])
         invalid = self._registry.invalid
@@ -98,13 +120,15 @@ class Membership:
             )
         return tuple(members[name] for name in self._clients or sorted(members) if name in members)
 
-    def join_new_nodes(self, terms: SessionTerms, timeout_seconds: float) -> tuple[Member, ...]:
+    def join_new_nodes(
+        self, terms: SessionTerms, timeout_seconds: float, listener: JoinListener | None = None
+    ) -> tuple[Member, ...]:
         """Request that nodes join that have connected since, and return all members in the order of their names.
 
         A node that does not answer in time, or may not take part, gets another request with the next call.
         """
         nodes = self._registry.unregistered_nodes(self._grid.get_nodes())
-        for problem in self._request_join(nodes, terms, timeout_seconds):
+        for problem in self._request_join(nodes, terms, timeout_seconds, listener):
             logger.warning("does not take part: {}", problem.reason)
         return tuple(self._registry.members[name] for name in sorted(self._registry.members))
 
@@ -126,8 +150,17 @@ class Membership:
             time.sleep(POLL_SECONDS)
         return nodes
 
-    def _request_join(self, nodes: Mapping[int, str], terms: SessionTerms, timeout_seconds: float) -> list[JoinProblem]:
+    def _request_join(
+        self,
+        nodes: Mapping[int, str],
+        terms: SessionTerms,
+        timeout_seconds: float,
+        listener: JoinListener | None = None,
+    ) -> list[JoinProblem]:
         """Request that nodes join, and return why some cannot."""
+        listener = listener or SilentJoinListener()
+        names = self._node_names(nodes)
+        listener.on_join_requests(names)
         content = RecordDict({"config": self._config(terms=terms.model_dump_json())})
         requests = {str(node): (node, content) for node in nodes}
         replies = exchange_messages(self._grid, requests, MessageType.QUERY, "join", timeout_seconds)
@@ -140,7 +173,13 @@ class Membership:
                 problem = f"{client}: {problem}"
             if problem:
                 problems.append(JoinProblem(problem, reply.may_pass))
+            listener.on_join_answer(int(reply.sender), client or names[int(reply.sender)], reply.steps, problem)
         return problems
+
+    def _node_names(self, nodes: Mapping[int, str]) -> dict[int, str]:
+        """Return the name of each node as it is shown until its client has answered."""
+        known = {int(node.node_id): str(getattr(node, "client", "")) for node in self._grid.get_nodes()}
+        return {node: name or known.get(node) or f"node {node}" for node, name in nodes.items()}
 
     def _config(self, **values: str) -> ConfigRecord:
         """Return the content of a request, with the newest head of the ledger unless the values hold heads."""
