@@ -8,6 +8,7 @@ from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
 from tasks.events import ProgressEvent, emit_progress, log_line
+from tasks.retry import DISK_RETRIES
 from tasks.subprocesses import newest_session, run_or_resume_arguments, run_zk0
 from zk0.audit.ledger import Ledger
 from zk0.errors import FederationError, SettingsError
@@ -62,7 +63,7 @@ def write_request(request: BenchmarkRequest) -> None:
     atomic_write_text(path, text)
 
 
-@task(task_run_name="federated, seed {seed}", cache_policy=NO_CACHE)
+@task(task_run_name="federated, seed {seed}", cache_policy=NO_CACHE, **DISK_RETRIES)
 def train_federated(seed: int, request: BenchmarkRequest) -> str:
     """Run the federated session with one seed and return its folder.
 
@@ -84,7 +85,7 @@ def train_federated(seed: int, request: BenchmarkRequest) -> str:
     return str(made.path)
 
 
-@task(task_run_name="{name}, seed {seed}", cache_policy=NO_CACHE)
+@task(task_run_name="{name}, seed {seed}", cache_policy=NO_CACHE, **DISK_RETRIES)
 def train_baseline(name: str, seed: int, request: BenchmarkRequest, source: str) -> None:
     """Train and evaluate one baseline as the federated model is: one client alone, or all data in one place.
 
@@ -105,7 +106,7 @@ def train_baseline(name: str, seed: int, request: BenchmarkRequest, source: str)
     log_line(f"seed {seed}: {name}{loss}")
 
 
-@task(task_run_name="results of {seeds} seeds", cache_policy=NO_CACHE)
+@task(task_run_name="results of {seeds} seeds", cache_policy=NO_CACHE, **DISK_RETRIES)
 def write_benchmark_results(seeds: tuple[int, ...], request: BenchmarkRequest) -> str:
     """Compare all models and write results.json, report.html and a table in the UI; return the path of report.html.
 

@@ -20,7 +20,8 @@ Zk0Error
     ├── RoundIncomplete     a round has too few good updates; those that arrived are reused
     ├── ServerUnavailable   a server of the federation is unreachable or overloaded
     ├── RunEnded            the Flower run that a call belongs to has ended
-    └── HubUnavailable      the Hugging Face Hub is unreachable or overloaded
+    ├── HubUnavailable      the Hugging Face Hub is unreachable or overloaded
+    └── TrackerUnavailable  the server that tracks a session is unreachable or overloaded
 """
 
 from collections.abc import Sequence
@@ -108,6 +109,10 @@ class RunEnded(TransientError):
 
 class HubUnavailable(TransientError):
     """The Hugging Face Hub is unreachable or overloaded."""
+
+
+class TrackerUnavailable(TransientError):
+    """The server that tracks a session is unreachable or overloaded."""
 
 
 def first_line(error: BaseException, max_length: int | None = None) -> str:

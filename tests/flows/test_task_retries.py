@@ -3,12 +3,15 @@
 import errno
 import itertools
 import os
+import socket
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 from published_hub import publish_base_policy
+from wandb_server import wandb_server
 
 from zk0.records import Refusal
 from zk0.settings.loading import parse_session
@@ -154,6 +157,41 @@ def test_a_start_policy(hub: Any, session: Session, in_flow: Any, tmp_path: Path
     )
     assert counts == [2]
     assert state.is_completed()
+
+
+def test_a_tracker_that_comes_back(
+    session: Session, in_flow: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing listens at the first attempt; before the second one, a server does."""
+    import wandb
+    from prefect.utilities.annotations import quote
+
+    from tasks.retry import is_transient
+    from tasks.tracking import start_tracking
+    from zk0.publish.wandb_tracker import current_wandb_tracker
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    settings = {"BASE_URL": f"http://127.0.0.1:{port}", "API_KEY": "a" * 40, "INIT_TIMEOUT": "4"}
+    for name, value in settings.items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    online = session.model_copy(update={"tracking": session.tracking.model_copy(update={"wandb": "online"})})
+    (folder := tmp_path / "2026-11-22_10-00-00_arms").mkdir()
+    with ExitStack() as server, ExitStack() as stack:
+
+        async def before_second_attempt(*state: Any) -> bool:
+            passing = await is_transient(*state)
+            server.enter_context(wandb_server(port))
+            return passing
+
+        called = start_tracking.with_options(retry_condition_fn=before_second_attempt)
+        counts, state = in_flow(called, online, str(folder), quote(stack))
+        assert counts == [2], state.message
+        assert state.is_completed()
+        assert current_wandb_tracker(folder.name)
+    wandb.teardown()
 
 
 def test_each_step_of_a_client_that_joins_is_a_task_run(

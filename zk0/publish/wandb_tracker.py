@@ -12,7 +12,7 @@ from typing import Any, get_args
 
 from pydantic import SecretStr
 
-from zk0.errors import PublishError, first_line
+from zk0.errors import PublishError, TrackerUnavailable, first_line
 from zk0.records import Evaluation, Rollout, RoundRecord
 from zk0.settings.session import Session
 from zk0.stats.intervals import EpisodeMetric, evaluation_estimate, wilson_interval
@@ -56,10 +56,11 @@ def open_wandb_tracker(session: Session, name: str, folder: Path, key: SecretStr
         key: None: the key of `wandb login`.
 
     Raises:
-        PublishError: W&B does not respond or refuses the key.
+        PublishError: W&B refuses the key or a setting.
+        TrackerUnavailable: W&B does not respond.
     """
     import wandb
-    from wandb.errors import Error
+    from wandb.errors import AuthenticationError, CommError, Error
 
     settings = wandb.Settings(
         silent=True,
@@ -84,6 +85,9 @@ def open_wandb_tracker(session: Session, name: str, folder: Path, key: SecretStr
             settings=settings,
         )
     except (Error, ValueError) as e:
+        wandb.teardown()  # else its background process takes the next attempt for a second run of this id
+        if isinstance(e, CommError) and not isinstance(e, AuthenticationError):
+            raise TrackerUnavailable(f"Weights & Biases: {first_line(e)}; a later attempt may succeed") from e
         raise PublishError(
             f"Weights & Biases: {first_line(e)}; expected {WANDB_KEY}, or tracking.wandb = 'offline'"
         ) from e

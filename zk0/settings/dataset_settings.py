@@ -98,6 +98,7 @@ class PartitionSettings(UsedDataset):
 class EvaluationSetSettings(UsedDataset):
     """One evaluation set: a dataset that no client trains on."""
 
+    optional: bool = Field(default=False, description="used only with `evaluation.optional_datasets`")
     first_episodes: int | None = Field(
         default=None, ge=1, description="evaluate on the first N episodes only; not together with last_episodes"
     )

@@ -198,7 +198,7 @@ class Session(Record):
 
         Not where they share one dataset and the server evaluates on its held-out episodes: the scores would be equal.
         """
-        if self.partition is not None and not self.evaluation.datasets:
+        if self.partition is not None and not self.evaluation.used_datasets():
             return False
         return self.evaluation.clients_frequency > 0 and self.data.holdout_episodes > 0
 
@@ -236,8 +236,9 @@ class Session(Record):
     def evaluation_sets(self) -> tuple[EvaluationSetSettings, ...]:
         """Evaluation sets of the server: the configured ones, else the held-out episodes of a shared dataset."""
         shared = self.partition
-        if self.evaluation.datasets or shared is None or self.data.holdout_episodes == 0:
-            return self.evaluation.datasets
+        used = self.evaluation.used_datasets()
+        if used or shared is None or self.data.holdout_episodes == 0:
+            return used
         return (
             EvaluationSetSettings(
                 dataset=shared.dataset,

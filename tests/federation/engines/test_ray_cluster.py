@@ -57,7 +57,7 @@ def cluster(tmp_path: Path) -> Iterator[str]:
         yield address
 
 
-def wait_for_nodes(address: str, count: int, seconds: float = 120.0) -> None:
+def wait_for_nodes(address: str, count: int, seconds: float = 300.0) -> None:
     """Wait until the cluster has so many nodes."""
     from ray._raylet import GcsClient
 
