@@ -60,6 +60,9 @@ def start_client(
         str | None,
         typer.Option(help="Hours in which the node works, by this machine's clock: 22:00-06:00; unset: always."),
     ] = None,
+    sessions: Annotated[
+        int | None, typer.Option(min=1, help="Stop the node after so many sessions have ended; unset: it stays.")
+    ] = None,
     limits: Annotated[
         Path | None,
         typer.Option(help="TOML file with limits of what a server may ask of this node (docs/node.md); it is kept."),
@@ -82,9 +85,9 @@ def start_client(
             node.install_limits(limits)
         settings = _client_settings(node.read_kit().name, dataset, (rename or [], units), cache)
         if foreground:
-            node.prepare(settings, cache.expanduser().resolve(), daily_hours)
+            node.prepare(settings, cache.expanduser().resolve(), daily_hours, sessions)
             os.execv(sys.executable, [sys.executable, "-m", "zk0.federation.network.supervisor", str(node.path)])
-        node.start(settings, cache.expanduser().resolve(), hours=daily_hours)
+        node.start(settings, cache.expanduser().resolve(), hours=daily_hours, max_sessions=sessions)
         typer.echo(f"node {settings.name} started: server {node.read_kit().server}, dataset {settings.dataset}")
         if daily_hours is not None:
             typer.echo(f"it works in the hours {daily_hours}; outside them none of its processes runs")

@@ -12,7 +12,8 @@ RUN = {
     "historyLineCount": 0, "project": {"name": "arms", "entity": {"name": "lab", "id": "1"}},
 }  # fmt: skip
 ANSWERS = {
-    "upsertBucket": {"bucket": RUN, "inserted": True}, "createRunFiles": {"runID": "1", "uploadHeaders": [], "files": []},
+    "upsertBucket": {"bucket": RUN, "inserted": True},
+    "createRunFiles": {"runID": "1", "uploadHeaders": [], "files": []},
     "viewer": {"id": "1", "entity": "lab", "flags": "{}"},
 }  # fmt: skip
 

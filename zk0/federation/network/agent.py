@@ -4,6 +4,8 @@ It acquires the SuperNode's tasks and lets a warm worker process of this machine
 It never unpacks the app bundle that a run carries: only the zk0 that is installed here runs here.
 """
 
+import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -12,7 +14,9 @@ from typing import Any
 
 from flwr.app import Error, Message
 from loguru import logger
+from pydantic import Field
 
+from zk0.audit.journal import SentJournal
 from zk0.client.round_state import remove_old_sessions
 from zk0.errors import FederationError, TransientError
 from zk0.federation.engines.local import LocalGrid
@@ -20,8 +24,9 @@ from zk0.federation.flower.api_client import ApiClient, Endpoint
 from zk0.federation.flower.flower_message import embed_weights, to_flower
 from zk0.federation.flower.private_api import CLIENT_APP
 from zk0.federation.flower.runtime_task import FetchLimit, RuntimeTask, acquire_task
+from zk0.federation.protocol.exchange import RECEIPTS
 from zk0.federation.protocol.request_limits import LIMITS
-from zk0.federation.protocol.sent_log import REMOTE
+from zk0.federation.protocol.sent_log import REMOTE, SENT_JOURNAL
 from zk0.federation.protocol.shown_heads import LEDGER_KEY
 from zk0.records import Record
 from zk0.settings.dataset_settings import ClientSettings
@@ -47,6 +52,10 @@ class AgentSettings(Record):
     limits: NodeLimits = NodeLimits()
     ledger_key: str = ""
     """Of the server, from the enrolment kit."""
+    max_sessions: int | None = Field(default=None, ge=1)
+    """The node stops after so many sessions have ended; None: it stays."""
+    ended_before: frozenset[str] = frozenset()
+    """Sessions that had ended when the node was started."""
 
 
 class ProgressClock:
@@ -58,6 +67,29 @@ class ProgressClock:
     def __call__(self, client: str, round_number: int, step: int, steps: int, work: str) -> None:
         """Store the time."""
         self.at = time.monotonic()
+
+
+class SessionCount:
+    """Counts the sessions that have ended since the node was started: those whose receipts the client has answered."""
+
+    def __init__(self, settings: AgentSettings) -> None:
+        self._settings, self._journal_bytes, self._reached = settings, -1, False
+
+    def reached(self) -> bool:
+        """Return whether the node has taken part in as many sessions as it shall."""
+        if self._settings.max_sessions is None:
+            return False
+        journal = self._settings.scratch / SENT_JOURNAL
+        size = journal.stat().st_size if journal.is_file() else 0
+        if size != self._journal_bytes:
+            ended = ended_sessions(self._settings.scratch) - self._settings.ended_before
+            self._journal_bytes, self._reached = size, len(ended) >= self._settings.max_sessions
+        return self._reached
+
+
+def ended_sessions(scratch: Path) -> frozenset[str]:
+    """Return the sessions whose receipts a client has answered."""
+    return frozenset(sent.to for sent in SentJournal(scratch / SENT_JOURNAL).read() if sent.kind == RECEIPTS)
 
 
 def answer_tasks(
@@ -149,7 +181,9 @@ def main(folder: Path) -> None:
     settings.scratch.mkdir(parents=True, exist_ok=True)
     progress = ProgressClock()
     with LocalGrid([config], 1, folder / "logs", progress) as grid:
-        answer_tasks(settings, grid, progress, lambda: False)
+        answer_tasks(settings, grid, progress, SessionCount(settings).reached)
+    logger.info("{} sessions have ended; the node stops", settings.max_sessions)
+    os.kill(os.getppid(), signal.SIGTERM)  # the supervisor ends SuperNode and agent
 
 
 if __name__ == "__main__":
