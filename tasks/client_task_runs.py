@@ -131,7 +131,7 @@ class JoinTaskRuns:
             ended = began + timedelta(seconds=step.seconds)
             nested = nested_task_run(f"{client}: {step.step}", f"client-{step.step}", run)
             started, first = _enter_state(nested, Running(timestamp=began), None)
-            done = (
+            done: State[Any] = (
                 Failed(message=problem, timestamp=ended)
                 if step.failed
                 else Completed(message=step.found, timestamp=ended)

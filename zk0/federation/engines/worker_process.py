@@ -19,6 +19,7 @@ from flwr.app import Context, Message
 from zk0.errors import FederationError
 from zk0.federation.engines.worker import EXIT_CODE, FORK, NUMBER_BYTES
 from zk0.federation.protocol.client_app import GPU_WAIT, STEPS, ProgressListener
+from zk0.storage.log_rotation import rotate_log
 
 _START_SECONDS = 180.0
 _STOP_SECONDS = 5.0
@@ -188,6 +189,7 @@ class WorkerProcess:
     def _exchange(
         self, message: Message, context: Context, deadline: float, session: Connection | None
     ) -> tuple[Message, Context]:
+        rotate_log(self._log)
         connection = self._connect()
         connection.send((message, context))
         connections = [connection, *([session] if session else [])]
