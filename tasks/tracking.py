@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import cast
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -23,7 +24,7 @@ def wandb_run(session: Session, here: SessionFolder) -> Iterator[None]:
         yield
         return
     with ExitStack() as stack:
-        start_tracking(session, str(here.path), quote(stack))
+        start_tracking(session, str(here.path), cast(ExitStack, quote(stack)))
         yield
 
 

@@ -243,7 +243,7 @@ def open_ray_grid(
         objects, host = SessionObjects(nodes, log_folder.parent.name, log_folder / "inbox"), own_address(cluster)
     with _ActorConnections(on_step, host) as connections:
         options = {"num_cpus": 1.0, "num_gpus": gpus, **_ACTOR_OPTIONS}
-        app = WorkerClientApp(connections.address, log_folder, objects and objects.cluster)
+        app = WorkerClientApp(connections.address, log_folder, None if objects is None else objects.cluster)
         simulation = _Simulation(len(nodes), {"client_resources": options, "init_args": init_args}, app)
         simulation.start()
         try:
