@@ -111,8 +111,10 @@ class JoinTaskRuns:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, e: BaseException | None, trace: TracebackType | None) -> None:
+        reason = f"joining ended before the client answered: {e}"
+        state = Failed(message=reason) if e is None or isinstance(e, Exception) else Crashed(message=reason)
         for run, event in self._runs.values():
-            _enter_state(run, Crashed(message=f"the session was stopped before the client answered: {e}"), event)
+            _enter_state(run, state, event)
 
     def on_join_requests(self, names: Mapping[int, str]) -> None:
         """Start a task run for each node."""
