@@ -235,7 +235,9 @@ def open_ray_grid(
     except ImportError as e:
         raise FederationError('engine "ray" needs Ray: install zk0[ray] (uv sync --extra ray)') from e
     log_folder.mkdir(parents=True, exist_ok=True)
-    objects, host, init_args = None, None, {"num_cpus": workers, "include_dashboard": False, "log_to_driver": False}
+    objects, host = None, None
+    # "local": else Ray would connect to a cluster that runs, or once ran, on this machine
+    init_args = {"address": "local", "num_cpus": workers, "include_dashboard": False, "log_to_driver": False}
     if cluster is not None:
         from zk0.federation.engines.ray_cluster import SessionObjects, connect_to_cluster, own_address
 
