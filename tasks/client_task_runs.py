@@ -112,7 +112,7 @@ class JoinTaskRuns:
 
     def __exit__(self, kind: type[BaseException] | None, e: BaseException | None, trace: TracebackType | None) -> None:
         reason = f"joining ended before the client answered: {e}"
-        state = Failed(message=reason) if e is None or isinstance(e, Exception) else Crashed(message=reason)
+        state: State[Any] = Failed(message=reason) if e is None or isinstance(e, Exception) else Crashed(message=reason)
         for run, event in self._runs.values():
             _enter_state(run, state, event)
 
