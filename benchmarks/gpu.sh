@@ -17,10 +17,12 @@ mkdir -p "$folder" && folder=$(cd "$folder" && pwd) || exit 2
 cd "$(dirname "$0")/.." || exit 2
 python=${PYTHON:-.venv/bin/python}
 measure=(--geometry full --device cuda --batch 64 --frames 192 --steps 12 --threads 4 --workers 4 --decoder default)
+variants=lerobot,off,embeddings,kv,compiled
 marked=gpu
 if [ "${1:-}" = --dry-run ]; then
   shift
   measure=(--geometry tiny --device cpu --steps 2)
+  variants=lerobot,off,embeddings,kv # compiling for a CPU takes minutes
   marked="not gpu and not slow"
   only=(tests/training/test_kernels.py)
 elif ! "$python" -c "import sys, torch; sys.exit(not torch.cuda.is_available())"; then
@@ -30,7 +32,7 @@ fi
 
 timeout --kill-after=10 150 "$python" -m pytest -q -m "$marked" --junitxml="$folder/tests.xml" "${only[@]:-tests/training}"
 tests=$?
-timeout --kill-after=10 300 "$python" benchmarks/train.py "${measure[@]}" --variants lerobot,off,embeddings,kv \
+timeout --kill-after=10 300 "$python" benchmarks/train.py "${measure[@]}" --variants "$variants" \
   --profile --markdown "$folder/gpu.md" --json "$folder/gpu.json" "$@"
 measured=$?
 echo "gpu.sh: tests ended with $tests, the measurement with $measured (124: out of time); results are in $folder"

@@ -1,16 +1,19 @@
 """Overhead of a round besides training and evaluation: messages, checks, aggregation, ledger, Prefect.
 
     python benchmarks/overhead.py --clients 12,40,100 --rounds 8 --json overhead.json
+    python benchmarks/overhead.py --clients 4,12,40,100,1000 --rounds 4 --steps 1   # slow
 
-Sessions with the tiny policy run as `zk0 run` runs them, one after the other, with one worker process, so that clients
-train one after the other. Columns, in milliseconds; medians over the rounds between the first, which fills caches, and
-the last, which renders videos and saves a checkpoint:
+Sessions with the tiny policy run as `zk0 run` runs them, one after the other, with one worker process (or `--workers`),
+so that clients train one after the other. Columns, in milliseconds; medians over the rounds between the first, which
+fills caches, and the last, which renders videos and saves a checkpoint:
 
     wall        from one finished round to the next
     train       sum of the clients' own measurements
     evaluate    the server's own measurement
     rest        wall - train - evaluate: the overhead
     late        rest in the second half of the rounds / rest in the first half: 1.0 if rounds do not become slower
+    join/client time in which all clients check their datasets and join / clients
+    memory      most resident memory of the session's process so far, in MB
     imports     time in which a fresh process imports what a worker needs
     start       from the call to the end of round 0, without evaluation and without imports
 
@@ -21,6 +24,8 @@ import argparse
 import importlib
 import itertools
 import json
+import resource
+import shutil
 import statistics
 import subprocess
 import sys
@@ -45,6 +50,7 @@ def main() -> None:
         "--rounds", type=int, default=8, help="number of rounds, at least 4; the first and the last are not counted"
     )
     parser.add_argument("--steps", type=int, default=30, help="optimizer steps of a client in a round")
+    parser.add_argument("--workers", type=int, default=1, help="worker processes")
     parser.add_argument("--full", action="store_true", help="use an action expert as large as the full policy's")
     parser.add_argument("--json", metavar="FILE", help="write the numbers to this file too")
     arguments = parser.parse_args()
@@ -58,7 +64,7 @@ def main() -> None:
         write_data(Path(folder), max(counts))
         policy = write_wide_policy(Path(folder)) if arguments.full else "tiny"
         imports = import_seconds()
-        rows = [run_session(Path(folder), count, arguments.rounds, arguments.steps, policy) for count in counts]
+        rows = [run_session(Path(folder), count, arguments, policy) for count in counts]
     for row in rows:
         row |= {"imports": imports, "start": row["until_round_0"] - imports - row["evaluate_round_0"]}
     ratios = {
@@ -70,7 +76,7 @@ def main() -> None:
         Path(arguments.json).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
-def run_session(folder: Path, clients: int, rounds: int, steps: int, policy: str) -> dict[str, Any]:
+def run_session(folder: Path, clients: int, arguments: argparse.Namespace, policy: str) -> dict[str, Any]:
     """Run a session and return the medians of its rounds' times, in seconds."""
     from flows.federated_session import federated_session
     from tasks.events import ProgressEvent, add_progress_listener
@@ -78,13 +84,16 @@ def run_session(folder: Path, clients: int, rounds: int, steps: int, policy: str
     from zk0.storage.session_folder import SessionFolder
 
     ended: dict[int, float] = {}
+    stages: list[tuple[str, float]] = []
 
-    def record_end(event: ProgressEvent) -> None:
+    def record_time(event: ProgressEvent) -> None:
         if event.kind == "round_finished":
             ended[event.round] = time.perf_counter()
+        if event.kind == "stage":
+            stages.append((event.text, time.perf_counter()))
 
-    config = write_session(folder, clients, rounds, steps, policy)
-    remove_listener = add_progress_listener(record_end)
+    config, rounds = write_session(folder, clients, arguments, policy), arguments.rounds
+    remove_listener = add_progress_listener(record_time)
     began = time.perf_counter()
     try:
         here = SessionFolder(Path(federated_session(config=str(config))))
@@ -103,15 +112,18 @@ def run_session(folder: Path, clients: int, rounds: int, steps: int, policy: str
     ]
     rest = [row["wall"] - row["train"] - row["evaluate"] for row in found]
     half = len(rest) // 2
+    joined = next(then - now for (text, now), (_, then) in itertools.pairwise(stages) if "check their data" in text)
     return {
         "clients": clients,
+        "join": joined / clients,
+        "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,
         "rounds": len(found),
         "megabytes": history[-1].checkpoint.bytes / 1e6,
         "until_round_0": ended[0] - began,
         "evaluate_round_0": history[0].evaluation.seconds if history[0].evaluation else 0.0,
         **{key: statistics.median(row[key] for row in found) for key in ("wall", "train", "evaluate")},
         "rest": statistics.median(rest),
-        "late": statistics.median(rest[half:]) / statistics.median(rest[:half]),
+        "late": statistics.median(rest[half:]) / statistics.median(rest[: max(half, 1)]),
         "ratio": statistics.median(row["wall"] / (row["train"] + row["evaluate"]) for row in found),
     }
 
@@ -145,10 +157,33 @@ def write_data(folder: Path, clients: int) -> None:
         for t in range(FRAMES):
             yield RecordedFrame(states[t], states[t + 1], {"front": np.roll(image, t, axis=0)}, "Move the arm.")
 
-    for seed, name in enumerate([*(f"client-{i:03d}" for i in range(clients)), "unseen"]):
+    for seed, name in enumerate(("client-000", "unseen")):
         rng = np.random.default_rng(seed)
         episodes = [list(episode(rng)) for _ in range(3)]
         write_dataset(folder / name, episodes, fps=FPS, joints=SO101_JOINTS, robot_type="so101_follower")
+    for number in range(1, clients):
+        copy_with_offset(folder / "client-000", folder / f"client-{number:03d}", number / 1024)
+
+
+def copy_with_offset(source: Path, target: Path, offset: float) -> None:
+    """Copy a dataset with an offset on all states and actions: other recordings, in a hundredth of the time."""
+    import numpy as np
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    shutil.copytree(source, target)
+    for file in target.glob("data/**/*.parquet"):
+        rows = pq.read_table(file)
+        for column in ("observation.state", "action"):
+            values = np.stack(rows[column].to_numpy()) + np.float32(offset)
+            at, field = rows.schema.get_field_index(column), rows.schema.field(column)
+            rows = rows.set_column(at, field, pa.array(list(values), field.type))
+        pq.write_table(rows, file)
+    found = json.loads((target / "meta/stats.json").read_text(encoding="utf-8"))
+    for column in ("observation.state", "action"):
+        for name in found[column].keys() - {"std", "count"}:
+            found[column][name] = [value + offset for value in found[column][name]]
+    (target / "meta/stats.json").write_text(json.dumps(found), encoding="utf-8")
 
 
 def write_wide_policy(folder: Path) -> str:
@@ -161,20 +196,20 @@ def write_wide_policy(folder: Path) -> str:
     return write_random_policy(folder / "wide", "front", SIDE, **tiny_config() | wide)
 
 
-def write_session(folder: Path, clients: int, rounds: int, steps: int, policy: str) -> Path:
+def write_session(folder: Path, clients: int, arguments: argparse.Namespace, policy: str) -> Path:
     """Write a session file over the random recordings."""
     import tomli_w
 
     names = [f"client-{i:03d}" for i in range(clients)]
     values = {
         "name": f"overhead-{clients}",
-        "rounds": rounds,
+        "rounds": arguments.rounds,
         "clients": [{"name": name, "dataset": f"local:{folder / name}"} for name in names],
         "evaluation": {"datasets": [{"dataset": f"local:{folder / 'unseen'}"}], "clients_frequency": 0},
         "contract": {"cameras": ["front"]},
         "policy": {"path": policy},
-        "training": {"local_steps": steps, "batch_size": 8, "lr": 1e-3},
-        "federation": {"workers": 1},
+        "training": {"local_steps": arguments.steps, "batch_size": 8, "lr": 1e-3},
+        "federation": {"workers": arguments.workers},
         "output_dir": str(folder / "outputs"),
         "cache_dir": str(folder / "cache"),
     }
@@ -188,11 +223,13 @@ def table(rows: list[dict[str, Any]]) -> str:
     columns = ("imports", "start", "wall", "train", "evaluate", "rest")
     lines = [
         f"a round with {rows[0]['megabytes']:.1f} MB of weights, median of {rows[0]['rounds']} rounds, milliseconds",
-        f"{'clients':>8}{''.join(f'{column:>9}' for column in columns)}{'rest/client':>13}{'late':>7}",
+        f"{'clients':>8}{''.join(f'{column:>9}' for column in columns)}"
+        f"{'rest/client':>13}{'late':>7}{'join/client':>13}{'memory':>8}",
     ]
     for row in rows:
         times = "".join(f"{row[column] * 1e3:>9.0f}" for column in columns)
-        lines.append(f"{row['clients']:>8}{times}{row['rest'] / row['clients'] * 1e3:>13.1f}{row['late']:>7.2f}")
+        rest = f"{row['rest'] / row['clients'] * 1e3:>13.1f}{row['late']:>7.2f}"
+        lines.append(f"{row['clients']:>8}{times}{rest}{row['join'] * 1e3:>13.1f}{row['memory']:>8.0f}")
     return "\n".join(lines)
 
 

@@ -4,7 +4,8 @@
 
 Each variant runs in a process of its own. `lerobot` is LeRobotDataset, DataLoader (no workers), processors, optimizer
 preset and `update_policy`; `off` is zk0 without the feature cache; `embeddings` and `kv` are zk0 with it; `lora` is
-`embeddings` with LoRA, `deterministic` is `embeddings` with deterministic kernels. Times are medians over steps after
+`embeddings` with LoRA, `deterministic` is `embeddings` with deterministic kernels, and `compiled` (only if it is named)
+is `kv` with a compiled action expert. Times are medians over steps after
 the first. The ratio is of CPU time on a CPU (which varies less on a shared machine) and of wall time on a GPU. The time
 to compute the features is measured separately; `epochs to break even` is the number of passes over the frames after
 which the cache has saved that time. Peak memory is that of the steps, including the policy and the features read.
@@ -34,9 +35,12 @@ ZK0_VARIANTS: dict[str, dict[str, Any]] = {
     "kv": {"features": "kv"},
     "lora": {"features": "embeddings", "adapter": "lora"},
     "deterministic": {"features": "embeddings", "deterministic": True},
+    "compiled": {"features": "kv", "compile": True},
 }
 """Settings of `training` by variant."""
 VARIANTS = ("lerobot", *ZK0_VARIANTS)
+USUAL = tuple(name for name in VARIANTS if name != "compiled")
+"""On a CPU, compiling takes minutes."""
 CAMERAS = ("overhead", "wrist")
 STEPS_UNREAD = 2
 """On a GPU zk0 reports a step when two more have been started."""
@@ -54,18 +58,26 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=arguments.folder, prefix="zk0-train-") as folder:
         arguments.folder = folder
         run_in_subprocess("prepare", arguments)
-        variants = {variant: run_in_subprocess(variant, arguments) for variant in arguments.variants.split(",")}
+        variants: dict[str, Any] = {}
+        for variant in arguments.variants.split(","):
+            variants[variant] = run_in_subprocess(variant, arguments)
+            tables = write_results(variants, arguments)  # each time: the next variant may take too long
+    sys.stdout.write(tables)
+
+
+def write_results(variants: dict[str, Any], arguments: argparse.Namespace) -> str:
+    """Write the results so far to the files that were asked for; return the tables."""
     settings = ("geometry", "batch", "steps", "threads", "workers", "decoder")
     result = with_ratios(variants) | {
         "settings": {k: getattr(arguments, k) for k in settings},
         "software": {package: version(package) for package in ("torch", "lerobot")},
     }
     tables = "\n\n".join([table(result), *([parts_table(result)] if arguments.profile else [])]) + "\n"
-    sys.stdout.write(tables)
     if arguments.markdown:
         Path(arguments.markdown).write_text(tables, encoding="utf-8")
     if arguments.json:
         Path(arguments.json).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    return tables
 
 
 def options(description: str | None) -> argparse.ArgumentParser:
@@ -87,7 +99,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = options(__doc__)
     parser.add_argument("--batch", type=int, help="frames per step; unset: 8 (tiny), 2 (full)")
     parser.add_argument("--steps", type=int, help="timed steps; unset: 20 (tiny), 4 (full)")
-    parser.add_argument("--variants", default=",".join(VARIANTS), help="which to run, with commas; lerobot comes first")
+    parser.add_argument("--variants", default=",".join(USUAL), help="which to run, with commas; lerobot comes first")
     parser.add_argument("--frames", type=int, help="frames per episode; unset: 40 (tiny), 6 (full)")
     parser.add_argument("--workers", type=int, default=0, help="processes of LeRobot's loader; lerobot-train has 4")
     parser.add_argument(

@@ -101,14 +101,14 @@ def run_federation(session: Session, here: SessionFolder, finished: tuple[RoundR
         here: the session's folder.
         finished: rounds that are recorded already; none in a new session.
     """
-    with tracking.wandb_run(session, here):
+    with tracking.tracker_runs(session, here):
         return run_tracked_rounds(session, here, finished)
 
 
 def run_tracked_rounds(
     session: Session, here: SessionFolder, finished: tuple[RoundRecord, ...]
 ) -> tuple[RoundRecord, ...]:
-    """Run everything from the datasets to the report, while the run of Weights & Biases is open; return all rounds."""
+    """Run everything from the datasets to the report, while the runs of the trackers are open; return all rounds."""
     from zk0.federation.open import open_federation
 
     folder, known = str(here.path), without_dependency(session)
@@ -131,7 +131,8 @@ def run_tracked_rounds(
             shown.result()
         if history == finished:  # the process was killed after the last round was recorded, maybe before its metrics
             reporting.update_metric_files(session.rounds, session, folder, history)
-        rounds.send_receipts(known, folder, without_dependency(history))
+        if session.federation.ray_address is None:  # else no machine has all updates of a client
+            rounds.send_receipts(known, folder, without_dependency(history))
         if session.evaluation.joining_report:
             evaluation.write_joining_reports(known, folder, setup, without_dependency(history))
     ended = session.model_copy(update={"rounds": history[-1].round})  # `patience` may have ended it before
@@ -195,9 +196,9 @@ def release_checkpoint(session: Session, folder: str, history: tuple[RoundRecord
 
 
 def track_rounds(session: Session, folder: str, history: tuple[RoundRecord, ...]) -> None:
-    """Send the finished rounds to Weights & Biases, if `tracking.wandb` asks for it."""
-    if session.tracking.wandb != "off":
-        tracking.log_rounds_to_wandb(history[-1].round, folder, without_dependency(history))
+    """Send the finished rounds to the trackers that the session names."""
+    if session.tracking.services:
+        tracking.log_rounds_to_trackers(history[-1].round, folder, without_dependency(history))
 
 
 def resolve_session(

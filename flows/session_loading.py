@@ -6,6 +6,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from flows.packaged_files import find_session_file
 from zk0.aggregation.check_strategy import check_strategy
 from zk0.errors import DatasetError
 from zk0.settings.loading import load_session
@@ -14,7 +15,7 @@ from zk0.storage.writable import check_writable
 
 
 def load_session_to_run(config: Path, overrides: Mapping[str, Any] | None = None) -> Session:
-    """Return the session of a TOML file, with paths relative to the working directory made absolute.
+    """Return the session of a TOML file or of zk0's own (`demo`), with paths of the working directory made absolute.
 
     The command line loads a session to check it before it starts a server, and the flow loads it to run it: within one
     process an unchanged file is parsed once.
@@ -23,7 +24,8 @@ def load_session_to_run(config: Path, overrides: Mapping[str, Any] | None = None
         SettingsError: the file cannot be read, a setting is unknown or invalid, or the aggregation strategy does not
             exist or does not fit the other settings.
     """
-    return _load(config, _version(config), json.dumps(overrides or {}, default=str), Path.cwd())
+    file = find_session_file(config)
+    return _load(file, _version(file), json.dumps(overrides or {}, default=str), Path.cwd())
 
 
 @lru_cache(maxsize=1)

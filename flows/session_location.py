@@ -6,6 +6,7 @@ from uuid import UUID
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun
 
+from flows.packaged_files import find_session_file
 from zk0.errors import SettingsError
 from zk0.settings.loading import load_session
 from zk0.settings.session import Session
@@ -50,7 +51,7 @@ def folder_to_resume(resume: str) -> Path:
 
 def _started_folder(run: FlowRun) -> Path:
     config = run.parameters.get("config", "deployments/sessions/demo.toml")
-    session = load_session(Path(config), run.parameters.get("overrides"), base=Path.cwd())
+    session = load_session(find_session_file(Path(config)), run.parameters.get("overrides"), base=Path.cwd())
     return folder_of_flow_run(run, session)
 
 

@@ -8,6 +8,7 @@ from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
 from tasks.events import ProgressEvent, emit_progress, log_line
+from tasks.retry import DISK_RETRIES
 from tasks.subprocesses import newest_session, run_or_resume_arguments, run_zk0
 from zk0.audit.ledger import Ledger
 from zk0.errors import FederationError, SettingsError
@@ -62,7 +63,7 @@ def write_request(request: BenchmarkRequest) -> None:
     atomic_write_text(path, text)
 
 
-@task(task_run_name="federated, seed {seed}", cache_policy=NO_CACHE)
+@task(task_run_name="federated, seed {seed}", cache_policy=NO_CACHE, **DISK_RETRIES)
 def train_federated(seed: int, request: BenchmarkRequest) -> str:
     """Run the federated session with one seed and return its folder.
 
@@ -72,19 +73,28 @@ def train_federated(seed: int, request: BenchmarkRequest) -> str:
         FederationError: the session fails.
     """
     here = request.seed_folder(seed)
-    output_dir = here / "federated"
-    if (found := newest_session(output_dir)) is not None and _is_finished(found, request.session):
-        return str(found.path)
-    session = request.session.model_copy(update={"seed": seed, "output_dir": str(output_dir)})
     emit_progress(ProgressEvent(kind="stage", text=f"seed {seed}: federated training"))
     log_line(f"seed {seed}: federated training in {here}")
-    run_zk0(run_or_resume_arguments(session, here / "session.toml"), f"the session with seed {seed}", FederationError)
+    return str(run_federated_session(request.session, seed, here).path)
+
+
+def run_federated_session(session: Session, seed: int, here: Path) -> SessionFolder:
+    """Run a session with another seed in `here/federated` and return its folder; a finished one is only read.
+
+    Raises:
+        FederationError: the session fails.
+    """
+    output_dir = here / "federated"
+    if (found := newest_session(output_dir)) is not None and _is_finished(found, session):
+        return found
+    seeded = session.model_copy(update={"seed": seed, "output_dir": str(output_dir)})
+    run_zk0(run_or_resume_arguments(seeded, here / "session.toml"), f"the session with seed {seed}", FederationError)
     if (made := newest_session(output_dir)) is None:
         raise FederationError(f"{here}: the session left no folder; see its output")
-    return str(made.path)
+    return made
 
 
-@task(task_run_name="{name}, seed {seed}", cache_policy=NO_CACHE)
+@task(task_run_name="{name}, seed {seed}", cache_policy=NO_CACHE, **DISK_RETRIES)
 def train_baseline(name: str, seed: int, request: BenchmarkRequest, source: str) -> None:
     """Train and evaluate one baseline as the federated model is: one client alone, or all data in one place.
 
@@ -105,7 +115,7 @@ def train_baseline(name: str, seed: int, request: BenchmarkRequest, source: str)
     log_line(f"seed {seed}: {name}{loss}")
 
 
-@task(task_run_name="results of {seeds} seeds", cache_policy=NO_CACHE)
+@task(task_run_name="results of {seeds} seeds", cache_policy=NO_CACHE, **DISK_RETRIES)
 def write_benchmark_results(seeds: tuple[int, ...], request: BenchmarkRequest) -> str:
     """Compare all models and write results.json, report.html and a table in the UI; return the path of report.html.
 

@@ -1,10 +1,12 @@
-"""A Prefect task run for each client's part in a round, nested in the round's own task run.
+"""A Prefect task run for each client's part in a round, and for each step of its joining, nested in the task run.
 
 The UI then shows which clients work, since when, and what they returned. A client runs in another process or on another
 machine, where there is no Prefect. So its task run has no task engine and no thread that waits: this module sends the
 server the events that an engine would send, from which the server makes task runs.
 """
 
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Any, Self
 
@@ -15,7 +17,7 @@ from prefect.states import Completed, Crashed, Failed, Running
 
 from tasks.events import ProgressEvent, emit_progress, log_line
 from tasks.prefect_private import emit_state_change, nested_task_run
-from zk0.records import ClientScore, Refusal, Update
+from zk0.records import ClientScore, JoiningStep, Refusal, Update
 
 
 class ClientTaskRuns:
@@ -86,12 +88,69 @@ class ClientTaskRuns:
         if not self._shown:
             return
         run, last = self._runs[client]
-        began = run.start_time or state.timestamp
-        times: dict[str, Any] = {"start_time": began, "expected_start_time": began}
-        if state.is_final() and run.end_time is None:
-            times |= {"end_time": state.timestamp, "total_run_time": state.timestamp - began}
-        changed = run.model_copy(update={"state": state, **times})
-        self._runs[client] = changed, emit_state_change(changed, run.state, last)
+        self._runs[client] = _enter_state(run, state, last)
+
+
+class JoinTaskRuns:
+    """Shows each client that joins as a task run, and the steps of its joining as task runs nested in it.
+
+    The federation calls it as its `zk0.federation.protocol.membership.JoinListener`. A client's own task run is Running
+    from the request to the answer; its steps are known with the answer, which holds their durations.
+
+    Args:
+        most: the most clients that have task runs; where more join, none has.
+    """
+
+    def __init__(self, most: int) -> None:
+        if (context := TaskRunContext.get()) is None:
+            raise RuntimeError("clients join within a task run: call the task, not its function")
+        self._parent, self._most = context.task_run, most
+        self._runs: dict[int, tuple[TaskRun, Event | None]] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, e: BaseException | None, trace: TracebackType | None) -> None:
+        reason = f"joining ended before the client answered: {e}"
+        state: State[Any] = Failed(message=reason) if e is None or isinstance(e, Exception) else Crashed(message=reason)
+        for run, event in self._runs.values():
+            _enter_state(run, state, event)
+
+    def on_join_requests(self, names: Mapping[int, str]) -> None:
+        """Start a task run for each node."""
+        for node, name in names.items() if len(names) <= self._most else ():
+            run = nested_task_run(f"{name} joins", "client-joins", self._parent)
+            self._runs[node] = _enter_state(run, Running(), None)
+
+    def on_join_answer(self, node: int, client: str, steps: Sequence[JoiningStep], problem: str) -> None:
+        """End the node's task run, and show its steps as they were on the client's clock."""
+        if node not in self._runs:
+            return
+        run, event = self._runs.pop(node)
+        now = datetime.now(UTC)
+        began = now - timedelta(seconds=sum(step.seconds for step in steps))
+        for step in steps:
+            ended = began + timedelta(seconds=step.seconds)
+            nested = nested_task_run(f"{client}: {step.step}", f"client-{step.step}", run)
+            started, first = _enter_state(nested, Running(timestamp=began), None)
+            done: State[Any] = (
+                Failed(message=problem, timestamp=ended)
+                if step.failed
+                else Completed(message=step.found, timestamp=ended)
+            )
+            _enter_state(started, done, first)
+            began = ended
+        _enter_state(run, Failed(message=problem) if problem else Completed(message="takes part"), event)
+
+
+def _enter_state(run: TaskRun, state: State[Any], follows: Event | None) -> tuple[TaskRun, Event | None]:
+    """Return the task run in its new state, and the event by which the server learns it."""
+    began = run.start_time or state.timestamp
+    times: dict[str, Any] = {"start_time": began, "expected_start_time": began}
+    if state.is_final() and run.end_time is None:
+        times |= {"end_time": state.timestamp, "total_run_time": state.timestamp - began}
+    changed = run.model_copy(update={"state": state, **times})
+    return changed, emit_state_change(changed, run.state, follows)
 
 
 def answer_summary(found: Update | ClientScore) -> str:

@@ -17,6 +17,7 @@ from prefect.events import emit_event
 from prefect.runtime import flow_run
 
 from tasks.events import ProgressEvent, emit_progress, log_line
+from tasks.retry import DISK_RETRIES
 from tasks.subprocesses import run_zk0
 from zk0.audit.ledger import Ledger
 from zk0.errors import BenchmarkError
@@ -30,7 +31,7 @@ RECORDED_LIBRARIES = ("torch", "lerobot", "flwr", "prefect", "numpy")
 _NIGHTS_SHOWN = 30
 
 
-@task(task_run_name="run {config}", cache_policy=NO_CACHE)
+@task(task_run_name="run {config}", cache_policy=NO_CACHE, **DISK_RETRIES)
 def run_pinned_session(config: str, folder: str) -> PinnedSessionResult:
     """Run a session whose file never changes from its start; return its last digest, its losses and its times.
 
@@ -54,7 +55,7 @@ def run_pinned_session(config: str, folder: str) -> PinnedSessionResult:
     )
 
 
-@task(task_run_name="measure {name}", cache_policy=NO_CACHE)
+@task(task_run_name="measure {name}", cache_policy=NO_CACHE, **DISK_RETRIES)
 def run_benchmark(name: str, options: Sequence[str], repeats: int, folder: str) -> tuple[BenchmarkSample, ...]:
     """Run a script of benchmarks/ several times; return each of its ratios with the values of all repeats.
 
@@ -73,7 +74,7 @@ def run_benchmark(name: str, options: Sequence[str], repeats: int, folder: str) 
     return tuple(samples)
 
 
-@task(task_run_name="record the night", cache_policy=NO_CACHE)
+@task(task_run_name="record the night", cache_policy=NO_CACHE, **DISK_RETRIES)
 def append_night(ledger: str, night: NightlyRun) -> None:
     """Append the night to the file of all nights."""
     NightlyLedger(Path(ledger)).append(night)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from tasks.client_task_runs import JoinTaskRuns
 from tasks.events import ProgressEvent, emit_progress, log_line
 from tasks.retry import HUB_RETRIES, NODE_RETRIES
 from zk0.errors import DatasetError, FederationError, Zk0Error, list_problems
@@ -36,7 +37,9 @@ def join_clients(name: str, session: Session, before: Sequence[Member]) -> tuple
     emit_progress(ProgressEvent(kind="stage", text=f"{len(session.client_names()) or 'all'} clients check their data"))
     nodes_come_and_go = session.federation.engine == "deployment" and not session.federation.nodes
     known = before if nodes_come_and_go else ()
-    members = get_federation(name).join(session_terms(session, name), known, session.federation.absence_seconds)
+    terms, wait_seconds = session_terms(session, name), session.federation.absence_seconds
+    with JoinTaskRuns(session.tracking.client_task_runs) as runs:
+        members = get_federation(name).join(terms, known, wait_seconds, runs)
     for member in members:
         train, held_out = len(member.split.train), len(member.split.held_out)
         frames = f"{train} episodes ({member.train_frames} frames), {held_out} held out"
@@ -53,7 +56,9 @@ def admit_new_clients(number: int, session: Session, folder: str, setup: "Sessio
 
     here, known = SessionFolder(Path(folder)), {member.client for member in setup.members}
     terms, wait_seconds = session_terms(session, here.name), session.federation.newcomer_seconds
-    for member in get_federation(here.name).join_new_nodes(terms, wait_seconds):
+    with JoinTaskRuns(session.tracking.client_task_runs) as runs:
+        found = get_federation(here.name).join_new_nodes(terms, wait_seconds, runs)
+    for member in found:
         if member.client in known or not session.takes_part(member.client, number):
             continue
         try:

@@ -82,10 +82,13 @@ def build_initial_policy(
         CheckpointError: the policy's weights are not those with which the session started.
     """
     from zk0.evaluation.global_model import build_start_policy
-    from zk0.resources.session_needs import resource_lines
+    from zk0.resources.disk_limit import announce_disk_use
+    from zk0.resources.session_needs import resource_lines, session_needs
 
-    for line in [] if history else resource_lines(session):
-        log_line(line)
+    if not history:
+        announce_disk_use(Path(folder), session_needs(session).estimate().disk)
+        for line in resource_lines(session):
+            log_line(line)
     emit_progress(ProgressEvent(kind="stage", text=f"building the policy {session.policy.path}"))
     here = SessionFolder(Path(folder))
     target = here.weights(0)
@@ -231,13 +234,19 @@ def record_round(session: Session, folder: str, record: RoundRecord) -> tuple[Ro
     """Append the round to the ledger, once, and return all finished rounds.
 
     With its line in the ledger the round is finished; files that nothing needs any more are then removed.
+
+    Raises:
+        DiskFull: the session's folder still holds more than it may.
     """
+    from zk0.resources.disk_limit import check_disk_limit
+
     here = SessionFolder(Path(folder))
     ledger = Ledger(here.ledger)
     ledger.append(record)
     finished = ledger.read()
     log_line(f"round {record.round}: recorded after {record.seconds:.1f} s; {memory_summary()}")
     remove_finished_round_files(here, finished, session, select_round(session, finished, ()).best)
+    check_disk_limit(session, here.path)
     return finished
 
 

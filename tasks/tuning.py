@@ -13,6 +13,7 @@ from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
 from tasks.events import ProgressEvent, emit_progress, log_line
+from tasks.retry import DISK_RETRIES
 from tasks.subprocesses import Zk0Process, run_or_resume_arguments, zk0_process
 from zk0.audit.ledger import Ledger
 from zk0.errors import SettingsError
@@ -50,7 +51,7 @@ def opened_search(request: SearchRequest) -> "Iterator[Search]":
         yield search
 
 
-@task(task_run_name="trial {number}", cache_policy=NO_CACHE)
+@task(task_run_name="trial {number}", cache_policy=NO_CACHE, **DISK_RETRIES)
 def run_trial(number: int, request: SearchRequest, search: "Search", trial: "Trial") -> tuple[TrialResult, ...]:
     """Run one trial until it ends or is pruned, and return the results of all finished trials.
 
@@ -71,7 +72,7 @@ def run_trial(number: int, request: SearchRequest, search: "Search", trial: "Tri
     return results
 
 
-@task(task_run_name="results after {number} trials", cache_policy=NO_CACHE)
+@task(task_run_name="results after {number} trials", cache_policy=NO_CACHE, **DISK_RETRIES)
 def write_search_results(number: int, request: SearchRequest, results: Sequence[TrialResult]) -> None:
     """Write results.json, a table in the UI, and best.toml: the session file with the best trial's settings."""
     here, best = Path(request.folder), best_trial(results)

@@ -124,8 +124,9 @@ def test_there_are_commands_to_try() -> None:
 
 @pytest.mark.parametrize(("where", "line"), ZK0_COMMANDS, ids=lambda v: v if isinstance(v, str) else " ".join(v)[:60])
 def test_a_command_of_zk0_parses(where: str, line: tuple[str, ...]) -> None:
-    """With --help at its end, a command parses its arguments and does nothing."""
-    done = CliRunner().invoke(APPS[line[0]], [*line[1:], "--help"])
+    """With --help at its end, or before the `--`, a command parses its arguments and does nothing."""
+    end = line.index("--") if "--" in line else len(line)
+    done = CliRunner().invoke(APPS[line[0]], [*line[1:end], "--help", *line[end:]])
     assert done.exit_code == 0, f"{where}: {' '.join(line)}: {done.output}"
 
 
@@ -207,6 +208,14 @@ def test_the_workflow_runs_what_ci_runs() -> None:
     assert workflow["permissions"] == {"contents": "read"}
 
 
+def test_actions_are_named_by_their_commits() -> None:
+    """A tag of an action can be moved to other code; the comment says which release the commit is."""
+    lines = [line for file in (ROOT / ".github/workflows").glob("*.yml") for line in file.read_text().splitlines()]
+    used = [line.strip().removeprefix("- ") for line in lines if "uses:" in line]
+    assert used
+    assert [line for line in used if not re.fullmatch(r"uses: [\w/-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", line)] == []
+
+
 class TestContainers:
     def test_services_share_one_image_and_open_one_port(self) -> None:
         found = services()
@@ -249,8 +258,10 @@ class TestContainers:
 
     def test_the_image_copies_existing_files(self) -> None:
         image = instructions()
-        python = f"python:{(ROOT / '.python-version').read_text().strip()}-slim-bookworm"
-        assert image[:2] == [("ARG", f"PYTHON_IMAGE={python}"), ("FROM", "$PYTHON_IMAGE")]
+        (_, base), start = image[:2]
+        python, version = base.removeprefix("PYTHON_IMAGE="), (ROOT / ".python-version").read_text().strip()
+        assert re.fullmatch(rf"python:{re.escape(version)}\.\d+-slim-bookworm@sha256:[0-9a-f]{{64}}", python)
+        assert start == ("FROM", "$PYTHON_IMAGE")
         for service in services().values():
             assert service["build"]["args"] == {"PYTHON_IMAGE": f"${{ZK0_PYTHON_IMAGE:-{python}}}"}
         assert [name for name, _ in image if name in ("USER", "CMD")] == ["USER", "CMD"]

@@ -11,11 +11,17 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from safetensors.numpy import save
 
-from zk0.audit.journal import SentJournal
+from zk0.audit.card_root import CardRoot
+from zk0.audit.journal import OperatorAct, ReceivedAnswer, SentJournal, SentMessage
+from zk0.audit.journal_heads import JournalHead
 from zk0.audit.ledger import Ledger
+from zk0.audit.ledger_heads import SignedHead, read_heads
+from zk0.audit.merkle import Receipt
 from zk0.errors import CheckpointError, LedgerError
+from zk0.federation.network.enrolment_kit import EnrolmentKit
 from zk0.records import Checkpoint, ClientMetrics, Member, Record, RoundRecord, Update
-from zk0.settings.plans import EvaluationPlan, RoundPlan, SessionTerms
+from zk0.settings.node_limits import NodeLimits
+from zk0.settings.plans import EvaluationPlan, FeaturePlan, JoiningReportPlan, RoundPlan, SessionTerms
 from zk0.weights.digests import digest, load_weights
 from zk0.weights.files import open_weights
 
@@ -83,7 +89,13 @@ UPDATE = Update(
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("record", [Update, Member, RoundPlan, EvaluationPlan, SessionTerms, RoundRecord, Checkpoint])
+OTHER_RECORDS = [Receipt, JournalHead, SignedHead, NodeLimits, EnrolmentKit, SentMessage, ReceivedAnswer, OperatorAct]
+
+
+@pytest.mark.parametrize(
+    "record",
+    [Update, Member, RoundPlan, EvaluationPlan, SessionTerms, RoundRecord, Checkpoint, *OTHER_RECORDS],
+)
 @FAST
 @given(data=mutated(UPDATE.model_dump_json().encode()) | JSON.map(lambda value: json.dumps(value).encode()))
 def test_text_of_a_record(record: type[Record], data: bytes) -> None:
@@ -92,6 +104,59 @@ def test_text_of_a_record(record: type[Record], data: bytes) -> None:
     except ValidationError:
         return
     assert record.model_validate_json(found.model_dump_json()) == found
+
+
+PLAN = {
+    "terms": {"session": "s", "seed": 1, "contract": {}, "data": {}, "simulator": {}}, "round": 1, "client": "a",
+    "recipe": {"path": "tiny", "cameras": ["x"], "joints": 6, "seed": 1}, "global_digest": "0", "statistics": None,
+    "training": {},
+}  # fmt: skip
+FROM_A_SERVER: list[tuple[type[Record], dict[str, Any]]] = [
+    (RoundPlan, PLAN | {"lr": 1e-3, "mu": 0.0, "scheduler": {}}),
+    (EvaluationPlan, PLAN | {"times": 1, "batch_size": 1, "every_frames": 1}),
+    (FeaturePlan, PLAN | {"every_frames": 1}),
+    (JoiningReportPlan, PLAN | {"times": 1, "batch_size": 1, "every_frames": 1, "lrs": [1.0], "scheduler": {}}),
+    (Receipt, {"round": 1, "root": "0" * 64, "index": 0, "updates": 1, "path": []}),
+    (JournalHead, {"lines": 1, "digest": "0" * 64, "key": "0" * 64, "signature": "0" * 128}),
+    (SignedHead, {
+        "head": {"session": "s", "rounds": 1, "root": "0" * 64, "weights": "w", "previous": "0" * 64},
+        "signature": "0" * 128,
+    }),
+]  # fmt: skip
+
+
+def integer_fields(record: type[Record], values: dict[str, Any], inside: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    """Return the places of all whole numbers of a record, defaults of its parts included."""
+    found = []
+    for name, value in record.model_validate(values).model_dump().items():
+        if isinstance(value, dict):
+            part = record.model_fields[name].annotation
+            if isinstance(part, type) and issubclass(part, Record):
+                found += integer_fields(part, value, (*inside, name))
+        elif type(value) is int:
+            found.append((*inside, name))
+    return found
+
+
+@pytest.mark.parametrize(("record", "values"), FROM_A_SERVER, ids=lambda one: getattr(one, "__name__", ""))
+def test_every_whole_number_of_a_server_has_bounds(record: type[Record], values: dict[str, Any]) -> None:
+    """A number of 400 digits fails where it is parsed, not where it is used."""
+    fields = integer_fields(record, values)
+    assert fields
+    taken = []
+    for place in fields:
+        for number in (10**400, -(10**400), 2**64):
+            changed = json.loads(json.dumps(record.model_validate(values).model_dump(mode="json")))
+            part = changed
+            for name in place[:-1]:
+                part = part[name]
+            part[place[-1]] = number
+            try:
+                record.model_validate_json(json.dumps(changed))
+            except ValidationError:
+                continue
+            taken.append((place, number))
+    assert taken == []
 
 
 @FAST
@@ -108,8 +173,6 @@ def test_fields_of_an_update(value: dict[str, Any]) -> None:
 @pytest.fixture(scope="module")
 def chains(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, bytes, Path]:
     """A ledger of three rounds, a journal of two messages, and the folder with its key."""
-    from zk0.audit.journal import SentMessage
-
     folder = tmp_path_factory.mktemp("chains")
     for number in range(3):
         checkpoint = Checkpoint(round=number, path="w", digest=str(number), bytes=1)
@@ -151,3 +214,24 @@ def test_bytes_of_a_journal(chains: tuple[bytes, bytes, Path], data: st.DataObje
     # every line is signed: only removing the last ones goes unnoticed
     assert valid.startswith(found[: found.rfind(b"\n") + 1])
     assert len(messages) == found.count(b"\n")
+
+
+@FAST
+@given(data=mutated(b'{"head":{"session":"s"},"signature":"0"}\n') | JSON.map(lambda v: json.dumps(v).encode()))
+def test_bytes_of_a_file_of_heads(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "heads.jsonl").write_bytes(data)
+    try:
+        read_heads(tmp_path / "heads.jsonl")
+    except LedgerError:
+        return
+
+
+@FAST
+@given(data=mutated(f"# Card\n\n{CardRoot(round=3, root='0' * 64).line()}\n".encode()))
+def test_bytes_of_a_model_card(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "README.md").write_bytes(data)
+    try:
+        found = CardRoot.read(tmp_path / "README.md")
+    except LedgerError:
+        return
+    assert len(found.root) == 64

@@ -5,6 +5,7 @@ Zk0Error
 ├── DatasetError        a dataset is missing, broken, or does not fit the federation
 ├── PolicyError         a policy cannot be built, or differs from the expected one
 ├── SimulatorError      the simulator cannot render, or a scripted expert fails its task
+├── RobotError          a robot cannot be reached, or does not fit the policy
 ├── CheckpointError     weights on disk differ from the recorded ones
 ├── UpdateError         one client's update is rejected; the round may continue without it
 ├── DiskFull            a file does not fit on its disk
@@ -20,7 +21,8 @@ Zk0Error
     ├── RoundIncomplete     a round has too few good updates; those that arrived are reused
     ├── ServerUnavailable   a server of the federation is unreachable or overloaded
     ├── RunEnded            the Flower run that a call belongs to has ended
-    └── HubUnavailable      the Hugging Face Hub is unreachable or overloaded
+    ├── HubUnavailable      the Hugging Face Hub is unreachable or overloaded
+    └── TrackerUnavailable  the server that tracks a session is unreachable or overloaded
 """
 
 from collections.abc import Sequence
@@ -44,6 +46,10 @@ class PolicyError(Zk0Error):
 
 class SimulatorError(Zk0Error):
     """The simulator cannot render, or a scripted expert fails its task."""
+
+
+class RobotError(Zk0Error):
+    """A robot cannot be reached, or does not fit the policy."""
 
 
 class CheckpointError(Zk0Error):
@@ -108,6 +114,10 @@ class RunEnded(TransientError):
 
 class HubUnavailable(TransientError):
     """The Hugging Face Hub is unreachable or overloaded."""
+
+
+class TrackerUnavailable(TransientError):
+    """The server that tracks a session is unreachable or overloaded."""
 
 
 def first_line(error: BaseException, max_length: int | None = None) -> str:

@@ -60,6 +60,8 @@ def print_session_heads(found: "Sequence[SessionHeads]", key: str) -> None:
     for one in found:
         lines = f"{one.heads} heads, ledger of {one.rounds} lines, {one.without_head} of {one.requests} without a head"
         state = one.problem or ("they contradict each other nowhere" if one.heads else "nothing to compare")
+        if one.other_weights:
+            state += f"; {one.other_weights} answered requests had weights that are not those of their round"
         console.print(escape(clean_text(f"  {one.session}: {lines}; {state}")))
 
 
@@ -120,6 +122,16 @@ def print_received_answers(found: "Sequence[ReceivedAnswer]", public_key: str) -
     console.print(
         f"hash chain and signatures are valid (key {public_key[:16]}); {accepted} of {len(found)} answers were accepted"
     )
+
+
+def print_client_journals(found: "Sequence[ReceivedAnswer]") -> None:
+    """Print whose journal lacks lines that it had, by the heads that came with the answers."""
+    from zk0.federation.protocol.shown_journals import client_heads, client_journal_problems
+
+    console, problems = Console(), client_journal_problems(found)
+    for client, heads in client_heads(found).items():
+        state = f"not the one that it was: {problems[client]}" if client in problems else "none contradicts"
+        console.print(escape(clean_text(f"journal of {client}: {len(heads)} heads came with its answers; {state}")))
 
 
 def print_journal_comparison(found: "JournalComparison") -> None:

@@ -14,6 +14,9 @@ from zk0.records import JointUnits
 from zk0.storage.writable import check_writable
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from zk0.audit.journal import SentMessage
     from zk0.federation.network.node import NodeFolder
     from zk0.settings.dataset_settings import ClientSettings
 
@@ -60,6 +63,9 @@ def start_client(
         str | None,
         typer.Option(help="Hours in which the node works, by this machine's clock: 22:00-06:00; unset: always."),
     ] = None,
+    sessions: Annotated[
+        int | None, typer.Option(min=1, help="Stop the node after so many sessions have ended; unset: it stays.")
+    ] = None,
     limits: Annotated[
         Path | None,
         typer.Option(help="TOML file with limits of what a server may ask of this node (docs/node.md); it is kept."),
@@ -82,9 +88,9 @@ def start_client(
             node.install_limits(limits)
         settings = _client_settings(node.read_kit().name, dataset, (rename or [], units), cache)
         if foreground:
-            node.prepare(settings, cache.expanduser().resolve(), daily_hours)
+            node.prepare(settings, cache.expanduser().resolve(), daily_hours, sessions)
             os.execv(sys.executable, [sys.executable, "-m", "zk0.federation.network.supervisor", str(node.path)])
-        node.start(settings, cache.expanduser().resolve(), hours=daily_hours)
+        node.start(settings, cache.expanduser().resolve(), hours=daily_hours, max_sessions=sessions)
         typer.echo(f"node {settings.name} started: server {node.read_kit().server}, dataset {settings.dataset}")
         if daily_hours is not None:
             typer.echo(f"it works in the hours {daily_hours}; outside them none of its processes runs")
@@ -133,9 +139,9 @@ def audit_client(
         typer.Option(help="Also compare with the ledger heads of another node (its scratch/heads/*.jsonl)."),
     ] = None,
     ledger: Annotated[
-        Path | None, typer.Option(help="Also compare with the ledger.jsonl of a session; needs --session.")
+        Path | None,
+        typer.Option(help="Also compare with a session's ledger.jsonl or a model card (README.md)."),
     ] = None,
-    session: Annotated[str, typer.Option(help="Name of the session of --ledger, as the audit prints it.")] = "",
     received: Annotated[
         Path | None, typer.Option(help="Also compare with the server's accepted.jsonl (accepted.pub beside it).")
     ] = None,
@@ -156,21 +162,44 @@ def audit_client(
         if received is not None:
             _compare_with_server(scratch, node_folder(home).read_kit().name, received)
         if folder is None:
-            _audit_heads(scratch, node_folder(home).read_kit().ledger_key, heads, (ledger, session), as_json)
+            _audit_heads(scratch, node_folder(home).read_kit().ledger_key, heads, ledger, as_json)
+        _audit_server_journal([one.sent for one in found], as_json)
 
 
 def _compare_with_server(scratch: Path, client: str, received: Path) -> None:
-    """Compare this client's journal with that of the server."""
+    """Compare this client's journal with that of the server, and that with the heads that the server has sent.
+
+    Raises:
+        LedgerError: one of the two journals lacks lines that it had.
+    """
     from flows.bot.audit_view import print_journal_comparison
     from zk0.audit.journal import ReceivedJournal, SentJournal
     from zk0.audit.journal_comparison import compare_journals
     from zk0.federation.protocol.sent_log import SENT_JOURNAL
+    from zk0.federation.protocol.shown_journals import check_journal_file
 
-    journals = SentJournal(scratch / SENT_JOURNAL).read(), ReceivedJournal(received).read()
-    print_journal_comparison(compare_journals(client, *journals))
+    sent, theirs = SentJournal(scratch / SENT_JOURNAL).read(), ReceivedJournal(received)
+    print_journal_comparison(compare_journals(client, sent, theirs.read()))
+    check_journal_file(theirs, [one.server_journal for one in sent if one.server_journal is not None])
 
 
-def _audit_heads(scratch: Path, key: str, other: Path | None, ledger: tuple[Path | None, str], as_json: bool) -> None:
+def _audit_server_journal(sent: "Sequence[SentMessage]", as_json: bool) -> None:
+    """Check the heads of the server's journal that came with its requests.
+
+    Raises:
+        FederationError: lines of it were removed.
+    """
+    from zk0.errors import FederationError
+    from zk0.federation.protocol.shown_journals import server_journal_problem
+
+    if problem := server_journal_problem(sent):
+        raise FederationError(f"the server's journal of received answers is not the one that it was: {problem}")
+    count = sum(one.server_journal is not None for one in sent)
+    if count and not as_json:
+        typer.echo(f"the server's journal of answers: {count} heads came with {len(sent)} requests; none contradicts")
+
+
+def _audit_heads(scratch: Path, key: str, other: Path | None, ledger: Path | None, as_json: bool) -> None:
     """Check the ledger heads that the server has shown, and compare them with a file of another node and with a ledger.
 
     Raises:
@@ -180,9 +209,6 @@ def _audit_heads(scratch: Path, key: str, other: Path | None, ledger: tuple[Path
     from zk0.errors import FederationError, list_problems
     from zk0.federation.protocol.heads_audit import audited_heads, compare_with_ledger, compare_with_node
 
-    if not key:
-        typer.echo("the kit names no ledger key: ask the operator for a new kit to check the server's ledger")
-        return
     found = audited_heads(scratch, key)
     if not as_json:
         print_session_heads(found, key)
@@ -190,8 +216,8 @@ def _audit_heads(scratch: Path, key: str, other: Path | None, ledger: tuple[Path
         raise FederationError(list_problems("the ledger of the server is not one history", problems))
     if other is not None:
         typer.echo(compare_with_node(scratch, key, other))
-    if ledger[0] is not None:
-        typer.echo(compare_with_ledger(scratch, ledger[1], ledger[0]))
+    if ledger is not None:
+        typer.echo(compare_with_ledger(scratch, ledger))
 
 
 def print_client(node: "NodeFolder") -> None:

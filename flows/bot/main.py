@@ -8,8 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flows.bot.client_command import client_app, node_folder, print_client
+from flows.bot.process_view import CLIENT_LOG, print_log, print_logs
 from flows.bot.serve_command import serve
-from flows.bot.server_command import DEFAULT_HOME, HomeOption, print_server, server_app, server_folder
+from flows.bot.server_command import (
+    DEFAULT_HOME,
+    FollowOption,
+    HomeOption,
+    LinesOption,
+    print_server,
+    server_app,
+    server_folder,
+)
 from flows.bot.watch_options import DEFAULT_SESSION, ConfigArgument, CooldownOption, MinNodesOption, SettingsOption
 from flows.cli.errors_to_exit_codes import errors_to_exit_codes
 from flows.cli.proxies import exempt_loopback_from_proxies
@@ -115,6 +124,40 @@ def zk0bot_status(home: HomeOption = DEFAULT_HOME) -> None:
             print_client(node)
         if not server.path.is_dir() and not node.path.is_dir():
             typer.echo(f"neither a server nor a node in {home.expanduser()}")
+
+
+@zk0bot_app.command("logs")
+def zk0bot_logs(home: HomeOption = DEFAULT_HOME) -> None:
+    """List the logs of this machine's server and node."""
+    with errors_to_exit_codes():
+        print_logs(_all_logs(home))
+
+
+@zk0bot_app.command("log")
+def zk0bot_log(
+    name: Annotated[
+        str | None,
+        typer.Argument(help="Log, as `zk0bot logs` lists them; unset: client of a node, gateway of a server."),
+    ] = None,
+    lines: LinesOption = 50,
+    follow: FollowOption = False,
+    home: HomeOption = DEFAULT_HOME,
+) -> None:
+    """Print the end of a log of this machine's server or node."""
+    with errors_to_exit_codes():
+        is_node = (node_folder(home).path / "kit.json").is_file()
+        logs, wanted = _all_logs(home), name or (CLIENT_LOG if is_node else "gateway")
+        if len([file for file in logs if file.stem == wanted]) > 1:
+            raise SettingsError(
+                f"{wanted}: server and node have such a log; zk0bot server log {wanted}, or zk0bot client log {wanted}"
+            )
+        print_log(logs, wanted, lines, follow)
+
+
+def _all_logs(home: Path) -> list[Path]:
+    """Return the logs of this machine's server and node."""
+    server, node = server_folder(home), node_folder(home)
+    return [*server.supervised.logs(), *node.supervised.logs(), *node.scratch.glob("client.log")]
 
 
 @zk0bot_app.command("stop")

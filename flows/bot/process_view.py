@@ -14,6 +14,8 @@ from zk0.errors import SettingsError
 if TYPE_CHECKING:
     from zk0.federation.network.supervised_folder import SupervisedFolder
 
+CLIENT_LOG = "client"
+"""Name of the log of a node's training and sent updates."""
 _POLL_SECONDS = 0.3
 
 
@@ -31,6 +33,20 @@ def print_processes(folder: "SupervisedFolder") -> None:
             typer.echo(f"  {name:<10} process {status.pid} since {since}{starts}")
 
 
+def print_logs(logs: Sequence[Path]) -> None:
+    """Print one line per log: its name, size, time of the last change, and file.
+
+    Raises:
+        SettingsError: there is none.
+    """
+    if not logs:
+        raise SettingsError("nothing has been started here yet, so there is no log")
+    for file in logs:
+        found = file.stat()
+        changed = datetime.fromtimestamp(found.st_mtime).strftime("%Y-%m-%d %H:%M:%S")
+        typer.echo(f"{file.stem:<12} {found.st_size / 1000:10.1f} kB  {changed}  {file}")
+
+
 def print_log(logs: Sequence[Path], name: str, lines: int, follow: bool) -> None:
     """Print the last lines of a log, and with `follow` new lines until Ctrl-C.
 
@@ -46,7 +62,8 @@ def print_log(logs: Sequence[Path], name: str, lines: int, follow: bool) -> None
     found = {file.stem: file for file in logs}
     if name not in found:
         there = f"there are: {', '.join(sorted(found))}" if found else "nothing has been started here yet"
-        raise SettingsError(f"{name}: no such log; {there}")
+        early = " (it begins with the first session)" if found and name == CLIENT_LOG else ""
+        raise SettingsError(f"{name}: no such log{early}; {there}")
     file = found[name]
     with file.open(encoding="utf-8", errors="replace") as log:
         for line in deque(log, lines):

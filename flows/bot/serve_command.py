@@ -86,7 +86,7 @@ def serving_processes(
     from zk0.federation.network.supervised_folder import ProcessSpec
 
     if not (root / "prefect.yaml").is_file():
-        raise SettingsError(f"{root}: no prefect.yaml here; expected the root of a zk0 clone")
+        raise SettingsError(f"{root}: no prefect.yaml; expected the root of a zk0 clone or a folder of `zk0 init`")
     ui = ("flows.cli.main", "ui", "--home", str(prefect_home), "--port", str(ui_port))
     watcher = ("flows.bot.main", "watch", *watch, "--api-key-file", str(api_key_file(prefect_home)))
     return (

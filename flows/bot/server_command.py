@@ -176,10 +176,16 @@ def audit_server(
 ) -> None:
     """Print what the operator did and all answers that this server received, after a check of chains and signatures."""
     with errors_to_exit_codes():
-        from flows.bot.audit_view import print_journal_comparison, print_operator_acts, print_received_answers
+        from flows.bot.audit_view import (
+            print_client_journals,
+            print_journal_comparison,
+            print_operator_acts,
+            print_received_answers,
+        )
         from zk0.audit.journal import ReceivedJournal, SentJournal
         from zk0.audit.journal_comparison import compare_journals
         from zk0.federation.protocol.received_log import RECEIVED_JOURNAL
+        from zk0.federation.protocol.shown_journals import check_client_journal, client_heads
 
         server = server_folder(home)
         server.settings()
@@ -194,8 +200,10 @@ def audit_server(
             typer.echo(f"{journal.path}: no answers yet")
         else:
             print_received_answers(found, journal.public_key.read_text(encoding="ascii"))
+            print_client_journals(found)
         if sent is not None:
             print_journal_comparison(compare_journals(client, SentJournal(sent).read(), found))
+            check_client_journal(SentJournal(sent), client_heads(found).get(client, []))
 
 
 def print_server(server: "ServerFolder") -> None:

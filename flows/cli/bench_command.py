@@ -18,7 +18,7 @@ def bench(
     name: Annotated[
         str,
         typer.Argument(
-            help="aggregate, check, compress, evaluate, overhead, train or wire; its own options follow, or --help."
+            help="aggregate, check, compress, evaluate, inference, overhead, train or wire; then its options or --help."
         ),
     ],
 ) -> None:

@@ -67,13 +67,14 @@ def check_command(
         import json
 
         from flows.cli.frame_progress_display import shown_frames
+        from flows.packaged_files import find_session_file
         from zk0.data.check import check_dataset
         from zk0.data.check.contract_rules import with_contract
         from zk0.data.locate import locate_unchecked
         from zk0.settings.loading import load_session
 
         renames = parse_renames(rename or [])
-        contract = load_session(session).contract if session else None
+        contract = load_session(find_session_file(session)).contract if session else None
         root = locate_unchecked(uri, cache.expanduser())
         with shown_frames() as progress:
             report = check_dataset(root, dataset=uri, quick=quick, rename_map=renames, progress=progress)
@@ -84,6 +85,8 @@ def check_command(
             typer.echo(json.dumps(report.model_dump(mode="json") | tags, indent=2))
         else:
             print_report(report)
+            if contract is None:
+                typer.echo("no federation's rules were checked: --session FILE compares the dataset with its contract")
     if report.errors:
         raise typer.Exit(1)
 

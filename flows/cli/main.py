@@ -5,10 +5,13 @@ from typing import Annotated
 
 import typer
 
+from flows.cli.arm_command import arm_app
+from flows.cli.audit_command import audit
 from flows.cli.bench_command import bench
 from flows.cli.compare_command import compare_sessions
 from flows.cli.data_command import data_app
 from flows.cli.errors_to_exit_codes import errors_to_exit_codes
+from flows.cli.init_command import init
 from flows.cli.plan_command import plan
 from flows.cli.proxies import exempt_loopback_from_proxies
 from flows.cli.push_command import push_saved_checkpoint
@@ -34,10 +37,13 @@ zk0_app = typer.Typer(
 
 zk0_app.add_typer(data_app)
 zk0_app.add_typer(videos_app)
+zk0_app.add_typer(arm_app)
+zk0_app.command("init")(init)
 zk0_app.command("ui")(ui)
 zk0_app.command("plan")(plan)
 zk0_app.command("push")(push_saved_checkpoint)
 zk0_app.command("verify")(verify)
+zk0_app.command("audit")(audit)
 zk0_app.command("rollout")(rollout)
 zk0_app.command("compare")(compare_sessions)
 zk0_app.command("versus")(versus)
@@ -57,7 +63,8 @@ def zk0(version: VersionOption = False) -> None:
 @zk0_app.command("run")
 def zk0_run(
     config: Annotated[
-        Path | None, typer.Argument(help="Session file, such as deployments/sessions/demo.toml.", show_default=False)
+        Path | None,
+        typer.Argument(help="Session file, or the name of one of zk0: demo.", show_default=False),
     ] = None,
     settings: Annotated[
         list[str] | None,

@@ -51,12 +51,13 @@ def rollout(
         import json
         from datetime import datetime
 
+        from flows.packaged_files import find_session_file
         from zk0.settings.dataset_settings import SimulatorSettings
         from zk0.settings.evaluation_settings import VideoSettings
         from zk0.settings.loading import load_session
         from zk0.simulator.tasks import find_task
 
-        file = load_session(session) if session else None
+        file = load_session(find_session_file(session)) if session else None
         wanted = rollout_settings(file, task or [], seeds, dataset)
         for name in wanted.tasks:
             find_task(name)

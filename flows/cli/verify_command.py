@@ -1,6 +1,6 @@
 """`zk0 verify`: compare the files of a session or of a saved policy with the digests recorded for them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +10,7 @@ from flows.cli.errors_to_exit_codes import errors_to_exit_codes
 from zk0.errors import CheckpointError, SettingsError
 
 if TYPE_CHECKING:
-    from zk0.publish.verify_files import VerifiedPart
+    from zk0.publish.audit_records import VerifiedPart
 
 
 def verify(
@@ -26,13 +26,22 @@ def verify(
     Prints a line for each verified part with what its digest covers. The exit code is 1 if one differs.
     """
     with errors_to_exit_codes():
-        parts = []
-        for part in _verified_parts(folder.resolve(), on_hub):
-            parts.append(part)
-            typer.secho(part.line(), fg="red" if part.problem else None)
-        if wrong := [part.name for part in parts if part.problem]:
-            raise CheckpointError(f"{folder}: {len(wrong)} of {len(parts)} parts differ: {', '.join(wrong)}")
-        typer.echo(f"{folder}: {len(parts)} parts as recorded")
+        print_parts(folder, _verified_parts(folder.resolve(), on_hub))
+
+
+def print_parts(folder: Path, found: "Iterable[VerifiedPart]") -> None:
+    """Print a line for each part.
+
+    Raises:
+        CheckpointError: parts are not as recorded; names them.
+    """
+    parts = []
+    for part in found:
+        parts.append(part)
+        typer.secho(part.line(), fg="red" if part.problem else None)
+    if wrong := [part.name for part in parts if part.problem]:
+        raise CheckpointError(f"{folder}: {len(wrong)} of {len(parts)} parts differ: {', '.join(wrong)}")
+    typer.echo(f"{folder}: {len(parts)} parts as recorded")
 
 
 def _verified_parts(path: Path, on_hub: bool) -> "Iterator[VerifiedPart]":

@@ -63,7 +63,7 @@ def local_prefect(root: Path, home: Path, port: int | None, on_status: Callable[
         PrefectServerError: the server or the worker does not start, or a deployment is rejected.
     """
     if not (root / "prefect.yaml").is_file():
-        raise SettingsError(f"{root}: no prefect.yaml here; expected the root of a zk0 clone")
+        raise SettingsError(f"{root}: no prefect.yaml; expected the root of a zk0 clone or a folder of `zk0 init`")
     logs = home / "zk0-ui"
     with _home_locked(logs):
         chosen = choose_port(port)

@@ -7,7 +7,7 @@ import pytest
 from hub_state import Repository
 
 from zk0.data.check import check_dataset
-from zk0.data.locate import downloaded_commit, locate, locate_metadata
+from zk0.data.locate import downloaded_commit, hub_bytes, locate, locate_metadata
 from zk0.errors import DatasetError, HubUnavailable
 
 INFO = b'{"codebase_version": "v3.0"}'
@@ -134,3 +134,11 @@ def test_the_report_names_the_commit(healthy, tmp_path) -> None:
     (root / ".cache").mkdir()
     (root / ".cache" / "zk0-commit").write_text("a" * 40 + "\n")
     assert check_dataset(root, dataset="x", quick=True).commit == "a" * 40
+
+
+def test_the_hub_names_the_size_of_a_dataset(hub, tmp_path) -> None:
+    assert hub_bytes(f"hf:{NAME}") == len(INFO) + 2
+    assert hub_bytes(f"hf:{NAME}@v1") == len(INFO) + 1
+    with pytest.raises(DatasetError):
+        hub_bytes("hf:lab/other")
+    assert list(tmp_path.rglob("*.parquet")) == []

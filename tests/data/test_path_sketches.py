@@ -41,37 +41,35 @@ def test_a_near_copy_is_found_among_others(change: Callable[[Path], Path]) -> No
     first = [random_path(seed) for seed in range(20)]
     second = [random_path(seed) for seed in range(100, 120)]
     second[7] = change(first[3])
-    found = find_near_copies(("a", sketches(*first)), ("b", sketches(*second)))
-    assert found is not None
-    assert found.episodes == ((3, 7),)
-    assert str(found) == "episode 3 of a is nearly a copy of episode 7 of b"
+    found = find_near_copies([("a", sketches(*first))], [("other", {}), ("b", sketches(*second))])
+    assert found.keys() == {(0, 1)}
+    assert found[0, 1].episodes == ((3, 7),)
+    assert str(found[0, 1]) == "episode 3 of a is nearly a copy of episode 7 of b"
 
 
 def test_different_paths_are_no_copies() -> None:
     first, second = (sketches(*(random_path(s) for s in range(k, k + 150))) for k in (0, 1000))
-    assert find_near_copies(("a", first), ("b", second)) is None
+    assert find_near_copies([("a", first)], [("b", second)]) == {}
 
 
 def test_arms_that_stand_still_are_no_copies() -> None:
     still = sketches(*[np.zeros((100, 6))] * 3)
     assert set(still.values()) == {""}
-    assert find_near_copies(("a", still), ("b", still)) is None
+    assert find_near_copies([("a", still)], [("b", still)]) == {}
 
 
 def test_units_do_not_change_what_is_found() -> None:
     path = np.radians(random_path(1))
     one, other = ({0: path_sketch(p, "radians")} for p in (path, path[10:-10]))
-    assert find_near_copies(("a", one), ("b", other)) is not None
+    assert find_near_copies([("a", one)], [("b", other)])[0, 0].episodes == ((0, 0),)
 
 
 def test_real_and_simulated_episodes_are_no_copies_of_each_other(real_data) -> None:
     """Every episode of all real sets and of the simulated ones against those of the same set."""
     for root in sorted(path for path in real_data.iterdir() if path.is_dir()):
         of = dict(enumerate(path_sketches(root, stored_episodes(root))))
-        assert all(
-            find_near_copies(("a", {e: s}), ("b", {o: t for o, t in of.items() if o > e})) is None
-            for e, s in of.items()
-        )
+        found = find_near_copies([("a", of)], [("b", of)])
+        assert all(one == other for copies in found.values() for one, other in copies.episodes)
 
 
 def test_halved_real_episodes_are_found(real_data) -> None:
@@ -80,6 +78,5 @@ def test_halved_real_episodes_are_found(real_data) -> None:
     frames = read_episodes(root, episodes)
     whole = dict(zip(episodes, path_sketches(root, episodes), strict=True))
     cut = {e: path_sketch(frames[e].state[len(frames[e].state) // 8 :], "degrees") for e in episodes}
-    found = find_near_copies(("a", whole), ("b", cut))
-    assert found is not None
-    assert set(found.episodes) == {(e, e) for e in episodes}
+    found = find_near_copies([("a", whole)], [("b", cut)])
+    assert set(found[0, 0].episodes) == {(e, e) for e in episodes}

@@ -128,6 +128,7 @@ def test_results_video_and_dataset_are_written_once(session: Session, round_of: 
     result = json.loads((folder / f"{stems[0]}.json").read_text())
     assert result["video"] == f"evaluate/round_1/lifts/{stems[0]}.mp4"
     assert (result["success"], result["duration_seconds"], result["policy_loss"]) == (False, 0.7, None)
+    assert result["duration"] == result["duration_seconds"]
     assert result["smoothness"] < -1
     with imageio.get_reader(folder / f"{stems[0]}.mp4") as video:
         assert video.count_frames() == 8

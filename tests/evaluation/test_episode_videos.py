@@ -32,7 +32,7 @@ def renderer(policy: Any, statistics: Statistics, recordings: dict[str, Path], s
     cache = FeatureCache(shared_cache / "features", policy, ("overhead", "wrist"))
     reader = EpisodeReader(recordings["evaluation"])
     examples = CachedExamples(reader, (0, 1, 2), policy, pre, cache)
-    return VideoRenderer(policy, examples, reader, statistics, PLAN, (7, 3), SO101_JOINTS)
+    return VideoRenderer(policy, examples, reader, statistics, PLAN, (7, 3), SO101_JOINTS, 1)
 
 
 def evaluate(renderer: VideoRenderer) -> SetScore:
@@ -77,6 +77,25 @@ def test_the_predictions_are_those_that_were_evaluated(renderer: VideoRenderer) 
         assert sum(len(e) for e in errors) == measured.actions
 
 
+def test_frames_that_are_not_evaluated_continue_the_newest_chunk(
+    policy: Any, statistics: Statistics, recordings: dict[str, Path], shared_cache: Path, renderer: VideoRenderer
+) -> None:
+    """Only every fourth frame has features, and nothing else is decoded for the encoder."""
+    from dataclasses import replace
+
+    from zk0.policy.processors import make_processors
+
+    pre, _ = make_processors(policy, statistics)
+    cache = FeatureCache(shared_cache / "features", policy, ("overhead", "wrist"))
+    every_fourth = CachedExamples(renderer.reader, (0,), policy, pre, cache, every=4)
+    (episode,) = renderer.reader.read([0])
+    found = replace(renderer, examples=every_fourth, every_frames=4)._recording(episode, "").predicted
+    all_frames = renderer._recording(episode, "").predicted
+    assert found.shape == (13, 7, 6)
+    for t in range(13):
+        np.testing.assert_allclose(found[t], all_frames[t - t % 4][t % 4 : t % 4 + 7], rtol=1e-5, atol=1e-5)
+
+
 def test_a_video_that_cannot_be_rendered_is_reported(
     renderer: VideoRenderer, recordings: dict[str, Path], tmp_path: Path, record: Callable[..., Path]
 ) -> None:
@@ -85,7 +104,7 @@ def test_a_video_that_cannot_be_rendered_is_reported(
     for video in (root / "videos").rglob("*.mp4"):
         video.write_bytes(b"no video")
     broken = VideoRenderer(
-        renderer.policy, renderer.examples, EpisodeReader(root), renderer.statistics, PLAN, (7, 3), SO101_JOINTS
+        renderer.policy, renderer.examples, EpisodeReader(root), renderer.statistics, PLAN, (7, 3), SO101_JOINTS, 1
     )  # fmt: skip
     videos = render(broken, tmp_path, found)
     assert [f.video for f in videos] == [None, None]

@@ -6,8 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from zk0.data.episode_reader import EpisodeReader
+from zk0.data.statistics import pool_moments
 from zk0.errors import CheckpointError, DatasetError, EvaluationError, PolicyError
 from zk0.evaluation.evaluation_sets import prepare_evaluation_set
 from zk0.evaluation.global_model import (
@@ -18,6 +21,7 @@ from zk0.evaluation.global_model import (
 )
 from zk0.evaluation.session_setup import SessionSetup
 from zk0.records import Statistics
+from zk0.robot.read_reference import read_policy_reference
 from zk0.settings.dataset_settings import DataSettings, EvaluationSetSettings
 from zk0.settings.loading import parse_session
 from zk0.settings.session import Session
@@ -158,6 +162,16 @@ def test_weights_of_a_round_are_evaluated_and_saved(
 
     save_policy_checkpoint(session, session_setup, weights, tmp_path / "policy", {"README.md": "card"})
     assert executed(tmp_path / "policy") == 10, "what the policy declares"
+    reference = read_policy_reference(str(tmp_path / "policy"))
+    assert [camera.name for camera in reference.cameras] == ["overhead", "wrist"]
+    assert (reference.joints, reference.units, reference.fps) == (session.contract.joints, "degrees", 10)
+    assert reference.state == pool_moments([m.statistics for m in session_setup.members]).state
+    reader = EpisodeReader(Path(session_setup.sets[0].root))
+    starts = np.stack([episode.states[0] for episode in reader.read((0, 1, 2))])
+    assert reference.start.min == pytest.approx(starts.min(0).tolist())
+    first = reader.frames(reader.read((1,))[0], "wrist")[0].transpose(1, 2, 0)
+    assert reference.cameras[1].pictures[1][:3] == tuple(first[:16, :16].mean((0, 1)).round().astype(int).tolist())
+    assert "robot.json" in (tmp_path / "policy" / "SHA256SUMS").read_text()
     rollouts = session.rollout.model_copy(update={"tasks": ("lift-red",), "replan_steps": 4})
     rolled_out = session.model_copy(update={"rollout": rollouts})
     save_policy_checkpoint(rolled_out, session_setup, weights, tmp_path / "rolled-out", {})

@@ -11,7 +11,10 @@ from typing import Any
 import pytest
 from flwr.app import ConfigRecord, RecordDict
 
-from zk0.records import Checkpoint, Member, PolicyRecipe, RoundDecision, Statistics, Update
+from zk0.audit.ledger import Ledger
+from zk0.audit.ledger_heads import HeadSigner
+from zk0.audit.signing_key import SigningKey
+from zk0.records import Checkpoint, Member, PolicyRecipe, RoundDecision, RoundRecord, Statistics, Update
 from zk0.settings.loading import parse_session
 from zk0.settings.plans import EvaluationPlan, FeaturePlan, RoundPlan, session_terms
 from zk0.settings.session import Session
@@ -75,7 +78,7 @@ class RoundDriver:
         start = self.folder / "round-000" / "weights.safetensors"
         recipe, digest, size = build_start_policy(self.session, start)
         self.recipe: PolicyRecipe = recipe
-        self.history.append(Checkpoint(round=0, path=str(start), digest=digest, bytes=size))
+        self._finish_round(Checkpoint(round=0, path=str(start), digest=digest, bytes=size))
 
     def plans(self, **changes: Any) -> list[RoundPlan]:
         """Return the plans of the next round."""
@@ -116,8 +119,14 @@ class RoundDriver:
         number = self.history[-1].round + 1
         target = self.folder / f"round-{number:03d}" / "weights.safetensors"
         mean = aggregate(updates, Path(self.history[-1].path), target)
-        self.history.append(Checkpoint(round=number, path=str(target), digest=mean.digest, bytes=mean.bytes))
+        self._finish_round(Checkpoint(round=number, path=str(target), digest=mean.digest, bytes=mean.bytes))
         return mean
+
+    def _finish_round(self, checkpoint: Checkpoint) -> None:
+        """Append the round to the ledger, whose heads then go with each request to a node."""
+        self.history.append(checkpoint)
+        record = RoundRecord(round=checkpoint.round, checkpoint=checkpoint, seconds=1, finished_at="")
+        Ledger(self.folder / "ledger.jsonl").append(record)
 
     def decision(self) -> RoundDecision:
         return RoundDecision(round=self.history[-1].round + 1, lr=self.session.training.lr, mu=0.01, reason="by hand")
@@ -252,8 +261,11 @@ def deploy(
         server = ServerFolder(folder / "server")
         server.init(ServerSettings(hosts=("127.0.0.1",), port=free_port(), bind="127.0.0.1", **settings))
         nodes = {name: NodeFolder(folder / f"node-{name}") for name in names}
+        limits = folder / "limits.toml"
+        limits.write_text("min_round_frames = 8\n", encoding="utf-8")  # rounds of these tests are short
         for name, node in nodes.items():
             node.install_kit(server.enroll(name))
+            node.install_limits(limits)
         started = Deployment(folder, server, nodes, session_of)
         try:
             for name, node in nodes.items():
@@ -280,12 +292,21 @@ class Engine:
     grid: Any
     nodes_file: Path | None
     listeners: list[Listener] = field(default_factory=list)
+    ledger_key: SigningKey | None = None
+    """Of the server of nodes, which answer no request without a signed head of the session's ledger."""
+    heads: HeadSigner | None = None
+    """Of the session that runs on the engine."""
 
     def federation(self, timeout_seconds: float = 240, grid: Any = None) -> Any:
         """Return a new federation on the engine, or on a `grid` that wraps it."""
         from zk0.federation.protocol.collect import Federation
 
-        return Federation(grid or self.grid, ("a", "b", "c"), timeout_seconds, self.nodes_file)
+        return Federation(grid or self.grid, ("a", "b", "c"), timeout_seconds, self.nodes_file, heads=self.heads)
+
+    def show_ledger(self, driven: RoundDriver) -> None:
+        """Let the federations of this engine show the ledger of a session to nodes."""
+        if self.ledger_key is not None:
+            self.heads = HeadSigner(driven.folder / "ledger.jsonl", driven.name, self.ledger_key)
 
     def processes(self) -> set[int]:
         """Return its fork server and workers; Ray's are children of an actor, the local ones of this process."""
@@ -360,7 +381,7 @@ def deployment_engine(deploy: Callable[..., Deployment], tmp_path_factory: pytes
             (folder / "clients" / name).symlink_to(node.path / "scratch")
         session = started.session()
         with open_federation(session, "superlink", folder / "session") as found:
-            yield Engine("deployment", session, folder, found._grid, None)
+            yield Engine("deployment", session, folder, found._grid, None, ledger_key=started.server.ledger_key)
     finally:
         started.stop()
 

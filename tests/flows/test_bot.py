@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.bot.main import zk0bot_app
+from zk0.federation.network.server import ServerFolder
 
 
 @pytest.fixture
@@ -122,9 +123,14 @@ def test_what_the_operator_did(bot: Bot) -> None:
     bot("server init")
     bot("server enroll arm-1")
     bot("server revoke arm-1")
+    server = ServerFolder(bot.home / "server")
+    server.prepare(server.settings().model_copy(update={"port": 9093}))
     acts = [json.loads(line) for line in bot("server audit --json").splitlines()]
-    assert [act["act"] for act in acts] == ["init", "enroll", "revoke"]
-    assert json.loads(acts[0]["detail"])["port"] == 9092
+    assert [act["act"] for act in acts] == ["init", "enroll", "revoke", "start"]
+    assert [json.loads(acts[n]["detail"])["port"] for n in (0, 3)] == [
+        9092,
+        9093,
+    ]  # the file was edited before the start
     assert acts[1]["detail"] == acts[2]["detail"]
     assert acts[1]["detail"].startswith("arm-1 SHA256:")
     assert all(act["user"] and act["at"] for act in acts)
@@ -153,3 +159,18 @@ def test_a_cache_that_cannot_be_written(bot: Bot) -> None:
     line = "client start sim:lift-red --kit arm-1.kit --cache /proc/nope"
     assert bot.fails(line).startswith("zk0: --cache: /proc/nope cannot be made, because /proc cannot be written (")
     assert not (bot.home / "client").exists()
+
+
+def test_logs_of_server_and_node(bot: Bot) -> None:
+    assert "so there is no log" in bot.fails("logs")
+    for file in ("server/logs/gateway.log", "server/logs/supervisor.log", "client/logs/supervisor.log"):
+        (bot.home / file).parent.mkdir(parents=True, exist_ok=True)
+        (bot.home / file).write_text(f"first\n{file}\n")
+    assert [line.split()[0] for line in bot("logs").splitlines()] == ["gateway", "supervisor", "supervisor"]
+    assert bot("log -n 1") == "server/logs/gateway.log\n"
+    assert "zk0bot client log supervisor" in bot.fails("log supervisor")
+    (bot.home / "client/kit.json").touch()
+    assert "client: no such log (it begins with the first session); there are: gateway" in bot.fails("log")
+    (bot.home / "client/scratch").mkdir()
+    (bot.home / "client/scratch/client.log").write_text("trained\n")
+    assert bot("log") == bot("client log") == "trained\n"

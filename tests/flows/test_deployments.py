@@ -29,6 +29,7 @@ EXPECTED = {
         {"config", "overrides", "seeds", "folder", "larger_batches"},
         "ENQUEUE",
     ),
+    "zk0-benchmark/settings-comparison": ({"vary", "config", "overrides", "seeds", "folder"}, "ENQUEUE"),
     "zk0-benchmark/nightly": ({"sessions", "benchmarks", "repeats", "least", "ledger", "accept"}, "CANCEL_NEW"),
 }
 """Parameters of the form in the UI, and the collision strategy for a second run."""

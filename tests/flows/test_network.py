@@ -13,7 +13,9 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from typer.testing import CliRunner
 
+from flows.cli.main import zk0_app
 from zk0.audit.ledger import Ledger
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
@@ -135,9 +137,15 @@ def test_killed_and_late_nodes_and_no_secret_is_disclosed(
         assert re.search(rf"the server lists {updates} of \d+ updates, {updates} of them under a root", lines), lines
         assert re.search(r"4 heads, ledger of 4 lines, 0 of \d+ without a head", lines), lines
         assert "they contradict each other nowhere" in lines
+        assert re.search(r"\d+ heads came with \d+ requests; none contradicts", lines), lines
     assert machines["b"].log.count("round 1 step 60/60") == 1
     lines = " ".join(server("server", "audit").split())
     assert re.search(r"hash chain and signatures are valid .*; (\d+) of (\d+) answers were accepted", lines), lines
+    for name in "abc":
+        assert re.search(rf"journal of {name}: \d+ heads came with its answers; none contradicts", lines), lines
+    (folder,) = (tmp_path / "network").iterdir()
+    audited = CliRunner().invoke(zk0_app, ["audit", str(folder)])
+    assert (audited.exit_code, audited.output.count("signed by the key")) == (0, 1), audited.output
     release = json.loads(next((tmp_path / "network").glob("*/release.json")).read_text())
     assert release["repo_id"] == "lab/arm"  # so the session asked for the token at its start
     assert list((tmp_path / "network").glob("*/wandb/offline-run-*"))
@@ -194,7 +202,7 @@ def test_online_nodes_start_a_session_automatically(
     server = machines["server"]
     server("server", "init", "--port", str(free_port()))
     server("server", "start")
-    small = small_session(tmp_path, "started", **{"rounds": 1, "training.local_steps": 3})
+    small = small_session(tmp_path, "started", **{"rounds": 1, "training.local_steps": 32})
     settings = [word for name, value in small.items() for word in ("--set", f"{name}={toml(value)}")]
     out = tmp_path / "watch.log"
     with out.open("wb") as file:

@@ -105,4 +105,6 @@ def test_not_in_a_clone(tmp_path: Path) -> None:
         text=True,
     )
     assert done.returncode == 2
-    assert done.stderr == f"zk0: {tmp_path}: no prefect.yaml here; expected the root of a zk0 clone\n"
+    assert (
+        done.stderr == f"zk0: {tmp_path}: no prefect.yaml; expected the root of a zk0 clone or a folder of `zk0 init`\n"
+    )

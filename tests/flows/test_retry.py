@@ -8,15 +8,23 @@ from prefect import Task
 from prefect.states import exception_to_failed_state
 
 import flows.federated_session
+import tasks.baseline_benchmark
 import tasks.evaluation
 import tasks.intake
+import tasks.nightly
 import tasks.preparation
+import tasks.releasing
 import tasks.reporting
 import tasks.rounds
+import tasks.tracking
+import tasks.tuning
 from tasks.retry import is_transient
 from zk0.errors import CheckpointError, DatasetError, RoundIncomplete, TransientError, UpdateError
 
-MODULES = (flows.federated_session, tasks.preparation, tasks.intake, tasks.evaluation, tasks.reporting, tasks.rounds)
+MODULES = (
+    flows.federated_session, tasks.preparation, tasks.intake, tasks.evaluation, tasks.reporting, tasks.rounds,
+    tasks.tracking, tasks.releasing, tasks.nightly, tasks.tuning, tasks.baseline_benchmark,
+)  # fmt: skip
 
 
 def caused_by(error: Exception, cause: Exception) -> Exception:
@@ -48,13 +56,14 @@ def test_which_errors_are_retried(error: Exception, retried: bool) -> None:
 
 def test_no_task_retries_on_another_error() -> None:
     found = {name: t for module in MODULES for name, t in vars(module).items() if isinstance(t, Task)}
-    assert len(found) >= 12
+    assert len(found) >= 25
     careless = [name for name, t in found.items() if t.retries and t.retry_condition_fn is not is_transient]
     assert careless == []
     without = {name for name, t in found.items() if not t.retries and t.retry_condition_fn is None}
     assert without == {
         "federated_round",  # its steps are retried
         "check_datasets_disjoint", "pool_statistics",  # pure functions
-        "show_findings", "show_preview", "update_round_artifacts",  # Prefect's client itself retries its requests
+        # Prefect's client itself retries its requests
+        "show_findings", "show_preview", "show_night", "update_round_artifacts",
     }  # fmt: skip
     assert found["train_clients"].retry_condition_fn is is_transient

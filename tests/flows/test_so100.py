@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from published_hub import DATASETS, OLDER, SIDE, hub_in_use, publish_base_policy, publish_datasets
+from published_hub import DATASETS, OLDER, OPTIONAL, SIDE, hub_in_use, publish_base_policy, publish_datasets
 
 from zk0.records import Moments
 
@@ -128,6 +128,21 @@ def test_the_network_session_differs_only_in_its_clients_and_messages() -> None:
     assert network.clients == ()
     changed = {name for name in type(local).model_fields if getattr(local, name) != getattr(network, name)}
     assert changed == {"name", "clients", "federation"}
+
+
+@pytest.mark.parametrize(("optional", "count"), [(False, 3), (True, 6)])
+def test_optional_evaluation_sets_are_used_by_one_setting(real_hub: Any, tmp_path: Path, optional: bool, count: int):
+    from flows.session_loading import check_session_inputs, load_session_to_run
+
+    overrides = {"evaluation.optional_datasets": optional, "cache_dir": str(tmp_path / "cache")}
+    for name in ("so100", "so100-network"):
+        session = load_session_to_run(ROOT / f"deployments/sessions/{name}.toml", overrides)
+        sets = session.evaluation_sets()
+        assert len(sets) == count
+        assert {one.dataset.removeprefix("hf:") for one in sets if one.optional} == (
+            set(OPTIONAL) if optional else set()
+        )
+        check_session_inputs(session)
 
 
 def _mean_plus_std(moments: Moments) -> torch.Tensor:

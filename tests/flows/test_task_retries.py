@@ -1,13 +1,17 @@
 """Task runs on a real server: tasks that fail once and succeed in the second attempt, and task runs of clients."""
 
 import errno
+import itertools
 import os
+import socket
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 from published_hub import publish_base_policy
+from wandb_server import wandb_server
 
 from zk0.records import Refusal
 from zk0.settings.loading import parse_session
@@ -153,6 +157,87 @@ def test_a_start_policy(hub: Any, session: Session, in_flow: Any, tmp_path: Path
     )
     assert counts == [2]
     assert state.is_completed()
+
+
+def test_a_tracker_that_comes_back(
+    session: Session, in_flow: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing listens at the first attempt; before the second one, a server does."""
+    import wandb
+    from prefect.utilities.annotations import quote
+
+    from tasks.retry import is_transient
+    from tasks.tracking import start_tracking
+    from zk0.publish.trackers import current_trackers
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    settings = {"BASE_URL": f"http://127.0.0.1:{port}", "API_KEY": "a" * 40, "INIT_TIMEOUT": "4"}
+    for name, value in settings.items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    online = session.model_copy(update={"tracking": session.tracking.model_copy(update={"wandb": "online"})})
+    (folder := tmp_path / "2026-11-22_10-00-00_arms").mkdir()
+    with ExitStack() as server, ExitStack() as stack:
+
+        async def before_second_attempt(*state: Any) -> bool:
+            passing = await is_transient(*state)
+            server.enter_context(wandb_server(port))
+            return passing
+
+        called = start_tracking.with_options(retry_condition_fn=before_second_attempt)
+        counts, state = in_flow(called, online, str(folder), quote(stack))
+        assert counts == [2], state.message
+        assert state.is_completed()
+        assert current_trackers(folder.name)
+    wandb.teardown()
+
+
+def test_each_step_of_a_client_that_joins_is_a_task_run(
+    prefect_api: str, recordings: dict[str, Path], session: Session, tmp_path: Path, wait_until: Callable[..., Any]
+) -> None:
+    from prefect import flow
+    from prefect.client.orchestration import SyncPrefectClient
+    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+    from prefect.runtime import flow_run
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    from tasks.preparation import join_clients
+    from zk0.federation.open import open_federation
+
+    places = {"a": recordings["a"], "b": tmp_path / "nowhere"}
+    clients = tuple(
+        one.model_copy(update={"dataset": f"local:{places[one.name]}", "place": None}) for one in session.clients
+    )
+    session = session.model_copy(update={"clients": clients})
+
+    @flow
+    def joining() -> str:
+        state = join_clients("s", session, (), return_state=True)
+        assert "nowhere" in state.message
+        return str(flow_run.id)
+
+    with temporary_settings({PREFECT_API_URL: prefect_api}), open_federation(session, "s", tmp_path / "s"):
+        of_flow = FlowRunFilter(id=FlowRunFilterId(any_=[joining()]))
+    with SyncPrefectClient(prefect_api) as client:
+
+        def ended() -> Any:
+            runs = client.read_task_runs(flow_run_filter=of_flow)
+            found = {run.name: run for run in runs if run.state and run.state.is_final()}
+            return found if len(found) == 9 else None
+
+        found = wait_until(ended, 120)
+    steps = [found[f"a: {step}"] for step in ("fetch", "repair", "check", "split", "statistics")]
+    assert all(run.state.is_completed() for run in (*steps, found["a joins"]))
+    assert [run.state.message for run in steps[1:]] == [
+        "nothing repaired", "no error, 2 warnings", "2 episodes to train on, 1 held out", "moments of 27 frames",
+    ]  # fmt: skip
+    assert all(before.end_time <= after.start_time for before, after in itertools.pairwise(steps))
+    assert {one.id for run in steps for one in run.task_inputs["__parents__"]} == {found["a joins"].id}
+    for name in ("b: fetch", "b joins"):
+        assert found[name].state.is_failed()
+        assert "nowhere" in found[name].state.message
 
 
 def test_hidden_clients_have_no_task_run_and_their_lines_are_with_the_round(

@@ -5,14 +5,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from four_arms_session import round_record
 from scipy import stats
 
 from flows.federated_vs_centralized import check_comparable
 from tasks import baseline_benchmark
+from tasks.variant_benchmark import VariantRequest, compare_variants, write_variant_request
 from zk0.audit.ledger import Ledger
 from zk0.errors import SettingsError
-from zk0.settings.loading import parse_session
+from zk0.settings.loading import override_session, parse_session
 from zk0.settings.session import Session
+from zk0.stats.variant_comparison import variants_of
+from zk0.storage.session_folder import SessionFolder
 
 UNSEEN = {"evaluation": {"datasets": [{"dataset": "sim:lift-green"}]}}
 CLIENTS = {"clients": [{"name": n, "dataset": f"sim:lift-{n}"} for n in ("red", "white")]}
@@ -54,6 +58,41 @@ def test_a_folder_holds_one_benchmark(tmp_path: Path) -> None:
     baseline_benchmark.write_request(request)
     with pytest.raises(SettingsError, match="holds a benchmark with other settings"):
         baseline_benchmark.write_request(request.model_copy(update={"larger_batches": True}))
+
+
+def variant_request(folder: Path, **settings: list[Any]) -> VariantRequest:
+    variants = variants_of(settings or {"aggregation.strategy": ["fedavg", "median"]})
+    sessions = [override_session(session(), one.overrides, "test") for one in variants]
+    return VariantRequest(folder=str(folder), variants=variants, sessions=tuple(sessions))
+
+
+def test_variants_are_compared_from_the_folders_of_their_sessions(tmp_path: Path) -> None:
+    request = variant_request(tmp_path)
+    write_variant_request(request)
+    for number, seed in ((0, 1), (1, 1), (0, 2), (1, 2)):
+        made = SessionFolder(request.variant_folder(number, seed) / "federated" / f"2026-11-29_{seed}_session")
+        made.create(request.sessions[number])
+        last = round_record(3).model_copy(update={"evaluation": round_record((3, 1)[number]).evaluation})
+        for record in (*map(round_record, range(3)), last):
+            Ledger(made.ledger).append(record)
+    rows = [one for one in compare_variants((1, 2), request) if one.metric == "policy_loss"]
+    losses = [round_record(number).evaluation.policy_loss for number in (3, 1)]
+    assert [(one.variant, one.seeds) for one in rows[-2:]] == [
+        ("aggregation.strategy=fedavg", 2),
+        ("aggregation.strategy=median", 2),
+    ]
+    assert rows[-1].change == pytest.approx(losses[1] - losses[0])
+    assert json.loads((tmp_path / "results.json").read_text())["seeds"] == [1, 2]
+    assert (tmp_path / "table.tex").is_file()
+
+
+def test_a_folder_takes_more_variants_but_no_other_settings(tmp_path: Path) -> None:
+    write_variant_request(variant_request(tmp_path))
+    write_variant_request(variant_request(tmp_path, **{"aggregation.strategy": ["fedavg", "median", "krum"]}))
+    request = variant_request(tmp_path)
+    changed = tuple(one.model_copy(update={"rounds": 3}) for one in request.sessions)
+    with pytest.raises(SettingsError, match="holds sessions with other settings"):
+        write_variant_request(request.model_copy(update={"sessions": changed}))
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from scipy.stats import t
 
 from flows.cli.terminal import print_session_result
 from zk0.audit.ledger import Ledger
-from zk0.publish.wandb_tracker import round_values
+from zk0.publish.round_values import round_values
 from zk0.records import Member, RoundRecord
 from zk0.report.charts.session_charts import action_error_by_round_figure, policy_loss_figure
 from zk0.report.key_results import key_results

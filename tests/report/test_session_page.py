@@ -115,7 +115,7 @@ def test_statistics_and_digests(page: HtmlPage, report_folder: Path) -> None:
     assert row["joint"] == "shoulder lift"
     assert row["state mean ± std"] == "3.00 ± 11.00"
     assert row["action min"] == "−36.50"
-    assert [r["BLAKE3 of the global weights"] for r in page.rows("Weights")] == [f"{n}c" * 32 for n in range(4)]
+    assert [r["Digest of the global weights"] for r in page.rows("Weights")] == [f"{n}c" * 32 for n in range(4)]
     assert Ledger(report_folder / "ledger.jsonl").root() in page.text
     assert f"zk0 run --resume {report_folder}" in page.text
 

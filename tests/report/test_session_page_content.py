@@ -12,6 +12,7 @@ from html_page import HtmlPage, read_page
 from PIL import Image
 
 from zk0.records import EpisodeVideo, Member, Refusal, RoundRecord
+from zk0.report.page.report_terms import REPORT_TERMS
 from zk0.report.page.session_page import write_session_report
 from zk0.report.video.encoder import write_video
 from zk0.settings.session import Session
@@ -73,15 +74,19 @@ def test_the_same_attempt_before_and_after_training_comes_first(facts: dict[str,
 def test_commands_with_the_policy(facts: dict[str, Any], folder: Path) -> None:
     SessionFolder(folder).checkpoint(3).mkdir(parents=True)
     session = facts["session"]
-    degrees = session.contract.model_copy(update={"units": "normalized"})
-    facts["session"] = session.model_copy(update={"contract": degrees})
     write_session_report(folder / "report.html", folder=folder, session_toml="", **facts)
     text = read_page(folder / "report.html").text
-    assert f"lerobot-rollout \\\n  --policy.path={folder}/models/checkpoint_round_3" in text
-    assert '--robot.use_degrees=false --robot.cameras="{overhead: {type: opencv, index_or_path: 0,' in text
+    assert f"zk0 arm run {folder}/models/checkpoint_round_3 --port /dev/ttyACM0 --camera overhead=0" in text
     assert f"zk0 push {folder} --repo-id USER/NAME" in text
     assert f"zk0 run --from {folder}" in text
     assert ("zk0 rollout" in text) == bool(session.rollout.tasks)
+
+
+def test_terms_are_explained_where_they_stand(page: HtmlPage) -> None:
+    explained = {str(attrs["title"]) for tag, attrs in page.tags if tag == "abbr"}
+    assert {REPORT_TERMS[term] for term in ("round", "policy loss", "update norm", "cosine to mean")} <= explained
+    glossary = (Path(__file__).parents[2] / "docs/glossary.md").read_text(encoding="utf-8").splitlines()
+    assert [term for term, meaning in REPORT_TERMS.items() if f"| {term} | {meaning} |" not in glossary] == []
 
 
 def test_no_external_resource_is_loaded(page: HtmlPage) -> None:

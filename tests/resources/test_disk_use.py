@@ -64,11 +64,10 @@ def test_features_are_those_of_the_frames_that_are_used(tmp_path: Path, full: Po
     session, sizes = so100(tmp_path)
     trained = 4 * 49 * FRAMES_PER_EPISODE
     evaluated = (4 + 3 * EPISODES) * 63  # every fourth frame of 250
-    rendered = 7 * FRAMES_PER_EPISODE
-    assert feature_frames(session, sizes) == trained + evaluated + rendered
+    assert feature_frames(session, sizes) == trained + evaluated
     per_frame = 2 * 64 * 960 * 2
     found = parts(session, sizes, full)["features"][0]
-    assert 0 <= found - (trained + evaluated + rendered) * per_frame < 1_000_000
+    assert 0 <= found - (trained + evaluated) * per_frame < 1_000_000
     limited, _ = so100(tmp_path / "limited", **{"training.feature_cache_gb": 5.0})
     assert parts(limited, sizes, full)["features"] == (5_000_000_000, 5_000_000_000)
     off, _ = so100(tmp_path / "off", **{"training.features": "off"})
@@ -129,5 +128,5 @@ def test_a_shared_dataset_counts_once(tmp_path: Path) -> None:
 def test_the_line_that_a_session_starts_with(tmp_path: Path, full: PolicyShapes) -> None:
     session, sizes = so100(tmp_path)
     assert disk_line(disk_use(session, sizes, full)) == (
-        "disk: up to 7.4 GB in the session's folder (3.4 GB stay), up to 18 GB in the cache (features 15 GB)"
+        "disk: up to 7.4 GB in the session's folder (3.4 GB stay), up to 17 GB in the cache (features 14 GB)"
     )

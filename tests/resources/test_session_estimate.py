@@ -141,6 +141,13 @@ def test_suggestions_fit_a_laptop_and_are_computed(full: PolicyShapes) -> None:
     assert [s.fits for s in memory.suggestions] == [False, False, True]
 
 
+def test_a_limit_of_the_sessions_folder(full: PolicyShapes) -> None:
+    needs = needs_of(full, keep_weights=True, disk_limit_gb=8.0)
+    (folder,) = [s for s in find_shortages(needs) if s.resource == "folder"]
+    assert [(s.change, s.fits) for s in folder.suggestions] == [("--set keep_weights=false", True)]
+    assert next(shortage_lines([folder])).endswith("in the session's folder, disk_limit_gb allows 8.0 GB")
+
+
 def test_a_disk_that_is_too_small_for_keys_and_values(full: PolicyShapes) -> None:
     machine = LAPTOP.model_copy(update={"free_session_bytes": 40 * 10**9, "memory_bytes": 10**11})
     (disk,) = find_shortages(needs_of(full, machine, **{"training.features": "kv"}))

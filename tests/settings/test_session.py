@@ -332,6 +332,7 @@ def test_rounds_that_are_rolled_out() -> None:
 
 
 USING_FUNCTIONS = (
+    "used_datasets",
     "evaluates_after",
     "evaluates_on_clients",
     "evaluates_on_clients_after",

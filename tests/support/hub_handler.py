@@ -104,7 +104,8 @@ class HubHandler(BaseHTTPRequestHandler):
         if (oid := found.oid(revision or "main")) is None:
             self._send(404, {"error": "Revision not found"}, {"X-Error-Code": "RevisionNotFound"})
             return
-        names = [{"rfilename": path} for path in sorted(found.files(oid))]
+        files = found.files(oid)
+        names = [{"rfilename": path, "size": len(files[path])} for path in sorted(files)]
         self._send(200, {"id": name, "private": False, "sha": oid, "siblings": names})
 
     def dataset_tree(self, name: str, revision: str, body: bytes) -> None:

@@ -28,6 +28,12 @@ DATASETS: dict[str, tuple[str, Any, tuple[str, str]]] = {
     "griffinlabs/record-trial-2": ("so101_follower", NEW, ("laptop", "phone")),
     "JamesChen007/so101-test": ("so101_follower", NEW, ("front", "wrist")),
 }
+OPTIONAL: dict[str, tuple[str, Any, tuple[str, str]]] = {
+    "chrvngr/so101_grab": ("so101_follower", NEW, ("front", "wrist")),
+    "zacapa/infer_rec_test": ("so101_follower", NEW, ("front", "wrist")),
+    "tinjyuu/record-test6": ("so101_follower", NEW, ("front", "wrist")),
+}
+"""Evaluation sets that the session loads only if it is asked to."""
 OLDER = ("lerobot/svla_so100_sorting", "griffinlabs/record-trial-2")
 """Published in format v2.1, as most datasets of their time were."""
 VLM = "HuggingFaceTB/SmolVLM2-500M-Video-Instruct"
@@ -53,7 +59,7 @@ def publish_datasets(hub: Hub, folder: Path, frames: int = FRAMES) -> None:
     """Write two short episodes of each dataset into `folder`, and publish them."""
     from zk0.data.dataset_writer import write_dataset
 
-    for seed, (name, (robot, arm, cameras)) in enumerate(DATASETS.items()):
+    for seed, (name, (robot, arm, cameras)) in enumerate((DATASETS | OPTIONAL).items()):
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
         options: dict[str, Any] = {"fps": 30, "joints": arm[0], "robot_type": robot}

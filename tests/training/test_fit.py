@@ -311,10 +311,10 @@ class TestPieces:
     ) -> None:
         """Frames at an episode's end count fewer actions, so the mean of the pieces' means would be wrong."""
         from zk0.training.batches import Batch, draw_noise_and_time
-        from zk0.training.fit import _LocalOptimizer
+        from zk0.training.local_optimizer import LocalOptimizer
 
         examples = client.training_examples(plan({"features": features}), policy)
-        optimizer = _LocalOptimizer(policy, examples, plan({"features": features}), None)
+        optimizer = LocalOptimizer(policy, examples, plan({"features": features}), None)
         indices = [11, 10, 0, 26, 25, 24, 5, 23]
         batch = Batch(indices, *draw_noise_and_time(8, policy, torch.Generator().manual_seed(1)))
         found = []

@@ -18,7 +18,8 @@ from torch.utils._pytree import tree_leaves
 from zk0.errors import UpdateError
 from zk0.settings.plans import RoundPlan
 from zk0.training.batches import draw_batches, shuffled_batches
-from zk0.training.fit import _LocalOptimizer, fit
+from zk0.training.fit import fit
+from zk0.training.local_optimizer import LocalOptimizer
 from zk0.training.staging import CopyPlan, staged_ahead
 
 AHEAD = CopyPlan("cpu", pinned=False, batches_ahead=2, steps_unread=3)
@@ -101,6 +102,57 @@ class TestTheSameNumbers:
         assert "step 1: loss" in messages[0]
 
 
+class TestCompiled:
+    def test_layers_that_torch_captures_give_the_same_bits(
+        self,
+        policy: Any,
+        examples: Any,
+        start: tuple,
+        plan: Callable[..., RoundPlan],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """Batches of 8 and 3 frames with tasks of several lengths, and LoRA; captured, but not fused."""
+        from torch._dynamo.utils import counters
+
+        from zk0.training import compilation
+        from zk0.training.cached_policy import planned_adapter
+
+        monkeypatch.setattr(compilation, "BACKEND", "eager")
+        counters.clear()
+        for changes in ({"local_steps": 4}, {"local_steps": 1, "adapter": "lora"}):
+            found = []
+            for chosen in (plan({**changes, "compile": compiled, "features": "kv"}) for compiled in (False, True)):
+
+                def train(chosen: RoundPlan = chosen, frames: Any = examples(chosen, policy)) -> Any:  # noqa: B008
+                    with planned_adapter(policy, chosen):
+                        return fit(policy, frames, chosen)
+
+                found.append(trained(policy, start, train))
+            assert found[0] == found[1]
+        assert 2 <= counters["stats"]["unique_graphs"] <= 8
+        assert not counters["graph_break"]
+
+    def test_measuring_a_gradient_changes_no_weight(
+        self, policy: Any, examples: Any, plan: Callable[..., RoundPlan], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As on a GPU, but nothing is captured: both ways are the same, and the decision is made once."""
+        from zk0.training import compilation, local_optimizer
+
+        measured = []
+        monkeypatch.setattr(compilation, "_can_compile", lambda _: True)
+        monkeypatch.setattr(compilation, "BACKEND", None)
+        monkeypatch.setattr(local_optimizer, "_backends_found", {})
+        chosen = plan({"features": "kv", "accumulate_steps": 2})
+        optimizer = LocalOptimizer(policy, examples(chosen, policy), chosen, None)
+        before = [w.detach().clone() for w in optimizer.weights]
+        measure = optimizer._gradient_seconds
+        monkeypatch.setattr(optimizer, "_gradient_seconds", lambda b: measured.append(measure(b)) or measured[-1])
+        assert [optimizer.find_backend(200) for _ in range(2)] == [None, None]
+        assert len(measured) == 2
+        assert all(0 < seconds < 60 for seconds in measured)
+        assert all(torch.equal(w, old) and w.grad is None for w, old in zip(optimizer.weights, before, strict=True))
+
+
 class TestStagedAhead:
     @pytest.mark.parametrize("ahead", [0, 1, 2, 9])
     def test_order_and_number(self, ahead: int) -> None:
@@ -139,7 +191,7 @@ class TestNoWait:
     ) -> None:
         """Staging, gradient in pieces, proximal term, clipping and AdamW: the CPU never needs a result."""
         chosen = plan({"features": features, "accumulate_steps": 2}, mu=0.5)
-        optimizer = _LocalOptimizer(policy, examples(chosen, policy), chosen, None, AHEAD)
+        optimizer = LocalOptimizer(policy, examples(chosen, policy), chosen, None, AHEAD)
         generator = torch.Generator().manual_seed(1)
         drawn = draw_batches(shuffled_batches(27, 8, generator), 2, policy, generator)
         pieces = (piece for batch in drawn for piece in optimizer.pieces(batch))
@@ -167,7 +219,7 @@ class TestCopies:
         chosen = plan({"features": features})
         frames = examples(chosen, policy)
         to_nowhere = CopyPlan("meta", pinned=False, batches_ahead=0, steps_unread=0)
-        optimizer = _LocalOptimizer(policy, frames, chosen, None, to_nowhere)
+        optimizer = LocalOptimizer(policy, frames, chosen, None, to_nowhere)
         batch = next(draw_batches(iter([list(range(8))]), 1, policy, torch.Generator()))
         (piece,) = optimizer.pieces(batch)
         with Operations() as seen:
@@ -209,6 +261,21 @@ class TestCopies:
 
 @pytest.mark.gpu
 class TestOnAGpu:
+    def test_compiled_layers_agree_up_to_rounding(
+        self, recipe: Any, examples: Any, start: tuple, plan: Callable[..., RoundPlan], shared_cache: Path
+    ) -> None:
+        from zk0.policy.smolvla.build import build_policy
+
+        policy = build_policy(recipe, shared_cache, "cuda")
+        settings = {"local_steps": 4, "device": "cuda", "amp": False, "features": "kv"}
+        found = []
+        for compiled in (False, True):
+            chosen = plan({**settings, "compile": compiled})
+            frames = examples(chosen, policy)
+            found.append(trained(policy, start, lambda c=chosen, f=frames: fit(policy, f, c))[0])
+        assert found[1].policy_loss == pytest.approx(found[0].policy_loss, rel=1e-3)
+        assert found[1].grad_norm == pytest.approx(found[0].grad_norm, rel=1e-2)
+
     @pytest.mark.parametrize("features", ["embeddings", "kv"])
     def test_pinned_batches_of_a_thread_give_the_same_bits_and_no_step_waits(
         self,
@@ -229,7 +296,7 @@ class TestOnAGpu:
             trained(policy, start, lambda c=copies: fit(policy, frames, chosen, copies=c)) for copies in (at_once, None)
         )
         assert staged == plain
-        optimizer = _LocalOptimizer(policy, frames, chosen, None)
+        optimizer = LocalOptimizer(policy, frames, chosen, None)
         generator = torch.Generator().manual_seed(1)
         drawn = draw_batches(shuffled_batches(27, 8, generator), 4, policy, generator)
         pieces = (piece for batch in drawn for piece in optimizer.pieces(batch))

@@ -1,5 +1,6 @@
 """Weights on disk: the same bytes each time, and never part of a file."""
 
+import hashlib
 import os
 import signal
 import subprocess
@@ -16,7 +17,7 @@ from hypothesis.extra import numpy as hnp
 from safetensors.numpy import load_file, save, save_file
 
 from zk0.errors import CheckpointError
-from zk0.weights.digests import digest, load_weights, open_checked
+from zk0.weights.digests import check_weights, digest, load_weights, open_checked
 from zk0.weights.files import open_weights
 from zk0.weights.tensor_spec import TensorSpec
 from zk0.weights.writer import open_weights_writer, save_weights
@@ -39,6 +40,16 @@ def test_digest_is_that_of_the_documented_form():
     text += b'["\xc3\xbc","int64",[]]\n' + np.array(3, "<i8").tobytes()
     weights = {"ü": np.array(3, np.int64), "none": np.zeros(0, np.float32), "a": long}
     assert digest(weights) == blake3(text).hexdigest()
+    assert digest(weights, "sha256") == f"sha256:{hashlib.sha256(text).hexdigest()}"
+
+
+@pytest.mark.parametrize("algorithm", ["blake3", "sha256"])
+def test_a_digest_names_the_algorithm_by_which_it_is_checked(tmp_path, algorithm):
+    found, _ = save_weights(tmp_path / "w", example(), algorithm=algorithm)
+    assert found == digest(example(), algorithm)
+    check_weights(tmp_path / "w", found)
+    with pytest.raises(CheckpointError, match="not the weights that were recorded"):
+        check_weights(tmp_path / "w", found[:-1] + ("0" if found[-1] != "0" else "1"))
 
 
 def test_digest_depends_on_names_dtypes_shapes_and_bits():

@@ -16,6 +16,7 @@ from zk0.aggregation.server_control_variates import CONTROL_SLOT, save_server_co
 from zk0.aggregation.strategies import build_strategy
 from zk0.errors import CheckpointError, UpdateError
 from zk0.records import Contribution, Record, ServerState, Update
+from zk0.weights.digests import algorithm_of
 from zk0.weights.files import WeightsSource, open_weights
 from zk0.weights.writer import open_weights_writer
 
@@ -68,7 +69,8 @@ def aggregate(
         specs, slots = open_round.global_weights.specs, strategy.state_slots
         state = [_open_state(stack, terms.state.get(slot), open_round.global_weights) for slot in slots]
         paths = [target_path, *(_state_path(target_path, slot) for slot in slots)]
-        writers = [stack.enter_context(open_weights_writer(path, specs)) for path in paths]
+        algorithm = algorithm_of(open_round.updates[0].global_digest)
+        writers = [stack.enter_context(open_weights_writer(path, specs, algorithm=algorithm)) for path in paths]
         reader, sums = BlockReader(open_round.global_weights, open_round.sources), Accumulator.zero(len(updates))
         blocks = split_into_blocks(specs, writers[0].names, reader.length)
         for reduced in map_in_order(BlockReducer(reader, plan, state), blocks, threads):

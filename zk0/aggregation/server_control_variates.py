@@ -16,6 +16,7 @@ from zk0.aggregation.open_round import OpenRound
 from zk0.aggregation.reduction_plan import ReductionPlan
 from zk0.aggregation.weighted_mean import weighted_mean_of_updates
 from zk0.records import ServerState
+from zk0.weights.digests import algorithm_of
 from zk0.weights.files import WeightsSource, open_weights
 from zk0.weights.tensor_spec import TensorSpec
 from zk0.weights.update_files import open_control_variates
@@ -57,7 +58,8 @@ def save_server_control_variate(
             stack.enter_context(open_control_variates(update, open_round.global_weights))
             for update in open_round.updates
         ]
-        writer = stack.enter_context(open_weights_writer(target, specs))
+        algorithm = algorithm_of(open_round.updates[0].global_digest)
+        writer = stack.enter_context(open_weights_writer(target, specs, algorithm=algorithm))
         reader = BlockReader(old, changes)
         blocks = split_into_blocks(specs, writer.names, reader.length)
         for reduced in map_in_order(BlockReducer(reader, plan), blocks, threads):

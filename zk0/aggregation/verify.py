@@ -13,7 +13,7 @@ from zk0.aggregation.arrays import float16_as_float32
 from zk0.aggregation.blocks import Block, map_in_order, split_into_blocks
 from zk0.errors import CheckpointError, UpdateError
 from zk0.records import Refusal, Update
-from zk0.weights.digests import digest
+from zk0.weights.digests import algorithm_of, digest
 from zk0.weights.files import WeightsSource, open_weights
 from zk0.weights.tensor_spec import TensorSpec
 from zk0.weights.update_files import open_control_variates, open_update
@@ -64,8 +64,11 @@ def _check_record(update: Update, round: int, global_digest: str, already_receiv
 
 
 def _check_digest(update: Update) -> None:
+    expected = algorithm_of(update.global_digest)
+    if algorithm_of(update.digest) != expected:
+        raise UpdateError(f"its digest is of {algorithm_of(update.digest)}, expected {expected} as this session uses")
     with open_weights(Path(update.path)) as file:
-        found = digest(file)
+        found = digest(file, expected)
     if found != update.digest:
         raise UpdateError(f"{update.path}: digest {found[:12]}, expected {update.digest[:12]}")
 

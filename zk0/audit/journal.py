@@ -2,8 +2,8 @@
 
 A client writes each of its answers to `sent.jsonl` before it sends it; a server writes each answer that it gets, and
 whether it was used, to `accepted.jsonl`. The two can be compared line by line. What the owner of a journal's key leaves
-out of it, or removes at its end, the journal alone does not show. What the server's operator does is in
-`operations.jsonl`, with the key `act`.
+out of it, or removes at its end, the journal alone does not show; therefore each side stores the heads of the other
+one's journal (`zk0.audit.journal_heads`). What the server's operator does is in `operations.jsonl`, with the key `act`.
 
 A line of `sent.jsonl` is `{"previous":"<64 hex digits>","sent":{...},"signature":"<128 hex digits>"}`; in
 `accepted.jsonl` the key is `accepted`. The signature is Ed25519 (RFC 8032) over the bytes of the line before
@@ -12,6 +12,7 @@ public key lies beside it, for everybody who wants to check the lines.
 """
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -29,6 +30,7 @@ from zk0.audit.hash_chain import (
     line_digest,
     locked_file,
 )
+from zk0.audit.journal_heads import JournalHead
 from zk0.audit.signing_key import SigningKey, is_signed
 from zk0.errors import LedgerError
 from zk0.records import Record
@@ -66,6 +68,8 @@ class SentMessage(Record):
     """SHA-256 of the request's text, as the server sent it."""
     ledger_head: str = ""
     """Digest of the newest head of the server's ledger that came with the request (`zk0.audit.ledger_heads`)."""
+    server_journal: JournalHead | None = None
+    """Head of the server's journal that came with the request."""
 
 
 class ReceivedAnswer(Record):
@@ -88,6 +92,8 @@ class ReceivedAnswer(Record):
     """Bytes of the weights that were sent."""
     update_norm: float | None = None
     examples: int | None = None
+    client_journal: JournalHead | None = None
+    """Head of the client's journal before this answer, which came with it."""
 
 
 class OperatorAct(Record):
@@ -99,7 +105,7 @@ class OperatorAct(Record):
     """Account on the server's machine."""
     act: Literal["init", "enroll", "revoke", "start", "stop"]
     detail: str
-    """Settings as JSON (init), name and key fingerprint of a node (enroll, revoke), address (start)."""
+    """Settings as JSON (init, start), name and key fingerprint of a node (enroll, revoke)."""
 
 
 class _Line(ChainedLine):
@@ -135,6 +141,20 @@ class SignedJournal[T: Record]:
             lines = complete_lines(self.path)
             text = chained_line(self.entry_key, entry, last_line_digest(lines))[:-1]
             append_line(handle, lines, text + _SIGNATURE + self._key.sign(text).encode() + b'"}')
+
+    def head(self) -> JournalHead:
+        """The signed head of the journal, for the other side."""
+        return JournalHead.sign(complete_lines(self.path), self._key)
+
+    def newest_first(self) -> Iterator[T]:
+        """Entries from the last one on, without a check of chain and signatures.
+
+        Raises:
+            LedgerError: a line does not parse.
+        """
+        lines = complete_lines(self.path)
+        for number in range(len(lines), 0, -1):
+            yield self._parse(lines[number - 1], number)[1]
 
     def read(self) -> tuple[T, ...]:
         """All entries, oldest first, after a check of chain and signatures.

@@ -23,7 +23,9 @@ from zk0.errors import LedgerError
 from zk0.records import Record, RoundRecord
 from zk0.storage.atomic import atomic_write_text
 
-MAX_HEADS = 100_000
+HEADS_FILE = "ledger_heads.jsonl"
+"""Name of the file of a session's signed heads, beside its ledger."""
+MAX_HEADS = 50_000
 """Rounds of a session for which a node accepts heads."""
 _DIGEST = r"^[0-9a-f]{64}$"
 _PURPOSE = b"zk0 ledger head\n"
@@ -99,7 +101,7 @@ class HeadSigner:
         self._ledger = ledger
         self._session = session
         self._key = key
-        self._file = ledger.with_name("ledger_heads.jsonl")
+        self._file = ledger.with_name(HEADS_FILE)
         self._signed_state: tuple[int, int] | None = None
         self._heads: tuple[SignedHead, ...] = ()
 

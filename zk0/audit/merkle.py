@@ -11,24 +11,30 @@ inner nodes, and an odd last node moves up unchanged.
 import hashlib
 import json
 from collections.abc import Sequence
+from typing import Annotated
 
 from pydantic import Field
 
 from zk0.errors import LedgerError
-from zk0.records import Record, RoundRecord, Update
+from zk0.records import MAX_INDEX, Record, RoundRecord, Update
+
+HexDigest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+"""SHA-256 in hexadecimal."""
+_MAX_PATH = 64
+"""Digests of a path; that of MAX_INDEX updates has 24."""
 
 
 class Receipt(Record):
     """Merkle audit path from one update to the root of its round's tree."""
 
-    round: int = Field(ge=1)
-    root: str
+    round: int = Field(ge=1, le=MAX_INDEX)
+    root: HexDigest
     """Root of the tree over the round's updates, 64 hex digits, as in the ledger."""
-    index: int = Field(ge=0)
+    index: int = Field(ge=0, le=MAX_INDEX)
     """Position of the update among the round's updates."""
-    updates: int = Field(ge=1)
+    updates: int = Field(ge=1, le=MAX_INDEX)
     """Number of updates in the round."""
-    path: tuple[str, ...]
+    path: tuple[HexDigest, ...] = Field(max_length=_MAX_PATH)
     """Digests of the sibling nodes from the leaf up to the root, 64 hex digits each."""
 
 

@@ -4,9 +4,12 @@
 """
 
 import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import torch
@@ -23,7 +26,16 @@ from zk0.data.statistics import measure_statistics, with_smallest_std
 from zk0.errors import EvaluationError
 from zk0.evaluation.scores import score_policy
 from zk0.policy.trainable import install_weights, trainable_parameters, trainable_weights
-from zk0.records import ClientScore, DatasetReport, Member, Split, Statistics, Update
+from zk0.records import (
+    ClientScore,
+    DatasetReport,
+    JoiningStep,
+    JoiningStepName,
+    Member,
+    Split,
+    Statistics,
+    Update,
+)
 from zk0.settings.dataset_settings import ClientSettings
 from zk0.settings.plans import ClientPlan, EvaluationPlan, FeaturePlan, RoundPlan, SessionTerms
 from zk0.simulator.recordings import locate_or_record
@@ -35,6 +47,24 @@ from zk0.training.examples import EvaluationExamples, Examples
 from zk0.training.feature_cache import FrameProgressCallback
 from zk0.training.fit import TrainingStepCallback, fit
 from zk0.weights.files import Weights
+
+JoiningStepCallback = Callable[[JoiningStep], object]
+
+
+def ignore_joining_step(step: JoiningStep) -> None:
+    """Do nothing: the JoiningStepCallback of those who show no steps."""
+
+
+@contextmanager
+def _joining_step(step: JoiningStepName, on_step: JoiningStepCallback) -> Iterator[list[str]]:
+    """Report a step with its duration and the text that the block appends; as failed where the block raises."""
+    started, found = perf_counter(), list[str]()
+    done = False
+    try:
+        yield found
+        done = True
+    finally:
+        on_step(JoiningStep(step=step, seconds=perf_counter() - started, found=" ".join(found), failed=not done))
 
 
 @dataclass
@@ -67,14 +97,22 @@ class Client:
         return UpdateOutbox(self.scratch, self.settings.dataset)
 
     @cached_property
+    def located_dataset(self) -> Path:
+        """The folder of the client's dataset as its owner has it; it is downloaded or recorded if need be.
+
+        Raises:
+            DatasetError: the dataset is missing.
+        """
+        return locate_or_record(self.settings.location, self.cache, self.terms.simulator)
+
+    @cached_property
     def usable_dataset(self) -> UsableDataset:
         """The client's dataset, or its repaired copy if session and client allow one.
 
         Raises:
             DatasetError: the dataset is missing, or an error of it cannot be repaired.
         """
-        uri, renames = self.settings.dataset, self.settings.rename_map
-        root = locate_or_record(self.settings.location, self.cache, self.terms.simulator)
+        uri, root, renames = self.settings.dataset, self.located_dataset, self.settings.rename_map
         may_repair = self.terms.data.repair == "repair" and self.settings.allow_repair
         return usable_dataset(uri, root, self.cache, renames, may_repair=may_repair)
 
@@ -129,16 +167,29 @@ class Client:
         units = self.terms.contract.units if found is None or found == "ticks" else found
         return with_smallest_std(self.statistics, units)
 
-    def join(self) -> Member:
+    def join(self, on_step: JoiningStepCallback = ignore_joining_step) -> Member:
         """Check the dataset; what the client reports to the server: counts, moments and digests, never a frame.
+
+        Args:
+            on_step: called after each step, also after one that fails.
 
         Raises:
             DatasetError: the dataset is missing, broken, or does not satisfy the session's contract.
         """
-        report = self.dataset_report  # first: readers of a broken dataset meet errors that name no repair
-        split = self.split
-        episodes = (*split.train, *split.held_out)
-        digests = episode_digests(self.root, episodes, self.rename_map)
+        with _joining_step("fetch", on_step) as found:
+            found.append(self.located_dataset.name)
+        with _joining_step("repair", on_step) as found:
+            found.append(", ".join(self.usable_dataset.repairs) or "nothing repaired")
+        with _joining_step("check", on_step) as found:  # before readers, whose errors name no repair
+            report = self.dataset_report
+            found.append(f"no error, {len(report.findings)} warnings")
+        with _joining_step("split", on_step) as found:
+            split = self.split
+            episodes = (*split.train, *split.held_out)
+            digests = episode_digests(self.root, episodes, self.rename_map)
+            found.append(f"{len(split.train)} episodes to train on, {len(split.held_out)} held out")
+        with _joining_step("statistics", on_step) as found:
+            found.append(f"moments of {self.statistics.state.count} frames")
         return Member(
             client=self.name,
             dataset=self.settings.dataset,
@@ -162,7 +213,7 @@ class Client:
         policy = self._build_policy(plan)
         self.training_examples(plan, policy, on_frames)
         if plan.every_frames is not None and self.split.held_out:
-            self._held_out_examples(plan, policy, plan.every_frames, None, on_frames)
+            self._held_out_examples(plan, policy, plan.every_frames, on_frames)
 
     def train(
         self,
@@ -244,7 +295,6 @@ class Client:
         plan: EvaluationPlan,
         policy: Any,
         on_frames: FrameProgressCallback | None = None,
-        episodes: int | None = None,
     ) -> EvaluationExamples:
         """The frames of the held-out episodes, prepared on the first call.
 
@@ -252,28 +302,24 @@ class Client:
             plan: of the evaluation; only frames that its `every_frames` chooses have features.
             policy: whose frozen layers compute missing features.
             on_frames: called while missing features are computed.
-            episodes: all frames of the first N held-out episodes instead.
         """
-        every = plan.every_frames if episodes is None else 1
-        return self._held_out_examples(plan, policy, every, episodes, on_frames)
+        return self._held_out_examples(plan, policy, plan.every_frames, on_frames)
 
     def _held_out_examples(
         self,
         plan: ClientPlan,
         policy: Any,
         every: int,
-        episodes: int | None,
         on_frames: FrameProgressCallback | None,
     ) -> EvaluationExamples:
         source = self._example_source(plan, policy)
         key = json.dumps([plan.recipe.model_dump(), source.statistics.model_dump(), plan.training.features])
         if getattr(self, "_held_out_key", None) != key:
-            self._held_out: dict[tuple[int, int | None], EvaluationExamples] = {}
+            self._held_out: dict[int, EvaluationExamples] = {}
             self._held_out_key = key
-        if (every, episodes) not in self._held_out:
-            chosen = self.split.held_out[:episodes]
-            self._held_out[every, episodes] = source.open(self.reader, chosen, on_frames, every)
-        return self._held_out[every, episodes]
+        if every not in self._held_out:
+            self._held_out[every] = source.open(self.reader, self.split.held_out, on_frames, every)
+        return self._held_out[every]
 
     def training_examples(
         self, plan: ClientPlan, policy: Any, on_frames: FrameProgressCallback | None = None

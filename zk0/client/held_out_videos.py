@@ -26,8 +26,8 @@ def render_held_out_videos(
         return ()
     policy = client.load_global_model(plan, weights)
     statistics, seed_and_times = client.normalization_statistics(plan), (plan.terms.seed, plan.times)
-    examples, joints = client.held_out_examples(plan, policy, episodes=plan.video.episodes), plan.terms.contract.joints
-    renderer = VideoRenderer(policy, examples, client.reader, statistics, plan.video, seed_and_times, joints)
+    examples, joints, every = client.held_out_examples(plan, policy), plan.terms.contract.joints, plan.every_frames
+    renderer = VideoRenderer(policy, examples, client.reader, statistics, plan.video, seed_and_times, joints, every)
     base = client.video_folder or client.scratch
     folder = base / "evaluate" / f"round_{plan.round}" / client.name
     return renderer.render(score, (plan.round, plan.global_digest), client.name, base, folder)

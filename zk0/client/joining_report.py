@@ -9,9 +9,11 @@ The report holds numbers only, and the server receives it only if the client's s
 from dataclasses import replace
 from pathlib import Path
 
+from pydantic import Field
+
 from zk0.client.client import Client
 from zk0.errors import EvaluationError
-from zk0.records import Record, SetScore
+from zk0.records import MAX_INDEX, Record, SetScore, Text
 from zk0.settings.plans import EvaluationPlan, JoiningReportPlan, RoundPlan
 from zk0.stats.intervals import Estimate, set_improvement, weighted_mean
 from zk0.storage.atomic import atomic_write_text
@@ -27,12 +29,12 @@ _TITLES = {
 class JoiningReport(Record):
     """What joining has brought one client; losses are means over its held-out episodes, weighted by their actions."""
 
-    client: str
-    dataset: str
-    rounds: int
-    models: dict[str, SetScore]
-    losses: dict[str, Estimate]
-    improvements: dict[str, Estimate]
+    client: Text
+    dataset: Text
+    rounds: int = Field(ge=0, le=MAX_INDEX)
+    models: dict[Text, SetScore] = Field(max_length=16)
+    losses: dict[Text, Estimate] = Field(max_length=16)
+    improvements: dict[Text, Estimate] = Field(max_length=16)
     """Paired over episodes; `local_only-federated` is the loss of `local_only` minus the loss of `federated`."""
 
 

@@ -12,7 +12,7 @@ from zk0.storage.atomic import atomic_write_text
 from zk0.weights.compression import compress_weights
 from zk0.weights.control_variates import CONTROL_PREFIX
 from zk0.weights.deltas import ErrorFeedback, save_deltas
-from zk0.weights.digests import check_weights, load_weights
+from zk0.weights.digests import algorithm_of, check_weights, load_weights
 from zk0.weights.files import Weights
 from zk0.weights.writer import save_weights
 
@@ -110,16 +110,18 @@ class UpdateOutbox:
                 file.unlink(missing_ok=True)
 
     def _save(self, plan: RoundPlan, trained: TrainedUpdate, start: Path, file: Path) -> tuple[str, int]:
-        """Digest and size in bytes of the file, before compression."""
+        """Digest and size in bytes of the file, before compression; the digest is computed as that of the plan."""
+        algorithm = algorithm_of(plan.global_digest)
         if trained.control is not None:
             return self._save_with_control(plan, trained.weights, trained.control, file)
         if plan.wire.upload == "fp32":
-            return save_weights(file, trained.weights, durable=False, reuse_file=self._spare(plan))
+            return save_weights(file, trained.weights, False, self._spare(plan), algorithm)
         with open_start_weights(plan, start) as anchor:
             if plan.wire.upload == "bf16":
-                return save_deltas(file, trained.weights, anchor, "bf16")
+                return save_deltas(file, trained.weights, anchor, "bf16", algorithm=algorithm)
             error = RoundState(self.scratch, plan, "quantization-error")
-            saved = save_deltas(file, trained.weights, anchor, "int8", ErrorFeedback(error.previous, error.current))
+            feedback = ErrorFeedback(error.previous, error.current)
+            saved = save_deltas(file, trained.weights, anchor, "int8", feedback, algorithm)
         error.remove_older()
         return saved
 
@@ -130,7 +132,8 @@ class UpdateOutbox:
         state = RoundState(self.scratch, plan, "control")
         save_weights(state.current, control)
         state.remove_older()
-        return save_weights(file, {**weights, **change}, durable=False, reuse_file=self._spare(plan))
+        algorithm = algorithm_of(plan.global_digest)
+        return save_weights(file, {**weights, **change}, False, self._spare(plan), algorithm)
 
     def _folder(self, plan: RoundPlan) -> Path:
         return session_state_folder(self.scratch, plan.terms.session) / "updates"

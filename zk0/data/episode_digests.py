@@ -1,6 +1,6 @@
 """Content digests of episodes.
 
-Two episodes are the same if their states and actions are the same. The digests prove that no episode is both trained on
+Two episodes are the same if their states and actions are the same. The digests show that no episode is both trained on
 and evaluated on, and find episodes that a dataset holds twice.
 """
 

@@ -81,6 +81,22 @@ def locate_metadata(uri: str, cache: Path) -> Path:
     return target
 
 
+def hub_bytes(uri: str) -> int | None:
+    """Return the size of a dataset's files as the Hub names it; None where the Hub does not name all of them.
+
+    Raises:
+        DatasetError: the Hub does not have the dataset.
+        HubUnavailable: the Hub cannot be reached now.
+    """
+    from huggingface_hub import HfApi
+
+    wanted = _hub_dataset(uri)
+    with _translated_errors(wanted):
+        info = HfApi().dataset_info(wanted.name, revision=wanted.revision, files_metadata=True)
+    sizes = [one.size for one in info.siblings or ()]
+    return None if None in sizes else sum(size or 0 for size in sizes)
+
+
 def downloaded_folder(uri: str, cache: Path) -> Path:
     """Return the folder that a dataset of the Hub is downloaded to.
 

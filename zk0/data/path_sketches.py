@@ -79,19 +79,18 @@ def path_sketch(state: NDArray[np.floating], units: Units) -> PathSketch:
     return np.packbits(bits.reshape(-1), bitorder="little").tobytes().hex()
 
 
-def find_near_copies(first: SketchedDataset, second: SketchedDataset) -> NearCopies | None:
-    """Return the pairs of episodes of two datasets whose paths overlap by more than MIN_OVERLAP; None without any."""
-    (name, one), (other_name, other) = first, second
-    one, other = ({e: s for e, s in sketches.items() if s} for sketches in (one, other))
-    if not one or not other:
-        return None
-    rows, columns, words = list(one), list(other), _words(list(other.values()))
-    pairs = [
-        (row, columns[int(column)])
-        for row, of_row in zip(rows, _words(list(one.values())), strict=True)
-        for column in np.flatnonzero(_overlap(of_row, words) > MIN_OVERLAP)
-    ]
-    return NearCopies(name, other_name, tuple(pairs)) if pairs else None
+def find_near_copies(
+    first: Sequence[SketchedDataset], second: Sequence[SketchedDataset]
+) -> dict[tuple[int, int], NearCopies]:
+    """Return the episodes whose paths overlap by more than MIN_OVERLAP, by the places of their two datasets."""
+    rows = [(j, e, sketch) for j, (_, sketches) in enumerate(second) for e, sketch in sketches.items() if sketch]
+    words, found = _words([sketch for *_, sketch in rows]), dict[tuple[int, int], list[tuple[int, int]]]()
+    for i, (_, sketches) in enumerate(first):
+        for episode, sketch in sketches.items() if rows else ():
+            copies = np.flatnonzero(_overlap(_words([sketch])[0], words) > MIN_OVERLAP) if sketch else ()
+            for j, other, _ in (rows[row] for row in copies):
+                found.setdefault((i, j), []).append((episode, other))
+    return {(i, j): NearCopies(first[i][0], second[j][0], tuple(pairs)) for (i, j), pairs in found.items()}
 
 
 def _overlap(sketch: NDArray[np.uint64], others: NDArray[np.uint64]) -> NDArray[np.float64]:
@@ -104,7 +103,7 @@ def _overlap(sketch: NDArray[np.uint64], others: NDArray[np.uint64]) -> NDArray[
 
 def _words(sketches: Sequence[PathSketch]) -> NDArray[np.uint64]:
     """Return sketches as (episodes, words) of 64 bits."""
-    return np.frombuffer(bytes.fromhex("".join(sketches)), dtype="<u8").reshape(len(sketches), -1)
+    return np.frombuffer(bytes.fromhex("".join(sketches)), dtype="<u8").reshape(len(sketches), HASHES * BITS // 64)
 
 
 def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:

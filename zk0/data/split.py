@@ -1,4 +1,4 @@
-"""The split of a dataset into training and held-out episodes, and the proof that no two sets share an episode."""
+"""The split of a dataset into training and held-out episodes, and the check that no two sets share an episode."""
 
 from collections.abc import Mapping, Sequence
 from itertools import combinations

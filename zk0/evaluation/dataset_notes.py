@@ -1,7 +1,6 @@
 """What a person should know about the datasets of a session beside each other; nothing of it keeps a dataset out."""
 
 from collections.abc import Iterator, Sequence
-from itertools import combinations
 
 from zk0.data.path_sketches import SketchedDataset, find_near_copies
 from zk0.evaluation.session_setup import EvaluationSet
@@ -32,14 +31,13 @@ def _near_copies(members: Sequence[Member], sets: Sequence[EvaluationSet]) -> It
     """Yield where a training episode is nearly one that another client trains on or holds out, or of a set."""
     training = [_training_sketches(member) for member in members]
     evaluating = [_held_out_sketches(member) for member in members]
-    pairs = [
-        *combinations(training, 2),
-        *((a, b) for i, a in enumerate(training) for j, b in enumerate(evaluating) if i != j),
-        *((a, _set_sketches(one)) for a in training for one in sets),
+    found = [
+        *(copies for (i, j), copies in find_near_copies(training, training).items() if i < j),
+        *(copies for (i, j), copies in find_near_copies(training, evaluating).items() if i != j),
+        *find_near_copies(training, [_set_sketches(one) for one in sets]).values(),
     ]
-    for a, b in pairs:
-        if found := find_near_copies(a, b):
-            yield f"Near copies: {found}; what is trained on twice weighs more, and what is evaluated is not unseen."
+    for copies in found:
+        yield f"Near copies: {copies}; what is trained on twice weighs more, and what is evaluated is not unseen."
 
 
 def _training_sketches(member: Member) -> SketchedDataset:

@@ -40,6 +40,7 @@ class VideoRenderer:
         plan: number of episodes, size of the camera images, and time stamp of the files.
         seed_and_times: of the evaluation, so that the video shows the predictions that were evaluated.
         joints: names, in order.
+        every_frames: N: of each episode, frames 0, N, 2N, ... were evaluated; only these have predictions.
     """
 
     policy: Any
@@ -49,6 +50,7 @@ class VideoRenderer:
     plan: VideoPlan
     seed_and_times: tuple[int, int]
     joints: Sequence[str]
+    every_frames: int
 
     def render(
         self, score: SetScore, round_and_checkpoint: tuple[int, str], client: str | None, base: Path, folder: Path
@@ -109,7 +111,7 @@ class VideoRenderer:
         return PredictionRecording(
             images={camera: self.reader.images(episode, camera) for camera in self.examples.cameras},
             recorded=episode.actions,
-            predicted=self._predict_chunks(episode),
+            predicted=chunks_of_frames(self._predict_chunks(episode), len(episode.actions), self.every_frames),
             joints=self.joints,
             fps=self.reader.fps,
             task=episode.tasks[0],
@@ -119,10 +121,11 @@ class VideoRenderer:
 
     @torch.no_grad()
     def _predict_chunks(self, episode: Episode) -> NDArray[np.float64]:
-        """Predicted chunks (frames, chunk, joints) in the dataset's units, from the same noise as the evaluation's."""
+        """Predicted chunks (frames, chunk, joints) of the evaluated frames in the dataset's units, with their noise."""
         config, (seed, times) = self.policy.config, self.seed_and_times
         shape = (times + 1, config.chunk_size, config.max_action_dim)
-        (at,) = np.nonzero(self.examples.episode_of_frame == episode.index)
+        is_evaluated = self.examples.frame_in_episode % self.every_frames == 0
+        (at,) = np.nonzero((self.examples.episode_of_frame == episode.index) & is_evaluated)
         chunks = []
         for start in range(0, len(at), 32):
             indices = at[start : start + 32].tolist()
@@ -133,6 +136,29 @@ class VideoRenderer:
         action = self.statistics.action
         predicted: NDArray[np.float64] = np.concatenate(chunks) * np.asarray(action.std) + np.asarray(action.mean)
         return predicted
+
+
+def chunks_of_frames(chunks: NDArray[np.float64], frames: int, every: int) -> NDArray[np.float64]:
+    """The actions that are predicted in each of T frames: of the newest chunk, those from that frame on.
+
+    All frames have as many, so frames with a chunk of their own do not have its end; after a chunk's end its last
+    action holds.
+
+    Args:
+        chunks: predicted in frames 0, `every`, 2 `every`, ...: (ceil(T / every), chunk, joints).
+        frames: T.
+        every: frames from one chunk to the next.
+
+    >>> chunks_of_frames(np.array([[[1.0], [2.0], [3.0]], [[6.0], [7.0], [8.0]]]), frames=3, every=2)[..., 0]
+    array([[1., 2.],
+           [2., 3.],
+           [6., 7.]])
+    """
+    length = chunks.shape[1]
+    at = np.arange(frames)
+    steps = (at % every)[:, None] + np.arange(max(1, length - every + 1))
+    predicted: NDArray[np.float64] = chunks[(at // every)[:, None], np.minimum(steps, length - 1)]
+    return predicted
 
 
 def render_evaluation_videos(
@@ -155,10 +181,11 @@ def render_evaluation_videos(
     policy = policy_with_weights(session, setup.recipe, (session_folder.path / checkpoint.path, checkpoint.digest))
     seed_and_times, videos = (session.seed, session.evaluation.times), list[EpisodeVideo]()
     for one, score in zip(setup.sets, evaluation.sets, strict=True):
-        examples = evaluation_examples(session, setup, policy, one, episodes=plan.episodes)
+        examples = evaluation_examples(session, setup, policy, one)
         reader, joints = EpisodeReader(Path(one.root), one.rename_map), session.contract.joints
         statistics = setup.statistics_of(one.report)
-        renderer = VideoRenderer(policy, examples, reader, statistics, plan, seed_and_times, joints)
+        every = session.evaluation.every_frames
+        renderer = VideoRenderer(policy, examples, reader, statistics, plan, seed_and_times, joints, every)
         folder = session_folder.rollouts(checkpoint.round) / _folder_name(one.dataset)
         videos += renderer.render(score, (checkpoint.round, checkpoint.digest), None, session_folder.path, folder)
     return tuple(videos)

@@ -70,11 +70,10 @@ def evaluation_examples(
     policy: Any,
     one: EvaluationSet,
     on_frames: FrameProgressCallback | None = None,
-    episodes: int | None = None,
 ) -> EvaluationExamples:
     """The frames of an evaluation set, prepared on the first call in this process.
 
-    Only the frames that `evaluation.every_frames` chooses have features, unless `episodes` is given.
+    Only the frames that `evaluation.every_frames` chooses have features.
 
     Args:
         session: cache folder and kind of features.
@@ -82,14 +81,13 @@ def evaluation_examples(
         policy: whose frozen layers compute missing features.
         one: the evaluation set.
         on_frames: called while missing features are computed.
-        episodes: all frames of the first N evaluation episodes; None: the evaluated frames of all.
     """
     recipe, statistics = setup.recipe, setup.statistics_of(one.report)
     records = (recipe.model_dump_json(), one.model_dump_json(), statistics.model_dump_json())
-    every = session.evaluation.every_frames if episodes is None else 1
-    key = " ".join((*records, session.training.features, session.cache_dir, str(every), str(episodes)))
+    every = session.evaluation.every_frames
+    key = " ".join((*records, session.training.features, session.cache_dir, str(every)))
     if key not in _prepared:
         source = ExampleSource(policy, recipe, statistics, session.training, Path(session.cache_dir))
         reader = EpisodeReader(Path(one.root), one.rename_map)
-        _prepared[key] = source.open(reader, one.split.held_out[:episodes], on_frames, every)
+        _prepared[key] = source.open(reader, one.split.held_out, on_frames, every)
     return _prepared[key]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -13,11 +14,13 @@ import torch
 from zk0.data.episode_reader import EpisodeReader
 from zk0.errors import CheckpointError
 from zk0.evaluation.evaluation_sets import EvaluationProgressCallback, evaluation_examples
+from zk0.evaluation.robot_references import session_reference
 from zk0.evaluation.scores import composite_score, score_policy
 from zk0.evaluation.session_setup import SessionSetup
 from zk0.policy.save_policy import ExtraFiles, save_policy
 from zk0.policy.trainable import install_weights, trainable_weights
-from zk0.records import CAMERA_PREFIX, Evaluation, PolicyRecipe
+from zk0.records import CAMERA_PREFIX, Evaluation, PolicyRecipe, RobotReference
+from zk0.robot.read_reference import ROBOT_FILE
 from zk0.settings.session import Session
 from zk0.training.cached_policy import cached_policy
 from zk0.training.device import pick_device
@@ -55,11 +58,11 @@ def build_start_policy(session: Session, target: Path, expected: str | None = No
     recipe = policy_recipe(session)
     policy, frozen = cached_policy(recipe, Path(session.cache_dir), pick_device(session.training.device), rebuild=True)
     weights = trainable_weights(policy)
-    if expected not in (None, found := digest_of(weights)):
+    if expected not in (None, found := digest_of(weights, session.federation.digest)):
         raise CheckpointError(
             f"{session.policy.path}: initial weights {found[:12]}, this session began with {str(expected)[:12]}"
         )
-    digest, size = save_weights(target, weights)
+    digest, size = save_weights(target, weights, algorithm=session.federation.digest)
     return recipe.model_copy(update={"frozen_digest": frozen}), digest, size
 
 
@@ -136,9 +139,23 @@ def save_policy_checkpoint(
         DiskFull: the disk has no room for the folder.
     """
     policy = policy_with_weights(session, setup.recipe, weights)
+    reference = session_reference(session, setup)
     others = {group.name: group.statistics for group in setup.groups[1:]}
     steps = session.rollout.replan_steps if session.rollout.tasks else None
-    save_policy(policy, setup.statistics, folder, extra_files, others, _image_shapes(session, setup), steps)
+    files = _with_reference(extra_files, reference)
+    save_policy(policy, setup.statistics, folder, files, others, _image_shapes(session, setup), steps)
+
+
+def _with_reference(extra_files: Mapping[str, str] | ExtraFiles, reference: RobotReference) -> ExtraFiles:
+    """Return the extra files with robot.json, whose digest the other files may name."""
+    text = reference.model_dump_json(indent=1) + "\n"
+
+    def files(digests: Mapping[str, str]) -> dict[str, str]:
+        known = {**digests, ROBOT_FILE: hashlib.sha256(text.encode()).hexdigest()}
+        others = extra_files(known) if callable(extra_files) else extra_files
+        return {**others, ROBOT_FILE: text}
+
+    return files
 
 
 def _image_shapes(session: Session, setup: SessionSetup) -> dict[str, tuple[int, int]]:

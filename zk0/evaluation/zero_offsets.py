@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from zk0.records import Member
 from zk0.storage.redaction import public_name
@@ -19,29 +20,36 @@ def zero_offsets(members: Sequence[Member], joints: Sequence[str]) -> dict[str, 
         joints: names of the dimensions of the state.
     """
     found = {}
-    for member in members:
-        others = [m for m in members if m.client != member.client and _are_comparable(m, member)]
-        if len(others) >= 2 and (places := list(_outside(member, others, joints))):
+    low, high = (_padded([getattr(m.statistics.state, end) for m in members]) for end in ("min", "max"))
+    kinds = [(len(m.statistics.state.mean), m.report.calibration) for m in members]
+    for place, member in enumerate(members):
+        others = [
+            i
+            for i, other in enumerate(members)
+            if i != place and kinds[i] == kinds[place] and member.report.units in (other.report.units, None)
+        ]
+        if len(others) >= 2 and (joints_outside := list(_outside(member, low[others], high[others], joints))):
             found[member.client] = (
-                f"{member.client} ({public_name(member.dataset)}): {'; '.join(places)}; if its task is not that "
-                "different, its calibration is, so check the zero positions"
+                f"{member.client} ({public_name(member.dataset)}): {'; '.join(joints_outside)}; if its task is not "
+                "that different, its calibration is, so check the zero positions"
             )
     return found
 
 
-def _outside(member: Member, others: Sequence[Member], joints: Sequence[str]) -> Iterator[str]:
-    mean = member.statistics.state.mean
-    low = np.min([m.statistics.state.min for m in others], axis=0)
-    high = np.max([m.statistics.state.max for m in others], axis=0)
-    for joint, value in enumerate(mean):
-        if not low[joint] <= value <= high[joint]:
+def _padded(rows: Sequence[Sequence[float]]) -> NDArray[np.float64]:
+    """Return rows of several lengths as one array (rows, longest); NaN where a row is shorter."""
+    padded = np.full((len(rows), max(map(len, rows), default=0)), np.nan)
+    for row, values in zip(padded, rows, strict=True):
+        row[: len(values)] = values
+    return padded
+
+
+def _outside(
+    member: Member, low: NDArray[np.float64], high: NDArray[np.float64], joints: Sequence[str]
+) -> Iterator[str]:
+    """Yield the joints whose mean is not between the smallest and the largest value of all others."""
+    lowest, highest = low.min(axis=0), high.max(axis=0)
+    for joint, value in enumerate(member.statistics.state.mean):
+        if not lowest[joint] <= value <= highest[joint]:
             name = joints[joint] if joint < len(joints) else f"dim_{joint}"
-            yield f"{name} is {value:.4g} on average, all others are from {low[joint]:.4g} to {high[joint]:.4g}"
-
-
-def _are_comparable(one: Member, other: Member) -> bool:
-    return (
-        len(one.statistics.state.mean) == len(other.statistics.state.mean)
-        and one.report.calibration == other.report.calibration
-        and one.report.units in (other.report.units, None)
-    )
+            yield f"{name} is {value:.4g} on average, all others are from {lowest[joint]:.4g} to {highest[joint]:.4g}"

@@ -11,7 +11,7 @@ from typing import Any, assert_never
 from zk0.audit.ledger_heads import HeadSigner
 from zk0.diagnostics import SESSION_LOG
 from zk0.errors import FederationError
-from zk0.federation.protocol.client_app import ProgressListener
+from zk0.federation.protocol.client_app import STEPS, ProgressListener
 from zk0.federation.protocol.collect import Federation
 from zk0.federation.protocol.received_log import RECEIVED_JOURNAL, ReceivedLog
 from zk0.settings.dataset_settings import ClientSettings
@@ -41,7 +41,7 @@ def open_federation(
         raise FederationError(f"{name}: this federation is open already")
     clients = _joined_clients(folder) or session.initial_client_names()
     nodes = [_node_config(session, client, folder) for client in session.local_clients()]
-    with _grid(session, nodes, folder, on_step) as (grid, nodes_file):
+    with _grid(session, nodes, folder, _steps_only(on_step)) as (grid, nodes_file):
         settings = session.federation
         log = ReceivedLog(_received_journal(session), name)
         heads = _head_signer(session, name, folder)
@@ -54,11 +54,19 @@ def open_federation(
             log,
             settings.feature_timeout_seconds,
             heads,
+            share_gpus=session.training.device != "cpu" and session.training.gpu_share > 0,
         )
         try:
             yield _federations[name]
         finally:
             del _federations[name]
+
+
+def _steps_only(on_step: ProgressListener | None) -> ProgressListener | None:
+    """Return a listener that passes on what is done; None where nobody listens."""
+    if on_step is None:
+        return None
+    return lambda *event: on_step(*event) if event[-1] in STEPS else None
 
 
 def get_federation(name: str) -> Federation:
@@ -137,11 +145,12 @@ def _grid(
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else actors without a GPU share see no GPU
+        gpus = session.training.gpu_share if shares_gpu(session.training) else 0.0
         nodes_file = folder / "server" / "nodes.json"
         nodes_file.parent.mkdir(parents=True, exist_ok=True)
         nodes_file.write_text(json.dumps(nodes), encoding="utf-8")
-        gpus = session.training.gpu_share if shares_gpu(session.training) else 0.0
-        with open_ray_grid(len(nodes), settings.workers, gpus, folder / "server", on_step) as ray:
-            yield ray, nodes_file
+        cluster = settings.ray_address
+        with open_ray_grid(nodes, settings.workers, gpus, folder / "server", on_step, cluster) as ray:
+            yield ray, nodes_file if cluster is None else None
         return
     assert_never(settings.engine)

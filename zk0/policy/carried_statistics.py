@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from zk0.errors import PolicyError, first_line
-from zk0.hub_outages import hub_outage
+from zk0.policy.published_config import locate_policy_file
 from zk0.policy.smolvla.build import resolve_policy_path
 from zk0.records import ACTION, STATE, Moments, Statistics
 from zk0.settings.training_settings import TINY
@@ -41,37 +41,16 @@ def carried_statistics(path: str, revision: str | None = None) -> Statistics | N
     if path == TINY:
         return None
     folder = resolve_policy_path(path)
-    described = _locate(folder, PREPROCESSOR_FILE, revision)
+    described = locate_policy_file(folder, PREPROCESSOR_FILE, revision)
     if described is None or (state_file := _normalizer_file(described)) is None:
         return None
-    stored = _locate(folder, state_file, revision)
+    stored = locate_policy_file(folder, state_file, revision)
     if stored is None:
         raise PolicyError(f"{path}: {PREPROCESSOR_FILE} names {state_file}, which is missing; save the policy again")
     arrays = _read_arrays(stored)
     if not all(f"{key}.{name}" in arrays for key in (STATE, ACTION) for name in ("mean", "std")):
         return None
     return Statistics(state=_moments(arrays, STATE, path), action=_moments(arrays, ACTION, path))
-
-
-def _locate(path: str, name: str, revision: str | None) -> Path | None:
-    """The file of a policy, in its folder or in the Hub's cache (downloaded if needed); None if it has no such file."""
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
-
-    if Path(path).is_dir():
-        return found if (found := Path(path) / name).is_file() else None
-    try:
-        return Path(hf_hub_download(path, name, revision=revision))
-    except LocalEntryNotFoundError as e:
-        raise hub_outage(e, path) or PolicyError(
-            f"{path}: {name} cannot be reached ({first_line(e)}); expected it on the Hub"
-        ) from e
-    except EntryNotFoundError:
-        return None
-    except (OSError, ValueError, HfHubHTTPError) as e:
-        raise hub_outage(e, path) or PolicyError(
-            f"{path}: {name} cannot be loaded ({first_line(e)}); expected it on the Hub"
-        ) from e
 
 
 def _normalizer_file(described: Path) -> str | None:

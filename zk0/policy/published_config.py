@@ -65,6 +65,32 @@ def _download_config(path: str, revision: str | None) -> Path:
         raise OSError(first_line(e)) from e
 
 
+def locate_policy_file(path: str, name: str, revision: str | None = None) -> Path | None:
+    """Return a file of a policy, in its folder or in the Hub's cache (downloaded if needed); None if it has none.
+
+    Raises:
+        PolicyError: the file cannot be downloaded.
+        HubUnavailable: the Hub cannot be reached now.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
+
+    if Path(path).is_dir():
+        return found if (found := Path(path) / name).is_file() else None
+    try:
+        return Path(hf_hub_download(path, name, revision=revision))
+    except LocalEntryNotFoundError as e:
+        raise hub_outage(e, path) or PolicyError(
+            f"{path}: {name} cannot be reached ({first_line(e)}); expected it on the Hub"
+        ) from e
+    except EntryNotFoundError:
+        return None
+    except (OSError, ValueError, HfHubHTTPError) as e:
+        raise hub_outage(e, path) or PolicyError(
+            f"{path}: {name} cannot be loaded ({first_line(e)}); expected it on the Hub"
+        ) from e
+
+
 def _kind_faults(config: dict[str, Any]) -> list[str]:
     kind = config.get("type")
     faults = [] if kind in _TYPES else [f"a policy of type {kind}, expected {' or '.join(_TYPES)}"]

@@ -10,7 +10,7 @@ from zk0.records import RoundRecord
 from zk0.rules.release import Release
 from zk0.storage.session_folder import SessionFolder
 from zk0.storage.sha256_sums import SUMS_FILE, renew_sums, sha256_of_file
-from zk0.weights.digests import digest
+from zk0.weights.digests import algorithm_of, digest
 from zk0.weights.files import open_weights
 
 POLICY_FILES = (
@@ -66,7 +66,7 @@ def check_saved_policy(folder: Path, weights: Path, record: RoundRecord) -> None
     with open_weights(weights) as trained, open_weights(model) as saved:
         if absent := sorted(set(trained) - set(saved)):
             raise CheckpointError(f"{model}: lacks {len(absent)} trained tensors, first: {absent[0]}")
-        found = digest({name: saved[name] for name in trained})
+        found = digest({name: saved[name] for name in trained}, algorithm_of(record.checkpoint.digest))
     if found != record.checkpoint.digest:
         raise CheckpointError(
             f"{model}: digest of the trained weights {found[:12]}, expected {record.checkpoint.digest[:12]}: "

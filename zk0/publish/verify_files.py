@@ -6,57 +6,30 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from zk0.audit import merkle
-from zk0.audit.journal import SentJournal
 from zk0.audit.ledger import Ledger
-from zk0.errors import CheckpointError, LedgerError, Zk0Error
+from zk0.errors import CheckpointError
+from zk0.publish.audit_records import VerifiedPart, audit_session, verified_part
 from zk0.publish.hub import remote_file_oids
 from zk0.publish.push_checkpoint import check_saved_policy
-from zk0.records import Record, RoundRecord
+from zk0.records import RoundRecord
 from zk0.rules.release import Release
 from zk0.storage.session_folder import SessionFolder
 from zk0.storage.sha256_sums import SUMS_FILE, check_sums, sha256_of_file
-from zk0.weights.digests import check_weights
-
-
-class VerifiedPart(Record):
-    """One verified part, or what is wrong with it."""
-
-    name: str
-    """A path relative to the verified folder."""
-    covers: str
-    """What a digest of this part covers."""
-    problem: str | None = None
-
-    def line(self) -> str:
-        """Return the part in one line.
-
-        >>> VerifiedPart(name="ledger.jsonl", covers="3 rounds").line()
-        'ok      ledger.jsonl: 3 rounds'
-        >>> VerifiedPart(name="ledger.jsonl", covers="", problem="line 2 was changed").line()
-        'WRONG   ledger.jsonl: line 2 was changed'
-        """
-        return f"{'ok' if self.problem is None else 'WRONG':<8}{self.name}: {self.problem or self.covers}"
+from zk0.weights.digests import algorithm_name, check_weights
 
 
 def verify_session(here: SessionFolder) -> Iterator[VerifiedPart]:
-    """Verify ledger, weights, server state, saved policies, journals and the pushed files of a session's folder."""
-    try:
-        history = Ledger(here.ledger).read()
-    except LedgerError as e:
-        yield VerifiedPart(name=here.ledger.name, covers="", problem=str(e))
+    """Verify the records of a session's folder, its weights, server state, saved policies and pushed files."""
+    records = list(audit_session(here))
+    yield from records
+    if records[0].problem:
         return
-    root = Ledger(here.ledger).root()
-    rounds = f"{len(history)} rounds, each line chained to the one before by SHA-256; root {root}"
-    yield VerifiedPart(name=here.ledger.name, covers=rounds)
-    for record in history:
+    for record in Ledger(here.ledger).read():
         yield from _verify_round(here, record)
-    for journal in sorted(here.path.glob("clients/*/sent.jsonl")):
-        yield _part(here, journal, "each answer chained by SHA-256 and signed with the client's key", _read(journal))
     if (release := Release.read(here.release)) and release.files:
         folder = here.checkpoint(release.round)
         covers = f"the files of {here.relative(folder)} are those that were pushed (SHA-256)"
-        yield _part(here, here.release, covers, lambda: _check_pushed(folder, release))
+        yield verified_part(here.relative(here.release), covers, lambda: _check_pushed(folder, release))
 
 
 def verify_policy(folder: Path) -> Iterator[VerifiedPart]:
@@ -94,28 +67,22 @@ def verify_repository(here: SessionFolder, token: SecretStr | None) -> VerifiedP
 
 
 def _verify_round(here: SessionFolder, record: RoundRecord) -> Iterator[VerifiedPart]:
-    if record.updates_root is not None:
-        leaves = [merkle.update_leaf(update) for update in record.updates]
-        problem = None if merkle.merkle_root(leaves) == record.updates_root else "its updates have another root"
-        covers = f"Merkle root of {len(leaves)} updates: client, round, digests and frames of each"
-        yield VerifiedPart(name=f"round {record.round}", covers=covers, problem=problem)
     kept = [(record.checkpoint.path, record.checkpoint.digest), *((s.path, s.digest) for s in record.server_state)]
     for path, digest in kept:
         if (here.path / path).is_file():
-            covers = "name, type, shape and every bit of each trained tensor (BLAKE3, as in the ledger)"
-            yield _part(here, here.path / path, covers, _check_weights(here.path / path, digest))
+            algorithm = algorithm_name(digest)
+            covers = f"name, type, shape and every bit of each trained tensor ({algorithm}, as in the ledger)"
+            yield verified_part(path, covers, _check_weights(here.path / path, digest))
     folder = here.checkpoint(record.round)
     if folder.is_dir():
         covers = "every bit of all files (SHA-256), and the trained weights are those of the ledger"
-        yield _part(here, folder, covers, lambda: _check_policy(folder, here.weights(record.round), record))
+        yield verified_part(
+            here.relative(folder), covers, lambda: _check_policy(folder, here.weights(record.round), record)
+        )
 
 
 def _check_weights(path: Path, digest: str) -> Callable[[], object]:
     return lambda: check_weights(path, digest)
-
-
-def _read(journal: Path) -> Callable[[], object]:
-    return lambda: SentJournal(journal).read()
 
 
 def _check_policy(folder: Path, weights: Path, record: RoundRecord) -> None:
@@ -137,11 +104,3 @@ def _git_oid(path: Path) -> str:
     """Return the oid that git gives to a file: SHA-1 of a header and the content."""
     content = path.read_bytes() if path.is_file() else b""
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
-
-
-def _part(here: SessionFolder, path: Path, covers: str, check: Callable[[], object]) -> VerifiedPart:
-    try:
-        check()
-    except Zk0Error as e:
-        return VerifiedPart(name=here.relative(path), covers=covers, problem=str(e))
-    return VerifiedPart(name=here.relative(path), covers=covers)

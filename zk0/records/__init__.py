@@ -13,6 +13,8 @@ from zk0.records.dataset_records import (
     DataQuality,
     DatasetReport,
     Finding,
+    JoiningStep,
+    JoiningStepName,
     JointUnits,
     Member,
     Moments,
@@ -31,11 +33,13 @@ from zk0.records.evaluation_records import (
     UnseenBy,
 )
 from zk0.records.record import Record
+from zk0.records.robot_records import CELLS, MAX_STARTS, CameraReference, Mismatch, RobotReference
 from zk0.records.rollout_records import EpisodeVideo, Rollout, RolloutSubject
 from zk0.records.round_records import Checkpoint, PrivacySpent, RoundDecision, RoundRecord, ServerState
 from zk0.records.update_records import (
     ClientMetrics,
     Contribution,
+    DigestAlgorithm,
     LoraShape,
     Refusal,
     Update,
@@ -46,11 +50,14 @@ from zk0.records.update_records import (
 __all__ = [
     "ACTION",
     "CAMERA_PREFIX",
+    "CELLS",
     "MAX_INDEX",
     "MAX_LISTED_EPISODES",
+    "MAX_STARTS",
     "MAX_TEXT",
     "STATE",
     "CalibrationName",
+    "CameraReference",
     "Checkpoint",
     "ClientEvaluation",
     "ClientMetrics",
@@ -58,13 +65,17 @@ __all__ = [
     "Contribution",
     "DataQuality",
     "DatasetReport",
+    "DigestAlgorithm",
     "EpisodeScore",
     "EpisodeVideo",
     "Evaluation",
     "Finding",
+    "JoiningStep",
+    "JoiningStepName",
     "JointUnits",
     "LoraShape",
     "Member",
+    "Mismatch",
     "Moments",
     "NormalizationKind",
     "PathSketch",
@@ -72,6 +83,7 @@ __all__ = [
     "PrivacySpent",
     "Record",
     "Refusal",
+    "RobotReference",
     "Rollout",
     "RolloutSubject",
     "RoundDecision",

@@ -1,10 +1,10 @@
 """Records of datasets: what a check finds, how the episodes are split, and what a client reports when it joins."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field
 
-from zk0.records.bounds import Count, DigestText, Frames, Index, Name, PathSketch, Text
+from zk0.records.bounds import MAX_TEXT, Count, DigestText, Frames, Index, Name, PathSketch, Seconds, Text
 from zk0.records.record import Record
 
 STATE = "observation.state"
@@ -49,10 +49,10 @@ class DatasetReport(Record):
     """Result of a dataset check. Facts are None where the files are too broken to read them."""
 
     dataset: Name
-    root: str
+    root: Text
     findings: tuple[Finding, ...] = ()
     robot_type: Text | None = None
-    fps: float | None = None
+    fps: float | None = Field(default=None, gt=0, le=10_000)
     episodes: Count | None = None
     frames: Count | None = None
     cameras: tuple[Text, ...] = ()
@@ -62,7 +62,7 @@ class DatasetReport(Record):
     units: Literal["degrees", "radians", "ticks", "normalized"] | None = None
     """Units of state and action: those that the session or the joint names state, else those that the numbers allow;
     None if they fit several units."""
-    repairs: tuple[str, ...] = ()
+    repairs: tuple[Text, ...] = ()
     """Repairs of the copy that takes part (`data.repair = "repair"`); empty: the dataset takes part as it is."""
     commit: DigestText | None = None
     """Commit on the Hub that was downloaded; None: the dataset does not come from there."""
@@ -100,15 +100,19 @@ class Split(Record):
     held_out: tuple[Index, ...] = ()
 
 
+MomentValues = Annotated[tuple[float, ...], Field(max_length=10_000)]
+"""One number for each dimension of a feature."""
+
+
 class Moments(Record):
     """Count, mean, std (ddof 0), min and max of each dimension of a feature, in the units of the dataset."""
 
     count: int = Field(strict=True, ge=1, le=10**12)
     """Measured frames; 1 for statistics that a policy carries, because policies do not store it."""
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    min: tuple[float, ...]
-    max: tuple[float, ...]
+    mean: MomentValues
+    std: MomentValues
+    min: MomentValues
+    max: MomentValues
 
 
 class Statistics(Record):
@@ -152,17 +156,31 @@ class StatisticsGroup(Record):
 class PolicyRecipe(Record):
     """Everything that a client needs to build the same policy as the server, apart from the trained weights."""
 
-    path: str
+    path: str = Field(max_length=MAX_TEXT)
     """`policy.path` of the settings."""
-    revision: str | None = None
+    revision: str | None = Field(default=None, max_length=MAX_TEXT)
     """Commit on the Hub."""
-    cameras: tuple[str, ...]
-    joints: int
+    cameras: tuple[Name, ...] = Field(max_length=64)
+    joints: int = Field(strict=True, ge=1, le=1024)
     """Dimensions of state and action."""
-    seed: int
+    seed: int = Field(strict=True, ge=0, lt=2**63)
     """Seed of the initial weights."""
-    frozen_digest: str | None = None
+    frozen_digest: DigestText | None = None
     """SHA-256 of the server's frozen weights; a client that builds other ones gets an error."""
+
+
+JoiningStepName = Literal["fetch", "repair", "check", "split", "statistics"]
+"""What a client does when it joins, in this order."""
+
+
+class JoiningStep(Record):
+    """One step of a client that joins; the server shows it and decides nothing by it."""
+
+    step: JoiningStepName
+    seconds: Seconds
+    found: Text = ""
+    """What it brought; empty where it failed."""
+    failed: bool = False
 
 
 class Member(Record):

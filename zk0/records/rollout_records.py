@@ -1,8 +1,33 @@
 """Records of closed-loop attempts in the simulator, and of videos of recorded episodes."""
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import computed_field, model_validator
 
 from zk0.records.record import Record
+
+
+class TimedResult(Record):
+    """Base of results with a duration, which files also hold as `duration`."""
+
+    duration_seconds: float
+    """Of an attempt: simulated time until success or the step limit. Of an episode: its recorded time."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_second_name(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping) or "duration" not in values:
+            return values
+        if values["duration"] != values.get("duration_seconds"):
+            raise ValueError(f"duration {values['duration']}, expected the same as duration_seconds")
+        return {key: value for key, value in values.items() if key != "duration"}
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def duration(self) -> float:
+        """The same number as `duration_seconds`."""
+        return self.duration_seconds
 
 
 class RolloutSubject(Record):
@@ -21,15 +46,13 @@ class RolloutSubject(Record):
     """SHA-256 of the conditions: simulator settings, step limit, steps between predictions."""
 
 
-class Rollout(RolloutSubject):
+class Rollout(TimedResult, RolloutSubject):
     """One closed-loop attempt in the simulator."""
 
     kind: Literal["closed-loop"] = "closed-loop"
     seed: int
     success: bool
     steps: int
-    duration_seconds: float
-    """Simulated time until success or the step limit."""
     fps: float
     smoothness: float | None
     """Spectral arc length of the joint path (`zk0.stats.smoothness`): 0 is perfectly smooth; None without motion."""
@@ -41,7 +64,7 @@ class Rollout(RolloutSubject):
     """Why a requested video is missing."""
 
 
-class EpisodeVideo(Record):
+class EpisodeVideo(TimedResult):
     """Video of one recorded episode, with the actions that a model predicts in each frame."""
 
     kind: Literal["open-loop"] = "open-loop"
@@ -55,7 +78,6 @@ class EpisodeVideo(Record):
     """Index as stored in the dataset."""
     success: None = None
     """Always None: no action is executed. Results of both kinds have the field."""
-    duration_seconds: float
     fps: float
     policy_loss: float | None
     """Loss of this model on this episode; None if none of its frames was evaluated."""

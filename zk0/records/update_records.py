@@ -39,6 +39,10 @@ WireDtype = Literal["fp32", "bf16", "int8"]
 """Number format of the weights in a message; int8 has a scale for each channel (`zk0.weights.int8`)."""
 
 
+DigestAlgorithm = Literal["blake3", "sha256"]
+"""Algorithm of the digests of weights (`zk0.weights.digests`)."""
+
+
 class WireFormat(Record):
     """How weights are sent between server and clients."""
 

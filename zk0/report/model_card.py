@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from zk0.audit.card_root import CardRoot
 from zk0.data.check.quality import describe_quality
 from zk0.errors import ReportError
 from zk0.records import Member, Rollout, RoundRecord, StatisticsGroup
@@ -20,6 +21,7 @@ from zk0.settings.session import Session
 from zk0.settings.training_settings import BASE, TINY
 from zk0.stats.task_means import cross_task_loss, generalization_gap
 from zk0.storage.redaction import last_component, public_name
+from zk0.weights.digests import algorithm_name
 
 _PRECISIONS = {
     True: "bf16 autocast, fp32 weights",
@@ -297,7 +299,8 @@ def _digests(first: RoundRecord, last: RoundRecord) -> str:
         (f"round {first.round} (start)", first.checkpoint.digest),
         (f"round {last.round} (this checkpoint)", last.checkpoint.digest),
     ]
-    return "Digests of the trained weights (BLAKE3):\n\n" + markdown_table(("weights", "digest"), rows)
+    algorithm = algorithm_name(last.checkpoint.digest)
+    return f"Digests of the trained weights ({algorithm}):\n\n" + markdown_table(("weights", "digest"), rows)
 
 
 def _files(last: RoundRecord, proof: CardProof) -> str:
@@ -306,5 +309,5 @@ def _files(last: RoundRecord, proof: CardProof) -> str:
     return (
         "SHA-256 of each file; the Hub shows that of a large file as its oid. `sha256sum --check SHA256SUMS` checks "
         f"all files, `zk0 verify FOLDER` also the trained weights.\n\n{markdown_table(('file', 'SHA-256'), rows)}"
-        f"{frozen}\n\nRoot of the session's ledger up to round {last.round}: `{proof.ledger_root}`"
+        f"{frozen}\n\n{CardRoot(round=last.round, root=proof.ledger_root).line()}"
     )

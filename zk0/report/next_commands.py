@@ -27,7 +27,7 @@ def next_commands(
     if not checkpoint.is_dir():
         return []
     found = [
-        ("Run the policy on an SO-100 or SO-101 arm (docs/so-arms.md)", _arm_command(session, checkpoint)),
+        ("Run the policy on an SO-100 or SO-101 arm (docs/robot.md)", _arm_command(session, checkpoint)),
         ("Publish it, if it proved better", f"zk0 push {shlex.quote(str(here.path))} --repo-id USER/NAME"),
     ]
     if session.rollout.tasks:
@@ -38,16 +38,7 @@ def next_commands(
 
 
 def _arm_command(session: Session, checkpoint: Path) -> str:
-    """LeRobot's command; port, camera numbers and task are those of the person's arm."""
-    cameras = ", ".join(
-        f"{name}: {{type: opencv, index_or_path: {number}, width: 640, height: 480, fps: 30}}"
-        for number, name in enumerate(session.contract.cameras)
-    )
-    degrees = "true" if session.contract.units == "degrees" else "false"
-    options = (
-        f"--policy.path={shlex.quote(str(checkpoint))}",
-        "--robot.type=so101_follower --robot.port=/dev/ttyACM0 --robot.id=my_arm",
-        f'--robot.use_degrees={degrees} --robot.cameras="{{{cameras}}}"',
-        '--task="Pick up the red cube"',
-    )
-    return " \\\n  ".join(("lerobot-rollout", *options))
+    """The command; port, camera numbers and task are those of the person's arm."""
+    cameras = " ".join(f"--camera {name}={number}" for number, name in enumerate(session.contract.cameras))
+    place = shlex.quote(str(checkpoint))
+    return f'zk0 arm run {place} --port /dev/ttyACM0 {cameras} --task "Pick up the red cube"'

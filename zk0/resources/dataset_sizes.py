@@ -8,7 +8,7 @@ from typing import Literal
 from zk0.data.check.metadata_check import DatasetUse, dataset_uses, read_use_info
 from zk0.data.dataset_folder import list_folder
 from zk0.data.dataset_info import DatasetInfo
-from zk0.data.locate import downloaded_folder
+from zk0.data.locate import downloaded_folder, hub_bytes
 from zk0.records import Record
 from zk0.settings.dataset_settings import LOCAL_SCHEME
 from zk0.settings.session import Session
@@ -39,7 +39,7 @@ class DatasetSize(Record):
     pixels: int
     """Pixels of one frame, all cameras together."""
     stored_bytes: int
-    """Files of the dataset, estimated."""
+    """Files of the dataset: as the Hub names them before a download, else estimated."""
     source: Literal["hub", "local", "simulator"]
     is_here: bool
     """Whether it need not be downloaded."""
@@ -85,6 +85,7 @@ def _size(use: DatasetUse, session: Session, clients: int) -> DatasetSize:
     if use.dataset.startswith("sim:"):
         return _simulated(use, session, clients)
     info, is_local = read_use_info(use, cache), use.location.startswith(LOCAL_SCHEME)
+    is_here = is_local or bool(list_folder(downloaded_folder(use.dataset, cache)).files_under("data"))
     frames, episodes, pixels = max(info.total_frames or 0, 0), max(info.total_episodes or 0, 0), _pixels(info)
     return DatasetSize(
         dataset=use.dataset,
@@ -94,11 +95,15 @@ def _size(use: DatasetUse, session: Session, clients: int) -> DatasetSize:
         clients=clients,
         held_out_episodes=_held_out(use, session, clients, episodes),
         pixels=pixels,
-        stored_bytes=DATASET_METADATA_BYTES + int(frames * (ROW_BYTES + pixels * VIDEO_BYTES_PER_PIXEL)),
+        stored_bytes=(None if is_here else hub_bytes(use.location)) or _usual_bytes(frames, pixels),
         source="local" if is_local else "hub",
-        is_here=is_local or bool(list_folder(downloaded_folder(use.dataset, cache)).files_under("data")),
+        is_here=is_here,
         needs_repair=not info.is_v3 and use.may_repair,
     )
+
+
+def _usual_bytes(frames: int, pixels: int) -> int:
+    return DATASET_METADATA_BYTES + int(frames * (ROW_BYTES + pixels * VIDEO_BYTES_PER_PIXEL))
 
 
 def _simulated(use: DatasetUse, session: Session, clients: int) -> DatasetSize:

@@ -65,15 +65,14 @@ def disk_use(session: Session, sizes: Sequence[DatasetSize], shapes: PolicyShape
 
 
 def feature_frames(session: Session, sizes: Sequence[DatasetSize]) -> int:
-    """Return the number of frames whose features are computed: those of training, evaluation and videos."""
-    every, videos = session.evaluation.every_frames, session.video.episodes
+    """Return the number of frames whose features are computed: those of training and evaluation."""
+    every = session.evaluation.every_frames
     evaluates_clients = session.evaluation.clients_frequency > 0
     total = 0
     for size in sizes:
         total += size.training_frames
         if size.clients == 0 or evaluates_clients:
-            held_out = size.held_out_episodes * ceil(size.frames_per_episode / every)
-            total += held_out + min(videos, size.held_out_episodes) * size.frames_per_episode
+            total += size.held_out_episodes * ceil(size.frames_per_episode / every)
     return total
 
 

@@ -10,6 +10,7 @@ _DASH = "–"
 _TITLES: dict[Resource, str] = {
     "memory": "memory: about {needed}, this machine has {available} for it",
     "disk": "disk: up to {needed}, {available} are free",
+    "folder": "disk: up to {needed} in the session's folder, disk_limit_gb allows {available}",
     "time": "time: about {needed}, more than {available}",
     "turn": "round: a client trains for about {needed}, federation.round_timeout_seconds allows {available}",
 }
@@ -79,4 +80,4 @@ def duration_text(seconds: float) -> str:
 
 
 def _amount(shortage: Shortage, value: float) -> str:
-    return gigabytes(value) if shortage.resource in ("memory", "disk") else duration_text(value)
+    return gigabytes(value) if shortage.resource in ("memory", "disk", "folder") else duration_text(value)

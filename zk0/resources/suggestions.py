@@ -14,8 +14,9 @@ from zk0.resources.session_estimate import SessionEstimate, estimate_session
 from zk0.settings.loading import override_session
 from zk0.settings.session import Session
 
-Resource = Literal["memory", "disk", "time", "turn"]
-"""`turn`: the longest training of a client in one round, which `federation.round_timeout_seconds` limits."""
+Resource = Literal["memory", "disk", "folder", "time", "turn"]
+"""`folder`: the session's folder, which `disk_limit_gb` limits; `turn`: the longest training of a client in one round,
+which `federation.round_timeout_seconds` limits."""
 
 MEMORY_SHARE = 0.9
 """Of a machine's memory that a session may take."""
@@ -79,6 +80,8 @@ def _needed_and_available(needs: SessionNeeds) -> dict[Resource, tuple[float, fl
         "memory": (estimate.memory.total_bytes, MEMORY_SHARE * machine.memory_bytes),
         "disk": (session + (cache if machine.same_disk else 0), free),
     }
+    if needs.session.disk_limit_gb is not None:
+        found["folder"] = (estimate.disk.peak_bytes("session"), needs.session.disk_limit_gb * 1e9)
     if estimate.time is not None:
         found["time"] = (estimate.time.total, DAY_SECONDS)
         found["turn"] = (estimate.time.longest_turn, needs.session.federation.round_timeout_seconds)
@@ -173,16 +176,15 @@ def _smaller_images(needs: SessionNeeds) -> tuple[str, SessionNeeds] | None:
 
 
 _MEMORY_CHANGES: Sequence[Change] = (_accumulate, _one_worker, _setting(training__adapter="lora"))
+_FOLDER_CHANGES: Sequence[Change] = (
+    _setting(keep_updates=False),
+    _setting(keep_weights=False),
+    _setting(checkpoint_interval=0),
+)
 _CHANGES: Mapping[Resource, Sequence[Change]] = {
     "memory": (*_MEMORY_CHANGES, _setting(federation__workers=0)),
-    "disk": (
-        _setting(keep_updates=False),
-        _setting(keep_weights=False),
-        _setting(checkpoint_interval=0),
-        _smaller_cache,
-        _fewer_frames,
-        _setting(training__features="off"),
-    ),
+    "disk": (*_FOLDER_CHANGES, _smaller_cache, _fewer_frames, _setting(training__features="off")),
+    "folder": _FOLDER_CHANGES,
     "time": (
         _setting(evaluation__every_frames=16),
         _fewer_steps,

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from zk0.records import JointUnits, Record
+from zk0.records import MAX_INDEX, JointUnits, Record
 
 SO101_JOINTS = (
     "shoulder_pan.pos",
@@ -100,6 +100,7 @@ class PartitionSettings(UsedDataset):
 class EvaluationSetSettings(UsedDataset):
     """One evaluation set: a dataset that no client trains on."""
 
+    optional: bool = Field(default=False, description="used only with `evaluation.optional_datasets`")
     first_episodes: int | None = Field(
         default=None, ge=1, description="evaluate on the first N episodes only; not together with last_episodes"
     )
@@ -118,12 +119,20 @@ class ContractSettings(Record):
     """The dataset contract: features, rate and units that every dataset of the federation must have."""
 
     cameras: tuple[str, ...] = Field(
-        default=("overhead", "wrist"), min_length=1, description="camera names, without `observation.images.`"
+        default=("overhead", "wrist"),
+        min_length=1,
+        max_length=64,
+        description="camera names, without `observation.images.`",
     )
     joints: tuple[str, ...] = Field(
-        default=SO101_JOINTS, min_length=1, description="names of the dimensions of state and action, in order"
+        default=SO101_JOINTS,
+        min_length=1,
+        max_length=1024,
+        description="names of the dimensions of state and action, in order",
     )
-    fps: float | None = Field(default=None, gt=0, description="frames per second; unset: that of the evaluation sets")
+    fps: float | None = Field(
+        default=None, gt=0, le=10_000, description="frames per second; unset: that of the evaluation sets"
+    )
     units: JointUnits = Field(
         default="degrees", description="units of state and action; `normalized` is LeRobot's -100..100"
     )
@@ -138,7 +147,7 @@ class DataSettings(Record):
     """How each client splits its dataset."""
 
     holdout_episodes: int = Field(
-        default=1, ge=0, description="the last N episodes are held out: evaluated on, never trained on"
+        default=1, ge=0, le=MAX_INDEX, description="the last N episodes are held out: evaluated on, never trained on"
     )
     repair: Literal["refuse", "repair"] = Field(
         default="refuse",
@@ -150,16 +159,19 @@ class DataSettings(Record):
 class SimulatorSettings(Record):
     """How the simulator records `sim:` datasets and sets up rollouts."""
 
-    episodes: int = Field(default=12, ge=1, description="episodes of a `sim:` dataset")
+    episodes: int = Field(default=12, ge=1, le=10**9, description="episodes of a `sim:` dataset")
     disturbances: bool = Field(
         default=False,
         description="whether the expert of a `sim:` dataset is disturbed and corrects itself, as a person does: a "
         "policy learns from that how to recover",
     )
     first_seed: int = Field(
-        default=1000, ge=0, description="seed of a dataset's first episode; each task adds an offset of its own"
+        default=1000,
+        ge=0,
+        lt=2**31,
+        description="seed of a dataset's first episode; each task adds an offset of its own",
     )
-    image_size: int = Field(default=96, ge=32, description="width and height of a camera image, in pixels")
+    image_size: int = Field(default=96, ge=32, le=10**6, description="width and height of a camera image, in pixels")
     spawn_radius_m: tuple[float, float] = Field(
         default=(0.09, 0.14), description="smallest and largest distance of a cube from the arm's base, in meters"
     )

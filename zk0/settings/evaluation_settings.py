@@ -13,6 +13,9 @@ class EvaluationSettings(Record):
         default=(),
         description="evaluation sets of the server; empty with [partition]: the held-out episodes of its dataset",
     )
+    optional_datasets: bool = Field(
+        default=False, description="also evaluate on the evaluation sets that are marked as optional"
+    )
     frequency: int = Field(
         default=1, ge=1, description="evaluate on the server's evaluation sets every N rounds and after the last round"
     )
@@ -33,6 +36,10 @@ class EvaluationSettings(Record):
         ge=1,
         description="evaluate on frames 0, N, 2N, ... of each episode; neighboring frames give nearly the same loss",
     )
+
+    def used_datasets(self) -> tuple[EvaluationSetSettings, ...]:
+        """The evaluation sets, without the optional ones unless they are asked for."""
+        return tuple(one for one in self.datasets if self.optional_datasets or not one.optional)
 
 
 class RolloutSettings(Record):

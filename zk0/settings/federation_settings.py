@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from zk0.records import Record, WireDtype
+from zk0.records import DigestAlgorithm, Record, WireDtype
 from zk0.settings.dataset_settings import SafeName
 
 
@@ -19,6 +19,12 @@ class FederationSettings(Record):
     workers: int = Field(
         default=2, ge=0, description="worker processes; 0: clients run in the process of the session (local only)"
     )
+    ray_address: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z0-9_.-]+:[0-9]{1,5}$",
+        description="HOST:PORT of a Ray cluster that is running; its machines need no common folder, and Ray decides "
+        "how many clients train at a time; unset: Ray is started on this machine (ray only)",
+    )
     min_updates: int = Field(default=2, ge=1, description="minimum number of good updates in a round")
     fraction_fit: float = Field(
         default=1.0,
@@ -29,8 +35,9 @@ class FederationSettings(Record):
     round_timeout_seconds: float = Field(
         default=3600.0,
         gt=0,
-        description="time limit for a client's update, without its wait for a worker or a GPU of the server's machine; "
-        "a late one is left out of the round",
+        description="time limit for a client's update, without its wait for a worker or a GPU; a late one is left out "
+        "of the round. Nodes that may share a GPU (deployment; not with training.device cpu) have this time from the "
+        "round's last answer on",
     )
     feature_timeout_seconds: float = Field(
         default=14_400.0,
@@ -52,6 +59,10 @@ class FederationSettings(Record):
     )
     compress: bool = Field(
         default=False, description="clients compress their uploads without loss, for slow connections"
+    )
+    digest: DigestAlgorithm = Field(
+        default="blake3",
+        description="digest of the weights that server and clients exchange, and of their records; blake3 is faster",
     )
     server: str = Field(default="~/.zk0/server", description="folder of `zk0bot server init` (deployment only)")
     nodes: tuple[SafeName, ...] = Field(

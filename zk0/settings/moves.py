@@ -18,9 +18,11 @@ from zk0.settings.training_settings import BASE, TINY
 
 RESUMABLE = (
     "cache_dir",
+    "disk_limit_gb",
     "federation.absence_seconds",
     "federation.engine",
     "federation.newcomer_seconds",
+    "federation.ray_address",
     "federation.round_retries",
     "federation.round_timeout_seconds",
     "federation.server",
@@ -28,13 +30,22 @@ RESUMABLE = (
     "publish.approval",
     "publish.private",
     "publish.repo_id",
+    "tracking.mlflow",
+    "tracking.tensorboard",
     "tracking.wandb",
     "training.device",
     "training.feature_cache_gb",
     "training.gpu_share",
 )
 """Settings that a session may resume with: where, how fast and how patiently it runs, and what it publishes."""
-REPRODUCIBLE = ("output_dir", "cache_dir", "federation.engine", "federation.server", "federation.workers")
+REPRODUCIBLE = (
+    "output_dir",
+    "cache_dir",
+    "federation.engine",
+    "federation.ray_address",
+    "federation.server",
+    "federation.workers",
+)
 """Settings with which a session may be run again to compare its weights."""
 
 

@@ -12,15 +12,16 @@ class NodeLimits(Record):
     frames, and keep a server from occupying the machine.
     """
 
-    min_batch_frames: int = Field(default=4, ge=1, description="least frames per optimizer step")
-    min_round_frames: int = Field(default=8, ge=1, description="least frames per step times steps of a round")
-    min_gradient_frames: int = Field(
-        default=256, ge=1, description="least frames of a round with SCAFFOLD, whose control variate is a mean gradient"
+    min_batch_frames: int = Field(default=8, ge=1, description="least frames per optimizer step")
+    min_round_frames: int = Field(
+        default=256,
+        ge=1,
+        description="least frames per step times steps of a round, whose mean gradient SCAFFOLD sends",
     )
     max_lr: float = Field(default=0.1, gt=0, description="largest learning rate")
     max_mu: float = Field(default=100.0, ge=0, description="largest FedProx mu")
     max_eps: float = Field(
-        default=1e-5, gt=0, description="largest AdamW epsilon; a large one turns AdamW into a plain gradient step"
+        default=1e-6, gt=0, description="largest AdamW epsilon; a large one turns AdamW into a plain gradient step"
     )
     min_beta: float = Field(default=0.5, ge=0, lt=1, description="least AdamW beta")
     max_beta: float = Field(default=0.9999, gt=0, lt=1, description="largest AdamW beta")

@@ -6,21 +6,25 @@ weights that come with it, and the settings of the work. A client keeps no state
 
 import hashlib
 from datetime import datetime
+from typing import Annotated
 
 from pydantic import Field
 
-from zk0.records import PolicyRecipe, Record, Statistics, WireFormat
+from zk0.records import MAX_INDEX, MAX_TEXT, PolicyRecipe, Record, Statistics, WireFormat
 from zk0.settings.dataset_settings import ContractSettings, DataSettings, SimulatorSettings
 from zk0.settings.session import Session
 from zk0.settings.training_settings import LocalTrainingSettings, SchedulerSettings
+
+MAX_BATCH = 10**10
+"""Frames of a batch that a plan may name; a node's own limit is far lower."""
 
 
 class SessionTerms(Record):
     """What a client needs to check its dataset when it joins a session; every plan repeats it."""
 
-    session: str
+    session: str = Field(max_length=MAX_TEXT)
     """Name of the session's folder; unique for every run of a session."""
-    seed: int
+    seed: int = Field(ge=0, lt=2**63)
     contract: ContractSettings
     data: DataSettings
     simulator: SimulatorSettings
@@ -30,10 +34,10 @@ class ClientPlan(Record):
     """Base of all plans: one client, one model."""
 
     terms: SessionTerms
-    round: int = Field(ge=0)
-    client: str
+    round: int = Field(ge=0, le=MAX_INDEX)
+    client: str = Field(max_length=MAX_TEXT)
     recipe: PolicyRecipe
-    global_digest: str
+    global_digest: str = Field(max_length=128)
     """Digest of the global weights."""
     statistics: Statistics | None
     """Statistics of the federation; None: the client normalizes with its own."""
@@ -44,16 +48,16 @@ class ClientPlan(Record):
 class FeaturePlan(ClientPlan):
     """Request to compute the features of the client's frames before its first round, whose time limit they exceed."""
 
-    every_frames: int | None
+    every_frames: int | None = Field(ge=1, le=MAX_INDEX)
     """Frames 0, N, 2N, ... of each held-out episode have features; None: clients do not evaluate."""
 
 
 class VideoPlan(Record):
     """How the videos of held-out episodes are rendered."""
 
-    episodes: int = Field(ge=1)
+    episodes: int = Field(ge=1, le=MAX_INDEX)
     """Episodes of each dataset, the first ones."""
-    camera_height: int
+    camera_height: int = Field(ge=1, le=MAX_INDEX)
     """Height of a camera image in the video, in pixels."""
     timestamp: datetime
     """Part of the videos' names."""
@@ -62,11 +66,11 @@ class VideoPlan(Record):
 class EvaluationPlan(ClientPlan):
     """Request to evaluate a model on the client's held-out episodes."""
 
-    times: int
+    times: int = Field(ge=1, le=MAX_INDEX)
     """Flow-matching times per frame."""
-    batch_size: int
+    batch_size: int = Field(ge=1, le=MAX_BATCH)
     """Frames."""
-    every_frames: int
+    every_frames: int = Field(ge=1, le=MAX_INDEX)
     """Frames 0, N, 2N, ... of each episode are evaluated."""
     video: VideoPlan | None = None
     """None: no video is rendered."""
@@ -75,7 +79,7 @@ class EvaluationPlan(ClientPlan):
 class JoiningReportPlan(EvaluationPlan):
     """Request to measure what joining brought the client: it trains alone, and compares the result with the model."""
 
-    lrs: tuple[float, ...] = Field(min_length=1)
+    lrs: tuple[Annotated[float, Field(gt=0)], ...] = Field(min_length=1, max_length=100_000)
     """The client's learning rate in each round of the session, in order."""
     scheduler: SchedulerSettings
 
@@ -83,7 +87,7 @@ class JoiningReportPlan(EvaluationPlan):
 class RoundPlan(ClientPlan):
     """Request to train in one round."""
 
-    round: int = Field(ge=1)
+    round: int = Field(ge=1, le=MAX_INDEX)
     lr: float = Field(gt=0)
     """The client's learning rate in this round, as the schedule decided it."""
     mu: float = Field(ge=0)

@@ -11,13 +11,24 @@ HubName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,95}/[A-Za-
 
 
 class TrackingSettings(Record):
-    """Logging of each round's metrics to Weights & Biases, and what Prefect's UI shows of each client."""
+    """Logging of each round's metrics to trackers, and what Prefect's UI shows of each client."""
 
     wandb: Literal["off", "offline", "online"] = Field(
         default="off",
         description="offline: write the run to the session's folder, for a later `wandb sync`; needs no account",
     )
-    project: str = Field(default="zk0", min_length=1, description="project of the run")
+    mlflow: str | None = Field(
+        default=None,
+        pattern=r"^https?://[^\s@]+$",
+        description="address of an MLflow server, such as http://127.0.0.1:5000; MLFLOW_TRACKING_TOKEN is its token, "
+        "if it needs one; unset: none",
+    )
+    tensorboard: bool = Field(
+        default=False, description="write event files into the session's folder, for `tensorboard --logdir`"
+    )
+    project: str = Field(
+        default="zk0", min_length=1, description="project of the run at Weights & Biases, experiment of MLflow"
+    )
     entity: str | None = Field(default=None, description="user or team of the project; unset: the account's default")
     client_task_runs: int = Field(
         default=100,
@@ -25,6 +36,13 @@ class TrackingSettings(Record):
         description="most clients of a round that have a task run each in Prefect's UI; with more, only the round's "
         "task run has their lines, which keeps the Prefect server fast",
     )
+
+    @property
+    def services(self) -> tuple[str, ...]:
+        """Names of the services that each round's metrics are sent to; empty: none."""
+        wandb = (f"Weights & Biases ({self.wandb})",) if self.wandb != "off" else ()
+        mlflow = (f"MLflow at {self.mlflow}",) if self.mlflow else ()
+        return (*wandb, *mlflow, *(("TensorBoard",) if self.tensorboard else ()))
 
 
 class PublishSettings(Record):

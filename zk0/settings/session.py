@@ -71,6 +71,12 @@ class Session(Record):
         "of rounds with a saved policy or rollouts",
     )
     output_dir: str = Field(default="outputs", description="parent of the session folders")
+    disk_limit_gb: float | None = Field(
+        default=None,
+        gt=0,
+        description="limit of the session's folder in GB (1e9 bytes), checked after each round; unset: what the "
+        "session names at its start",
+    )
     cache_dir: str = Field(
         default="~/.cache/zk0", description="downloads, simulated datasets and cached features, shared by all sessions"
     )
@@ -118,6 +124,24 @@ class Session(Record):
             )
         if self.federation.engine == "ray" and self.federation.workers == 0:
             raise ValueError("federation.workers must be at least 1 with the ray engine")
+        return self
+
+    @model_validator(mode="after")
+    def _clients_of_a_ray_cluster_keep_no_state(self) -> Self:
+        if self.federation.ray_address is None:
+            return self
+        if self.federation.engine != "ray":
+            raise ValueError(f"federation.ray_address with engine {self.federation.engine}; expected engine ray")
+        stateful = {
+            "federation.wire int8": self.federation.wire == "int8",
+            "aggregation.strategy scaffold": self.aggregation.strategy == "scaffold",
+            "evaluation.joining_report": self.evaluation.joining_report,
+        }
+        if found := [name for name, is_set in stateful.items() if is_set]:
+            raise ValueError(
+                f"federation.ray_address with {', '.join(found)}: a client keeps a state of it between rounds, and a "
+                "cluster trains it on another machine in each round; leave it out, or use nodes (engine deployment)"
+            )
         return self
 
     @model_validator(mode="after")
@@ -180,7 +204,7 @@ class Session(Record):
 
         Not where they share one dataset and the server evaluates on its held-out episodes: the scores would be equal.
         """
-        if self.partition is not None and not self.evaluation.datasets:
+        if self.partition is not None and not self.evaluation.used_datasets():
             return False
         return self.evaluation.clients_frequency > 0 and self.data.holdout_episodes > 0
 
@@ -218,8 +242,9 @@ class Session(Record):
     def evaluation_sets(self) -> tuple[EvaluationSetSettings, ...]:
         """Evaluation sets of the server: the configured ones, else the held-out episodes of a shared dataset."""
         shared = self.partition
-        if self.evaluation.datasets or shared is None or self.data.holdout_episodes == 0:
-            return self.evaluation.datasets
+        used = self.evaluation.used_datasets()
+        if used or shared is None or self.data.holdout_episodes == 0:
+            return used
         return (
             EvaluationSetSettings(
                 dataset=shared.dataset,

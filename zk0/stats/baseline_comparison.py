@@ -150,7 +150,7 @@ def model_averages(models: Sequence[BenchmarkModel]) -> tuple[ModelAverage, ...]
     for name in dict.fromkeys(m.name for m in models):
         group = [m for m in models if m.name == name]
         for metric in METRICS:
-            found += _averages(name, metric, [_values_by_unit(m, metric, ()) for m in group])
+            found += _averages(name, metric, [values_by_unit(m.results, metric) for m in group])
     return tuple(found)
 
 
@@ -179,7 +179,7 @@ def _difference(
     metric, baseline, evaluated_on = selection
     rows: list[dict[PairedUnit, tuple[float, float]]] = []
     for seed in dict.fromkeys(m.seed for m in models):
-        of_seed = [(m, _values_by_unit(m, metric, shared_tasks)) for m in models if m.seed == seed]
+        of_seed = [(m, values_by_unit(m.results, metric, shared_tasks)) for m in models if m.seed == seed]
         federated = next(values for model, values in of_seed if model.kind == "federated")
         baselines = [(model, values) for model, values in of_seed if model.kind == baseline]
         rows.append(_paired_values(federated, baselines, evaluated_on, metric))
@@ -235,10 +235,16 @@ def _is_compared(evaluated_on: EvaluatedOn, owner: str | None, client: str | Non
     return owner != SHARED_TASK and (owner == client) == (evaluated_on == "own")
 
 
-def _values_by_unit(
-    model: BenchmarkModel, metric: MetricName, shared_tasks: Collection[str]
+def values_by_unit(
+    results: ModelResults, metric: MetricName, shared_tasks: Collection[str] = ()
 ) -> dict[PairedUnit, float]:
-    results = model.results
+    """Return the value of every episode or attempt of one model; without a result of this metric, none.
+
+    Args:
+        results: of the model.
+        metric: which value.
+        shared_tasks: tasks that more than one client brought.
+    """
     if metric == "success_rate":
         return {
             (SHARED_TASK if r.task in shared_tasks else r.client, r.task, r.seed): float(r.success)

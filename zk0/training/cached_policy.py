@@ -1,8 +1,11 @@
 """The policy of a session, built once per process, with the adapter and the feature cache that its plans ask for."""
 
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from zk0.errors import PolicyError
 from zk0.policy.lora import lora_attached
@@ -13,6 +16,8 @@ from zk0.settings.plans import RoundPlan
 from zk0.settings.training_settings import LocalTrainingSettings
 from zk0.training.batches import round_seed
 from zk0.training.feature_cache import FeatureCache
+from zk0.training.gpu_memory import ReservedMemory
+from zk0.training.gpu_share import lock_folder, own_gpu
 
 
 def planned_adapter(policy: Any, plan: RoundPlan) -> AbstractContextManager[None]:
@@ -31,11 +36,18 @@ def open_feature_cache(cache: Path, policy: Any, recipe: PolicyRecipe, training:
     return FeatureCache(cache / "features", policy, recipe.cameras, training.features, limit, recipe.frozen_digest)
 
 
+@cache
+def _gpu_memory() -> ReservedMemory:
+    return ReservedMemory(lock_folder(), own_gpu(), torch.cuda.empty_cache)
+
+
 _cached: dict[str, tuple[Any, str]] = {}
 
 
 def cached_policy(recipe: PolicyRecipe, cache: Path, device: str, rebuild: bool = False) -> tuple[Any, str]:
     """The policy of a recipe and the digest of its frozen weights; built on the first call, then reused.
+
+    On a GPU, other processes of this machine first give back the memory that they keep and do not use.
 
     The trainable weights are those of the previous user: install your own before you use the policy. With `rebuild` the
     policy is built again and has its initial weights.
@@ -49,6 +61,8 @@ def cached_policy(recipe: PolicyRecipe, cache: Path, device: str, rebuild: bool 
     Raises:
         PolicyError: the policy cannot be built, or its frozen weights differ from the recipe's digest.
     """
+    if device == "cuda":
+        _gpu_memory().claim()
     key = f"{device} {recipe.model_copy(update={'frozen_digest': None}).model_dump_json()}"
     if rebuild or key not in _cached:
         _cached.clear()

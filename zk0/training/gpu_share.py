@@ -72,7 +72,7 @@ def acquire_gpu_share(
         on_wait: called once if the client has to wait.
         folder: of the lock files; None: one folder for all sessions of this user.
     """
-    locks = folder or Path(tempfile.gettempdir()) / f"zk0-gpus-{os.getuid()}"
+    locks = folder or lock_folder()
     locks.mkdir(mode=0o700, parents=True, exist_ok=True)
     with ExitStack() as held:
         with (locks / f"{gpu}.queue").open("ab") as queue:
@@ -92,19 +92,23 @@ def acquire_gpu_share(
 def gpu_share_for(training: LocalTrainingSettings, on_wait: Callable[[], None]) -> Iterator[None]:
     """Hold `training.gpu_share` of this process's GPU inside the block, if training uses one.
 
-    On exit the memory that torch reserved on the GPU is released.
+    The memory that torch keeps on the GPU stays with this process until another one needs it (`ReservedMemory`).
     """
     if not shares_gpu(training):
         yield
         return
-    import torch
+    with acquire_gpu_share(own_gpu(), training.gpu_share, on_wait):
+        yield
 
-    gpu = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
-    with acquire_gpu_share(gpu, training.gpu_share, on_wait):
-        try:
-            yield
-        finally:
-            torch.cuda.empty_cache()
+
+def own_gpu() -> str:
+    """The GPU of this process, by its name among all processes of this machine."""
+    return os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+
+
+def lock_folder() -> Path:
+    """The folder of lock files, one for all sessions of this user."""
+    return Path(tempfile.gettempdir()) / f"zk0-gpus-{os.getuid()}"
 
 
 def shares_gpu(training: LocalTrainingSettings) -> bool:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zk0.errors import CheckpointError, UpdateError
-from zk0.records import WireDtype
+from zk0.records import DigestAlgorithm, WireDtype
 from zk0.weights.bf16 import from_bf16, to_bf16
 from zk0.weights.files import Weights, WeightsFile, WeightsSource, open_weights
 from zk0.weights.int8 import channel_scales, from_int8, int8_specs, int8_tensors, read_int8, to_int8
@@ -49,6 +49,7 @@ def save_deltas(
     global_weights: Weights,
     wire: WireDtype,
     error_feedback: ErrorFeedback | None = None,
+    algorithm: DigestAlgorithm = "blake3",
 ) -> tuple[str, int]:
     """Write `weights - global_weights`, quantized, a tensor at a time; return digest and bytes of the file.
 
@@ -58,6 +59,7 @@ def save_deltas(
         global_weights: float32, as the client received them.
         wire: bf16 or int8.
         error_feedback: None: rounding errors are dropped.
+        algorithm: of the digest.
 
     Raises:
         UpdateError: the weights are not float32, not finite, or too far away for 8 bits.
@@ -65,7 +67,7 @@ def save_deltas(
     """
     specs = {name: TensorSpec.of(weights[name]) for name in weights}
     with ExitStack() as stack:
-        writer = stack.enter_context(open_weights_writer(path, delta_specs(specs, wire)))
+        writer = stack.enter_context(open_weights_writer(path, delta_specs(specs, wire), algorithm=algorithm))
         previous, remaining = None, None
         if error_feedback and error_feedback.previous:
             previous = stack.enter_context(open_weights(error_feedback.previous))

@@ -5,12 +5,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from blake3 import blake3
 from numpy.typing import NDArray
 
 from zk0.errors import CheckpointError
+from zk0.records import DigestAlgorithm
 from zk0.storage.atomic import atomic_path
-from zk0.weights.digests import digest
+from zk0.weights.digests import digest, digest_text, new_hash
 from zk0.weights.files import Weights, open_weights
 from zk0.weights.tensor_spec import (
     TensorSpec,
@@ -22,7 +22,13 @@ from zk0.weights.tensor_spec import (
 )
 
 
-def save_weights(path: Path, weights: Weights, durable: bool = True, reuse_file: Path | None = None) -> tuple[str, int]:
+def save_weights(
+    path: Path,
+    weights: Weights,
+    durable: bool = True,
+    reuse_file: Path | None = None,
+    algorithm: DigestAlgorithm = "blake3",
+) -> tuple[str, int]:
     """Write weights to a file atomically; return their digest and the bytes of the file.
 
     Args:
@@ -30,15 +36,15 @@ def save_weights(path: Path, weights: Weights, durable: bool = True, reuse_file:
         weights: arrays by name.
         durable: see `open_weights_writer`.
         reuse_file: see `open_weights_writer`.
+        algorithm: of the digest.
 
     Raises:
         CheckpointError: a dtype or a name that a file cannot hold.
         DiskFull: there is no room for it.
         OSError: the file cannot be written.
     """
-    with open_weights_writer(
-        path, {name: checked_spec(name, tensor) for name, tensor in weights.items()}, durable, reuse_file
-    ) as writer:
+    specs = {name: checked_spec(name, tensor) for name, tensor in weights.items()}
+    with open_weights_writer(path, specs, durable, reuse_file, algorithm) as writer:
         for name in writer.names:
             writer.write(weights[name])
     return writer.digest, writer.bytes
@@ -47,11 +53,14 @@ def save_weights(path: Path, weights: Weights, durable: bool = True, reuse_file:
 class WeightsWriter:
     """Appends tensors to a file in the order of `names`; `digest` and `bytes` are set when the file is closed."""
 
-    def __init__(self, handle: BinaryIO, names: tuple[str, ...], specs: Mapping[str, TensorSpec]) -> None:
+    def __init__(
+        self, handle: BinaryIO, names: tuple[str, ...], specs: Mapping[str, TensorSpec], algorithm: DigestAlgorithm
+    ) -> None:
         self.names = names
         self.digest = ""
         self.bytes = 0
-        self._handle, self._specs, self._hash = handle, specs, blake3()
+        self._handle, self._specs = handle, specs
+        self._algorithm, self._hash = algorithm, new_hash(algorithm)
         self._pending, self._missing_bytes = iter(names), 0
 
     def write(self, values: NDArray[Any]) -> None:
@@ -67,7 +76,7 @@ class WeightsWriter:
         """Return the digest of everything written; where `names` ascend, it is the digest of the weights."""
         while self._start_tensor():
             pass
-        return self._hash.hexdigest()
+        return digest_text(self._hash, self._algorithm)
 
     def _start_tensor(self) -> bool:
         """Start the next tensor; return False where there is none."""
@@ -80,7 +89,11 @@ class WeightsWriter:
 
 @contextmanager
 def open_weights_writer(
-    path: Path, specs: Mapping[str, TensorSpec], durable: bool = True, reuse_file: Path | None = None
+    path: Path,
+    specs: Mapping[str, TensorSpec],
+    durable: bool = True,
+    reuse_file: Path | None = None,
+    algorithm: DigestAlgorithm = "blake3",
 ) -> Iterator[WeightsWriter]:
     """Open a writer for a file that appears under its name when all of it is written.
 
@@ -91,6 +104,7 @@ def open_weights_writer(
             process, but a power cut may truncate it: for files that are made again, and whose digest is checked.
         reuse_file: a file that is no longer needed. Its blocks are overwritten, or it is removed where it has another
             hard link. Writing is faster then: the kernel need not allocate memory for a new file's pages.
+        algorithm: of the digest.
 
     Raises:
         CheckpointError: fewer or more values were written than `specs` lists, or a file cannot hold them.
@@ -102,13 +116,14 @@ def open_weights_writer(
         reused = reuse_file is not None and _reuse(reuse_file, temporary)
         with temporary.open("r+b" if reused else "xb") as handle:
             handle.write(header)
-            writer = WeightsWriter(handle, names, specs)
+            writer = WeightsWriter(handle, names, specs, algorithm)
             yield writer
             writer.bytes = handle.tell()
             if writer.bytes != (expected := len(header) + sum(spec.nbytes for spec in specs.values())):
                 raise CheckpointError(f"{path}: {writer.bytes} bytes were written, expected {expected}")
             handle.truncate()
-        writer.digest = writer.running_digest() if list(names) == sorted(names) else _digest_of(temporary)
+        in_order = list(names) == sorted(names)
+        writer.digest = writer.running_digest() if in_order else _digest_of(temporary, algorithm)
 
 
 def _reuse(file: Path, path: Path) -> bool:
@@ -123,6 +138,6 @@ def _reuse(file: Path, path: Path) -> bool:
     return False
 
 
-def _digest_of(path: Path) -> str:
+def _digest_of(path: Path, algorithm: DigestAlgorithm) -> str:
     with open_weights(path) as file:
-        return digest(file)
+        return digest(file, algorithm)

@@ -24,15 +24,6 @@ def deployment(deploy: Callable[..., Any], tmp_path_factory: pytest.TempPathFact
     started.stop()
 
 
-def record_round(folder: Path, checkpoint: Any) -> None:
-    """Append a round to the session's ledger, whose heads then go with each request to a node."""
-    from zk0.audit.ledger import Ledger
-    from zk0.records import RoundRecord
-
-    record = RoundRecord(round=checkpoint.round, checkpoint=checkpoint, seconds=1, finished_at="")
-    Ledger(folder / "ledger.jsonl").append(record)
-
-
 def digests(session: Session, folder: Path, drive: type) -> tuple[list[str], Any]:
     """Run two rounds; return the digests of the start and of each round, and the clients' scores of the last one."""
     from zk0.federation.open import open_federation
@@ -40,13 +31,11 @@ def digests(session: Session, folder: Path, drive: type) -> tuple[list[str], Any
     driven = drive(session, folder)
     with open_federation(session, "mini", folder) as federation:
         driven.begin(federation)
-        record_round(folder, driven.history[-1])
         for _ in range(2):
             collected = driven.train(federation)
             assert collected.refusals == ()
             assert [u.client for u in collected.updates] == ["a", "b"]
             driven.average(collected.updates)
-            record_round(folder, driven.history[-1])
         collected_scores = driven.evaluate(federation)
     assert collected_scores.refusals == ()
     return [c.digest for c in driven.history], collected_scores.scores
@@ -70,7 +59,7 @@ def test_a_federation_over_the_network_ends_with_the_same_digest(
         assert list((node.path / "scratch").glob("request-*")) == []
         (heads,) = audited_heads(node.scratch, node.read_kit().ledger_key)
         assert (heads.heads, heads.rounds, heads.without_head, heads.problem) == (3, 3, 0, "")
-        assert "has all 3 heads" in compare_with_ledger(node.scratch, "mini", tmp_path / "there" / "ledger.jsonl")
+        assert "has all 3 heads" in compare_with_ledger(node.scratch, tmp_path / "there" / "ledger.jsonl")
     assert not (tmp_path / "there/server/inbox").exists()
     assert {(n.name, n.status) for n in deployment.server.node_statuses()} == {("a", "online"), ("b", "online")}
     assert [(run.status.status, run.status.sub_status) for run in runs_of(deployment)] == 4 * [

@@ -1,6 +1,7 @@
 """What a node may claim: counts, moments, digests, numbers and texts out of bounds are refused by name, before use."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,13 @@ from zk0.federation.flower.flower_message import WEIGHTS_PATH
 from zk0.federation.protocol.answers import answer_problem
 from zk0.federation.protocol.exchange import Reply
 from zk0.federation.protocol.registry import Registry
-from zk0.federation.protocol.replies import parse_score
+from zk0.federation.protocol.replies import parse_report, parse_score
 from zk0.federation.protocol.spool import Spool
 from zk0.records import DatasetReport, Member, Refusal, Split, Update, WireFormat
 from zk0.settings.dataset_settings import ContractSettings
 from zk0.settings.loading import parse_session
 from zk0.weights.compression import compress_weights
+from zk0.weights.digests import digest, load_weights
 from zk0.weights.tensor_spec import TensorSpec, encode_header
 from zk0.weights.writer import save_weights
 
@@ -80,6 +82,9 @@ LIES = {
     "errors in its own report": claimed(report={"findings": [ERROR]}),
     "a megabyte of name": claimed(dataset="x" * 1_000_000),
     "thousands of tasks": claimed(report={"tasks": ["t"] * 5000}),
+    "thousands of repairs": claimed(report={"repairs": ["r"] * 5000}),
+    "a negative frame rate": claimed(report={"fps": -10.0}),
+    "a frame rate of 1e300": claimed(report={"fps": 1e300}),
     "another client's name": claimed(client="a"),
     "a path as name": claimed(client="../x"),
     "a number as name": claimed(client=7),
@@ -192,6 +197,13 @@ def test_examples_are_those_of_the_joining_answer(planned: PlannedUpdate) -> Non
     assert isinstance(Spool(spool._folder, spool._global, {"a": 1}).receive(answer, planned.plan, ()), Update)
 
 
+def test_a_digest_of_another_algorithm_than_the_sessions_is_refused(planned: PlannedUpdate) -> None:
+    sent = planned.folder / "sent.safetensors"
+    other = digest(load_weights(sent), "sha256")
+    found = planned.receive(planned.update.model_copy(update={"digest": other}).model_dump_json(), sent.read_bytes())
+    assert found.reason == "its digest is of sha256, expected blake3 as this session uses"
+
+
 def test_a_form_that_was_not_planned_is_refused_before_anything_is_unpacked(planned: PlannedUpdate) -> None:
     """A small frame declares a LoRA rank of a million: neither its bytes nor what it unpacks to is stored."""
     specs = {"w": TensorSpec("float32", (1000, 1000))}
@@ -264,6 +276,72 @@ def test_a_score_out_of_bounds_is_refused() -> None:
         text = json.dumps({"client": "a", "score": score | change})
         found = parse_score(Reply("a", RecordDict({"answer": ConfigRecord({"score": text})})))
         assert isinstance(found, Refusal) == bool(change), change
+
+
+def honest_score() -> dict[str, Any]:
+    """A score of the held-out episode of MEMBER."""
+    episode = {"episode": 3, "frames": 4, "actions": 30, "policy_loss": 0.5, "action_error_degrees": 7.0}
+    return {
+        "dataset": "local:x", "episodes": [episode], "frames": 4, "policy_loss": 0.5, "policy_loss_se": None,
+        "action_error_degrees": 7.0, "joint_error_degrees": [7.0] * 6, "horizon_error_degrees": [7.0] * 8,
+    }  # fmt: skip
+
+
+EPISODE: dict[str, Any] = honest_score()["episodes"][0]
+FALSE_SCORES: dict[str, dict[str, Any]] = {
+    "no episode": {"episodes": [], "frames": 0},
+    "an episode that it trains on": {"episodes": [EPISODE | {"episode": 1}]},
+    "an episode twice": {"episodes": [EPISODE, EPISODE], "frames": 8},
+    "more episodes": {"episodes": [EPISODE, EPISODE | {"episode": 4}], "frames": 8},
+    "other frames than its episodes": {"frames": 5},
+    "an episode without a frame": {"episodes": [EPISODE | {"frames": 0}], "frames": 0},
+    "five joints": {"joint_error_degrees": [7.0] * 5},
+    "no joint": {"joint_error_degrees": []},
+    "no step": {"horizon_error_degrees": []},
+    "a million steps": {"horizon_error_degrees": [7.0] * 10**6},
+    "a better loss than its episodes": {"policy_loss": 0.1},
+    "a smaller error than its episodes": {"action_error_degrees": 0.0},
+}
+
+
+@pytest.mark.parametrize("lie", FALSE_SCORES)
+def test_a_score_must_be_that_of_the_held_out_episodes(lie: str) -> None:
+    member = Member.model_validate(MEMBER)
+
+    def parsed(score: dict[str, Any]) -> Any:
+        text = json.dumps({"client": "evil", "score": score})
+        return parse_score(Reply("evil", RecordDict({"answer": ConfigRecord({"score": text})})), member)
+
+    assert not isinstance(parsed(honest_score()), Refusal)
+    found = parsed(honest_score() | FALSE_SCORES[lie])
+    assert isinstance(found, Refusal)
+    assert re.search("is not that of its episodes|is not a score", found.reason)
+
+
+FALSE_REPORTS: dict[str, dict[str, Any]] = {
+    "rounds": {"rounds": HUGE},
+    "a name of a megabyte": {"dataset": "x" * 2_000_000},
+    "thousands of models": {"models": {str(n): honest_score() for n in range(1000)}},
+    "thousands of losses": {"losses": {str(n): {"value": 1, "se": None, "dof": None} for n in range(1000)}},
+    "another client": {"client": "other"},
+    "no number": {"losses": {"base": {"value": 1e400, "se": None, "dof": None}}},
+}
+
+
+@pytest.mark.parametrize("lie", FALSE_REPORTS)
+def test_a_joining_report_has_bounds_and_clean_text(lie: str) -> None:
+    honest = {
+        "client": "evil", "dataset": "x\x1b[31m[/b]", "rounds": 1, "models": {"base": honest_score()},
+        "losses": {"[/x]": {"value": 1.0, "se": None, "dof": None}}, "improvements": {},
+    }  # fmt: skip
+
+    def parsed(report: dict[str, Any]) -> str | Refusal:
+        answer = RecordDict({"answer": ConfigRecord({"report": json.dumps(report)})})
+        return parse_report(Reply("evil", answer), expected=True)
+
+    shown = json.loads(str(parsed(honest)))
+    assert (shown["dataset"], list(shown["losses"])) == ("x (31m(/b)", ["(/x)"])
+    assert isinstance(parsed(honest | FALSE_REPORTS[lie]), Refusal)
 
 
 TEXTS = [

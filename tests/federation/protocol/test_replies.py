@@ -151,9 +151,11 @@ class RecordingListener:
 
 
 @pytest.fixture
-def driven(session: Session, drive: type, tmp_path: Path) -> Any:
+def driven(engine: Any, session: Session, drive: type, tmp_path: Path) -> Any:
     """A session with a name of its own, so that clients do not answer from their disk."""
-    return drive(session, tmp_path, tmp_path.name)
+    found = drive(session, tmp_path, tmp_path.name)
+    engine.show_ledger(found)
+    return found
 
 
 @on_engines(BAD)

@@ -79,8 +79,9 @@ VIDEO = {"timestamp": "2026-01-01T00:00:00Z"}
 ASKED: dict[str, Any] = {
     "one frame a step": plan({"local_steps": 100, "batch_size": 1}),
     "one frame a step in epochs": plan({"batch_size": 1}),
-    "four frames in all": plan({"local_steps": 1, "batch_size": 4}),
-    "a mean gradient of eight frames": plan({"local_steps": 1, "batch_size": 8}, use_control_variates=True),
+    "seven frames a step": plan({"local_steps": 100, "batch_size": 7}),
+    "248 frames in all": plan({"local_steps": 31, "batch_size": 8}),
+    "a mean gradient of 64 frames": plan({"local_steps": 1, "batch_size": 64}, use_control_variates=True),
     "a large eps": plan({"eps": 1e-2}),
     "a large lr": plan(lr=1e6),
     "a learning rate that rises": plan(scheduler=SchedulerSettings(eta_min=1e6)),
@@ -123,7 +124,7 @@ def test_a_request_outside_the_limits_is_refused(what: str, config: dict[str, An
 def test_normal_requests_are_allowed(config: dict[str, Any]) -> None:
     check_terms(terms(), config)
     demo = {"local_steps": 120, "batch_size": 32}
-    for normal in (plan(), plan(demo, lr=2e-3), plan({"local_steps": 3, "batch_size": 8}), evaluation()):
+    for normal in (plan(), plan(demo, lr=2e-3), plan({"local_steps": 32, "batch_size": 8}), evaluation()):
         check_plan(normal, config)
     check_plan(plan(use_control_variates=True), config)
 

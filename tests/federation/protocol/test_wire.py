@@ -1,5 +1,6 @@
 """Rounds with quantized and compressed updates, through real clients, the spool and the average."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,22 @@ def rounds_with(
 @pytest.fixture(scope="module")
 def dense(rounds_with: Callable[..., tuple[Any, list[Any]]]) -> tuple[Any, list[Any]]:
     return rounds_with()
+
+
+def test_digests_of_a_session_are_sha256_where_it_asks_for_them(session_of, drive, tmp_path):
+    session = session_of(("a", "b"), federation={"digest": "sha256"})
+    with open_federation(session, "s", tmp_path) as federation:
+        driven = drive(session, tmp_path, "s")
+        driven.begin(federation)
+        found = driven.train(federation, wire=WireFormat(upload="int8"))
+        driven.average(found.updates)
+    assert found.refusals == ()
+    digests = [checkpoint.digest for checkpoint in driven.history] + [update.digest for update in found.updates]
+    assert all(re.fullmatch("sha256:[0-9a-f]{64}", one) for one in digests)
+    sent = encode_global_weights(
+        session.federation.model_copy(update={"wire_down": "bf16"}), Path(driven.history[1].path), tmp_path / "sent"
+    )
+    assert str(sent.wire.download_digest).startswith("sha256:")
 
 
 def flat(path: str) -> np.ndarray:

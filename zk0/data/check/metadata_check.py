@@ -79,7 +79,7 @@ def dataset_uses(session: Session) -> Iterator[DatasetUse]:
             expected_episodes=client.expected_episodes,
             may_repair=repairs and client.allow_repair,
         )
-    for one in session.evaluation.datasets:
+    for one in session.evaluation.used_datasets():
         evaluated = one.first_episodes or one.last_episodes
         yield DatasetUse(
             purpose=_EVALUATION_SET,

@@ -3,9 +3,9 @@
 It has the interface of Flower's Grid, so that one `Federation` serves every engine.
 """
 
+import json
 import queue
 import threading
-import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
@@ -18,7 +18,7 @@ from flwr.app import Context, Error, Message, RecordDict
 from zk0.errors import FederationError
 from zk0.federation.engines.worker_process import ForkServer, WorkerProcess
 from zk0.federation.flower.private_api import ErrorCode, new_message
-from zk0.federation.protocol.client_app import STEPS, ProgressListener
+from zk0.federation.protocol.client_app import ProgressListener
 
 _FIRST_NODE = 1000
 _STOP_SECONDS = 5.0
@@ -34,7 +34,7 @@ class LocalGrid:
         nodes: the configuration of each node, one node a client.
         workers: number of processes.
         log_folder: for the output of the workers (worker-N.log) and of their fork server (workers.log).
-        on_step: called with the progress of clients, from a thread.
+        on_step: called with the progress of clients, and when they wait for a GPU, from a thread.
         max_workers: returns how many workers can work at a time; None: all. It may take seconds: worker 0 starts
             without waiting for it.
     """
@@ -54,6 +54,7 @@ class LocalGrid:
             _FIRST_NODE + i: Context(self.run_id, _FIRST_NODE + i, dict(config), RecordDict(), {})
             for i, config in enumerate(nodes)
         }
+        self._clients = {node: json.loads(str(c.node_config["client"]))["name"] for node, c in self._contexts.items()}
         self._jobs: queue.Queue[Message | None] = queue.Queue()
         self._open: set[str] = set()
         self._replies: dict[str, Message] = {}
@@ -82,8 +83,8 @@ class LocalGrid:
             thread.join(_STOP_SECONDS)
 
     def get_nodes(self) -> list[SimpleNamespace]:
-        """Return all nodes; they are always connected."""
-        return [SimpleNamespace(node_id=node) for node in self._contexts]
+        """Return all nodes, each with the name of its client; they are always connected."""
+        return [SimpleNamespace(node_id=node, client=name) for node, name in self._clients.items()]
 
     def make_message(
         self, content: RecordDict, dst_node_id: int, message_type: str, ttl: float, group_id: str
@@ -118,7 +119,7 @@ class LocalGrid:
     def _handle_here(self, message: Message) -> Message:
         from zk0.federation.protocol import client_app
 
-        client_app.set_progress_listener(lambda *step: self._on_step(*step) if step[-1] in STEPS else None)
+        client_app.set_progress_listener(self._on_step)
         return client_app.flower_client_app(message, self._contexts[message.metadata.dst_node_id])
 
     def _run_jobs(self, number: int, worker: WorkerProcess) -> None:
@@ -133,8 +134,7 @@ class LocalGrid:
             if metadata.message_id not in self._open:  # its round is over; the next round must not wait for it
                 continue
             try:
-                deadline = time.monotonic() + metadata.ttl
-                reply, self._contexts[node] = worker.request(message, self._contexts[node], deadline)
+                reply, self._contexts[node] = worker.request(message, self._contexts[node], metadata.ttl)
             except FederationError as e:
                 reply = Message(Error(ErrorCode.CLIENT_APP_CRASHED, str(e)), reply_to=message)
             except Exception as e:  # without a reply, and without this thread, the caller would wait for ever

@@ -5,21 +5,29 @@ Flower deprecates `run_simulation`; this is the only file that uses it.
 Flower returns a Ray actor whose client died to its pool, where the actor fails every later message, and Flower's
 shutdown waits for clients that hang. Therefore an actor here does not train: it holds a worker process of the local
 engine that does (`WorkerClientApp`), and outlives it. Ray restarts an actor that is killed.
+
+Flower gives all messages to Ray at once, and they wait there for an actor. Therefore a message carries its time limit
+beside its content, and an actor counts it from the moment on at which it takes the message up.
+
+Without an address Ray is started on this machine, and messages name weights by path. In a cluster they are objects
+(`zk0.federation.engines.ray_cluster`).
 """
 
 import os
 import queue
+import secrets
 import shutil
 import socket
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from multiprocessing import AuthenticationError
 from multiprocessing.connection import Client, Connection, Listener
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
@@ -28,21 +36,54 @@ from zk0.errors import FederationError
 from zk0.federation.engines.worker_process import ForkServer, WorkerProcess
 from zk0.federation.flower.private_api import ErrorCode, new_message
 from zk0.federation.protocol.client_app import ProgressListener
+from zk0.federation.protocol.exchange import limit_turn, take_turn_limit
+
+if TYPE_CHECKING:
+    from zk0.federation.engines.ray_cluster import ClusterSession, MachineFiles, SessionObjects
 
 _START_SECONDS = 180.0
 _STOP_SECONDS = 60.0
 _ACTOR_OPTIONS = {"max_restarts": -1, "max_task_retries": 1}
 """Ray restarts an actor whenever it dies, and retries the task that it was working on once."""
+_QUEUE_SECONDS = 30 * 86_400.0
+"""For which a message may wait for an actor; Flower forgets it then."""
+
+
+class SessionAddress(NamedTuple):
+    """Where a session listens for its actors."""
+
+    address: str | tuple[str, int]
+    """Path of a socket on this machine; host and port in a cluster."""
+    key: bytes | None = None
+    """Actors in a cluster prove that they know it."""
 
 
 class RayGrid:
-    """Flower's in-memory grid, taken out of its ServerApp."""
+    """Flower's in-memory grid, taken out of its ServerApp.
 
-    limits_turns = False
+    A message's time to live counts from the moment on at which an actor takes it up.
 
-    def __init__(self, grid: Any, ended: "queue.Queue[BaseException | None]") -> None:
+    Args:
+        grid: Flower's.
+        ended: holds why the simulation has ended, once it has.
+        actors: the connections of the actors.
+        objects: in a cluster, what takes the place of files in messages.
+    """
+
+    limits_turns = True
+
+    def __init__(
+        self,
+        grid: Any,
+        ended: "queue.Queue[BaseException | None]",
+        actors: "_ActorConnections",
+        objects: "SessionObjects | None" = None,
+    ) -> None:
         self._grid = grid
         self._ended = ended
+        self._actors = actors
+        self._objects = objects
+        self._open: set[str] = set()
 
     def get_nodes(self) -> Sequence[Any]:
         """Return all virtual nodes."""
@@ -53,23 +94,44 @@ class RayGrid:
         self, content: RecordDict, dst_node_id: int, message_type: str, ttl: float, group_id: str
     ) -> Message:
         """Create a message of the simulation's run."""
-        return new_message(self._grid.run.run_id, content, dst_node_id, message_type, ttl, group_id)
+        if self._objects is not None:
+            content = self._objects.outgoing(content)
+        limited = limit_turn(content, ttl)
+        return new_message(self._grid.run.run_id, limited, dst_node_id, message_type, _QUEUE_SECONDS, group_id)
 
     def push_messages(self, messages: Sequence[Message]) -> Sequence[str]:
         """Give messages to the actors, and return their ids."""
-        return list(self._grid.push_messages(messages))
+        ids = list(self._grid.push_messages(messages))
+        if not self._open:
+            self._actors.expect()
+        self._open.update(ids)
+        return ids
 
     def pull_messages(self, ids: Sequence[str]) -> Sequence[Message]:
         """Return the replies that have arrived, each once."""
         self._check_running()
-        return list(self._grid.pull_messages(ids))
+        found = list(self._grid.pull_messages(ids))
+        self._open.difference_update(message.metadata.reply_to_message_id for message in found)
+        return found if self._objects is None else [self._objects.incoming(message) for message in found]
 
     def discard(self, ids: Sequence[str]) -> None:
-        """Do nothing: Flower's simulation deletes its messages when it ends."""
+        """Let no actor take up these messages any more, and drop their objects.
+
+        Flower's simulation deletes its messages when it ends.
+        """
+        if self._objects is not None:
+            self._objects.discard(ids)
+        for message_id in self._open.intersection(ids):
+            _discarded(self._actors.folder, message_id).touch()
+        self._open.difference_update(ids)
 
     def _check_running(self) -> None:
         if not self._ended.empty():
-            raise FederationError(f"the Ray simulation has ended: {self._ended.get()}")
+            failure = self._ended.get()
+            self._ended.put(failure)  # later calls must find it, too
+            raise FederationError(f"the Ray simulation has ended: {failure}")
+        if self._open and self._actors.absent_seconds() > _START_SECONDS:
+            raise FederationError(f"no actor of Ray has been there for {_START_SECONDS:g} s: did its processes end?")
 
 
 class WorkerClientApp(ClientApp):
@@ -78,50 +140,80 @@ class WorkerClientApp(ClientApp):
     Args:
         address: where the session listens for progress; when it closes the connection, the process is killed.
         log_folder: for the output of the processes (worker-N.log).
+        cluster: of the session, whose machines have folders of their own; None: all actors are on its machine.
     """
 
-    def __init__(self, address: str, log_folder: Path) -> None:
+    def __init__(self, address: SessionAddress, log_folder: Path, cluster: "ClusterSession | None" = None) -> None:
         super().__init__()
-        self._address, self._log_folder = address, log_folder
+        self._address, self._log_folder, self._cluster = address, log_folder, cluster
 
     def __call__(self, message: Message, context: Context) -> Message:
         """Return the client's answer, or a message with an Error that says why there is none."""
-        metadata = message.metadata
-        left = metadata.created_at + metadata.ttl - time.time()
+        seconds = take_turn_limit(message)
         try:
-            if left < 0:  # its round is over
-                raise FederationError(f"no answer within {metadata.ttl:g} s")
-            worker, session = _actor_worker(self._address, self._log_folder)
-            reply, after = worker.request(message, context, time.monotonic() + left, session)
+            if self._cluster is None and self._is_discarded(message):
+                raise FederationError("its round is over")
+            worker, session, files = _actor_worker(self._address, self._log_folder, self._cluster)
+            request = message if files is None else files.localize(message)  # fails if its objects were dropped
+            reply, after = worker.request(request, context, seconds, session)
+            reply = reply if files is None else files.share(message, reply)
         except FederationError as e:
             return Message(Error(ErrorCode.CLIENT_APP_CRASHED, str(e)), reply_to=message)
         context.state = after.state
         return reply
 
+    def _is_discarded(self, message: Message) -> bool:
+        return _discarded(Path(str(self._address.address)).parent, message.metadata.message_id).exists()
 
-_actor_workers: dict[str, tuple[WorkerProcess, Connection]] = {}
+
+def _discarded(folder: Path, message_id: str) -> Path:
+    """Return the file that exists once nobody waits for the answer to a message."""
+    return folder / f"discarded-{message_id}"
 
 
-def _actor_worker(address: str, log_folder: Path) -> tuple[WorkerProcess, Connection]:
-    """Return the worker process of this actor, and the connection to the session; both are created once."""
+_ActorWorker = tuple[WorkerProcess, Connection, "MachineFiles | None"]
+_actor_workers: dict[SessionAddress, _ActorWorker] = {}
+
+
+def _actor_worker(address: SessionAddress, log_folder: Path, cluster: "ClusterSession | None") -> _ActorWorker:
+    """Return the worker process of this actor, the connection to the session, and its machine's files in a cluster.
+
+    All are created once.
+    """
     if address not in _actor_workers:
-        session = Client(address)
+        session, files = Client(address.address, authkey=address.key), None
         number = session.recv()
+        if cluster is not None:
+            from zk0.federation.engines.ray_cluster import MachineFiles
+
+            files = MachineFiles(cluster, session)
+            log_folder = files.folder / "server"
+            log_folder.mkdir(parents=True, exist_ok=True)
         server = ForkServer(log_folder / f"workers-{number}.log")
         worker = WorkerProcess(server, number, log_folder, lambda *step: session.send(step))
-        _actor_workers[address] = worker, session
+        _actor_workers[address] = worker, session, files
     return _actor_workers[address]
 
 
 class _ActorConnections:
-    """Accepts a connection of each actor: progress comes in, and closing it makes the actor kill its process."""
+    """Accepts a connection of each actor: progress comes in, and closing it makes the actor kill its process.
 
-    def __init__(self, on_step: ProgressListener | None) -> None:
-        self._folder = tempfile.mkdtemp(prefix="zk0-ray-")
-        self.address = f"{self._folder}/socket"
-        self._listener = Listener(self.address, "AF_UNIX")
+    Args:
+        on_step: called with the progress of clients.
+        host: address of this machine in a cluster; None: actors are on this machine.
+    """
+
+    def __init__(self, on_step: ProgressListener | None, host: str | None = None) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="zk0-ray-"))
+        key = None if host is None else secrets.token_bytes(32)
+        place: Any = str(self.folder / "socket") if host is None else (host, 0)
+        self._listener = Listener(place, "AF_UNIX" if host is None else "AF_INET", authkey=key)
+        self.address = SessionAddress(self._listener.address, key)
         self._on_step = on_step or (lambda *_: None)
         self._connections: list[Connection] = []
+        self._connected = 0
+        self._absent_since = time.monotonic()
+        self._lock = threading.Lock()
         self._closed = False
 
     def __enter__(self) -> Self:
@@ -129,7 +221,15 @@ class _ActorConnections:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, e: BaseException | None, trace: TracebackType | None) -> None:
-        shutil.rmtree(self._folder, ignore_errors=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def expect(self) -> None:
+        """Expect an actor from now on: the first message starts one."""
+        self._absent_since = time.monotonic()
+
+    def absent_seconds(self) -> float:
+        """Return for how long no actor has been connected although one was expected."""
+        return 0.0 if self._connected else time.monotonic() - self._absent_since
 
     def close(self) -> None:
         """Close all connections and accept no other."""
@@ -144,46 +244,64 @@ class _ActorConnections:
             try:
                 connection = self._listener.accept()
                 connection.send(len(self._connections))
-            except OSError:
+            except (OSError, EOFError, AuthenticationError):
                 continue
             self._connections.append(connection)
             threading.Thread(target=self._receive, args=(connection,), daemon=True, name="zk0-ray-progress").start()
 
     def _receive(self, connection: Connection) -> None:
+        with self._lock:
+            self._connected += 1
         try:
             while True:
                 self._on_step(*connection.recv())
         except (EOFError, OSError):
-            return
+            with self._lock:
+                self._connected, self._absent_since = self._connected - 1, time.monotonic()
 
 
 @contextmanager
 def open_ray_grid(
-    nodes: int, workers: int, gpus: float, log_folder: Path, on_step: ProgressListener | None = None
+    nodes: Sequence[Mapping[str, Any]],
+    workers: int,
+    gpus: float,
+    log_folder: Path,
+    on_step: ProgressListener | None = None,
+    cluster: str | None = None,
 ) -> Iterator[RayGrid]:
     """Start a simulation, and yield its grid.
 
     Args:
-        nodes: number of virtual nodes.
-        workers: the most actors at a time.
+        nodes: configurations of the virtual nodes.
+        workers: the most actors at a time, where Ray is started here; in a cluster Ray decides by its CPUs and GPUs.
         gpus: share of a GPU that each actor reserves.
-        log_folder: for the output of the worker processes.
-        on_step: called with the progress of clients, from a thread.
+        log_folder: for the output of the worker processes; in a session's folder.
+        on_step: called with the progress of clients, and when they wait for a GPU, from a thread.
+        cluster: address of a running Ray cluster (HOST:PORT); None: Ray is started on this machine.
 
     Raises:
-        FederationError: Ray is not installed, or the simulation does not start.
+        FederationError: Ray is not installed, no cluster answers, or the simulation does not start.
     """
     try:
         import ray  # noqa: F401
     except ImportError as e:
         raise FederationError('engine "ray" needs Ray: install zk0[ray] (uv sync --extra ray)') from e
     log_folder.mkdir(parents=True, exist_ok=True)
-    with _ActorConnections(on_step) as connections:
+    objects, host = None, None
+    # "local": else Ray would connect to a cluster that runs, or once ran, on this machine
+    init_args = {"address": "local", "num_cpus": workers, "include_dashboard": False, "log_to_driver": False}
+    if cluster is not None:
+        from zk0.federation.engines.ray_cluster import SessionObjects, connect_to_cluster, own_address
+
+        connect_to_cluster(cluster)
+        objects, host = SessionObjects(nodes, log_folder.parent.name, log_folder / "inbox"), own_address(cluster)
+    with _ActorConnections(on_step, host) as connections:
         options = {"num_cpus": 1.0, "num_gpus": gpus, **_ACTOR_OPTIONS}
-        simulation = _Simulation(nodes, workers, options, WorkerClientApp(connections.address, log_folder))
+        app = WorkerClientApp(connections.address, log_folder, None if objects is None else objects.cluster)
+        simulation = _Simulation(len(nodes), {"client_resources": options, "init_args": init_args}, app)
         simulation.start()
         try:
-            yield simulation.grid()
+            yield RayGrid(simulation.grid(), simulation.ended, connections, objects)
         finally:
             connections.close()  # first, because Flower's shutdown waits for clients that train
             simulation.stop()
@@ -192,25 +310,25 @@ def open_ray_grid(
 class _Simulation:
     """`run_simulation` in a thread; its ServerApp passes the grid to this process and waits."""
 
-    def __init__(self, nodes: int, workers: int, actor_options: dict[str, float], client_app: ClientApp) -> None:
-        self._nodes, self._workers, self._client_app = nodes, workers, client_app
-        self._actor_options = actor_options
+    def __init__(self, nodes: int, backend: dict[str, Any], client_app: ClientApp) -> None:
+        self._nodes, self._backend, self._client_app = nodes, backend, client_app
         self._started: queue.Queue[Any] = queue.Queue()
-        self._ended: queue.Queue[BaseException | None] = queue.Queue()
+        self.ended: queue.Queue[BaseException | None] = queue.Queue()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True, name="zk0-ray")
 
     def start(self) -> None:
         self._thread.start()
 
-    def grid(self) -> RayGrid:
+    def grid(self) -> Any:
+        """Return Flower's grid, once the simulation has started."""
         try:
             found = self._started.get(timeout=_START_SECONDS)
         except queue.Empty as e:
             raise FederationError(f"the Ray simulation did not start within {_START_SECONDS:g} s") from e
         if found is None:
-            raise FederationError(f"the Ray simulation did not start: {self._ended.get()}")
-        return RayGrid(found, self._ended)
+            raise FederationError(f"the Ray simulation did not start: {self.ended.get()}")
+        return found
 
     def stop(self) -> None:
         self._stopping.set()
@@ -227,17 +345,16 @@ class _Simulation:
             self._started.put(grid)
             self._stopping.wait()
 
-        init_args = {"num_cpus": self._workers, "include_dashboard": False, "log_to_driver": False}
         failure: BaseException | None = None
         try:
             run_simulation(
                 server_app,
                 self._client_app,
                 num_supernodes=self._nodes,
-                backend_config={"client_resources": self._actor_options, "init_args": init_args},
+                backend_config=self._backend,
             )
         except Exception as e:  # raised by the thread that uses the grid
             failure = e
         finally:
-            self._ended.put(failure)
+            self.ended.put(failure)
             self._started.put(None)

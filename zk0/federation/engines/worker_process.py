@@ -18,7 +18,8 @@ from flwr.app import Context, Message
 
 from zk0.errors import FederationError
 from zk0.federation.engines.worker import EXIT_CODE, FORK, NUMBER_BYTES
-from zk0.federation.protocol.client_app import GPU_WAIT, STEPS, ProgressListener
+from zk0.federation.protocol.client_app import GPU_WAIT, ProgressListener
+from zk0.storage.log_rotation import rotate_log
 
 _START_SECONDS = 180.0
 _STOP_SECONDS = 5.0
@@ -135,7 +136,7 @@ class WorkerProcess:
         server: it is forked from.
         number: of the worker: it selects the GPU and the name of the log, worker-NUMBER.log.
         log_folder: for the log.
-        on_step: called with the progress of clients.
+        on_step: called with the progress of clients, and when they wait for a GPU.
     """
 
     def __init__(self, server: ForkServer, number: int, log_folder: Path, on_step: ProgressListener) -> None:
@@ -148,24 +149,24 @@ class WorkerProcess:
         self._state_lock = threading.Lock()
 
     def request(
-        self, message: Message, context: Context, deadline: float, session: Connection | None = None
+        self, message: Message, context: Context, seconds: float, session: Connection | None = None
     ) -> tuple[Message, Context]:
         """Let the worker handle a message, and return the ClientApp's reply and the new context.
 
-        A worker that dies, misses the deadline or whose session has ended is killed; updates that it has finished are
+        A worker that dies, takes too long or whose session has ended is killed; updates that it has finished are
         on disk.
 
         Args:
             message: to handle.
             context: of the node.
-            deadline: on the monotonic clock; it moves by the time for which the worker waits for a GPU.
+            seconds: time limit, without the time for which the worker waits for a GPU.
             session: connection that closes when the session ends; None: none.
 
         Raises:
             FederationError: the worker did not answer in time, or died, or the session has ended.
         """
         try:
-            return self._exchange(message, context, deadline, session)
+            return self._exchange(message, context, seconds, session)
         except FederationError:
             self.kill()
             raise
@@ -186,9 +187,11 @@ class WorkerProcess:
         return self._server.exit_code(pid)
 
     def _exchange(
-        self, message: Message, context: Context, deadline: float, session: Connection | None
+        self, message: Message, context: Context, seconds: float, session: Connection | None
     ) -> tuple[Message, Context]:
+        rotate_log(self._log)
         connection = self._connect()
+        deadline = time.monotonic() + seconds  # not while the worker starts
         connection.send((message, context))
         connections = [connection, *([session] if session else [])]
         waiting_since: float | None = None
@@ -196,7 +199,7 @@ class WorkerProcess:
             left = None if waiting_since is not None else max(0.0, deadline - time.monotonic())
             ready = wait(connections, left)
             if not ready:
-                raise FederationError(f"no answer within {message.metadata.ttl:g} s")
+                raise FederationError(f"no answer within {seconds:g} s")
             if connection not in ready:
                 raise FederationError("the session has ended")
             kind, value = connection.recv()
@@ -205,8 +208,7 @@ class WorkerProcess:
             if kind == "step":
                 *_, work = value
                 waiting_since, deadline = _pause(work, waiting_since, deadline)
-                if work in STEPS:
-                    self._on_step(*value)
+                self._on_step(*value)
 
     def _connect(self) -> Connection:
         """Return the connection to the worker, which is started if none runs."""

@@ -4,6 +4,8 @@ It acquires the SuperNode's tasks and lets a warm worker process of this machine
 It never unpacks the app bundle that a run carries: only the zk0 that is installed here runs here.
 """
 
+import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -12,7 +14,9 @@ from typing import Any
 
 from flwr.app import Error, Message
 from loguru import logger
+from pydantic import Field
 
+from zk0.audit.journal import SentJournal
 from zk0.client.round_state import remove_old_sessions
 from zk0.errors import FederationError, TransientError
 from zk0.federation.engines.local import LocalGrid
@@ -20,8 +24,10 @@ from zk0.federation.flower.api_client import ApiClient, Endpoint
 from zk0.federation.flower.flower_message import embed_weights, to_flower
 from zk0.federation.flower.private_api import CLIENT_APP
 from zk0.federation.flower.runtime_task import FetchLimit, RuntimeTask, acquire_task
+from zk0.federation.protocol.client_app import GPU_WAIT
+from zk0.federation.protocol.exchange import RECEIPTS, take_turn_limit
 from zk0.federation.protocol.request_limits import LIMITS
-from zk0.federation.protocol.sent_log import REMOTE
+from zk0.federation.protocol.sent_log import REMOTE, SENT_JOURNAL
 from zk0.federation.protocol.shown_heads import LEDGER_KEY
 from zk0.records import Record
 from zk0.settings.dataset_settings import ClientSettings
@@ -44,20 +50,48 @@ class AgentSettings(Record):
     scratch: Path
     cache: Path
     supernode: Endpoint
-    limits: NodeLimits = NodeLimits()
-    ledger_key: str = ""
+    ledger_key: str
     """Of the server, from the enrolment kit."""
+    limits: NodeLimits = NodeLimits()
+    max_sessions: int | None = Field(default=None, ge=1)
+    """The node stops after so many sessions have ended; None: it stays."""
+    ended_before: frozenset[str] = frozenset()
+    """Sessions that had ended when the node was started."""
 
 
 class ProgressClock:
-    """A progress listener that stores when a worker last made progress."""
+    """A progress listener that stores when a worker last made progress, and whether it waits for a GPU."""
 
     def __init__(self) -> None:
         self.at = time.monotonic()
+        self.waits = False
 
     def __call__(self, client: str, round_number: int, step: int, steps: int, work: str) -> None:
         """Store the time."""
-        self.at = time.monotonic()
+        self.at, self.waits = time.monotonic(), work == GPU_WAIT
+
+
+class SessionCount:
+    """Counts the sessions that have ended since the node was started: those whose receipts the client has answered."""
+
+    def __init__(self, settings: AgentSettings) -> None:
+        self._settings, self._journal_bytes, self._reached = settings, -1, False
+
+    def reached(self) -> bool:
+        """Return whether the node has taken part in as many sessions as it shall."""
+        if self._settings.max_sessions is None:
+            return False
+        journal = self._settings.scratch / SENT_JOURNAL
+        size = journal.stat().st_size if journal.is_file() else 0
+        if size != self._journal_bytes:
+            ended = ended_sessions(self._settings.scratch) - self._settings.ended_before
+            self._journal_bytes, self._reached = size, len(ended) >= self._settings.max_sessions
+        return self._reached
+
+
+def ended_sessions(scratch: Path) -> frozenset[str]:
+    """Return the sessions whose receipts a client has answered."""
+    return frozenset(sent.to for sent in SentJournal(scratch / SENT_JOURNAL).read() if sent.kind == RECEIPTS)
 
 
 def answer_tasks(
@@ -120,18 +154,19 @@ def _delete_old_files(scratch: Path) -> None:
 
 def _handle(grid: LocalGrid, progress: ProgressClock, request: Message) -> Message:
     """Let the worker handle a request, and return its reply."""
-    metadata, deadline = request.metadata, time.monotonic() + request.metadata.ttl
     if request.has_error():
         return Message(Error(0, "the request is an error"), reply_to=request)
+    metadata, deadline = request.metadata, time.monotonic() + take_turn_limit(request)
     (node,) = grid.get_nodes()
     message = grid.make_message(
         request.content, node.node_id, metadata.message_type, _NO_DEADLINE_SECONDS, metadata.group_id
     )
     ids = grid.push_messages([message])
     while not (replies := grid.pull_messages(ids)):
-        if time.monotonic() > max(deadline, progress.at + _SILENT_SECONDS):
+        if not progress.waits and time.monotonic() > max(deadline, progress.at + _SILENT_SECONDS):
             raise FederationError(f"the worker is late and has made no progress for {_SILENT_SECONDS:g} s")
         time.sleep(_POLL_SECONDS)
+    progress.waits = False
     return replies[0]
 
 
@@ -149,7 +184,9 @@ def main(folder: Path) -> None:
     settings.scratch.mkdir(parents=True, exist_ok=True)
     progress = ProgressClock()
     with LocalGrid([config], 1, folder / "logs", progress) as grid:
-        answer_tasks(settings, grid, progress, lambda: False)
+        answer_tasks(settings, grid, progress, SessionCount(settings).reached)
+    logger.info("{} sessions have ended; the node stops", settings.max_sessions)
+    os.kill(os.getppid(), signal.SIGTERM)  # the supervisor ends SuperNode and agent
 
 
 if __name__ == "__main__":

@@ -11,19 +11,21 @@ from zk0.records import Record
 from zk0.settings.dataset_settings import SafeName
 from zk0.storage.atomic import atomic_write_bytes
 
+_MAX_PEM = 100_000
+
 
 class EnrolmentKit(Record):
     """A node's name and key, and the server's address and certificate."""
 
     name: SafeName
-    server: str
+    server: str = Field(pattern=r"^[A-Za-z0-9_.:\[\]][A-Za-z0-9_.:\[\]-]{0,252}:[0-9]{1,5}$")
     """host:port"""
-    ca_certificate: str
+    ca_certificate: str = Field(max_length=_MAX_PEM)
     """Certificate of the authority that signed the server's certificate (PEM)."""
-    key: str
+    key: str = Field(max_length=_MAX_PEM)
     """The node's private key in OpenSSH format. Whoever has it can act as this node."""
-    ledger_key: str = Field(default="", pattern=r"^([0-9a-f]{64})?$")
-    """Public key with which the server signs the heads of its ledgers; empty in kits of earlier versions."""
+    ledger_key: str = Field(pattern=r"^[0-9a-f]{64}$")
+    """Public key with which the server signs the heads of its ledgers."""
 
     def write(self, path: Path) -> None:
         """Write the kit to a file that only its owner can read."""

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from zk0.errors import SettingsError
 from zk0.federation.flower.api_client import Endpoint
-from zk0.federation.network.agent import AgentSettings
+from zk0.federation.network.agent import AgentSettings, ended_sessions
 from zk0.federation.network.enrolment_kit import EnrolmentKit
 from zk0.federation.network.flower_commands import LOOPBACK_ADDRESS, free_port, supernode_process
 from zk0.federation.network.hours import DailyHours
@@ -79,7 +79,12 @@ class NodeFolder:
         return _parse_limits(file.read_text(encoding="utf-8"), file) if file.is_file() else NodeLimits()
 
     def start(
-        self, client: ClientSettings, cache: Path, detached: bool = True, hours: DailyHours | None = None
+        self,
+        client: ClientSettings,
+        cache: Path,
+        detached: bool = True,
+        hours: DailyHours | None = None,
+        max_sessions: int | None = None,
     ) -> None:
         """Start SuperNode and agent.
 
@@ -88,16 +93,23 @@ class NodeFolder:
             cache: folder of the feature cache.
             detached: the processes outlive this one; else they end with the thread that calls this.
             hours: outside them neither process runs, and the server sees the node as offline.
+            max_sessions: the node stops after so many sessions have ended; None: it stays.
 
         Raises:
             SettingsError: the node runs already.
         """
         if self.supervised.state() is not None:
             raise SettingsError(f"{self.path}: its node is running already")
-        self.prepare(client, cache, hours)
+        self.prepare(client, cache, hours, max_sessions)
         self.supervised.start(detached)
 
-    def prepare(self, client: ClientSettings, cache: Path, hours: DailyHours | None = None) -> None:
+    def prepare(
+        self,
+        client: ClientSettings,
+        cache: Path,
+        hours: DailyHours | None = None,
+        max_sessions: int | None = None,
+    ) -> None:
         """Write the settings of agent and supervisor."""
         secret, port = self.path / "secret", free_port()
         atomic_write_bytes(secret, token_bytes(32), mode=0o600)
@@ -109,6 +121,8 @@ class NodeFolder:
             supernode=endpoint,
             limits=self.read_limits(),
             ledger_key=self.read_kit().ledger_key,
+            max_sessions=max_sessions,
+            ended_before=ended_sessions(self.scratch),
         )
         atomic_write_text(self.path / "agent.json", settings.model_dump_json(indent=2))
         ca_certificate, key = self.path / "ca.crt", self.path / "node.key"

@@ -197,7 +197,7 @@ class ServerFolder:
         command = (sys.executable, "-m", "zk0.federation.network.gateway", str(self.path / "gateway.json"))
         gateway = ProcessSpec(name="gateway", command=command, environment=_GATEWAY_ENVIRONMENT)
         self.supervised.write_processes([superlink, gateway, *processes])
-        self._record("start", settings.address)
+        self._record("start", settings.model_dump_json())
 
     def stop(self) -> bool:
         """Stop the server; return False where it does not run."""

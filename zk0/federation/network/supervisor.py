@@ -32,13 +32,13 @@ from zk0.federation.network.supervised_folder import (
 )
 from zk0.processes import die_with_parent
 from zk0.storage.atomic import atomic_write_text
+from zk0.storage.log_rotation import rotate_log
 
 _FIRST_PAUSE_SECONDS = 1.0
 _LONGEST_PAUSE_SECONDS = 30.0
 _STABLE_SECONDS = 60.0
 """The pause starts from the first one again for a process that has run longer."""
 _POLL_SECONDS = 0.2
-_LOG_BYTES = 50_000_000
 
 
 def _local_time() -> time_of_day:
@@ -88,6 +88,7 @@ class Supervisor:
         """Start and restart processes until `stopping` is set."""
         while not self.stopping:
             for process in self._processes:
+                rotate_log(process.log)
                 if process.update():
                     self._terminate_dependents(process.spec.name)
             self._write_state()
@@ -112,7 +113,7 @@ class _Process:
         self.spec = spec
         self._clock = clock
         self.status = ProcessStatus(pid=None, since=time.time(), starts=0)
-        self._log = log
+        self.log = log
         self._process: subprocess.Popen[bytes] | None = None
         self._due = 0.0
         self._pause = _FIRST_PAUSE_SECONDS
@@ -147,10 +148,8 @@ class _Process:
         self._process.wait()
 
     def _start(self) -> None:
-        if self._log.is_file() and self._log.stat().st_size > _LOG_BYTES:
-            self._log.replace(self._log.with_suffix(".log.1"))
         child = [sys.executable, "-m", "zk0.federation.network.supervisor", "--child", str(os.getpid())]
-        with self._log.open("ab") as log:
+        with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 [*child, *self.spec.command],
                 env={**os.environ, **self.spec.environment},

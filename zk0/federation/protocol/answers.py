@@ -8,11 +8,12 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from flwr.app import ConfigRecord, RecordDict
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
-from zk0.errors import FederationError, first_line
+from zk0.errors import FederationError
 from zk0.federation.flower.flower_message import WEIGHTS_PATH
-from zk0.records import ClientScore, Member, Record, Update, clean_text
+from zk0.federation.protocol.shown_journals import JOURNAL
+from zk0.records import ClientScore, JoiningStep, Member, Record, Update, clean_text
 
 MAX_REASON = 2000
 """Longest reason of a refusal, in characters; a longer one is cut."""
@@ -36,9 +37,14 @@ MEMBER = AnswerForm("member", Member, 1 << 24, "a member record")
 UPDATE = AnswerForm("update", Update, 1 << 16, "an update")
 SCORE = AnswerForm("score", ClientScore, 1 << 23, "a score")
 REPORT = AnswerForm("report", None, 1 << 24, "a joining report")
+STEPS_KEY = "steps"
+"""Key of the steps of a client that joins, in an answer with a member record or a refusal."""
+_MAX_STEPS, _MAX_STEPS_TEXT = 8, 1 << 14
+_STEPS = TypeAdapter(tuple[JoiningStep, ...])
 _FORMS = {form.key: form for form in (MEMBER, UPDATE, SCORE, REPORT)}
 _LIMITS = {key: form.max_length for key, form in _FORMS.items()} | {
-    WEIGHTS_PATH: _MAX_PATH, "refusal": 1 << 24, "done": 0, "checked": 0, "may_pass": 0, "journal": 1 << 10,
+    WEIGHTS_PATH: _MAX_PATH, "refusal": 1 << 24, STEPS_KEY: _MAX_STEPS_TEXT,
+    "done": 0, "checked": 0, "may_pass": 0, JOURNAL: 1 << 10,
 }  # fmt: skip
 """Keys that an answer may have, and the length of their text; 0: a number or a truth value."""
 
@@ -84,7 +90,18 @@ def parse_answer[T: Record](content: RecordDict, form: AnswerForm, record: type[
     try:
         return record.model_validate_json(text)
     except ValidationError as e:
-        raise FederationError(f"its answer is not {form.name} ({clean_text(first_line(e), MAX_REASON)})") from e
+        fault = e.errors(include_url=False)[0]
+        problem = f"{'.'.join(map(str, fault['loc'])) or 'it'}: {fault['msg']}"
+        raise FederationError(f"its answer is not {form.name} ({clean_text(problem, MAX_REASON)})") from e
+
+
+def parse_steps(content: RecordDict) -> tuple[JoiningStep, ...]:
+    """Return the steps of a client that joins, which are only shown: none where the answer holds no valid ones."""
+    text = content["answer"].get(STEPS_KEY, "[]")
+    try:
+        return _STEPS.validate_json(str(text))[:_MAX_STEPS]
+    except ValidationError:
+        return ()
 
 
 def is_safe_client_name(name: str) -> bool:

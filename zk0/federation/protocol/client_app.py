@@ -8,25 +8,27 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from loguru import logger
+from pydantic import Field, TypeAdapter
 
+from zk0.audit.ledger_heads import MAX_HEADS
 from zk0.audit.merkle import Receipt
 from zk0.client.round_state import remove_session_state
 from zk0.diagnostics import memory_summary
-from zk0.errors import TransientError, Zk0Error, first_line
+from zk0.errors import FederationError, TransientError, Zk0Error, first_line
 from zk0.federation.flower.flower_message import WEIGHTS_PATH
 from zk0.federation.protocol.client_log import client_log
 from zk0.federation.protocol.exchange import FEATURES, JOINING_REPORT, LOCAL_BASELINE, RECEIPTS
 from zk0.federation.protocol.process_clients import client_for_plan, get_client, node_config
 from zk0.federation.protocol.receipts import store_receipts
 from zk0.federation.protocol.request_limits import check_member, check_plan, check_score, check_terms, round_clock
-from zk0.federation.protocol.sent_log import REMOTE, record_sent, redacted_answer
-from zk0.federation.protocol.shown_heads import check_heads
-from zk0.records import EpisodeVideo
+from zk0.federation.protocol.sent_log import REMOTE, record_sent, redacted_answer, with_journal_head
+from zk0.federation.protocol.shown_heads import LEDGER_KEY, SESSION_NAME, check_heads, head_store
+from zk0.records import EpisodeVideo, JoiningStep
 from zk0.settings.dataset_settings import ClientSettings
 from zk0.settings.plans import ClientPlan, EvaluationPlan, FeaturePlan, JoiningReportPlan, RoundPlan, SessionTerms
 from zk0.storage.atomic import atomic_write_text
@@ -45,6 +47,7 @@ GPU_WAIT = "wait"
 OWN_TURN = "turn"
 """The client has waited, and goes on."""
 
+_RECEIPTS = TypeAdapter(Annotated[tuple[Receipt, ...], Field(max_length=MAX_HEADS)])
 _listener: list[ProgressListener] = []
 
 flower_client_app = ClientApp()
@@ -104,13 +107,23 @@ def _join(message: Message, config: dict[str, Any]) -> RecordDict:
     check_terms(terms, config)
     client = get_client(terms, config)
     logger.info("{}: joining with {}", client.name, client.settings.dataset)
-    member = client.join()
+    steps = list[JoiningStep]()
+    try:
+        member = client.join(steps.append)
+    except Zk0Error as e:
+        logger.error("{}", e)
+        return _with_steps(_refusal(str(e), isinstance(e, TransientError)), steps)
     if member.report.repairs:
         logger.info("{}: takes part with a repaired copy ({})", client.name, ", ".join(member.report.repairs))
     check_member(member, terms, config)
     counts = f"{len(member.split.train)} episodes, {member.train_frames} frames"
     logger.info("{}: {} to train on, {} held out", client.name, counts, len(member.split.held_out))
-    return RecordDict({"answer": ConfigRecord({"member": member.model_dump_json()})})
+    return _with_steps(RecordDict({"answer": ConfigRecord({"member": member.model_dump_json()})}), steps)
+
+
+def _with_steps(content: RecordDict, steps: list[JoiningStep]) -> RecordDict:
+    content.config_records["answer"]["steps"] = json.dumps([step.model_dump() for step in steps])
+    return content
 
 
 def _compute_features(message: Message, config: dict[str, Any]) -> RecordDict:
@@ -197,9 +210,11 @@ def _store_receipts(message: Message, config: dict[str, Any]) -> RecordDict:
     name, scratch = ClientSettings.model_validate_json(config["client"]).name, Path(config["scratch"])
     terms = _terms(message)
     session = terms.session
-    check_heads(message.content["config"], config, terms)
-    receipts = [Receipt.model_validate(one) for one in json.loads(str(message.content["config"]["receipts"]))]
-    checked = store_receipts(name, scratch, session, receipts)
+    if LEDGER_KEY in config and not (SESSION_NAME.fullmatch(session) and head_store(scratch).read(session)):
+        raise FederationError(f"receipts of session {session[:80]!r}, in which this node has taken no part")
+    check_heads(message.content["config"], config, terms, most=MAX_HEADS)
+    receipts = _RECEIPTS.validate_json(str(message.content["config"].get("receipts", "")))
+    checked = store_receipts(name, scratch, session, receipts, must_be_signed=LEDGER_KEY in config)
     logger.info("{}: {} receipts: the updates are in the lists of their rounds", name, checked)
     remove_session_state(scratch, session)  # all rounds are over
     return RecordDict({"answer": ConfigRecord({"checked": checked})})
@@ -216,7 +231,7 @@ def _checked_plan[P: ClientPlan](kind: type[P], message: Message, config: dict[s
         FederationError: the server's ledger is not the one that it showed before, or a limit of the node is broken.
     """
     plan = kind.model_validate_json(str(message.content["config"]["plan"]))
-    check_heads(message.content["config"], config, plan.terms, plan if isinstance(plan, RoundPlan) else None)
+    check_heads(message.content["config"], config, plan.terms, plan)
     check_plan(plan, config)
     return plan
 
@@ -283,6 +298,8 @@ def _recorded_answer(
     if config.get(REMOTE):
         content = redacted_answer(content, ClientSettings.model_validate_json(config["client"]).dataset)
     try:
+        if config.get(REMOTE):
+            content = with_journal_head(content, Path(config["scratch"]))
         record_sent(message, content, Path(config["scratch"]))
     except (Zk0Error, OSError, ValueError) as e:
         logger.error("{}", e)

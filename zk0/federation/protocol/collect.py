@@ -113,7 +113,7 @@ class Federation(Membership):
         for reply in self._exchange(requests, MessageType.EVALUATE, "evaluate"):
             if reply.unexpected:  # the first answer counts, and the weights are the same
                 continue
-            found = parse_score(reply)
+            found = parse_score(reply, self._registry.members.get(reply.sender))
             if isinstance(found, Refusal):
                 refusals.append(found)
                 self._log.record(reply, ("evaluate", plans[0].round), refusal=found.reason)

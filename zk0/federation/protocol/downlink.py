@@ -56,5 +56,5 @@ def encode_global_weights(
     else:
         return SentGlobalWeights(weights, wire)
     with open_weights(target) as file:
-        changes = {"download": download, "download_digest": digest(file)}
+        changes = {"download": download, "download_digest": digest(file, settings.digest)}
     return SentGlobalWeights(target, wire.model_copy(update=changes))

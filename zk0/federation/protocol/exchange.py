@@ -5,11 +5,12 @@ from collections.abc import Generator, Mapping, Sequence
 from math import inf
 from typing import Any, NamedTuple, Protocol
 
-from flwr.app import Error, Message, RecordDict
+from flwr.app import ConfigRecord, Error, Message, RecordDict
 
 from zk0.federation.flower.private_api import ErrorCode
-from zk0.federation.protocol.answers import MAX_REASON, answer_problem
-from zk0.records import clean_text
+from zk0.federation.protocol.answers import MAX_REASON, answer_problem, parse_steps
+from zk0.federation.protocol.shown_journals import JOURNAL
+from zk0.records import JoiningStep, clean_text
 
 POLL_SECONDS = 0.02
 _EXPIRED = (ErrorCode.MESSAGE_UNAVAILABLE, ErrorCode.REPLY_MESSAGE_UNAVAILABLE)
@@ -23,6 +24,9 @@ FEATURES = "features"
 """Action of the Flower message type `query`: the client computes the features of its frames, before its first round."""
 RECEIPTS = "receipts"
 """Action of the Flower message type `query`: the client checks and stores the receipts of its updates."""
+
+_TURN = "turn"
+"""Record of a request that lives longer than a client's own work may take; clients do not see it."""
 
 Request = tuple[int, RecordDict]
 """Node id of the receiver, and the content."""
@@ -54,35 +58,64 @@ class Reply(NamedTuple):
     """It answers no request that is still open."""
     invalid: bool = False
     """Its node sent what zk0 never sends."""
+    steps: tuple[JoiningStep, ...] = ()
+    """What a client that joins has done."""
     may_pass: bool = False
     """The client refuses for a reason that may pass, such as a Hub that does not respond."""
+    journal: str = ""
+    """Head of the node's journal as JSON (`zk0.federation.protocol.shown_journals`); empty: it came without one."""
+
+
+def limit_turn(content: RecordDict, seconds: float) -> RecordDict:
+    """Return the content of a request with the time limit of the client's own work."""
+    return RecordDict({**content, _TURN: ConfigRecord({"seconds": float(seconds)})})
+
+
+def take_turn_limit(message: Message) -> float:
+    """Return the time limit of the client's own work, and remove it from a request; without one, its time to live."""
+    limit, lifetime = message.content.pop(_TURN, None), float(message.metadata.ttl)
+    seconds = limit.get("seconds") if isinstance(limit, ConfigRecord) else None
+    return seconds if isinstance(seconds, float) and 0 < seconds <= lifetime else lifetime
 
 
 def exchange_messages(
-    grid: Grid, requests: Mapping[str, Request], message_type: str, group_id: str, timeout_seconds: float
+    grid: Grid,
+    requests: Mapping[str, Request],
+    message_type: str,
+    group_id: str,
+    timeout_seconds: float,
+    extend: bool = False,
 ) -> Generator[Reply]:
     """Send requests, and yield one reply for each as it arrives; a node that is silent gets a reply with an error.
 
     `timeout_seconds` count from the moment on at which the requests are sent, or, where clients share the processes of
-    the engine, at which a client begins (`Grid.limits_turns`).
+    the engine, at which a client begins (`Grid.limits_turns`). With `extend` they count from the last answer: nodes may
+    share a GPU, and then each of them waits for those before it.
 
     A second answer to a request and an answer to a request of another round are yielded too, as `unexpected` replies.
     """
     if not requests:
         return
+    extend = extend and not grid.limits_turns
+    lifetime = timeout_seconds * len(requests) if extend else timeout_seconds
     messages = [
-        grid.make_message(content, node, message_type, timeout_seconds, group_id) for node, content in requests.values()
+        grid.make_message(
+            limit_turn(content, timeout_seconds) if extend else content, node, message_type, lifetime, group_id
+        )
+        for node, content in requests.values()
     ]
     sent = dict(zip(grid.push_messages(messages), requests, strict=True))
     pending, names = dict(sent), {node: name for name, (node, _) in requests.items()}
     timeout = f"no answer within {timeout_seconds:g} s"
-    deadline = inf if grid.limits_turns else time.monotonic() + timeout_seconds + 10 * POLL_SECONDS
+    longest_silence = inf if grid.limits_turns else timeout_seconds + 10 * POLL_SECONDS
+    deadline = time.monotonic() + longest_silence
     try:
         while pending:
             found = grid.pull_messages(list(pending))
             for message in found:
                 answered = message.metadata.reply_to_message_id
                 if answered in pending:
+                    deadline = time.monotonic() + longest_silence if extend else deadline
                     yield _to_reply(pending.pop(answered), message, timeout)
                 elif answered in sent:
                     yield Reply(sent[answered], None, "answered twice; the first answer counts", unexpected=True)
@@ -105,10 +138,12 @@ def _to_reply(sender: str, message: Message, timeout: str) -> Reply:
     if problem := answer_problem(message.content):
         return Reply(sender, None, problem, invalid=True)
     answer = message.content["answer"]
+    journal = str(answer.get(JOURNAL, ""))
     if "refusal" in answer:
         reason = clean_text(str(answer["refusal"]), MAX_REASON) or "a refusal without a reason"
-        return Reply(sender, None, reason, may_pass=bool(answer.get("may_pass", False)))
-    return Reply(sender, message.content)
+        may_pass = bool(answer.get("may_pass", False))
+        return Reply(sender, None, reason, steps=parse_steps(message.content), may_pass=may_pass, journal=journal)
+    return Reply(sender, message.content, steps=parse_steps(message.content), journal=journal)
 
 
 def _error_text(error: Error) -> str:

@@ -33,7 +33,7 @@ def _report_has_no_error(member: Member, contract: ContractSettings | None) -> I
 
 def _lists_are_short(member: Member, contract: ContractSettings | None) -> Iterator[str]:
     report = member.report
-    for name in ("findings", "cameras", "state_names", "action_names", "tasks"):
+    for name in ("findings", "cameras", "state_names", "action_names", "tasks", "repairs"):
         if (count := len(getattr(report, name))) > _MOST_NAMES:
             yield f"{count} {name}, expected at most {_MOST_NAMES}"
 

@@ -4,7 +4,7 @@ import json
 import time
 from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from flwr.app import ConfigRecord, MessageType, RecordDict
 from loguru import logger
@@ -15,7 +15,8 @@ from zk0.federation.protocol.exchange import POLL_SECONDS, Grid, Reply, Request,
 from zk0.federation.protocol.received_log import ReceivedLog
 from zk0.federation.protocol.registry import NO_NODE, Registry
 from zk0.federation.protocol.shown_heads import HEADS
-from zk0.records import Member
+from zk0.federation.protocol.shown_journals import JOURNAL
+from zk0.records import JoiningStep, Member
 from zk0.settings.plans import SessionTerms
 
 
@@ -25,6 +26,23 @@ class JoinProblem(NamedTuple):
     reason: str
     may_pass: bool
     """Whether the same node may be able to join later."""
+
+
+class JoinListener(Protocol):
+    """Callbacks about the nodes that are requested to join."""
+
+    def on_join_requests(self, names: Mapping[int, str]) -> None:
+        """Called before the requests are sent, with the name of each node by its id."""
+
+    def on_join_answer(self, node: int, client: str, steps: Sequence[JoiningStep], problem: str) -> None:
+        """Called when a node has answered: what its client has done, and why it cannot take part, if it cannot."""
+
+
+class SilentJoinListener:
+    """A JoinListener that does nothing."""
+
+    def on_join_requests(self, names: Mapping[int, str]) -> None: ...
+    def on_join_answer(self, node: int, client: str, steps: Sequence[JoiningStep], problem: str) -> None: ...
 
 
 class Membership:
@@ -39,6 +57,8 @@ class Membership:
         log: record of all answers.
         feature_timeout_seconds: for computing the features of a client's frames; None: `timeout_seconds`.
         heads: signs the heads of the session's ledger, which go with each request; None: none are sent.
+        share_gpus: whether nodes may wait for each other on a GPU that they share; a round then gives up nodes
+            `timeout_seconds` after its last answer.
     """
 
     def __init__(
@@ -51,6 +71,7 @@ class Membership:
         log: ReceivedLog | None = None,
         feature_timeout_seconds: float | None = None,
         heads: HeadSigner | None = None,
+        share_gpus: bool = False,
     ) -> None:
         self._grid = grid
         self._clients = tuple(clients)
@@ -61,9 +82,14 @@ class Membership:
         self._registry = Registry()
         self._log = log or ReceivedLog(None, "")
         self._heads = heads
+        self._share_gpus = share_gpus
 
     def join(
-        self, terms: SessionTerms, previous: Sequence[Member] = (), wait_seconds: float = 0.0
+        self,
+        terms: SessionTerms,
+        previous: Sequence[Member] = (),
+        wait_seconds: float = 0.0,
+        listener: JoinListener | None = None,
     ) -> tuple[Member, ...]:
         """Request that every client joins, and return the members in the order of `clients`, or else of their names.
 
@@ -72,6 +98,7 @@ class Membership:
             previous: members from before the session was interrupted. After `wait_seconds` the session goes on without
                 those whose nodes are missing; each round refuses them until `join_new_nodes` finds them.
             wait_seconds: how long to wait for all nodes, where there are previous members.
+            listener: called before the requests and after each answer.
 
         Raises:
             FederationError: a client did not answer, or may not take part; the message names each with the reason.
@@ -79,7 +106,7 @@ class Membership:
         """
         self._registry = Registry(terms.contract)
         nodes = self._wait_for_nodes(wait_seconds if previous else None)
-        problems, members = self._request_join(nodes, terms, self._timeout), self._registry.members
+        problems, members = self._request_join(nodes, terms, self._timeout, listener), self._registry.members
         if len(members) >= self._min_clients:
             self._registry.restore([member for member in previous if member.client not in members])
         invalid = self._registry.invalid
@@ -98,13 +125,15 @@ class Membership:
             )
         return tuple(members[name] for name in self._clients or sorted(members) if name in members)
 
-    def join_new_nodes(self, terms: SessionTerms, timeout_seconds: float) -> tuple[Member, ...]:
+    def join_new_nodes(
+        self, terms: SessionTerms, timeout_seconds: float, listener: JoinListener | None = None
+    ) -> tuple[Member, ...]:
         """Request that nodes join that have connected since, and return all members in the order of their names.
 
         A node that does not answer in time, or may not take part, gets another request with the next call.
         """
         nodes = self._registry.unregistered_nodes(self._grid.get_nodes())
-        for problem in self._request_join(nodes, terms, timeout_seconds):
+        for problem in self._request_join(nodes, terms, timeout_seconds, listener):
             logger.warning("does not take part: {}", problem.reason)
         return tuple(self._registry.members[name] for name in sorted(self._registry.members))
 
@@ -126,8 +155,17 @@ class Membership:
             time.sleep(POLL_SECONDS)
         return nodes
 
-    def _request_join(self, nodes: Mapping[int, str], terms: SessionTerms, timeout_seconds: float) -> list[JoinProblem]:
+    def _request_join(
+        self,
+        nodes: Mapping[int, str],
+        terms: SessionTerms,
+        timeout_seconds: float,
+        listener: JoinListener | None = None,
+    ) -> list[JoinProblem]:
         """Request that nodes join, and return why some cannot."""
+        listener = listener or SilentJoinListener()
+        names = self._node_names(nodes)
+        listener.on_join_requests(names)
         content = RecordDict({"config": self._config(terms=terms.model_dump_json())})
         requests = {str(node): (node, content) for node in nodes}
         replies = exchange_messages(self._grid, requests, MessageType.QUERY, "join", timeout_seconds)
@@ -140,12 +178,19 @@ class Membership:
                 problem = f"{client}: {problem}"
             if problem:
                 problems.append(JoinProblem(problem, reply.may_pass))
+            listener.on_join_answer(int(reply.sender), client or names[int(reply.sender)], reply.steps, problem)
         return problems
 
+    def _node_names(self, nodes: Mapping[int, str]) -> dict[int, str]:
+        """Return the name of each node as it is shown until its client has answered."""
+        known = {int(node.node_id): str(getattr(node, "client", "")) for node in self._grid.get_nodes()}
+        return {node: name or known.get(node) or f"node {node}" for node, name in nodes.items()}
+
     def _config(self, **values: str) -> ConfigRecord:
-        """Return the content of a request, with the newest head of the ledger unless the values hold heads."""
+        """Return the content of a request, with the heads of ledger and journal unless the values hold heads."""
         nodes = {"nodes": str(self._nodes_file)} if self._nodes_file else {}
-        return ConfigRecord({**self._shown_heads(newest=1), **values, **nodes})
+        journal = {JOURNAL: head} if (head := self._log.head()) else {}
+        return ConfigRecord({**self._shown_heads(newest=1), **journal, **values, **nodes})
 
     def _shown_heads(self, newest: int) -> dict[str, str]:
         """Return the newest heads of the ledger as a request holds them; nothing where there are none."""
@@ -159,4 +204,4 @@ class Membership:
         for name in requests.keys() - connected.keys():
             yield Reply(name, None, "its node has not rejoined since the session was interrupted")
         timeout = timeout_seconds or self._timeout
-        yield from exchange_messages(self._grid, connected, message_type, group_id, timeout)
+        yield from exchange_messages(self._grid, connected, message_type, group_id, timeout, self._share_gpus)

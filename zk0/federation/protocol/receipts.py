@@ -31,12 +31,21 @@ class AuditedMessage(Record):
         return _sent_update(self.sent)
 
 
-def store_receipts(client: str, scratch: Path, session: str, receipts: Sequence[Receipt]) -> int:
+def store_receipts(
+    client: str, scratch: Path, session: str, receipts: Sequence[Receipt], *, must_be_signed: bool = False
+) -> int:
     """Store a session's receipts where `audited_messages` reads them, and return their number.
 
+    Args:
+        client: its name.
+        scratch: its folder.
+        session: name of the session.
+        receipts: from the server.
+        must_be_signed: refuse a receipt of a round whose ledger head the server has not shown.
+
     Raises:
-        FederationError: a receipt does not lead from the client's update to its root, or its root is another one than
-            in the ledger head of the round; it is not stored.
+        FederationError: a receipt does not lead from the client's update to its root, its root is another one than in
+            the ledger head of the round, or there is no such head; it is not stored.
         LedgerError: the journal was changed.
     """
     if not SESSION_NAME.fullmatch(session):
@@ -51,6 +60,10 @@ def store_receipts(client: str, scratch: Path, session: str, receipts: Sequence[
             raise FederationError(
                 f"{client}: the receipt of round {receipt.round} does not show its update in the list of the round: "
                 f"its path does not lead to root {receipt.root[:12]}"
+            )
+        if must_be_signed and receipt.round not in roots:
+            raise FederationError(
+                f"{client}: a receipt of round {receipt.round}, whose ledger head the server has not shown"
             )
         if (signed := roots.get(receipt.round, receipt.root)) != receipt.root:
             raise FederationError(

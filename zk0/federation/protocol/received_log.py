@@ -6,9 +6,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from loguru import logger
+
 from zk0.audit.journal import ReceivedAnswer, ReceivedJournal
+from zk0.audit.journal_heads import JournalHead
 from zk0.federation.flower.flower_message import WEIGHTS_PATH
 from zk0.federation.protocol.exchange import Reply
+from zk0.federation.protocol.shown_journals import client_heads, client_journal_problem, parse_journal_head
 from zk0.records import Update
 
 RECEIVED_JOURNAL = "accepted.jsonl"
@@ -26,6 +30,17 @@ class ReceivedLog:
     def __init__(self, file: Path | None, session: str) -> None:
         self._journal = ReceivedJournal(file) if file is not None else None
         self._session = session
+        self._client_heads: dict[str, JournalHead] | None = None
+        self._head: tuple[int, str] = (-1, "")
+
+    def head(self) -> str:
+        """Return the signed head of the journal as JSON, as each request to a node has it; empty without a journal."""
+        if self._journal is None:
+            return ""
+        size = self._journal.path.stat().st_size if self._journal.path.exists() else 0
+        if size != self._head[0]:
+            self._head = size, self._journal.head().model_dump_json()
+        return self._head[1]
 
     def record(
         self,
@@ -46,11 +61,12 @@ class ReceivedLog:
         """
         if self._journal is None:
             return
+        client = client or reply.sender
         self._journal.append(
             ReceivedAnswer(
                 at=datetime.now().astimezone().isoformat(timespec="seconds"),
                 session=self._session,
-                client=client or reply.sender,
+                client=client,
                 kind=request[0],
                 round=request[1],
                 refusal=refusal,
@@ -59,8 +75,29 @@ class ReceivedLog:
                 bytes=update.bytes if update else 0,
                 update_norm=update.metrics.update_norm if update else None,
                 examples=update.examples if update else None,
+                client_journal=self._client_journal(client, reply.journal),
             )
         )
+
+    def _client_journal(self, client: str, text: str) -> JournalHead | None:
+        """Return the head of a client's journal, and log where it shows that the journal's end was removed."""
+        head = parse_journal_head(text)
+        if head is None:
+            if text:
+                logger.warning("{}: its answer has no valid head of its journal", client)
+            return None
+        known = self._known_heads()
+        if client in known and (problem := client_journal_problem([known[client], head])):
+            logger.warning("the journal of {} is not the one that it was: {}", client, problem)
+        known[client] = head
+        return head
+
+    def _known_heads(self) -> dict[str, JournalHead]:
+        """Return the last head of each client's journal, also of earlier sessions."""
+        if self._client_heads is None:
+            entries = self._journal.newest_first() if self._journal is not None else iter(())
+            self._client_heads = {client: heads[0] for client, heads in client_heads(entries).items()}
+        return self._client_heads
 
 
 def text_digest(answer: dict[str, Any]) -> str:

@@ -7,7 +7,8 @@ from pydantic import ValidationError
 from zk0.errors import FederationError, first_line
 from zk0.federation.protocol.answers import REPORT, SCORE, answered_text, parse_answer
 from zk0.federation.protocol.exchange import Reply
-from zk0.records import ClientScore, Record, Refusal, Update
+from zk0.federation.protocol.score_rules import score_faults
+from zk0.records import ClientScore, Member, Record, Refusal, Update
 
 
 class CollectedUpdates(Record):
@@ -50,8 +51,13 @@ class SilentListener:
     def on_result(self, found: Update | ClientScore | Refusal) -> None: ...
 
 
-def parse_score(reply: Reply) -> ClientScore | Refusal:
-    """Return the score in a reply, or a refusal with the reason why there is none."""
+def parse_score(reply: Reply, member: Member | None = None) -> ClientScore | Refusal:
+    """Return the score in a reply, or a refusal with the reason why there is none.
+
+    Args:
+        reply: of a client.
+        member: the client's joining answer, whose held-out episodes are evaluated; None: this is not checked.
+    """
     if reply.content is None:
         return Refusal(client=reply.sender, reason=reply.error)
     try:
@@ -60,6 +66,8 @@ def parse_score(reply: Reply) -> ClientScore | Refusal:
         return Refusal(client=reply.sender, reason=str(e))
     if found.client != reply.sender:
         return Refusal(client=reply.sender, reason=f"its answer names client {found.client}")
+    if member is not None and (faults := score_faults(found.score, member)):
+        return Refusal(client=reply.sender, reason=f"its score is not that of its episodes: {'; '.join(faults)}")
     return found
 
 

@@ -142,9 +142,10 @@ def _round_faults(plan: RoundPlan, limits: NodeLimits) -> Iterator[str]:
     yield from _above("scheduler.eta_min", plan.scheduler.eta_min, limits.max_lr)
     if training.batch_size < limits.min_batch_frames:
         yield f"training.batch_size {training.batch_size}, at least {limits.min_batch_frames}"
-    least = limits.min_gradient_frames if plan.use_control_variates else limits.min_round_frames
-    if training.local_steps is not None and (frames := training.local_steps * training.batch_size) < least:
-        yield f"{frames} frames in the steps of a round, at least {least}"
+    if training.local_steps is not None:
+        frames = training.local_steps * training.batch_size
+        if frames < limits.min_round_frames:
+            yield f"{frames} frames in the steps of a round, at least {limits.min_round_frames}"
 
 
 def _evaluation_faults(plan: EvaluationPlan, limits: NodeLimits) -> Iterator[str]:

@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from flwr.app import ConfigRecord, Message, MessageType, RecordDict
+from loguru import logger
 
 from zk0.audit.journal import SentJournal, SentMessage, SentWeights
+from zk0.audit.journal_heads import JournalHead, journal_problem
 from zk0.federation.flower.flower_message import WEIGHTS_PATH
 from zk0.federation.protocol.shown_heads import newest_head_digest
+from zk0.federation.protocol.shown_journals import JOURNAL, last_server_head, parse_journal_head
 from zk0.records import Update, clean_text
 from zk0.storage.redaction import last_component, public_values, without_folders
 from zk0.weights.files import open_weights
@@ -40,6 +43,12 @@ def redacted_answer(content: RecordDict, dataset: str) -> RecordDict:
     return RecordDict({"answer": ConfigRecord(answer)})
 
 
+def with_journal_head(content: RecordDict, scratch: Path) -> RecordDict:
+    """Return an answer with the head of the client's journal before it."""
+    head = SentJournal(scratch / SENT_JOURNAL).head().model_dump_json()
+    return RecordDict({"answer": ConfigRecord({**content["answer"], JOURNAL: head})})
+
+
 def record_sent(message: Message, content: RecordDict, scratch: Path) -> None:
     """Append an answer to the client's journal: its whole text, and size and digest of its weights.
 
@@ -57,9 +66,10 @@ def record_sent(message: Message, content: RecordDict, scratch: Path) -> None:
     asked = str(request.get("plan", request.get("terms", "{}")))
     plan = _parsed_request(asked)
     message_type = message.metadata.message_type
+    session = clean_text(str(_session_terms(plan).get("session", "unknown")), _MAX_NAME)
     sent = SentMessage(
         at=datetime.now().astimezone().isoformat(timespec="seconds"),
-        to=clean_text(str(_session_terms(plan).get("session", "unknown")), _MAX_NAME),
+        to=session,
         kind={MessageType.QUERY: "join"}.get(message_type, message_type.rpartition(".")[2]),
         round=number if type(number := plan.get("round")) is int and 0 <= number < _MAX_ROUND else None,
         text=json.dumps(answer, ensure_ascii=False),
@@ -67,8 +77,18 @@ def record_sent(message: Message, content: RecordDict, scratch: Path) -> None:
         asked=clean_text(json.dumps({k: v for k, v in plan.items() if k != "statistics"}), _MAX_ASKED),
         asked_digest=hashlib.sha256(asked.encode()).hexdigest(),
         ledger_head=newest_head_digest(request),
+        server_journal=_server_journal(str(request.get(JOURNAL, "")), session, scratch / SENT_JOURNAL),
     )
     SentJournal(scratch / SENT_JOURNAL).append(sent)
+
+
+def _server_journal(text: str, session: str, journal: Path) -> JournalHead | None:
+    """Return the head of the server's journal, and log where it shows that the journal's end was removed."""
+    head = parse_journal_head(text)
+    last = last_server_head(journal, session) if head else None
+    if head and last and (problem := journal_problem([last, head])):
+        logger.error("the server's journal is not the one that it was: {}; see zk0bot client audit", problem)
+    return head
 
 
 def _parsed_request(text: str) -> dict[str, Any]:

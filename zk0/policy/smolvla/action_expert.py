@@ -6,7 +6,10 @@ action tokens attend to the prefix, the state and each other; in a layer with cr
 state only, through projections of the expert's own.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache
 from typing import Any, cast
 
 import torch
@@ -55,6 +58,36 @@ def predict_chunk(policy: Any, prefix: Prefix, state: Tensor, noise: Tensor) -> 
     return actions[:, :, : policy.config.action_feature.shape[0]]
 
 
+_Layer = Callable[..., Tensor]
+_run_layer: ContextVar[Callable[..., Tensor]] = ContextVar("run_layer", default=lambda layer, *given: layer(*given))
+"""Runs a function of one layer with its arguments; `compiled_layers` replaces it."""
+
+
+@cache
+def _compiled(layer: _Layer, backend: str) -> _Layer:
+    """The layer compiled once in a process: all layers of a kind and all sizes of a batch share the code."""
+    if backend != "inductor":
+        return torch.compile(layer, dynamic=True, backend=backend)
+    return torch.compile(layer, dynamic=True, options={"fallback_random": True})  # the same LoRA dropout
+
+
+@contextmanager
+def compiled_layers(backend: str | None) -> Iterator[None]:
+    """Inside the block the layers of the action expert are compiled; results are equal up to rounding.
+
+    Args:
+        backend: of `torch.compile`; None: nothing is compiled.
+    """
+    if backend is None:
+        yield
+        return
+    before = _run_layer.set(lambda layer, *given: _compiled(layer, backend)(*given))
+    try:
+        yield
+    finally:
+        _run_layer.reset(before)
+
+
 class _ActionExpert:
     """The action expert on a batch of frames; it computes once what does not depend on noise and time."""
 
@@ -80,10 +113,13 @@ class _ActionExpert:
     def _run(self, suffix: Tensor, masks: "_AttentionMasks") -> Tensor:
         """The action tokens (batch, draws * chunk, width) after all layers of the expert."""
         model = self._policy.model.vlm_with_expert
+        run_layer = _run_layer.get()
         for index, (expert, (keys, values)) in enumerate(zip(self._layers, self._context, strict=True)):
-            if expert is not None:
-                attend = _attend_jointly if _is_joint(model, index) else _attend_across
-                suffix = _finish_layer(expert, attend(model, expert, suffix, keys, values, masks), suffix)
+            if expert is not None and _is_joint(model, index):
+                suffix = run_layer(_joint_layer, model, expert, suffix, keys, values, masks.joint, masks.joint_position)
+            elif expert is not None:
+                position = masks.across_position
+                suffix = run_layer(_across_layer, model, expert, suffix, keys, values, masks.across, position)
         return model.lm_expert.norm(suffix)
 
 
@@ -168,22 +204,24 @@ def _attention(model: Any, mask: Tensor, query: Tensor, keys: Tensor, values: Te
     return model.get_attention_interface()(mask, query.shape[0], query.shape[-1], query, keys, values)
 
 
-def _attend_jointly(
-    model: Any, expert: Any, suffix: Tensor, keys: Tensor, values: Tensor, masks: _AttentionMasks
+def _joint_layer(
+    model: Any, expert: Any, suffix: Tensor, keys: Tensor, values: Tensor, mask: Tensor, position: Tensor
 ) -> Tensor:
+    """The action tokens after a layer of the expert with joint attention."""
     query, key, value = _project(expert, suffix)
-    query, key = apply_rope(query, masks.joint_position), apply_rope(key, masks.joint_position)
+    query, key = apply_rope(query, position), apply_rope(key, position)
     keys, values = torch.cat([keys.to(key.dtype), key], dim=1), torch.cat([values.to(value.dtype), value], dim=1)
-    return _attention(model, masks.joint, query, keys, values)
+    return _finish_layer(expert, _attention(model, mask, query, keys, values), suffix)
 
 
-def _attend_across(
-    model: Any, expert: Any, suffix: Tensor, keys: Tensor, values: Tensor, masks: _AttentionMasks
+def _across_layer(
+    model: Any, expert: Any, suffix: Tensor, keys: Tensor, values: Tensor, mask: Tensor, position: Tensor
 ) -> Tensor:
+    """The action tokens after a layer of the expert with cross attention."""
     attention = expert.self_attn
     normed = expert.input_layernorm(suffix).to(attention.q_proj.weight.dtype)
-    query = apply_rope(attention.q_proj(normed).view(*normed.shape[:-1], -1, attention.head_dim), masks.across_position)
-    return _attention(model, masks.across, query, keys, values)
+    query = apply_rope(attention.q_proj(normed).view(*normed.shape[:-1], -1, attention.head_dim), position)
+    return _finish_layer(expert, _attention(model, mask, query, keys, values), suffix)
 
 
 def _finish_layer(layer: Any, attended: Tensor, hidden: Tensor) -> Tensor:

@@ -109,7 +109,7 @@ def digest_table(history: Sequence[RoundRecord]) -> Table:
     """Digest and size of the global weights of every round."""
     columns = (
         Column(title="round"),
-        Column(title="BLAKE3 of the global weights", kind="code"),
+        Column(title="Digest of the global weights", kind="code"),
         Column(title="size"),
         Column(title="clients", kind="text"),
     )

@@ -1,0 +1,205 @@
+"""`zk0 arm`: a policy on a real or simulated arm, by LeRobot's own command."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+from flows.cli.data_command import DEFAULT_CACHE, RenameOption, parse_renames
+from flows.cli.errors_to_exit_codes import errors_to_exit_codes
+from zk0.errors import RobotError, SettingsError
+from zk0.records import JointUnits, RobotReference
+
+if TYPE_CHECKING:
+    from zk0.robot.lerobot_command import RecordingOptions
+
+arm_app = typer.Typer(
+    suggest_commands=False,  # click suggests, too
+    name="arm",
+    help="Run a policy on a real or simulated SO-101 arm, after a comparison with its training data.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+
+@arm_app.callback()
+def arm() -> None:
+    """Run a policy on a real or simulated SO-101 arm, after a comparison with its training data."""
+
+
+@arm_app.command("run", context_settings={"allow_extra_args": True})
+def arm_run(
+    context: typer.Context,
+    checkpoint: Annotated[str, typer.Argument(help="Policy folder of a session, a name on the Hub, or base.")],
+    robot: Annotated[
+        str, typer.Option(help="LeRobot's robot type; so101_simulated rehearses on the simulated arm.")
+    ] = "so101_follower",
+    port: Annotated[str | None, typer.Option(help="Port of the arm, as lerobot-find-port prints it.")] = None,
+    robot_id: Annotated[
+        str, typer.Option("--id", help="Name of the arm, under which LeRobot keeps its calibration.")
+    ] = "my_arm",
+    camera: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=NUMBER", help="Number or path of each camera of the policy.")
+    ] = None,
+    camera_size: Annotated[str, typer.Option(metavar="WIDTHxHEIGHT", help="Resolution of the cameras.")] = "640x480",
+    task: Annotated[
+        str | None, typer.Option(help="Task text; unset: that of the training data, if it has only one.")
+    ] = None,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Duration; with --record, of an episode.")] = 60.0,
+    record: Annotated[
+        Path | None, typer.Option(help="Record what the policy does as a LeRobot dataset in this new folder.")
+    ] = None,
+    episodes: Annotated[int, typer.Option(min=1, help="With --record: number of episodes.")] = 10,
+    leader: Annotated[
+        str | None, typer.Option(help="With --record: port of a leader arm; a person's corrections are recorded.")
+    ] = None,
+    recordings: Annotated[
+        str | None, typer.Option(help="Compare with this dataset of your arm instead of the policy's own reference.")
+    ] = None,
+    rename: RenameOption = None,
+    units: Annotated[JointUnits | None, typer.Option(help="With --recordings: units of state and action.")] = None,
+    accept: Annotated[
+        list[str] | None, typer.Option(metavar="RULE", help="Move although this rule is broken: camera-view.")
+    ] = None,
+    check_only: Annotated[bool, typer.Option("--check-only", help="Compare, print the command, move nothing.")] = False,
+) -> None:
+    """Compare an arm's first observation with the training data of a policy; if it fits, start lerobot-rollout.
+
+    Cameras, joints, units and frame rate are those of the policy's contract. What does not fit stops the command before
+    any motion. Options of lerobot-rollout may follow after --, such as -- --robot.task=lift-green.
+    """
+    with errors_to_exit_codes():
+        from zk0.robot.lerobot_command import RobotOptions, rollout_options
+        from zk0.robot.read_reference import policy_place
+
+        options = RobotOptions(
+            type=robot, port=port, id=robot_id, cameras=_parse_pairs(camera or []), camera_size=_parse_size(camera_size)
+        )
+        kept = _recording(record, episodes, leader)
+        accepted = _parse_rules(accept or [])
+        reference = _reference(checkpoint, recordings, parse_renames(rename or []), units)
+        wanted = task if task is not None else _only_task(reference)
+        place = policy_place(checkpoint)
+        command = rollout_options(place, wanted, seconds, options, reference, kept, context.args)
+        _check_fit(command, wanted, reference, accepted)
+        if not check_only and kept is not None:
+            _print_next_steps(kept)
+        _start(command, check_only)
+
+
+def _recording(record: Path | None, episodes: int, leader: str | None) -> "RecordingOptions | None":
+    from zk0.robot.lerobot_command import RecordingOptions
+
+    if record is None:
+        if leader is not None:
+            raise SettingsError("--leader without --record: corrections are recorded; give --record FOLDER")
+        return None
+    if record.exists():
+        raise SettingsError(f"--record {record}: exists already; give a new folder, and merge the datasets later")
+    return RecordingOptions(folder=record.absolute(), episodes=episodes, leader=leader)
+
+
+def _reference(
+    checkpoint: str, recordings: str | None, renames: dict[str, str], units: JointUnits | None
+) -> RobotReference:
+    from zk0.robot.read_reference import policy_cameras, read_policy_reference, recordings_reference
+
+    if recordings is None:
+        return read_policy_reference(checkpoint)
+    from zk0.data.locate import locate
+    from zk0.settings.dataset_settings import with_scheme
+
+    uri = with_scheme(recordings)
+    root = locate(uri, DEFAULT_CACHE.expanduser())
+    return recordings_reference(uri, root, policy_cameras(checkpoint), renames, units)
+
+
+def _only_task(reference: RobotReference) -> str:
+    if len(reference.tasks) != 1:
+        raise SettingsError(f"--task is missing; the policy knows: {'; '.join(reference.tasks[:10]) or 'no text'}")
+    return reference.tasks[0]
+
+
+def _check_fit(command: Sequence[str], task: str, reference: RobotReference, accepted: frozenset[str]) -> None:
+    """Print every mismatch.
+
+    Raises:
+        RobotError: there is one that is not accepted.
+    """
+    from zk0.robot.fit_check import robot_mismatches
+    from zk0.robot.lerobot_robot import observe_robot
+
+    typer.echo("connecting the robot and reading its first observation; nothing moves")
+    found = robot_mismatches(observe_robot(command), task, reference)
+    for one in found:
+        typer.secho(f"{'accepted  ' if one.rule in accepted else ''}{one}", fg="yellow", err=True)
+    if open_faults := [one.rule for one in found if one.rule not in accepted]:
+        names = ", ".join(dict.fromkeys(open_faults))
+        raise RobotError(
+            f"nothing was moved: {len(open_faults)} difference(s) from the training data ({names}); correct them, or "
+            f"add --accept {open_faults[0]} if that is meant to differ"
+        )
+    typer.secho(
+        f"the arm fits the training data: {len(reference.cameras)} cameras, joints, units, pose, task", fg="green"
+    )
+
+
+def _print_next_steps(kept: "RecordingOptions") -> None:
+    typer.echo(
+        f"afterwards, look at the episodes: zk0 data check local:{kept.folder} (docs/robot.md says how to add them)"
+    )
+
+
+def _start(command: Sequence[str], check_only: bool) -> None:
+    import shlex
+
+    from zk0.robot.lerobot_command import COMMAND
+
+    typer.echo(shlex.join([COMMAND, *command]))
+    if not check_only:
+        _become_lerobot(COMMAND, command)
+
+
+def _become_lerobot(name: str, options: Sequence[str]) -> NoReturn:
+    """Replace this process by LeRobot's command, which then gets Ctrl-C and all signals itself."""
+    import os
+    import sys
+
+    program = Path(sys.executable).with_name(name)
+    os.execv(program, [name, *options])
+
+
+def _parse_pairs(pairs: Sequence[str]) -> dict[str, str]:
+    """Parse NAME=NUMBER pairs.
+
+    >>> _parse_pairs(["overhead=0", "wrist=/dev/video2"])
+    {'overhead': '0', 'wrist': '/dev/video2'}
+    """
+    found = {}
+    for pair in pairs:
+        name, equals, place = (part.strip() for part in pair.partition("="))
+        if not (name and equals and place) or set(place) & set("{},:"):
+            raise SettingsError(f"--camera {pair}: expected NAME=NUMBER or NAME=/dev/videoN, such as wrist=2")
+        found[name] = place
+    return found
+
+
+def _parse_size(text: str) -> tuple[int, int]:
+    """Parse a resolution.
+
+    >>> _parse_size("640x480")
+    (640, 480)
+    """
+    width, _, height = text.partition("x")
+    if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
+        raise SettingsError(f"--camera-size {text}: expected WIDTHxHEIGHT, such as 640x480")
+    return int(width), int(height)
+
+
+def _parse_rules(rules: Sequence[str]) -> frozenset[str]:
+    from zk0.robot.fit_check import RULES
+
+    if unknown := [rule for rule in rules if rule not in RULES]:
+        raise SettingsError(f"--accept {unknown[0]}: no such rule; expected one of {', '.join(RULES)}")
+    return frozenset(rules)

@@ -1,0 +1,18 @@
+"""`zk0 init`: a folder with session files and deployments to edit."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows.cli.errors_to_exit_codes import errors_to_exit_codes
+
+
+def init(folder: Annotated[Path, typer.Argument(help="Folder to write into; it is created if needed.")]) -> None:
+    """Write the session files, pools and deployments of zk0 into a folder, to edit and run them there."""
+    with errors_to_exit_codes():
+        from flows.packaged_files import write_project
+
+        for path in write_project(folder):
+            typer.echo(path)
+        typer.echo(f"\nnext: cd {folder} && zk0 run deployments/sessions/demo.toml")

@@ -1,0 +1,204 @@
+"""Hostile nodes with valid kits at a real SuperLink behind a real gateway: each costs its own answer only."""
+
+import json
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zstandard
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+from hostile_node import HostileNode
+
+from zk0.audit.journal import ReceivedJournal
+from zk0.federation.engines.deployment import DeploymentGrid
+from zk0.federation.flower.flower_message import WEIGHTS_PATH
+from zk0.federation.flower.private_api import ArrayChunk, set_array_chunks
+from zk0.federation.network.flower_commands import free_port
+from zk0.federation.network.server import ServerFolder, ServerSettings
+from zk0.federation.protocol.collect import Federation
+from zk0.federation.protocol.received_log import ReceivedLog
+from zk0.records import ClientMetrics, PolicyRecipe
+from zk0.settings.dataset_settings import ContractSettings, DataSettings, SimulatorSettings
+from zk0.settings.plans import RoundPlan, SessionTerms
+from zk0.settings.training_settings import LocalTrainingSettings, SchedulerSettings
+from zk0.weights.tensor_spec import TensorSpec, encode_header
+from zk0.weights.writer import save_weights
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+JOIN_SECONDS, LEAST_ROUND_SECONDS = 120.0, 12.0
+FRAMES = 90
+METRICS = ClientMetrics.model_validate(dict.fromkeys(ClientMetrics.model_fields, 1)).model_dump()
+MOMENTS = {"count": FRAMES, "mean": [1.0] * 6, "std": [20.0] * 6, "min": [-90.0] * 6, "max": [90.0] * 6}
+TERMS = SessionTerms(
+    session="s", seed=1, contract=ContractSettings(), data=DataSettings(), simulator=SimulatorSettings()
+)
+
+
+def member(name: str, **changes: Any) -> RecordDict:
+    """An answer to the session's terms, with training episodes that no other node has."""
+    values = {
+        "client": name,
+        "dataset": "local:x",
+        "report": {"dataset": "local:x", "root": "", "fps": 10.0, "episodes": 4, "frames": 120},
+        "split": {"train": [0, 1, 2], "held_out": [3]},
+        "train_frames": FRAMES,
+        "statistics": {"state": MOMENTS, "action": MOMENTS},
+        "train_digests": [f"{name.encode().hex():>063}{n}" for n in range(3)],
+        "held_out_digests": [f"{name.encode().hex():>063}9"],
+    }
+    return RecordDict({"answer": ConfigRecord({"member": json.dumps(values | changes)})})
+
+
+def update(node: HostileNode, request: Message, **changes: Any) -> RecordDict:
+    """An honest answer to a plan, as far as no field is changed."""
+    plan = json.loads(str(request.content["config"]["plan"]))
+    weights = {"w": np.full((64, 64), 1e-3, np.float32)}
+    digest, size = save_weights(node.folder / "update.safetensors", weights)
+    values = {
+        "client": node.name, "round": plan["round"], "global_digest": plan["global_digest"], "path": "/etc/passwd",
+        "digest": digest, "bytes": size, "examples": FRAMES, "dataset": "local:x", "metrics": METRICS,
+        "lora": None, "wire": plan["wire"], "has_control_variates": False,
+    }  # fmt: skip
+    text = json.dumps(values | changes)
+    return RecordDict({"answer": ConfigRecord({"update": text, WEIGHTS_PATH: str(node.folder / "update.safetensors")})})
+
+
+def refusal(text: str) -> RecordDict:
+    return RecordDict({"answer": ConfigRecord({"refusal": text})})
+
+
+def chunk_bomb(node: HostileNode, request: Message) -> None:
+    """One piece of a megabyte, listed 1000 times."""
+    chunk = ArrayChunk(memoryview(bytes(1_000_000)))
+    array = Array("uint8", (1,), "zk0.safetensors", b"")
+    set_array_chunks(array, [chunk] * 1000)
+    record = ArrayRecord()
+    record["file"] = array
+    answer = {"update": update(node, request)["answer"]["update"]}
+    node.answer(request, RecordDict({"weights": record, "answer": ConfigRecord(answer)}))
+
+
+def compressed_bomb(node: HostileNode, request: Message) -> None:
+    """A zstd file of 200 MB of zeros, although the plan asks for no compression."""
+    content = update(node, request, wire={"upload": "fp32", "compressed": True, "download": "fp32"})
+    specs = {"w": TensorSpec("float32", (50, 1_000_000))}
+    with zstandard.open(node.folder / "update.safetensors", "wb") as file:
+        file.write(encode_header(["w"], specs))
+        for _ in range(200):
+            file.write(bytes(1_000_000))
+    node.answer(request, content)
+
+
+HOSTILE: dict[str, tuple[Callable[[HostileNode, Message], None], str]] = {
+    "stalls": (lambda node, asked: node.answer(asked, update(node, asked), objects=2), "no answer within|not complete"),
+    "stalls-too": (lambda node, asked: node.answer(asked, update(node, asked), 1), "no answer within|not complete"),
+    "chunks": (chunk_bomb, "does not understand .*(chunks of more|an empty one)"),
+    "compresses": (compressed_bomb, "its wire format is"),
+    "claims": (lambda n, asked: n.answer(asked, update(n, asked, examples=10**12)), "is not an update .*examples"),
+    "more-frames": (lambda n, asked: n.answer(asked, update(n, asked, examples=91)), "expected the 90 training frames"),
+    "marks-up": (lambda n, asked: n.answer(asked, refusal("[/x]\x1b[2J\r\nINFO forged")), r"\(/x\) \(2J INFO forged"),
+}
+"""Name of the node, how it answers a plan, and why it is refused."""
+HONEST = ("a", "b")
+
+
+class Nodes:
+    """All nodes of the server, each in a thread."""
+
+    def __init__(self, server: ServerFolder, folder: Path) -> None:
+        kits = [server.enroll(name) for name in (*HONEST, *HOSTILE)]
+        self.nodes = [HostileNode(kit, folder / kit.name) for kit in kits]
+        self.stop = 0.0
+        self.failures: list[str] = []
+
+    def start(self, seconds: float) -> list[threading.Thread]:
+        self.stop = time.monotonic() + seconds
+        threads = [threading.Thread(target=self._run, args=(node,), daemon=True) for node in self.nodes]
+        for thread in threads:
+            thread.start()
+        return threads
+
+    def _run(self, node: HostileNode) -> None:
+        try:
+            node.activate()
+            while (request := node.next_request(self.stop)) is not None:
+                if "terms" in request.content["config"]:
+                    node.answer(request, member(node.name))
+                else:
+                    work = HOSTILE[node.name][0] if node.name in HOSTILE else self._honest
+                    work(node, request)
+        except Exception as e:
+            self.failures.append(f"{node.name}: {type(e).__name__}: {e}")
+
+    def _honest(self, node: HostileNode, request: Message) -> None:
+        node.answer(request, update(node, request))
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[ServerFolder]:
+    found = ServerFolder(tmp_path / "server")
+    found.init(ServerSettings(hosts=("127.0.0.1",), port=free_port(), bind="127.0.0.1", in_memory=True))
+    yield found
+    found.stop()
+
+
+def megabytes(folder: Path) -> float:
+    return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) / 1e6 if folder.is_dir() else 0.0
+
+
+class Arrivals:
+    """When each client's answer was accepted or refused."""
+
+    def __init__(self, watched: Path) -> None:
+        self.began, self.at, self.most, self._watched = time.monotonic(), dict[str, float](), 0.0, watched
+
+    def on_request(self, client: str) -> None: ...
+    def on_reused(self, update: Any) -> None: ...
+    def on_result(self, found: Any) -> None:
+        self.at[found.client] = time.monotonic() - self.began
+        self.most = max(self.most, megabytes(self._watched))
+
+
+def test_each_hostile_node_costs_its_own_answer(server: ServerFolder, tmp_path: Path) -> None:
+    nodes = Nodes(server, tmp_path / "nodes")
+    server.start(detached=False)
+    threads = nodes.start(500)
+    start = tmp_path / "global.safetensors"
+    digest, _ = save_weights(start, {"w": np.zeros((64, 64), np.float32)})
+    names = tuple(sorted((*HONEST, *HOSTILE)))
+    journal = server.path / "accepted.jsonl"
+    with DeploymentGrid(server.endpoint(), tmp_path / "session" / "inbox", names) as grid:
+        federation = Federation(grid, names, JOIN_SECONDS, log=ReceivedLog(journal, "s"))
+        began = time.monotonic()
+        members = federation.join(TERMS)
+        # a round has three times the messages of joining, and this machine may be busy
+        round_seconds = federation._timeout = max(LEAST_ROUND_SECONDS, 5 * (time.monotonic() - began))
+        assert sorted(m.client for m in members) == list(names), nodes.failures
+        common = {
+            "terms": TERMS, "round": 1, "recipe": PolicyRecipe(path="tiny", cameras=("x",), joints=6, seed=1),
+            "global_digest": digest, "statistics": None, "training": LocalTrainingSettings(local_steps=1),
+        }  # fmt: skip
+        plans = [RoundPlan(client=n, lr=1.0, mu=0.0, scheduler=SchedulerSettings(), **common) for n in names]
+        arrivals = Arrivals(tmp_path / "session")
+        found = federation.train(plans, start, tmp_path / "session" / "updates", arrivals)
+    nodes.stop = 0.0
+    assert nodes.failures == []
+    reasons = {one.client: one.reason for one in found.refusals}
+    assert [u.client for u in found.updates] == list(HONEST), reasons
+    assert sorted(reasons) == sorted(HOSTILE)
+    for name, (_, pattern) in HOSTILE.items():
+        assert re.search(pattern, reasons[name]), (name, reasons[name])
+    assert max(arrivals.at[name] for name in HONEST) < round_seconds, arrivals.at
+    assert max(arrivals.at.values()) < round_seconds + 20, arrivals.at
+    assert arrivals.most < 5  # the bombs would be 1000 and 200 MB
+    received = ReceivedJournal(journal).read()
+    assert {one.client for one in received if one.refusal} == set(HOSTILE)
+    assert not any(ord(c) < 32 for one in received for c in one.refusal)
+    for thread in threads:
+        thread.join(20)

@@ -1,0 +1,183 @@
+"""A robot's first observation against the training data: planted mistakes are found, a sound arm is not stopped."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from flows.cli.main import zk0_app
+from zk0.records import RobotReference
+from zk0.settings.dataset_settings import SO101_JOINTS, SimulatorSettings
+
+TASKS = ("lift-red", "lift-green", "place-red-blue")
+SIZE = 96
+pytestmark = pytest.mark.usefixtures("images")
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Episodes whose first frames are rendered; later frames have the expert's positions and the first pictures."""
+    from zk0.data.dataset_writer import RecordedFrame, write_dataset
+    from zk0.simulator.arm import SimulatedArm
+    from zk0.simulator.expert import plan_trajectory
+
+    def episodes() -> Iterator[list[RecordedFrame]]:
+        for number, task in enumerate(TASKS):
+            with SimulatedArm(task, SimulatorSettings(image_size=SIZE), render=True) as arm:
+                for seed in range(10 * number, 10 * number + 2):
+                    first = arm.reset(seed)
+                    actions = plan_trajectory(arm)
+                    states = [first.state, *actions[:-1]]
+                    yield [RecordedFrame(s, a, first.images, first.task) for s, a in zip(states, actions, strict=True)]
+
+    target = tmp_path_factory.mktemp("recorded") / "arm"
+    write_dataset(target, episodes(), fps=10, joints=SO101_JOINTS, robot_type="so101_follower")
+    return target
+
+
+@pytest.fixture(scope="module")
+def reference(recorded: Path) -> RobotReference:
+    from zk0.robot.read_reference import recordings_reference
+
+    return recordings_reference("local:arm", recorded, ("overhead", "wrist"), {}, "degrees")
+
+
+def mismatches(reference: RobotReference, fault: str = "", text: str | None = None, **robot: Any) -> Any:
+    from faulty_robot import FaultyFollower
+
+    from zk0.robot.fit_check import robot_mismatches
+    from zk0.robot.lerobot_robot import observe_robot
+
+    options = {"type": "so101_faulty", "id": "sim", "image_size": SIZE, "fault": fault} | robot
+    options["use_degrees"] = str(fault != "normalized").lower()
+    before = FaultyFollower.motions
+    seen = observe_robot([f"--robot.{name}={value}" for name, value in options.items()] + ["--fps=10"])
+    assert FaultyFollower.motions == before
+    return robot_mismatches(seen, reference.tasks[0] if text is None else text, reference)
+
+
+def faults() -> list[str]:
+    from faulty_robot import FAULTS
+
+    return list(FAULTS)
+
+
+@pytest.fixture(autouse=True)
+def calibration_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lerobot.robots.robot.HF_LEROBOT_CALIBRATION", tmp_path)
+
+
+@pytest.mark.parametrize("fault", faults())
+def test_a_planted_mistake_is_found_before_any_motion(reference: RobotReference, fault: str) -> None:
+    from faulty_robot import FAULTS
+
+    found = mismatches(reference, fault)
+    assert {one.rule for one in found} == {FAULTS[fault][1]}, [str(one) for one in found]
+    assert all(one.advice for one in found)
+
+
+@pytest.mark.parametrize(
+    ("task", "advice"),
+    [("Pick up the purple cube", "did you mean --task 'Pick up the "), ("", "give one of these with --task")],
+)
+def test_a_task_text_that_was_not_trained_is_found(reference: RobotReference, task: str, advice: str) -> None:
+    found = mismatches(reference, text=task)
+    assert [one.rule for one in found] == ["task"]
+    assert found[0].advice.startswith(advice)
+
+
+def test_a_sound_robot_is_not_stopped(reference: RobotReference) -> None:
+    assert mismatches(reference) == ()
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_no_scene_of_the_tasks_stops_the_arm(reference: RobotReference, task: str) -> None:
+    from zk0.robot.fit_check import robot_mismatches
+    from zk0.robot.observation import RobotObservation
+    from zk0.simulator.arm import SimulatedArm
+
+    with SimulatedArm(task, SimulatorSettings(image_size=SIZE), render=True) as arm:
+        for seed in range(9000, 9004):
+            first = arm.reset(seed)
+            positions = dict(zip(SO101_JOINTS, first.state.tolist(), strict=True))
+            found = robot_mismatches(
+                RobotObservation(positions, SO101_JOINTS, first.images, "degrees"), first.task, reference
+            )
+            assert found == (), (seed, [str(one) for one in found])
+
+
+@pytest.fixture
+def checkpoint(reference: RobotReference, tmp_path: Path) -> Path:
+    """What the command reads of a policy before it starts LeRobot."""
+    from zk0.robot.read_reference import ROBOT_FILE
+
+    (tmp_path / "policy").mkdir()
+    (tmp_path / "policy" / ROBOT_FILE).write_text(reference.model_dump_json())
+    return tmp_path / "policy"
+
+
+def arm_run(checkpoint: Path, *options: str, fault: str = "", task: str = "Pick up the red cube") -> Any:
+    import faulty_robot  # noqa: F401 -- registers the robot
+
+    robot = [f"--robot.image_size={SIZE}", f"--robot.fault={fault}"]
+    command = ["arm", "run", str(checkpoint), "--robot", "so101_faulty", "--task", task, "--check-only", *options]
+    return CliRunner().invoke(zk0_app, [*command, "--", *robot])
+
+
+def test_the_command_stops_with_what_to_do(checkpoint: Path) -> None:
+    done = arm_run(checkpoint, fault="wrist in BGR", task="Pick up the red cub")
+    assert done.exit_code == 1
+    assert "camera-view: found wrist: a picture that looks red and blue exchanged" in done.stderr
+    assert "did you mean --task 'Pick up the red cube'?" in done.stderr
+    assert "nothing was moved: 2 difference(s) from the training data (task, camera-view)" in done.stderr
+    assert "lerobot-rollout" not in done.stdout
+
+
+def test_an_accepted_rule_and_a_sound_robot_print_the_command(checkpoint: Path) -> None:
+    accepted = arm_run(checkpoint, "--accept", "camera-view", fault="wrist in BGR")
+    assert accepted.exit_code == 0, accepted.output
+    assert "accepted  camera-view" in accepted.stderr
+    sound = arm_run(checkpoint)
+    assert "the arm fits the training data" in sound.stdout
+    assert f"lerobot-rollout --policy.path={checkpoint} --robot.type=so101_faulty" in sound.stdout
+    assert "--fps=10" in sound.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--accept", "all"], "--accept all: no such rule; expected one of camera-black, "),
+        (["--leader", "/dev/ttyACM1"], "--leader without --record"),
+        (["--record", "/tmp"], "--record /tmp: exists already"),
+        (["--camera", "wrist"], "--camera wrist: expected NAME=NUMBER"),
+        (["--camera-size", "640"], "--camera-size 640: expected WIDTHxHEIGHT"),
+    ],
+)
+def test_wrong_options_end_the_command_first(checkpoint: Path, options: list[str], message: str) -> None:
+    done = CliRunner().invoke(zk0_app, ["arm", "run", str(checkpoint), *options])
+    assert (done.exit_code, message in done.stderr) == (2, True), done.output
+
+
+def test_a_policy_without_a_reference_needs_recordings(tmp_path: Path) -> None:
+    done = CliRunner().invoke(zk0_app, ["arm", "run", str(tmp_path)])
+    assert (done.exit_code, "give recordings of your robot to compare with" in done.stderr) == (1, True), done.output
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_fitting_arm_is_moved_and_recorded(recorded: Path, tmp_path: Path) -> None:
+    """The real commands, with the policy `base`; what was recorded passes the check."""
+    from zk0.data.check import check_dataset
+
+    command = [sys.executable, "-m", "flows.cli.main", "arm", "run", "base", "--robot", "so101_simulated"]
+    command += ["--recordings", str(recorded), "--units", "degrees", "--task", "Pick up the red cube", "--seconds", "1"]
+    command += ["--record", str(tmp_path / "tries"), "--episodes", "1", "--", "--device=cpu", "--play_sounds=false"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=840)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "the arm fits the training data" in done.stdout
+    report = check_dataset(tmp_path / "tries", dataset="tries")
+    assert (report.errors, report.episodes, report.tasks) == ((), 1, ("Pick up the red cube",))

@@ -1,0 +1,66 @@
+"""`zk0.run`: what it hands to the command, and how a failure is told; the notebook shows a whole run."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+import zk0
+from zk0.errors import FederationError, SettingsError
+from zk0.session_command import new_session_folder, run_command, with_overrides
+from zk0.settings.loading import load_session
+
+ROOT = Path(__file__).parents[1]
+SMOKE = ROOT / "deployments/sessions/smoke.toml"
+
+
+def test_the_same_session_from_a_file_a_mapping_and_a_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    import tomllib
+
+    changes = {"rounds": 2, "training.lr": 1e-4}
+    expected = load_session(SMOKE, changes, base=tmp_path)
+    assert (expected.rounds, expected.output_dir) == (2, str(tmp_path / "outputs"))
+    for given in (SMOKE, str(SMOKE), tomllib.loads(SMOKE.read_text()), load_session(SMOKE)):
+        assert with_overrides(given, changes) == expected
+    with pytest.raises(SettingsError, match="rounds: "):
+        zk0.run(SMOKE, {"rounds": 0})
+
+
+def test_a_failed_command_is_an_error_with_its_last_line(capfd: pytest.CaptureFixture[str]) -> None:
+    script = "import sys; print('12:00 a line', file=sys.stderr); print('zk0: no disk', file=sys.stderr); sys.exit({})"
+    for code, kind in ((2, SettingsError), (1, FederationError)):
+        with pytest.raises(kind, match=r"^no disk$"):
+            run_command([sys.executable, "-c", script.format(code)])
+    with pytest.raises(FederationError, match="ended with code 3"):
+        run_command([sys.executable, "-c", "raise SystemExit(3)"])
+    assert "12:00 a line" in capfd.readouterr().err
+
+
+def test_the_new_folder_is_the_sessions(tmp_path: Path) -> None:
+    session = load_session(SMOKE, {"output_dir": str(tmp_path)})
+
+    def make(name: str) -> Path:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "session.toml").touch()
+        return tmp_path / name
+
+    old = make("2026-01-01_10-00-00-aaaaaa_smoke")
+    made, _ = make("2026-01-01_11-00-00-bbbbbb_smoke"), make("2026-01-01_11-00-00-cccccc_other")
+    assert new_session_folder(session, {old}) == made
+    with pytest.raises(SettingsError, match="2 new sessions of the name smoke, expected one"):
+        new_session_folder(session, set())
+
+
+def test_the_notebook_is_stored_with_its_outputs() -> None:
+    text = (ROOT / "docs/examples/session.ipynb").read_text(encoding="utf-8")
+    assert str(Path.home()) not in text
+    cells = [cell for cell in json.loads(text)["cells"] if cell["cell_type"] == "code"]
+    assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
+    assert all(cell["outputs"] for cell in cells)
+    for cell in cells:
+        compile("".join(cell["source"]), "cell", "exec")
+    forms = [form for cell in cells for output in cell["outputs"] for form in output.get("data", {})]
+    assert forms.count("text/html") >= 4
+    assert "image/png" in forms

@@ -1,0 +1,50 @@
+"""What a client may claim of its held-out episodes: the score's parts fit each other and its joining answer."""
+
+from collections.abc import Iterator
+from math import isclose
+
+from zk0.records import EpisodeScore, Member, SetScore
+
+_MAX_HORIZON = 10_000
+_TOLERANCE = 1e-3
+"""Relative, of a mean over episodes that is computed from their rounded means."""
+
+
+def score_faults(score: SetScore, member: Member) -> list[str]:
+    """Return what is wrong with a client's score; empty where it may be used.
+
+    Args:
+        score: of the client's held-out episodes.
+        member: its joining answer.
+    """
+    return [*_episode_faults(score, member), *_size_faults(score, member), *_mean_faults(score)]
+
+
+def _episode_faults(score: SetScore, member: Member) -> Iterator[str]:
+    found, expected = sorted(e.episode for e in score.episodes), sorted(member.split.held_out)
+    if found != expected:
+        yield f"scores of {len(found)} episodes, expected one of each of its {len(expected)} held-out episodes"
+    if (frames := sum(e.frames for e in score.episodes)) != score.frames:
+        yield f"{score.frames} frames, its episodes have {frames}"
+    if empty := [e.episode for e in score.episodes if e.frames == 0]:
+        yield f"no frame of episode {empty[0]}"
+
+
+def _size_faults(score: SetScore, member: Member) -> Iterator[str]:
+    joints = len(member.statistics.action.mean)
+    if len(score.joint_error_degrees) != joints:
+        yield f"errors of {len(score.joint_error_degrees)} joints, expected {joints}"
+    if not 1 <= len(score.horizon_error_degrees) <= _MAX_HORIZON:
+        yield f"errors at {len(score.horizon_error_degrees)} steps, expected 1 to {_MAX_HORIZON}"
+
+
+def _mean_faults(score: SetScore) -> Iterator[str]:
+    for name in ("policy_loss", "action_error_degrees"):
+        stated, mean = float(getattr(score, name)), _mean(score.episodes, name)
+        if score.episodes and not isclose(stated, mean, rel_tol=_TOLERANCE, abs_tol=_TOLERANCE):
+            yield f"{name} {stated:.4g}, the mean of its episodes is {mean:.4g}"
+
+
+def _mean(episodes: tuple[EpisodeScore, ...], name: str) -> float:
+    actions = sum(e.actions for e in episodes)
+    return sum(float(getattr(e, name)) * e.actions for e in episodes) / max(actions, 1)

@@ -1,0 +1,91 @@
+"""Run a session from Python, as `zk0 run` does, in a process of its own."""
+
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from zk0.errors import FederationError, SettingsError
+from zk0.settings.loading import apply_overrides, load_session, override_session, parse_session, to_toml
+from zk0.settings.session import Session
+from zk0.stats.session_results import SessionResults, read_session
+
+_STOP_SECONDS = 120.0
+
+
+def run_session_process(
+    session: Session | Mapping[str, Any] | Path | str, overrides: Mapping[str, Any] | None = None
+) -> SessionResults:
+    """Run a session on this machine and return its results; the lines of its log go to stderr.
+
+    Ctrl-C stops it; `zk0 run --resume FOLDER` continues it.
+
+    Args:
+        session: a session file, a `Session`, or a mapping of its settings. Relative paths are those of the working
+            directory.
+        overrides: settings by dotted name that replace those of the session, such as {"training.lr": 1e-4}.
+
+    Raises:
+        SettingsError: a setting is wrong, or two sessions of this name began at the same time.
+        FederationError: the session failed; its log says why.
+    """
+    with TemporaryDirectory(prefix="zk0-run-") as folder:
+        wanted = with_overrides(session, overrides or {})
+        file = Path(folder) / "session.toml"
+        file.write_text(to_toml(wanted), encoding="utf-8")
+        before = _folders(wanted)
+        run_command([sys.executable, "-m", "flows.cli.main", "run", str(file), "--quiet"])
+    return read_session(new_session_folder(wanted, before))
+
+
+def new_session_folder(session: Session, before: set[Path]) -> Path:
+    """Return the session's folder that was not there before.
+
+    Raises:
+        SettingsError: there is none, or several sessions of this name began.
+    """
+    made = sorted(_folders(session) - before)
+    if len(made) != 1:
+        raise SettingsError(
+            f"{session.output_dir}: {len(made)} new sessions of the name {session.name}, expected one; read them with "
+            "zk0.read(folder), and give sessions that run at the same time different names"
+        )
+    return made[0]
+
+
+def with_overrides(session: Session | Mapping[str, Any] | Path | str, overrides: Mapping[str, Any]) -> Session:
+    """Return the session with absolute paths, because its file lies in another folder."""
+    if isinstance(session, Path | str):
+        return load_session(Path(session), overrides, base=Path.cwd())
+    if isinstance(session, Session):
+        return override_session(session, overrides, "zk0.run").with_absolute_paths(Path.cwd())
+    return parse_session(apply_overrides(session, overrides), "zk0.run").with_absolute_paths(Path.cwd())
+
+
+def _folders(session: Session) -> set[Path]:
+    return {file.parent for file in Path(session.output_dir).glob(f"*_{session.name}/session.toml")}
+
+
+def run_command(command: Sequence[str]) -> None:
+    """Run a command of zk0 to its end, with its stderr on this process's.
+
+    Raises:
+        SettingsError: it ended with code 2; the text is its last line.
+        FederationError: it ended with another code but 0.
+    """
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
+        last = ""
+        try:
+            for line in process.stderr or ():
+                sys.stderr.write(line)
+                last = line.strip() or last
+        except KeyboardInterrupt:
+            process.send_signal(signal.SIGINT)
+            process.wait(_STOP_SECONDS)
+            raise
+    if process.returncode:
+        kind = SettingsError if process.returncode == 2 else FederationError
+        raise kind(last.removeprefix("zk0: ") or f"the session ended with code {process.returncode}")
