@@ -360,7 +360,9 @@ class TestSpool:
     ) -> None:
         files = set()
         for name in (f"{tmp_path.name}-one", f"{tmp_path.name}-other"):
-            driven, federation = drive(session, tmp_path / name, name), engine.federation()
+            driven = drive(session, tmp_path / name, name)
+            engine.show_ledger(driven)
+            federation = engine.federation()
             driven.begin(federation)
             driven.train(federation)
             files |= set(engine.folder.glob("clients/a/sessions/*/updates/*.safetensors"))
