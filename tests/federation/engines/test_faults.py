@@ -229,7 +229,7 @@ def test_processes_end_with_their_parent(tmp_path: Path, workers: Callable[[], d
 
 def test_a_message_that_no_worker_can_take_gets_an_answer(tmp_path: Path) -> None:
     """The configuration cannot be pickled. The worker's thread goes on, and answers the next message, too."""
-    with LocalGrid([{"client": "x", "lock": threading.Lock()}], 1, tmp_path / "server") as grid:
+    with LocalGrid([{"client": '{"name": "x"}', "lock": threading.Lock()}], 1, tmp_path / "server") as grid:
         (node,) = grid.get_nodes()
         for _ in range(2):
             message = grid.make_message(RecordDict(), node.node_id, "query", 600, "join")
