@@ -44,7 +44,7 @@ def test_a_round_does_not_wait_for_actors_that_are_gone(actors: Any, monkeypatch
     time.sleep(0.6)
     ids = grid.push_messages([message()])
     assert grid.pull_messages(ids) == []  # from the message on it has time to start
-    with Client(actors.address) as actor:
+    with Client(actors.address.address) as actor:
         assert actor.recv() == 0
         time.sleep(0.8)
         assert grid.pull_messages(ids) == []
