@@ -40,7 +40,7 @@ def test_what_is_wrong_is_said_at_once(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(ROOT)
     with pytest.raises(SettingsError, match=r"training\.lr"):
         watch_arguments(SESSION, 2, 24.0, ["training.lr=-1"], tmp_path)
-    with pytest.raises(SettingsError, match=r"no prefect\.yaml here; expected the root of a zk0 clone"):
+    with pytest.raises(SettingsError, match=r"no prefect\.yaml; expected the root of a zk0 clone or a folder"):
         serving_processes(tmp_path, tmp_path / "prefect", 4200, ())
 
 
