@@ -38,7 +38,7 @@ def in_fp32() -> PolicyShapes:
 
 def sizes_of(session: Session, episodes: int = 50, frames: int = 12_500) -> tuple[DatasetSize, ...]:
     """Sizes of a session's datasets, all alike, none of them on this machine."""
-    names = [(c.dataset, 1) for c in session.clients] + [(e.dataset, 0) for e in session.evaluation.datasets]
+    names = [(c.dataset, 1) for c in session.clients] + [(e.dataset, 0) for e in session.evaluation.used_datasets()]
     return tuple(
         DatasetSize(
             dataset=dataset, purpose="test", episodes=episodes, frames=frames, clients=clients,
