@@ -44,7 +44,11 @@ def test_parameters_fit_the_flow(deployment: dict[str, Any], monkeypatch: pytest
     flow = load_flow_from_entrypoint(deployment["entrypoint"])
     parameters = deployment.get("parameters", {})
     assert set(parameters) <= set(flow.parameters.properties)
-    required = {"uri": "local:data"} if deployment["name"] == "dataset-intake" else {}
+    by_deployment = {
+        "dataset-intake": {"uri": "local:data"},
+        "settings-comparison": {"vary": {"training.lr": [1e-4, 1e-3]}},
+    }
+    required = by_deployment.get(deployment["name"], {})
     assert flow.validate_parameters(parameters | required).items() >= parameters.items()
 
 

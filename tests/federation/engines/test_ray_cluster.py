@@ -91,7 +91,7 @@ def test_weights_are_sent_as_objects_between_machines_without_a_common_folder(
     done = subprocess.run(command, capture_output=True, text=True, timeout=800)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
-    assert found == two_rounds(written(session("local-cache", workers=0), tmp_path / "local"))
+    assert found == two_rounds(written(session("local-cache", workers=0), tmp_path / "on-one-machine"))
     logs = (tmp_path / "cache" / "ray" / "session" / "clients").glob("*/client.log")
     trained = sum(log.read_text(encoding="utf-8").count("trained in") for log in logs)
     assert 0 < trained < 6, "the other node trained the rest, in folders that are not seen here"

@@ -195,7 +195,7 @@ def test_a_federated_round_ends_in_the_ledger(
         update={"decision": decision, "updates": collected.updates, "contributions": mean.contributions}
         | {"param_update_norm": mean.param_update_norm}
     )
-    ledger = Ledger(tmp_path / "ledger.jsonl")
+    ledger = Ledger(tmp_path / "records.jsonl")
     for record in records:
         ledger.append(record)
     read = ledger.read()

@@ -22,6 +22,7 @@ def test_sessions_count_when_their_receipts_are_answered(tmp_path: Path) -> None
         scratch=tmp_path,
         cache=tmp_path,
         supernode=Endpoint(address="127.0.0.1:1", secret=tmp_path / "secret"),
+        ledger_key="0" * 64,
         max_sessions=2,
         ended_before=ended_sessions(tmp_path),
     )
