@@ -67,7 +67,7 @@ def test_units_do_not_change_what_is_found() -> None:
 def test_real_and_simulated_episodes_are_no_copies_of_each_other(real_data) -> None:
     """Every episode of all real sets and of the simulated ones against those of the same set."""
     for root in sorted(path for path in real_data.iterdir() if path.is_dir()):
-        of = dict(enumerate(path_sketches(root, stored_episodes(root))))
+        of = dict(enumerate(path_sketches(read_episodes(root, stored_episodes(root)).values())))
         found = find_near_copies([("a", of)], [("b", of)])
         assert all(one == other for copies in found.values() for one, other in copies.episodes)
 
@@ -76,7 +76,7 @@ def test_halved_real_episodes_are_found(real_data) -> None:
     root = real_data / "so101-cloth-right"
     episodes = stored_episodes(root)
     frames = read_episodes(root, episodes)
-    whole = dict(zip(episodes, path_sketches(root, episodes), strict=True))
+    whole = dict(zip(frames, path_sketches(frames.values()), strict=True))
     cut = {e: path_sketch(frames[e].state[len(frames[e].state) // 8 :], "degrees") for e in episodes}
     found = find_near_copies([("a", whole)], [("b", cut)])
     assert set(found[0, 0].episodes) == {(e, e) for e in episodes}

@@ -17,8 +17,9 @@ import torch
 from zk0.client.start_weights import open_start_weights
 from zk0.client.update_outbox import TrainedUpdate, UpdateOutbox
 from zk0.data.check.admission import admit_dataset
-from zk0.data.episode_digests import episode_digests
+from zk0.data.episode_digests import episode_digest
 from zk0.data.episode_reader import EpisodeReader
+from zk0.data.frame_table import read_episodes
 from zk0.data.path_sketches import path_sketches
 from zk0.data.repair.cached_repair import UsableDataset, usable_dataset
 from zk0.data.split import split_episodes
@@ -186,7 +187,9 @@ class Client:
         with _joining_step("split", on_step) as found:
             split = self.split
             episodes = (*split.train, *split.held_out)
-            digests = episode_digests(self.root, episodes, self.rename_map)
+            stored = read_episodes(self.root, episodes, self.rename_map)
+            frames = [stored[episode] for episode in episodes]
+            digests = tuple(map(episode_digest, frames))
             found.append(f"{len(split.train)} episodes to train on, {len(split.held_out)} held out")
         with _joining_step("statistics", on_step) as found:
             found.append(f"moments of {self.statistics.state.count} frames")
@@ -199,7 +202,7 @@ class Client:
             statistics=self.statistics,
             train_digests=digests[: len(split.train)],
             held_out_digests=digests[len(split.train) :],
-            path_sketches=path_sketches(self.root, episodes, self.rename_map, report.units),
+            path_sketches=path_sketches(frames, report.units),
         )
 
     def compute_features(self, plan: FeaturePlan, on_frames: FrameProgressCallback | None = None) -> None:

@@ -4,7 +4,7 @@ v2.x stores them as JSON Lines, v3.0 as parquet; both become `EpisodeEntry` valu
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from string import Formatter
 from typing import Any
@@ -84,21 +84,23 @@ def read_task_table(folder: DatasetFolder, info: DatasetInfo) -> dict[int, str]:
     return tasks
 
 
-def read_episode_statistics(folder: DatasetFolder, key: str) -> dict[int, dict[str, Any]]:
-    """Read the moments of one feature from the episode table: episode -> name of a moment -> stored value.
+def read_episode_statistics(folder: DatasetFolder, keys: Sequence[str]) -> dict[str, dict[int, dict[str, Any]]]:
+    """Read the moments of some features from the episode table: feature -> episode -> name of a moment -> stored value.
 
     Episodes without any are missing; v2.x tables have none.
 
     Raises:
         BrokenFile: the table is unreadable.
     """
-    found: dict[int, dict[str, Any]] = {}
-    prefix = f"stats/{key}/"
+    found: dict[str, dict[int, dict[str, Any]]] = {key: {} for key in keys}
+    prefixes = {key: f"stats/{key}/" for key in keys}
+    wanted = tuple(prefixes.values())
     for file in folder.files_under(EPISODES_DIR, ".parquet"):
-        for row in _rows(folder, file, lambda name: name == "episode_index" or name.startswith(prefix)):
-            moments = {name.removeprefix(prefix): value for name, value in row.items() if name.startswith(prefix)}
-            if moments and isinstance(row.get("episode_index"), int):
-                found[row["episode_index"]] = moments
+        for row in _rows(folder, file, lambda name: name == "episode_index" or name.startswith(wanted)):
+            for key, prefix in prefixes.items():
+                moments = {name.removeprefix(prefix): value for name, value in row.items() if name.startswith(prefix)}
+                if moments and isinstance(row.get("episode_index"), int):
+                    found[key][row["episode_index"]] = moments
     return found
 
 

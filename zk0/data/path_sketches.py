@@ -6,14 +6,13 @@ over the joints' positions, of which b-bit minwise hashing (Li and König, WWW 2
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from zk0.data.frame_table import read_episodes
+from zk0.data.frame_table import EpisodeFrames
 from zk0.data.units import Units
 from zk0.records import PathSketch
 
@@ -48,22 +47,9 @@ class NearCopies(NamedTuple):
         return f"episode {one} of {self.first} is nearly a copy of episode {other} of {self.second}{more}"
 
 
-def path_sketches(
-    root: Path, episodes: Sequence[int], rename: Mapping[str, str] | None = None, units: Units | None = None
-) -> tuple[PathSketch, ...]:
-    """Return the sketch of each of these episodes, in their order.
-
-    Args:
-        root: the dataset's folder.
-        episodes: episode indices.
-        rename: feature key in the dataset -> key in the contract.
-        units: of the state; None: degrees.
-
-    Raises:
-        DatasetError: an episode is missing or incomplete.
-    """
-    found = read_episodes(root, episodes, rename)
-    return tuple(path_sketch(found[e].state, units or "degrees") for e in episodes)
+def path_sketches(episodes: Iterable[EpisodeFrames], units: Units | None = None) -> tuple[PathSketch, ...]:
+    """Return the sketch of each episode, in their order. `units` are those of the state; None: degrees."""
+    return tuple(path_sketch(episode.state, units or "degrees") for episode in episodes)
 
 
 def path_sketch(state: NDArray[np.floating], units: Units) -> PathSketch:

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from zk0.data.check.admission import admit_dataset
-from zk0.data.episode_digests import episode_digests
+from zk0.data.episode_digests import episode_digest
 from zk0.data.episode_reader import EpisodeReader
+from zk0.data.frame_table import read_episodes
 from zk0.data.path_sketches import path_sketches
 from zk0.data.repair.cached_repair import usable_dataset
 from zk0.errors import EvaluationError
@@ -41,14 +42,16 @@ def prepare_evaluation_set(settings: EvaluationSetSettings, session: Session) ->
         settings.dataset, usable.root, terms, usable.rename_map, settings.units, settings.expected_episodes
     )
     chosen = _chosen_episodes(settings, EpisodeReader(usable.root, usable.rename_map).episodes)
+    stored = read_episodes(usable.root, chosen, usable.rename_map)
+    frames = [stored[episode] for episode in chosen]
     return EvaluationSet(
         dataset=settings.dataset,
         root=str(usable.root),
         rename_map=usable.rename_map,
         report=report.model_copy(update={"repairs": usable.repairs}),
         split=Split(train=(), held_out=chosen),
-        digests=episode_digests(usable.root, chosen, usable.rename_map),
-        path_sketches=path_sketches(usable.root, chosen, usable.rename_map, report.units),
+        digests=tuple(map(episode_digest, frames)),
+        path_sketches=path_sketches(frames, report.units),
     )
 
 

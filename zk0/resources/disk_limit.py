@@ -51,10 +51,10 @@ def check_disk_limit(session: Session, folder: Path) -> None:
     Raises:
         DiskFull: it holds more; names the largest files and folders in it.
     """
-    limit = disk_limit(session, folder)
+    if (limit := disk_limit(session, folder)) is None:
+        return
     shares = list(folder_shares(folder))
-    found = sum(share.bytes for share in shares)
-    if limit is None or found <= limit:
+    if (found := sum(share.bytes for share in shares)) <= limit:
         return
     largest = ", ".join(f"{share.name} {gigabytes(share.bytes)}" for share in shares[:3])
     source = "at its start the session named" if session.disk_limit_gb is None else "disk_limit_gb allows"

@@ -10,7 +10,7 @@ from typing import Literal
 
 from zk0.errors import EvaluationError
 from zk0.records import EpisodeScore, Record, RoundRecord
-from zk0.stats.intervals import crossed_mean, wilson_interval
+from zk0.stats.intervals import crossed_interval, wilson_interval
 from zk0.stats.model_comparison import METRICS, MetricName, ModelResults
 from zk0.storage.redaction import public_name
 
@@ -188,9 +188,8 @@ def _difference(
     if any(row.keys() != rows[0].keys() for row in rows):
         raise EvaluationError(f"{metric}: the seeds were not evaluated on the same episodes and attempts")
     differences = [[after - before for before, after in row.values()] for row in rows]
-    mean = crossed_mean(differences)
+    change, interval = crossed_interval(differences)
     sides = [[pair[side] for row in rows for pair in row.values()] for side in (0, 1)]
-    varied = any(d != differences[0][0] for row in differences for d in row)
     return BaselineDifference(
         metric=metric,
         baseline=baseline,
@@ -199,8 +198,8 @@ def _difference(
         units=len(rows[0]),
         baseline_value=fsum(sides[0]) / len(sides[0]),
         federated_value=fsum(sides[1]) / len(sides[1]),
-        change=mean.value,
-        interval=mean.interval if varied else None,
+        change=change,
+        interval=interval,
     )
 
 

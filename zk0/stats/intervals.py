@@ -128,6 +128,17 @@ def crossed_mean(rows: Sequence[Sequence[float]]) -> Estimate:
     return Estimate(value=value, se=sqrt(total / (count * width)), dof=dof)
 
 
+def crossed_interval(rows: Sequence[Sequence[float]]) -> tuple[float, tuple[float, float] | None]:
+    """`crossed_mean` as the mean and its 95 % interval; no interval if all values are equal.
+
+    >>> crossed_interval([[1.0, 1.0], [1.0, 1.0]])
+    (1.0, None)
+    """
+    found = crossed_mean(rows)
+    varied = any(value != rows[0][0] for row in rows for value in row)
+    return found.value, found.interval if varied else None
+
+
 def comparable(one: Evaluation, other: Evaluation) -> bool:
     """Whether two evaluations used the same frames, normalization, seed and draws, so that they can be paired."""
     return _evaluation_key(one) == _evaluation_key(other)

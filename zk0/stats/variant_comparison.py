@@ -2,13 +2,12 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
-from math import fsum
 from typing import Any
 
 from zk0.errors import EvaluationError, SettingsError
 from zk0.records import Record
 from zk0.stats.baseline_comparison import PairedUnit, values_by_unit
-from zk0.stats.intervals import crossed_mean
+from zk0.stats.intervals import crossed_interval
 from zk0.stats.model_comparison import METRICS, MetricName, ModelResults
 
 MAX_VARIANTS = 64
@@ -142,8 +141,8 @@ def _summary(
     if reference is not None:
         before = [[row[unit] for unit in rows[0]] for row in reference]
         changes = [[b - a for a, b in zip(*pair, strict=True)] for pair in zip(before, values, strict=True)]
-        change, change_interval = _mean(changes)
-    mean, interval = _mean(values)
+        change, change_interval = crossed_interval(changes)
+    mean, interval = crossed_interval(values)
     return VariantSummary(
         variant=name,
         metric=metric,
@@ -155,12 +154,3 @@ def _summary(
         change=change,
         change_interval=change_interval,
     )
-
-
-def _mean(table: Sequence[Sequence[float]]) -> tuple[float, tuple[float, float] | None]:
-    """Return mean and interval; no interval if all values are equal."""
-    varied = any(value != table[0][0] for row in table for value in row)
-    if not varied:
-        return fsum(table[0]) / len(table[0]), None
-    found = crossed_mean(table)
-    return found.value, found.interval

@@ -1,6 +1,6 @@
 """Rules about meta/stats.json."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -62,11 +62,21 @@ def statistics_wrong(contents: Contents) -> Iterator[Violation]:
 @STATISTICS_RULES.rule("episode-statistics", severity="warning", repairs=("recompute-statistics",))
 def episode_statistics(contents: Contents) -> Iterator[Violation]:
     """Mean, std, min and max of state and action that the episode table states are those of each episode's frames."""
-    for key, name in ((contents.state_key, "state"), (contents.action_key, "action")):
-        values = getattr(contents.rows, name, None)
-        if values is None or contents.info is None or not contents.info.is_v3:
+    lengths = {entry.index: entry.length for entry in contents.episodes or ()}
+    if contents.info is None or not contents.info.is_v3:
+        return
+    if contents.rows is None or lengths.keys() != contents.rows.spans.keys():
+        return  # other numbers: rules about counts and numbers tell
+    complete = {e: s for e, s in contents.spans.items() if s.stop - s.start == lengths[e] > 0}
+    names = {contents.state_key: "state", contents.action_key: "action"}
+    try:
+        stated = read_episode_statistics(contents.folder, tuple(names))
+    except BrokenFile:
+        return  # the rule about the episode table tells
+    for key, name in names.items():
+        if (values := getattr(contents.rows, name)) is None:
             continue
-        wrong = dict(_wrong_episodes(contents, key, np.asarray(values, dtype=np.float64)))
+        wrong = dict(_wrong_episodes(stated[key], complete, np.asarray(values, dtype=np.float64)))
         if wrong:
             first = next(iter(wrong))
             where = f"{EPISODES_DIR} {key}, {join_episodes(list(wrong))}"
@@ -74,18 +84,12 @@ def episode_statistics(contents: Contents) -> Iterator[Violation]:
             yield Violation(where, found, "the statistics of the frames in data", episodes=tuple(wrong))
 
 
-def _wrong_episodes(contents: Contents, key: str, values: NDArray[np.float64]) -> Iterator[tuple[int, str]]:
-    """Yield each complete episode with wrong statistics, and how they differ from those of its frames."""
-    lengths = {entry.index: entry.length for entry in contents.episodes or ()}
-    if contents.rows is None or lengths.keys() != contents.rows.spans.keys():
-        return  # other numbers: rules about counts and numbers tell
-    try:
-        stated = read_episode_statistics(contents.folder, key)
-    except BrokenFile:
-        return  # the rule about the episode table tells
-    complete = {e: values[s] for e, s in contents.spans.items() if s.stop - s.start == lengths[e] > 0}
-    for episode in sorted(stated.keys() & complete.keys()):
-        rows = complete[episode]
+def _wrong_episodes(
+    stated: Mapping[int, Any], rows_of: Mapping[int, slice], values: NDArray[np.float64]
+) -> Iterator[tuple[int, str]]:
+    """Yield each episode with wrong statistics of a feature, and how they differ from those of its frames."""
+    for episode in sorted(stated.keys() & rows_of.keys()):
+        rows = values[rows_of[episode]]
         if np.isfinite(rows).all() and (found := next(_moment_differences(stated[episode], rows), None)):
             yield episode, found
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from zk0.report.number_format import DASH, fixed, percent
-from zk0.report.tables.table import Cell, Column, Table, decimal_cell, integer_cell, text_cell
+from zk0.report.number_format import DASH, percent
+from zk0.report.tables.table import Cell, Column, Table, decimal_cell, integer_cell, interval_cell, text_cell
 from zk0.stats.baseline_comparison import BaselineDifference, BenchmarkModel, ModelAverage
 
 METRIC_DECIMALS = {"policy_loss": 4, "action_error": 2, "success_rate": 2}
@@ -68,9 +68,6 @@ def _budget_row(model: BenchmarkModel) -> tuple[Cell, ...]:
 
 def _difference_row(row: BaselineDifference) -> tuple[Cell, ...]:
     places = METRIC_DECIMALS[row.metric]
-    change = fixed(row.change, places)
-    if row.interval is not None:
-        change += f" ({fixed(row.interval[0], places)} to {fixed(row.interval[1], places)})"
     return (
         text_cell(METRIC_TITLES[row.metric]),
         text_cell(BASELINE_TITLES[row.baseline]),
@@ -79,7 +76,7 @@ def _difference_row(row: BaselineDifference) -> tuple[Cell, ...]:
         integer_cell(row.units),
         decimal_cell(row.baseline_value, places),
         decimal_cell(row.federated_value, places),
-        Cell(text=change, key=row.change),
+        interval_cell(row.change, row.interval, places),
         decimal_cell(row.percent, 0),
     )
 

@@ -70,7 +70,14 @@ def mean_cell(scored: Evaluation | SetScore | None, metric: EpisodeMetric, place
 
 def estimate_cell(estimate: Estimate, places: int) -> Cell:
     """A cell with an estimate and the ends of its 95 % interval."""
-    text, ends = fixed(estimate.value, places), estimate.interval
+    return interval_cell(estimate.value, estimate.interval, places)
+
+
+def interval_cell(value: float | None, ends: tuple[float, float] | None, places: int) -> Cell:
+    """A cell with a value and the ends of its interval, if it has one."""
+    if value is None:
+        return Cell(text=DASH)
+    text = fixed(value, places)
     if ends is not None:
         text += f" ({fixed(ends[0], places)} to {fixed(ends[1], places)})"
-    return Cell(text=text, key=estimate.value)
+    return Cell(text=text, key=value)

@@ -2,9 +2,8 @@
 
 from collections.abc import Sequence
 
-from zk0.report.number_format import DASH, fixed
 from zk0.report.tables.benchmark_tables import METRIC_DECIMALS, METRIC_TITLES
-from zk0.report.tables.table import Cell, Column, Table, integer_cell, text_cell
+from zk0.report.tables.table import Cell, Column, Table, integer_cell, interval_cell, text_cell
 from zk0.stats.variant_comparison import VariantSummary
 
 
@@ -30,15 +29,6 @@ def _variant_row(row: VariantSummary) -> tuple[Cell, ...]:
         text_cell(row.variant),
         integer_cell(row.seeds),
         integer_cell(row.units),
-        _with_interval(row.mean, row.interval, places),
-        _with_interval(row.change, row.change_interval, places),
+        interval_cell(row.mean, row.interval, places),
+        interval_cell(row.change, row.change_interval, places),
     )
-
-
-def _with_interval(value: float | None, ends: tuple[float, float] | None, places: int) -> Cell:
-    if value is None:
-        return Cell(text=DASH)
-    text = fixed(value, places)
-    if ends is not None:
-        text += f" ({fixed(ends[0], places)} to {fixed(ends[1], places)})"
-    return Cell(text=text, key=value)
