@@ -134,7 +134,11 @@ def test_killed_and_late_nodes_and_no_secret_is_disclosed(
     for name in "abc":
         lines = " ".join(machines[name]("client", "audit").split())
         updates = len(history) - (2 if name == "c" else 1)
-        assert re.search(rf"the server lists {updates} of \d+ updates, {updates} of them under a root", lines), lines
+        counts = re.search(r"the server lists (\d+) of \d+ updates, (\d+) of them under a root", lines)
+        assert counts, lines
+        assert counts[1] == counts[2], lines
+        # A node killed after it noted its answer, and before the server had it, sends the same update again.
+        assert int(counts[1]) - updates in ((0, 1) if name == "a" else (0,)), lines
         assert re.search(r"4 heads, ledger of 4 lines, 0 of \d+ without a head", lines), lines
         assert "they contradict each other nowhere" in lines
         assert re.search(r"\d+ heads came with \d+ requests; none contradicts", lines), lines
