@@ -17,7 +17,7 @@ mkdir -p "$folder" && folder=$(cd "$folder" && pwd) || exit 2
 cd "$(dirname "$0")/.." || exit 2
 python=${PYTHON:-.venv/bin/python}
 measure=(--geometry full --device cuda --batch 64 --frames 192 --steps 12 --threads 4 --workers 4 --decoder default)
-variants=lerobot,off,embeddings,kv,compiled
+variants=lerobot,embeddings,kv,compiled,off
 marked=gpu
 if [ "${1:-}" = --dry-run ]; then
   shift

@@ -45,9 +45,14 @@ def held_out_frames(columns: Columns) -> Tensor:
     return torch.from_numpy(np.flatnonzero(columns["episode"] % HELD_OUT == HELD_OUT - 1))
 
 
-def frame_images(stored: np.ndarray, chosen: Any) -> Tensor:
+def camera_images(columns: Columns, device: torch.device) -> dict[str, Tensor]:
+    """The images (frames, height, width, 3) of each camera as bytes, on the device that trains."""
+    return {camera: torch.from_numpy(columns[camera]).to(device) for camera in CAMERAS}
+
+
+def frame_images(stored: Tensor, chosen: Any) -> Tensor:
     """Images (frames, 3, height, width) in 0..1."""
-    return torch.from_numpy(stored[chosen]).permute(0, 3, 1, 2).float() / 255
+    return stored[chosen].permute(0, 3, 1, 2).float() / 255
 
 
 def measure_frames(columns: Columns) -> Statistics:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -42,9 +41,11 @@ class ResumableTraining:
     ) -> None:
         self._modules, self._file, self._conditions, self._steps = modules, file, dict(conditions), steps
         self._weights = [p for p in modules.parameters() if p.requires_grad]
-        self._optimizer = torch.optim.AdamW(self._weights, rate, betas=betas, weight_decay=1e-4)
+        fused = self._weights[0].is_cuda
+        self._optimizer = torch.optim.AdamW(self._weights, rate, betas=betas, weight_decay=1e-4, fused=fused)
         self._schedule = torch.optim.lr_scheduler.OneCycleLR(self._optimizer, rate, steps, pct_start=warmup)
-        self._losses: list[float] = []
+        self._losses: list[Tensor] = []
+        """Of each step; read from the device only when they are reported or saved."""
         if file.is_file():
             self._load()
 
@@ -57,7 +58,7 @@ class ResumableTraining:
                 self._save()
                 saved = time.monotonic()
             if len(self._losses) % REPORT_STEPS == 0:
-                mean = np.mean(self._losses[-REPORT_STEPS:])
+                mean = float(torch.stack(self._losses[-REPORT_STEPS:]).mean())
                 sys.stdout.write(f"{self._file.stem}: step {len(self._losses)} of {self._steps}: loss {mean:.4f}\n")
                 sys.stdout.flush()
         self._save()
@@ -68,7 +69,7 @@ class ResumableTraining:
         nn.utils.clip_grad_norm_(self._weights, 1.0)
         self._optimizer.step()
         self._schedule.step()
-        self._losses.append(loss.item())
+        self._losses.append(loss.detach())
 
     def _save(self) -> None:
         state = {
@@ -76,14 +77,14 @@ class ResumableTraining:
             "weights": self._modules.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "schedule": self._schedule.state_dict(),
-            "losses": self._losses,
+            "losses": torch.stack(self._losses).cpu(),
             "random": torch.get_rng_state(),
         }
         with atomic_path(self._file) as temporary:
             torch.save(state, temporary)
 
     def _load(self) -> None:
-        state = torch.load(self._file, weights_only=True)
+        state = torch.load(self._file, map_location="cpu", weights_only=True)
         if state["conditions"] != self._conditions:
             raise SystemExit(
                 f"{self._file}: started with {state['conditions']}, expected {self._conditions}; choose another --work"
@@ -91,5 +92,5 @@ class ResumableTraining:
         self._modules.load_state_dict(state["weights"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._schedule.load_state_dict(state["schedule"])
-        self._losses = state["losses"]
+        self._losses = list(state["losses"].to(self._weights[0].device))
         torch.set_rng_state(state["random"])

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from base_columns import CAMERAS, Columns, frame_images, training_frames
+from base_columns import CAMERAS, Columns, camera_images, frame_images, training_frames
 from resumable import ResumableTraining
 from torch import Tensor, nn
 from torch.nn import functional
@@ -18,7 +18,6 @@ from zk0.policy.smolvla.prefix import Prefix, embed_frames, encode_prefix
 from zk0.records import CAMERA_PREFIX, Moments, Statistics
 from zk0.simulator.tasks import find_task
 
-BATCH = 32
 DRAWS = 4
 """Draws of noise and time for each frame."""
 STATE_NOISE = 0.03
@@ -26,14 +25,23 @@ STATE_NOISE = 0.03
 
 
 def teach_actions(
-    policy: Any, columns: Columns, statistics: Statistics, steps: int, rate: float, work: Path, seed: int
+    policy: Any,
+    columns: Columns,
+    statistics: Statistics,
+    steps: int,
+    rate: float,
+    batch: int,
+    work: Path,
+    seed: int,
 ) -> None:
     """Train everything but vision encoder and connector."""
     width, joints = policy.config.max_action_dim, columns["state"].shape[1]
+    device = policy.model.state_proj.weight.device
     tokens, mask = _tokenize(policy, columns["task"])
-    states = _normalize(columns["state"], statistics.state, width)
-    actions = _normalize(columns["chunk"], statistics.action, width)
-    padding = torch.arange(actions.shape[1])[None] >= torch.from_numpy(columns["n"])[:, None]
+    lengths, tokens, mask = mask.sum(1), tokens.to(device), mask.to(device)
+    states = _normalize(columns["state"], statistics.state, width).to(device)
+    actions = _normalize(columns["chunk"], statistics.action, width).to(device)
+    padding = (torch.arange(actions.shape[1])[None] >= torch.from_numpy(columns["n"])[:, None]).to(device)
     frames, features = training_frames(columns), _embed(policy, columns)
     policy.requires_grad_(False)
     for name, weight in policy.named_parameters():
@@ -42,7 +50,7 @@ def teach_actions(
     training = ResumableTraining(
         nn.ModuleList([policy]),
         work / "actions.pt",
-        {"frames": len(frames), "steps": steps, "rate": rate, "seed": seed},
+        {"frames": len(frames), "steps": steps, "rate": rate, "batch": batch, "seed": seed},
         rate,
         steps,
         betas=(0.9, 0.98),
@@ -50,13 +58,13 @@ def teach_actions(
     )
 
     def loss_of_batch() -> Tensor:
-        i = frames[torch.randint(0, len(frames), (BATCH,))]
-        longest = int(mask[i].sum(1).max())
+        chosen = frames[torch.randint(0, len(frames), (batch,))]
+        longest, i = int(lengths[chosen].max()), chosen.to(device)
         prefix = encode_prefix.__wrapped__(policy, features[i], tokens[i, :longest], mask[i, :longest])  # with a graph
         repeated = Prefix([(_repeat(k), _repeat(v)) for k, v in prefix.layers], _repeat(prefix.mask))
-        state = states[i] + STATE_NOISE * torch.randn(BATCH, width)
-        noise = torch.randn(BATCH * DRAWS, *actions.shape[1:])
-        time = torch.rand(BATCH * DRAWS).pow(1 / 1.5) * 0.999 + 0.001
+        state = states[i] + (STATE_NOISE * torch.randn(batch, width)).to(device)
+        noise = torch.randn(batch * DRAWS, *actions.shape[1:]).to(device)
+        time = (torch.rand(batch * DRAWS).pow(1 / 1.5) * 0.999 + 0.001).to(device)
         losses = flow_matching_losses(policy, repeated, _repeat(state), _repeat(actions[i]), noise, time)
         valid = ~_repeat(padding[i])
         return (losses[:, :, :joints] * valid[:, :, None]).sum() / (valid.sum() * joints)
@@ -73,8 +81,10 @@ def _tokenize(policy: Any, tasks: np.ndarray) -> tuple[Tensor, Tensor]:
 
 
 def _embed(policy: Any, columns: Columns) -> Tensor:
+    stored = camera_images(columns, policy.model.state_proj.weight.device)
+
     def images(at: slice) -> dict[str, Tensor]:
-        return {f"{CAMERA_PREFIX}{c}": frame_images(columns[c], at) for c in CAMERAS}
+        return {f"{CAMERA_PREFIX}{c}": frame_images(stored[c], at) for c in CAMERAS}
 
     return torch.cat([embed_frames(policy, images(slice(k, k + 128))) for k in range(0, len(columns["n"]), 128)])
 

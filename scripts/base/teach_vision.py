@@ -12,14 +12,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from base_columns import CAMERAS, Columns, frame_images, held_out_frames, training_frames
+from base_columns import CAMERAS, Columns, camera_images, frame_images, held_out_frames, training_frames
 from resumable import ResumableTraining
 from torch import Tensor, nn
 from torch.nn import functional
 
 from zk0.simulator.tasks import find_task
 
-BATCH = 48
 TARGETS = 5
 """x, y, z, cosine and sine of four times the rotation: a cube looks the same after a quarter turn."""
 HEAD_WIDTH = 256
@@ -69,39 +68,41 @@ def _queries(name: str) -> np.ndarray:
     return np.array([[*COLOR_MAP[task.cube][:3], 0.0], [*goal, float(task.motion == "place")]])
 
 
-def teach_vision(policy: Any, columns: Columns, steps: int, rate: float, work: Path) -> None:
+def teach_vision(policy: Any, columns: Columns, steps: int, rate: float, batch: int, work: Path) -> None:
     """Train vision encoder and connector; print the median error on held-out scenes."""
     vlm = policy.model.vlm_with_expert
-    model = vlm.get_vlm_model()
-    queries, targets = object_targets(columns)
+    model, device = vlm.get_vlm_model(), policy.model.state_proj.weight.device
+    images = camera_images(columns, device)
+    queries, targets = (part.to(device) for part in object_targets(columns))
     frames = training_frames(columns)
     with torch.no_grad():
-        tokens = vlm.embed_image(frame_images(columns["overhead"], slice(0, 1)) * 2 - 1)
-    heads = nn.ModuleList([ObjectHead(*tokens.shape[1:]) for _ in CAMERAS])
+        tokens = vlm.embed_image(frame_images(images["overhead"], slice(0, 1)) * 2 - 1)
+    heads = nn.ModuleList([ObjectHead(*tokens.shape[1:]) for _ in CAMERAS]).to(device)
     policy.requires_grad_(False)
     modules = nn.ModuleList([model.vision_model, model.connector, heads])
     modules.requires_grad_(True)
-    conditions = {"frames": len(frames), "steps": steps, "rate": rate}
+    conditions = {"frames": len(frames), "steps": steps, "rate": rate, "batch": batch}
     training = ResumableTraining(modules, work / "vision.pt", conditions, rate, steps, betas=(0.9, 0.999), warmup=0.1)
 
     def loss_of_batch() -> Tensor:
-        chosen = frames[torch.randint(0, len(frames), (BATCH,))]
-        order = torch.argsort(torch.rand(BATCH, 3), 1)
-        order[torch.rand(BATCH) < 0.5] = torch.arange(3)
-        predicted = _predict(vlm, heads, columns, chosen, queries[chosen], order)
+        chosen = frames[torch.randint(0, len(frames), (batch,))]
+        order = torch.argsort(torch.rand(batch, 3), 1)
+        order[torch.rand(batch) < 0.5] = torch.arange(3)
+        chosen, order = chosen.to(device), order.to(device)
+        predicted = _predict(vlm, heads, images, chosen, queries[chosen], order)
         return _loss(predicted, targets[chosen])
 
     training.run(loss_of_batch)
-    _report_errors(vlm, heads, columns, queries, targets)
+    _report_errors(vlm, heads, images, held_out_frames(columns)[:2000].to(device), queries, targets)
     policy.requires_grad_(False)
 
 
 def _predict(
-    vlm: Any, heads: nn.ModuleList, columns: Columns, chosen: Tensor, queries: Tensor, order: Tensor
+    vlm: Any, heads: nn.ModuleList, images: dict[str, Tensor], chosen: Tensor, queries: Tensor, order: Tensor
 ) -> Tensor:
     """Predictions (images, 2 objects, 2 cameras, TARGETS), with the color channels in this order (images, 3)."""
-    at, count = chosen.numpy(), len(chosen)
-    stored = torch.cat([frame_images(columns[c], at) for c in CAMERAS])
+    count = len(chosen)
+    stored = torch.cat([frame_images(images[c], chosen) for c in CAMERAS])
     channels = order.repeat(2, 1)[:, :, None, None].expand(-1, -1, *stored.shape[2:])
     tokens = vlm.embed_image(stored.gather(1, channels) * 2 - 1)
     colors = queries[..., :3].gather(2, order[:, None].expand(-1, 2, -1))
@@ -119,11 +120,12 @@ def _loss(predicted: Tensor, target: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _report_errors(vlm: Any, heads: nn.ModuleList, columns: Columns, queries: Tensor, targets: Tensor) -> None:
-    frames = held_out_frames(columns)[:2000]
-    plain = torch.arange(3).expand(len(frames), 3)
+def _report_errors(
+    vlm: Any, heads: nn.ModuleList, images: dict[str, Tensor], frames: Tensor, queries: Tensor, targets: Tensor
+) -> None:
+    plain = torch.arange(3, device=frames.device).expand(len(frames), 3)
     parts = [
-        _predict(vlm, heads, columns, frames[i : i + 128], queries[frames[i : i + 128]], plain[i : i + 128])
+        _predict(vlm, heads, images, frames[i : i + 128], queries[frames[i : i + 128]], plain[i : i + 128])
         for i in range(0, len(frames), 128)
     ]
     error = (torch.cat(parts) - targets[frames]).abs()[..., :2].nanmedian(0).values.mean(-1)

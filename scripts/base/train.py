@@ -61,6 +61,13 @@ def _update_json(file: Path, part: str | None, values: dict[str, int]) -> None:
     file.write_text(json.dumps(config, indent=2), encoding="utf-8")
 
 
+def _device(chosen: str) -> torch.device:
+    """The device to train on; on a GPU, matrix products may use TF32."""
+    device = torch.device("cuda" if chosen == "cuda" or (chosen == "auto" and torch.cuda.is_available()) else "cpu")
+    torch.backends.cuda.matmul.allow_tf32 = True
+    return device
+
+
 def main() -> None:
     """Train the policy and save it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -70,6 +77,9 @@ def main() -> None:
     parser.add_argument("--action-steps", type=int, default=8000, help="optimizer steps of part 2")
     parser.add_argument("--vision-rate", type=float, default=1.5e-3, help="highest learning rate of part 1")
     parser.add_argument("--action-rate", type=float, default=2e-3, help="highest learning rate of part 2")
+    parser.add_argument("--vision-batch", type=int, default=48, help="frames of a step of part 1")
+    parser.add_argument("--action-batch", type=int, default=32, help="frames of a step of part 2")
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="auto: a GPU if there is one")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--work", type=Path, required=True, help="state of the training")
     parser.add_argument("--out", type=Path, required=True)
@@ -80,12 +90,13 @@ def main() -> None:
     columns = read_recordings(chosen)
     statistics = measure_frames(columns)
     torch.manual_seed(arguments.seed)
-    policy = build_policy(arguments.work)
+    policy = build_policy(arguments.work).to(_device(arguments.device))
     policy.eval()
-    teach_vision(policy, columns, arguments.vision_steps, arguments.vision_rate, arguments.work)
-    teach_actions(
-        policy, columns, statistics, arguments.action_steps, arguments.action_rate, arguments.work, arguments.seed
-    )
+    vision = (arguments.vision_steps, arguments.vision_rate, arguments.vision_batch)
+    teach_vision(policy, columns, *vision, arguments.work)
+    action = (arguments.action_steps, arguments.action_rate, arguments.action_batch)
+    teach_actions(policy, columns, statistics, *action, arguments.work, arguments.seed)
+    policy.cpu()
     save_policy(policy, statistics, arguments.out, executed_steps=RolloutSettings().replan_steps)
 
 
