@@ -59,7 +59,9 @@ no command of a leader arm; its camera is black in all of episode 0; and the arm
 still for 7.8 of 12.4 s in episode 2.
 
 """
-TAIL = """A new rule: [Contributing](../CONTRIBUTING.md#a-data-check-rule).
+TAIL = """[How other checkers do on the same defects and recordings](benchmarks/data-checkers.md).
+
+A new rule: [Contributing](../CONTRIBUTING.md#a-data-check-rule).
 """
 
 

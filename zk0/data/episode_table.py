@@ -4,7 +4,7 @@ v2.x stores them as JSON Lines, v3.0 as parquet; both become `EpisodeEntry` valu
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from string import Formatter
 from typing import Any
@@ -20,6 +20,8 @@ from zk0.errors import first_line
 EPISODES_DIR = "meta/episodes"
 TASKS_PATH = "meta/tasks.parquet"
 EPISODE_LINES, TASK_LINES = "meta/episodes.jsonl", "meta/tasks.jsonl"
+EPISODE_STATISTICS_PATH = "meta/episodes_stats.jsonl"
+"""Of v2.1; in v3 they are in the episode table."""
 _SAFE_FORMAT = re.compile(r"(0?\d{1,2}d)?")  # a format such as 0999999999d would fill the memory
 
 
@@ -84,24 +86,39 @@ def read_task_table(folder: DatasetFolder, info: DatasetInfo) -> dict[int, str]:
     return tasks
 
 
-def read_episode_statistics(folder: DatasetFolder, keys: Sequence[str]) -> dict[str, dict[int, dict[str, Any]]]:
-    """Read the moments of some features from the episode table: feature -> episode -> name of a moment -> stored value.
+def read_episode_statistics(
+    folder: DatasetFolder, info: DatasetInfo, keys: Sequence[str]
+) -> dict[str, dict[int, dict[str, Any]]]:
+    """Read the moments of some features by episode: feature -> episode -> name of a moment -> stored value.
 
-    Episodes without any are missing; v2.x tables have none.
+    Episodes without any are missing; datasets before v2.1 have none.
 
     Raises:
         BrokenFile: the table is unreadable.
     """
     found: dict[str, dict[int, dict[str, Any]]] = {key: {} for key in keys}
-    prefixes = {key: f"stats/{key}/" for key in keys}
-    wanted = tuple(prefixes.values())
-    for file in folder.files_under(EPISODES_DIR, ".parquet"):
-        for row in _rows(folder, file, lambda name: name == "episode_index" or name.startswith(wanted)):
-            for key, prefix in prefixes.items():
-                moments = {name.removeprefix(prefix): value for name, value in row.items() if name.startswith(prefix)}
-                if moments and isinstance(row.get("episode_index"), int):
-                    found[key][row["episode_index"]] = moments
+    for row in _statistics_rows(folder, info, keys):
+        for key in keys:
+            prefix = f"stats/{key}/"
+            moments = {name.removeprefix(prefix): value for name, value in row.items() if name.startswith(prefix)}
+            if moments and isinstance(row.get("episode_index"), int):
+                found[key][row["episode_index"]] = moments
     return found
+
+
+def _statistics_rows(folder: DatasetFolder, info: DatasetInfo, keys: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Yield each episode's index and its moments under the names of the columns of a v3 table."""
+    if info.is_v3:
+        wanted = tuple(f"stats/{key}/" for key in keys)
+        for file in folder.files_under(EPISODES_DIR, ".parquet"):
+            yield from _rows(folder, file, lambda name: name == "episode_index" or name.startswith(wanted))
+        return
+    for line in folder.read_json_lines(EPISODE_STATISTICS_PATH) if EPISODE_STATISTICS_PATH in folder else ():
+        row = line if isinstance(line, dict) else {}
+        stated = row.get("stats") if isinstance(row.get("stats"), dict) else {}
+        for key in keys:
+            moments = stated[key] if isinstance(stated.get(key), dict) else {}
+            yield row | {f"stats/{key}/{name}": value for name, value in moments.items()}
 
 
 def has_task_index(folder: DatasetFolder) -> bool:

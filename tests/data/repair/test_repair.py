@@ -13,7 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from zk0.data.check import check_dataset
+from zk0.data.dataset_folder import list_folder
+from zk0.data.dataset_info import read_dataset_info
 from zk0.data.episode_digests import episode_digests
+from zk0.data.episode_table import read_episode_statistics
 from zk0.data.frame_table import read_episodes
 from zk0.data.repair.repair_dataset import RepairRecord, repair_dataset
 from zk0.errors import DatasetError
@@ -215,14 +218,14 @@ def as_v2(root: Path, target: Path, version: str) -> Path:
     (target / "meta/info.json").write_text(json.dumps(info))
     (target / "meta/tasks.jsonl").write_text(json.dumps({"task_index": 0, "task": "Pick up the cube."}))
     table = pq.read_table(root / DATA)
-    lines, statistics = [], []
-    moments = json.loads((root / "meta/stats.json").read_text())
+    lines, statistics, keys = [], [], ("observation.state", "action")
+    moments = read_episode_statistics(list_folder(root), read_dataset_info(list_folder(root)), keys)
     for e in range(4):
         path = target / f"data/chunk-000/episode_{e:06d}.parquet"
         path.parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(table.filter(pa.compute.equal(table["episode_index"], e)), path)
         lines.append(json.dumps({"episode_index": e, "tasks": ["Pick up the cube."], "length": 12}))
-        statistics.append(json.dumps({"episode_index": e, "stats": moments}))
+        statistics.append(json.dumps({"episode_index": e, "stats": {key: moments[key][e] for key in keys}}))
         for c in ("overhead", "wrist"):
             video = target / f"videos/chunk-000/observation.images.{c}/episode_{e:06d}.mp4"
             video.parent.mkdir(parents=True, exist_ok=True)
@@ -255,6 +258,29 @@ def test_older_formats_become_v3(version, healthy, tmp_path) -> None:
     assert episode_digests(tmp_path / "new", range(4)) == episode_digests(healthy, range(4))
     bytes_of = {h for f, h in tree(old).items() if f.endswith("mp4")}
     assert {h for f, h in tree(tmp_path / "new").items() if f.endswith("mp4")} == bytes_of
+
+
+def test_wrong_statistics_of_an_older_format_are_found(healthy, tmp_path) -> None:
+    old = as_v2(healthy, tmp_path / "old", "v2.1")
+    lines = [json.loads(line) for line in (old / "meta/episodes_stats.jsonl").read_text().splitlines()]
+    lines[2]["stats"]["action"]["mean"][4] += 3.0
+    (old / "meta/episodes_stats.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    findings = {f.rule: f for f in check_dataset(old, dataset="x").findings}
+    assert findings.keys() == {"format-version", "episode-statistics"}
+    assert findings["episode-statistics"].where == "meta/episodes_stats.jsonl action, episode 2"
+    done, after = repair_dataset(old, tmp_path / "new", dataset="x")
+    assert {"convert-to-v3", "recompute-statistics"} <= set(done.repairs)
+    assert after.findings == ()
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["{}", "[]", '{"episode_index": 0, "stats": [1]}', '{"episode_index": "x", "stats": {"action": {"mean": 1}}}'],
+)
+def test_older_statistics_of_other_kinds(healthy, tmp_path, text) -> None:
+    old = as_v2(healthy, tmp_path / "old", "v2.1")
+    (old / "meta/episodes_stats.jsonl").write_text(text)
+    assert {f.rule for f in check_dataset(old, dataset="x").findings} == {"format-version"}
 
 
 def load(root: Path):

@@ -26,14 +26,18 @@ from zk0.data.check.rule import Rule, Severity, Violation
 from zk0.data.check.true_rate import are_equal_rates, clock_rate
 from zk0.data.dataset_folder import BrokenFile, DatasetFolder, list_folder
 from zk0.data.dataset_info import DatasetInfo, read_dataset_info, resolve_renames
-from zk0.data.episode_table import EpisodeEntry, VideoClip, read_episode_table, read_task_table
+from zk0.data.episode_table import (
+    EPISODE_STATISTICS_PATH,
+    EpisodeEntry,
+    VideoClip,
+    read_episode_table,
+    read_task_table,
+)
 from zk0.data.frame_table import EpisodeFrames, FrameTable, read_frame_table
 from zk0.data.video_file import VideoFile, probe_video
 from zk0.records import ACTION, STATE, Finding
 
 STATISTICS_PATH = "meta/stats.json"
-EPISODE_STATISTICS_PATH = "meta/episodes_stats.jsonl"
-"""Where v2.1 stores statistics instead."""
 
 
 @dataclass(frozen=True)

@@ -43,5 +43,5 @@ CONTENT_WARNINGS: tuple[Rule, ...] = tuple(
     for group in (VALUE_RULES, MOTION_RULES, TASK_RULES, DECODED_VIDEO_RULES)
     for rule in group.rules
     if rule.severity == "warning" and rule.id != "joint-names"
-)
-"""Warnings about what was recorded, not about how it is stored."""
+) + tuple(rule for rule in STATISTICS_RULES.rules if rule.id == "episode-statistics")
+"""Warnings about what was recorded, not about how it is stored; and those that name episodes."""

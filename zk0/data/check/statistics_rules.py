@@ -13,7 +13,7 @@ from zk0.data.check.reading_rules import STATISTICS_MISSING
 from zk0.data.check.rule import RuleGroup, Severity, Violation
 from zk0.data.dataset_folder import BrokenFile
 from zk0.data.dataset_info import DEFAULT_FEATURES
-from zk0.data.episode_table import EPISODES_DIR, read_episode_statistics
+from zk0.data.episode_table import EPISODE_STATISTICS_PATH, EPISODES_DIR, read_episode_statistics
 from zk0.records import ACTION, STATE
 
 ORDERED = ("min", "q01", "q10", "q50", "q90", "q99", "max")
@@ -61,25 +61,24 @@ def statistics_wrong(contents: Contents) -> Iterator[Violation]:
 
 @STATISTICS_RULES.rule("episode-statistics", severity="warning", repairs=("recompute-statistics",))
 def episode_statistics(contents: Contents) -> Iterator[Violation]:
-    """Mean, std, min and max of state and action that the episode table states are those of each episode's frames."""
+    """Mean, std, min and max of state and action that are stated for each episode are those of its frames."""
     lengths = {entry.index: entry.length for entry in contents.episodes or ()}
-    if contents.info is None or not contents.info.is_v3:
-        return
-    if contents.rows is None or lengths.keys() != contents.rows.spans.keys():
+    if contents.info is None or contents.rows is None or lengths.keys() != contents.rows.spans.keys():
         return  # other numbers: rules about counts and numbers tell
     complete = {e: s for e, s in contents.spans.items() if s.stop - s.start == lengths[e] > 0}
     names = {contents.state_key: "state", contents.action_key: "action"}
     try:
-        stated = read_episode_statistics(contents.folder, tuple(names))
+        stated = read_episode_statistics(contents.folder, contents.info, tuple(names))
     except BrokenFile:
-        return  # the rule about the episode table tells
+        return  # the rule about the episode table tells; conversion from v2.1 computes them anew
+    file = EPISODES_DIR if contents.info.is_v3 else EPISODE_STATISTICS_PATH
     for key, name in names.items():
         if (values := getattr(contents.rows, name)) is None:
             continue
         wrong = dict(_wrong_episodes(stated[key], complete, np.asarray(values, dtype=np.float64)))
         if wrong:
             first = next(iter(wrong))
-            where = f"{EPISODES_DIR} {key}, {join_episodes(list(wrong))}"
+            where = f"{file} {key}, {join_episodes(list(wrong))}"
             found = f"in episode {first} {wrong[first]}"
             yield Violation(where, found, "the statistics of the frames in data", episodes=tuple(wrong))
 
