@@ -7,6 +7,8 @@ import hub
 import numpy as np
 import pytest
 
+from zk0.processes import collect_garbage_less_often
+
 pytest_plugins = ["policy_fixtures"]
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -19,6 +21,7 @@ os.environ.setdefault("HF_XET_CLIENT_RETRY_BASE_DELAY", "10ms")
 os.environ.setdefault("HF_XET_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the same bits in every process
 
+collect_garbage_less_often()
 TOGETHER = (
     tuple(f"flows/test_{name}.py" for name in ("session_deployment", "deployments", "release", "schedule")),
     ("federation/engines/test_deployment_faults.py",),

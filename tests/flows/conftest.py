@@ -163,7 +163,8 @@ class LocalPrefectCommand:
 
     def final_state(self, run: UUID) -> Any:
         """Wait for the final state of a flow run and return it."""
-        return _wait_until(lambda: (s := self.state(run)) and s.is_final() and s)
+        with self.client() as client:
+            return _wait_until(lambda: (s := client.read_flow_run(run).state) and s.is_final() and s, pause=1)
 
 
 @pytest.fixture
