@@ -217,7 +217,7 @@ def test_a_killed_worker_is_started_again(local_prefect: Any, wait_until: Callab
         lambda: not [c for c in local_prefect.remaining_processes().values() if "zk0.federation.engines.worker" in c],
         30,
     )
-    assert local_prefect.prefect("flow-run", "retry", str(run)).returncode == 0
+    local_prefect.retry(run)
     wait_until(lambda: not local_prefect.state(run).is_crashed())
     assert local_prefect.final_state(run).is_completed()
     assert [r.round for r in Ledger(folder_of(local_prefect, "workerless") / "ledger.jsonl").read()] == [0, 1, 2]
@@ -239,7 +239,7 @@ def test_stopped_in_a_round_or_killed(new_local_prefect: Any, wait_until: Callab
         assert f"prefect flow-run retry {run}" in new_local_prefect.output()
         new_local_prefect.start()
         assert new_local_prefect.state(run).is_crashed()
-        assert new_local_prefect.prefect("flow-run", "retry", str(run)).returncode == 0
+        new_local_prefect.retry(run)
         wait_until(lambda: not new_local_prefect.state(run).is_crashed())
     assert new_local_prefect.final_state(run).is_completed()
     os.kill(new_local_prefect.popen.pid, signal.SIGKILL)
@@ -266,7 +266,7 @@ def test_a_cancelled_session_leaves_no_process(local_prefect: Any, wait_until: C
     folder = folder_of(local_prefect, "cancelled")
     assert [r.round for r in Ledger(folder / "ledger.jsonl").read()] == [0]
     before = (folder / "ledger.jsonl").read_bytes()
-    assert local_prefect.prefect("flow-run", "retry", str(run)).returncode == 0
+    local_prefect.retry(run)
     wait_until(lambda: not local_prefect.state(run).is_cancelled())
     assert local_prefect.final_state(run).is_completed()
     assert (folder / "ledger.jsonl").read_bytes().startswith(before)
