@@ -93,7 +93,9 @@ def update_metric_files(number: int, session: Session, folder: str, history: Seq
     here = SessionFolder(Path(folder))
     write_metric_files(here.path, history, _rollouts_of(here, history))
     if history[-1].seconds >= _MIN_SECONDS_FOR_CHARTS:
-        _write_charts(here, session, history)
+        from zk0.report.charts.session_charts import write_round_charts
+
+        write_round_charts(history, session.contract.units, here.path)
 
 
 def _rollouts_of(here: SessionFolder, history: Sequence[RoundRecord]) -> list[Rollout]:
@@ -102,14 +104,6 @@ def _rollouts_of(here: SessionFolder, history: Sequence[RoundRecord]) -> list[Ro
 
     digests = {record.checkpoint.digest for record in history}
     return [rollout for rollout in read_rollouts(here.rollouts_folder) if rollout.checkpoint in digests]
-
-
-def _write_charts(here: SessionFolder, session: Session, history: Sequence[RoundRecord]) -> None:
-    from zk0.report.charts import session_charts
-
-    session_charts.write_policy_loss_chart(history, here.path / "policy_loss_chart.png")
-    session_charts.write_action_error_chart(history, session.contract.units, here.path / "action_error_chart.png")
-    session_charts.write_federated_metrics_chart(history, here.path / "federated_metrics.png")
 
 
 @task(task_run_name="analyze videos", cache_policy=NO_CACHE, **DISK_RETRIES)
@@ -135,16 +129,18 @@ def publish_session_report(session: Session, folder: str, history: Sequence[Roun
     from zk0.report.metric_files import write_metric_files
     from zk0.report.page.session_markdown import session_report_markdown
     from zk0.report.page.session_page import write_session_report
+    from zk0.report.page.session_page_charts import draw_session_page_charts
     from zk0.report.setup_facts import read_setup_facts
 
     emit_progress(ProgressEvent(kind="stage", text="writing the report"))
     here = SessionFolder(Path(folder))
-    _write_charts(here, session, history)
+    charts = draw_session_page_charts(session, history)
+    charts.write_files(here.path)
     members, rollouts = read_setup_facts(here).members, _rollouts_of(here, history)
     write_metric_files(here.path, history, rollouts)
     release = Release.read(here.release)
     text = session_report_markdown(
-        session=session, members=members, history=history, rollouts=rollouts, release=release
+        session=session, members=members, history=history, rollouts=rollouts, charts=charts, release=release
     )
     create_markdown_artifact(markdown=text, key="session-report", description=str(here.report))
     write_session_report(
@@ -153,6 +149,7 @@ def publish_session_report(session: Session, folder: str, history: Sequence[Roun
         members=members,
         history=history,
         rollouts=rollouts,
+        charts=charts,
         folder=here.path,
         session_toml=here.session_toml.read_text(encoding="utf-8"),
     )

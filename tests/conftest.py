@@ -7,6 +7,8 @@ import hub
 import numpy as np
 import pytest
 
+from zk0.processes import collect_garbage_less_often
+
 pytest_plugins = ["policy_fixtures"]
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -19,16 +21,22 @@ os.environ.setdefault("HF_XET_CLIENT_RETRY_BASE_DELAY", "10ms")
 os.environ.setdefault("HF_XET_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the same bits in every process
 
+collect_garbage_less_often()
 TOGETHER = (
     tuple(f"flows/test_{name}.py" for name in ("session_deployment", "deployments", "release", "schedule")),
     ("federation/engines/test_deployment_faults.py",),
-    tuple(f"federation/{name}.py" for name in ("engines/test_engines", "protocol/test_replies", "engines/test_faults")),
-    tuple(f"flows/test_{name}.py" for name in ("nightly", "versus", "own_origin")),
     tuple(f"flows/test_{name}.py" for name in ("resume", "data_intake", "so100", "so100_full_size", "task_retries")),
+    tuple(f"flows/test_{name}.py" for name in ("nightly", "versus", "own_origin")),
+    tuple(f"federation/{name}.py" for name in ("engines/test_engines", "protocol/test_replies", "engines/test_faults")),
+    ("flows/test_network.py",),
+    ("training/test_lora.py", "policy/test_policy.py", "training/test_full_geometry.py"),
+    *((f"flows/test_{name}.py",) for name in ("bench", "tuning")),
+    ("federation/engines/test_hostile_nodes.py",),
     ("federation/engines/test_deployment.py",),
 )
-"""Files that share servers or engines, each of which takes long to start; those that take longest come first."""
-SHARED = {"local_prefect", "prefect_api", "engine", "local_engine", "ray_engine"}
+"""Files that share servers, engines or the policy of 450M parameters, which take long to start or to build, and files
+that take long by themselves; those that take longest come first, so that none of them is alone at the end."""
+SHARED = {"local_prefect", "prefect_api", "engine", "local_engine", "ray_engine", "full"}
 SIDE, FPS = 64, 10
 Record = Callable[..., Path]
 

@@ -1,11 +1,14 @@
-"""Child processes that do not outlive the process that started them."""
+"""What processes of zk0 have in common: they end with their parent, and collect garbage less often."""
 
 import ctypes
+import gc
 import os
 import signal
 import sys
 
 _PR_SET_PDEATHSIG = 1
+_NEW_OBJECTS = 10_000
+"""More of them than were freed start a collection; by default 700."""
 
 
 def die_with_parent(parent: int, death_signal: signal.Signals = signal.SIGKILL) -> None:
@@ -22,3 +25,11 @@ def die_with_parent(parent: int, death_signal: signal.Signals = signal.SIGKILL) 
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, death_signal)
     if os.getppid() != parent:
         raise SystemExit("the parent process has ended")
+
+
+def collect_garbage_less_often() -> None:
+    """Let this process collect garbage less often: LeRobot and PyTorch are then imported in a quarter less CPU time.
+
+    Imports make half a million objects that stay, and with Python's default they are searched again and again.
+    """
+    gc.set_threshold(_NEW_OBJECTS, *gc.get_threshold()[1:])

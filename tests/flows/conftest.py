@@ -136,11 +136,21 @@ class LocalPrefectCommand:
 
     def start_session(self, overrides: dict[str, Any], **environment: str) -> UUID:
         """Create a flow run of a session and return its id; `environment` is added to that of its process."""
+        more = {"job_variables": {"env": environment}} if environment else {}
+        return self.run_deployment(DEPLOYMENT, {"overrides": overrides}, **more)
+
+    def run_deployment(self, name: str, parameters: dict[str, Any], **more: Any) -> UUID:
+        """Create a flow run of a deployment and return its id, as `prefect deployment run` does."""
         with self.client() as client:
-            deployment = client.read_deployment_by_name(DEPLOYMENT).id
-            more = {"job_variables": {"env": environment}} if environment else {}
-            run = client.create_flow_run_from_deployment(deployment, parameters={"overrides": overrides}, **more)
-            return UUID(str(run.id))
+            deployment = client.read_deployment_by_name(name).id
+            return UUID(str(client.create_flow_run_from_deployment(deployment, parameters=parameters, **more).id))
+
+    def retry(self, run: UUID) -> None:
+        """Schedule a flow run that has ended once more, as `prefect flow-run retry` does."""
+        from prefect.states import Scheduled
+
+        with self.client() as client:
+            client.set_flow_run_state(run, Scheduled(), force=True)
 
     def kill_flow(self, run: UUID) -> None:
         """Send SIGKILL to the process of a flow run only."""
@@ -163,7 +173,8 @@ class LocalPrefectCommand:
 
     def final_state(self, run: UUID) -> Any:
         """Wait for the final state of a flow run and return it."""
-        return _wait_until(lambda: (s := self.state(run)) and s.is_final() and s)
+        with self.client() as client:
+            return _wait_until(lambda: (s := client.read_flow_run(run).state) and s.is_final() and s, pause=1)
 
 
 @pytest.fixture

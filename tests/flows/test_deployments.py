@@ -137,7 +137,7 @@ def test_a_crashed_session_is_resumed_by_an_automation(
             runs = client.read_flow_runs(limit=200)
         return next((r.id for r in runs if r.parameters.get("resume") == str(run)), None)
 
-    assert local_prefect.final_state(wait_until(successor)).is_completed()
+    assert local_prefect.final_state(wait_until(successor, pause=1)).is_completed()
     (folder,) = (local_prefect.home / "automatic").iterdir()
     (uninterrupted,) = (local_prefect.home / "uninterrupted").iterdir()
     digests = [[r.checkpoint.digest for r in Ledger(f / "ledger.jsonl").read()] for f in (folder, uninterrupted)]

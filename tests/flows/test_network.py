@@ -75,10 +75,8 @@ def small_session(tmp_path: Path, name: str, **more: Any) -> dict[str, Any]:
 
 
 def start_session(local_prefect: Any, overrides: dict[str, Any]) -> UUID:
-    config, values = "config=deployments/sessions/federation.toml", f"overrides={json.dumps(overrides)}"
-    done = local_prefect.prefect("deployment", "run", "zk0/federated-session", "--param", config, "--param", values)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return UUID(re.search(r"UUID: (\S+)", done.stdout).group(1))
+    parameters = {"config": "deployments/sessions/federation.toml", "overrides": overrides}
+    return local_prefect.run_deployment("zk0/federated-session", parameters)
 
 
 def ledger(folder: Path) -> list[Any]:
@@ -117,14 +115,14 @@ def test_killed_and_late_nodes_and_no_secret_is_disclosed(
     server("server", "start")
     for name in "ab":
         enroll(name)
-    wait_until(lambda: online("a") and online("b"))
+    wait_until(lambda: online("a") and online("b"), pause=3)  # each look is a command that imports for a second
     settings = {"federation.server": str(server.home / "server"), "tracking.wandb": "offline"}
     settings |= {"publish.repo_id": "lab/arm", "publish.min_rounds": 3}
     run = start_session(new_local_prefect, small_session(tmp_path, "network", **settings))
     wait_until(lambda: all("round 1 step 20/60" in machines[n].log for n in "ab"), pause=0.02)
     machines["a"].kill()
     enroll("c")
-    wait_until(lambda: online("c"))
+    wait_until(lambda: online("c"), pause=3)
     join("a")
     assert new_local_prefect.final_state(run).is_completed(), new_local_prefect.state(run).message
 

@@ -1,11 +1,9 @@
 """The nightly benchmark as a flow: measured, compared, recorded; a regression fails it and emits an event."""
 
 import json
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
 import pytest
 
@@ -39,11 +37,10 @@ def test_nights(local_prefect: Any, wait_until: Callable[..., Any]) -> None:
 
     def night(**more: Any) -> Any:
         parameters = {"sessions": [], "benchmarks": QUICK, "ledger": str(ledger), "repeats": 2, **more}
-        options = [o for k, v in parameters.items() for o in ("--param", f"{k}={json.dumps(v)}")]
-        return local_prefect.prefect("deployment", "run", "zk0-benchmark/nightly", "--watch", *options)
+        return local_prefect.final_state(local_prefect.run_deployment("zk0-benchmark/nightly", parameters))
 
     first = night()
-    assert first.returncode == 0, first.stdout + first.stderr
+    assert first.is_completed(), first.message
     (measured,) = NightlyLedger(ledger).read()
     assert measured.is_reference
     assert [(s.name, len(s.ratios)) for s in measured.samples] == [(name, 2) for name in RATIOS]
@@ -53,9 +50,8 @@ def test_nights(local_prefect: Any, wait_until: Callable[..., Any]) -> None:
     known = tuple(BenchmarkSample(name=n, ratios=(1e-30, 1.01e-30) if n == NAME else (1e30, 1.01e30)) for n in RATIOS)
     NightlyLedger(ledger).append(measured.model_copy(update={"samples": known}))
     worse = night()
-    assert worse.returncode == 1
-    message = local_prefect.state(UUID(re.search(r"UUID: (\S+)", worse.stdout)[1])).message
-    assert "1 measurement(s) got worse: aggregate: zk0 / copy: " in message
+    assert worse.is_failed()
+    assert "1 measurement(s) got worse: aggregate: zk0 / copy: " in worse.message
     *_, last = NightlyLedger(ledger).read()
     assert not last.is_reference
     assert last.regressions[0].startswith(NAME)
@@ -75,7 +71,7 @@ def test_nights(local_prefect: Any, wait_until: Callable[..., Any]) -> None:
     assert row["nights before"].count(",") == 1
 
     accepted = night(accept="the new check costs that")
-    assert accepted.returncode == 0, accepted.stdout
+    assert accepted.is_completed(), accepted.message
     *_, last = NightlyLedger(ledger).read()
     assert last.is_reference
     assert isinstance(last, NightlyRun)

@@ -68,7 +68,7 @@ def test_a_person_approves_and_the_model_is_pushed(
 ) -> None:
     overrides = local_prefect.overrides("agreed", **RELEASE_SETTINGS, **{"publish.approval": True})
     run = local_prefect.start_session(overrides, HF_HUB_OFFLINE="0", HF_ENDPOINT=hub_server.url, HF_HUB_DISABLE_XET="1")
-    wait_until(lambda: local_prefect.state(run).is_paused() or local_prefect.state(run).is_final())
+    wait_until(lambda: (state := local_prefect.state(run)).is_paused() or state.is_final(), pause=1)
     assert local_prefect.state(run).name == "Suspended", local_prefect.state(run).message
     folder = folder_of(local_prefect, "agreed")
     assert Release.read(folder / "release.json").outcome == "allowed"

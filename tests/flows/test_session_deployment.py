@@ -52,6 +52,14 @@ def running(local_prefect: Any, run: UUID) -> set[str]:
     return {r.name for r in task_runs(local_prefect, run) if r.state and not r.state.is_final()}
 
 
+def wait_until_running(
+    local_prefect: Any, run: UUID, output: str, number: int, names: set[str], wait_until: Callable[..., Any]
+) -> None:
+    """Wait until a task run of round `number` with one of these names runs; ask the server only in that round."""
+    wait_until(lambda: list((local_prefect.home / output).glob(f"*/round-{number:03d}/updates")), pause=0.01)
+    wait_until(lambda: running(local_prefect, run) & names, pause=0.01)
+
+
 def logged(local_prefect: Any, task_run: Any) -> list[str]:
     with local_prefect.client() as client:
         found = client.read_logs(LogFilter(task_run_id=LogFilterTaskRunId(any_=[task_run.id])))
@@ -166,10 +174,8 @@ def test_a_setting_that_does_not_exist(local_prefect: Any) -> None:
 def test_retry_resumes_at_the_killed_round(local_prefect: Any, finished: Any, wait_until: Callable[..., Any]) -> None:
     """Kill the flow while clients train in round 2: Retry uses the same folder, trains only round 2, same digests."""
     run = local_prefect.start_session(local_prefect.overrides("killed", **NO_ROLLOUT))
-    wait_until(lambda: list((local_prefect.home / "killed").glob("*/round-002/updates")), pause=0.01)
-    wait_until(
-        lambda: running(local_prefect, run) & {f"{name} trains, round 2" for name in ("lifter", "placer")}, pause=0.01
-    )
+    trained = {f"{name} trains, round 2" for name in ("lifter", "placer")}
+    wait_until_running(local_prefect, run, "killed", 2, trained, wait_until)
     local_prefect.kill_flow(run)
     crashed = local_prefect.final_state(run)
     assert crashed.is_crashed()
@@ -202,7 +208,7 @@ def test_retry_resumes_at_the_killed_round(local_prefect: Any, finished: Any, wa
 @pytest.mark.slow
 def test_a_killed_worker_is_started_again(local_prefect: Any, wait_until: Callable[..., Any]) -> None:
     run = local_prefect.start_session(local_prefect.overrides("workerless", **NO_ROLLOUT))
-    wait_until(lambda: "placer trains, round 1" in running(local_prefect, run), pause=0.01)
+    wait_until_running(local_prefect, run, "workerless", 1, {"placer trains, round 1"}, wait_until)
     local_prefect.kill_worker()
     assert local_prefect.final_state(run).is_crashed()
     assert "the Prefect worker ended with -9" in local_prefect.output()
@@ -211,7 +217,7 @@ def test_a_killed_worker_is_started_again(local_prefect: Any, wait_until: Callab
         lambda: not [c for c in local_prefect.remaining_processes().values() if "zk0.federation.engines.worker" in c],
         30,
     )
-    assert local_prefect.prefect("flow-run", "retry", str(run)).returncode == 0
+    local_prefect.retry(run)
     wait_until(lambda: not local_prefect.state(run).is_crashed())
     assert local_prefect.final_state(run).is_completed()
     assert [r.round for r in Ledger(folder_of(local_prefect, "workerless") / "ledger.jsonl").read()] == [0, 1, 2]
@@ -227,13 +233,13 @@ def test_stopped_in_a_round_or_killed(new_local_prefect: Any, wait_until: Callab
     new_local_prefect.start()
     run = new_local_prefect.start_session(new_local_prefect.overrides("stopped", **NO_ROLLOUT))
     for number, stage in ((signal.SIGINT, "round "), (signal.SIGTERM, ""), (signal.SIGHUP, "")):
-        wait_until(lambda: {n for n in running(new_local_prefect, run) if n.startswith(stage)}, pause=0.01)  # noqa: B023
+        wait_until(lambda: {n for n in running(new_local_prefect, run) if n.startswith(stage)}, pause=0.2)  # noqa: B023
         assert new_local_prefect.stop(number) == 0
         assert new_local_prefect.remaining_processes() == {}
         assert f"prefect flow-run retry {run}" in new_local_prefect.output()
         new_local_prefect.start()
         assert new_local_prefect.state(run).is_crashed()
-        assert new_local_prefect.prefect("flow-run", "retry", str(run)).returncode == 0
+        new_local_prefect.retry(run)
         wait_until(lambda: not new_local_prefect.state(run).is_crashed())
     assert new_local_prefect.final_state(run).is_completed()
     os.kill(new_local_prefect.popen.pid, signal.SIGKILL)
@@ -246,7 +252,7 @@ def test_a_cancelled_session_leaves_no_process(local_prefect: Any, wait_until: C
     run = local_prefect.start_session(
         local_prefect.overrides("cancelled", **NO_ROLLOUT, **{"training.local_steps": 150, "rounds": 1})
     )
-    wait_until(lambda: "placer trains, round 1" in running(local_prefect, run), pause=0.01)
+    wait_until_running(local_prefect, run, "cancelled", 1, {"placer trains, round 1"}, wait_until)
     running_now = local_prefect.remaining_processes().items()
     mine = {
         pid for pid, command in running_now if "zk0.federation.engines.worker" in command or "prefect.engine" in command
@@ -260,7 +266,7 @@ def test_a_cancelled_session_leaves_no_process(local_prefect: Any, wait_until: C
     folder = folder_of(local_prefect, "cancelled")
     assert [r.round for r in Ledger(folder / "ledger.jsonl").read()] == [0]
     before = (folder / "ledger.jsonl").read_bytes()
-    assert local_prefect.prefect("flow-run", "retry", str(run)).returncode == 0
+    local_prefect.retry(run)
     wait_until(lambda: not local_prefect.state(run).is_cancelled())
     assert local_prefect.final_state(run).is_completed()
     assert (folder / "ledger.jsonl").read_bytes().startswith(before)

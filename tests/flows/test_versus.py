@@ -107,9 +107,8 @@ def test_a_whole_benchmark(local_prefect: Any) -> None:
     def run_benchmark(seeds: list[int]) -> dict[str, Any]:
         parameters = {"overrides": overrides, "seeds": seeds, "folder": str(folder)}
         parameters["config"] = "deployments/sessions/smoke.toml"
-        options = [o for k, v in parameters.items() for o in ("--param", f"{k}={json.dumps(v)}")]
-        done = local_prefect.prefect("deployment", "run", "zk0-benchmark/federated-vs-centralized", "--watch", *options)
-        assert done.returncode == 0, done.stdout + done.stderr
+        run = local_prefect.run_deployment("zk0-benchmark/federated-vs-centralized", parameters)
+        assert local_prefect.final_state(run).is_completed(), local_prefect.state(run).message
         return json.loads((folder / "results.json").read_text())
 
     run_benchmark([1])

@@ -402,30 +402,16 @@ class TestProcessors:
 
 
 @pytest.mark.slow
-def test_the_full_geometry_through_the_same_function(real_data: Path, tmp_path: Path) -> None:
-    """A folder with smolvla_base's configuration and random weights, 450M parameters, in place of the Hub."""
+def test_the_full_geometry_through_the_same_function(full: Any, full_base: Path) -> None:
     from lerobot.configs import PreTrainedConfig
-    from lerobot.policies.smolvla.configuration_smolvla import SmolVLAConfig
-    from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy
+    from safetensors import safe_open
 
     from zk0.policy.processors import make_processors
-    from zk0.policy.smolvla.build import _features, build_policy
     from zk0.policy.trainable import trainable_parameters
 
-    vlm = real_data.parent / "models" / "SmolVLM2-500M-Video-Instruct"
-    if not vlm.is_dir():
-        pytest.skip(f"no configuration of the full vision-language model at {vlm}")
-    inputs, outputs = _features(recipe(cameras=("camera1", "camera2", "camera3")), (256, 256))
-    torch.manual_seed(0)
-    base = SmolVLAPolicy(
-        SmolVLAConfig(
-            device="cpu", vlm_model_name=str(vlm), input_features=inputs, output_features=outputs, push_to_hub=False
-        )
-    )
-    expected = base.model.state_proj.weight.detach().clone()
-    base.save_pretrained(tmp_path / "base")
-    del base
-    policy = build_policy(recipe(path=str(tmp_path / "base")), tmp_path)
+    policy = full
+    with safe_open(full_base / "model.safetensors", "pt") as saved:
+        expected = saved.get_tensor("model.state_proj.weight")
     trained = trainable_parameters(policy)
     assert isinstance(policy.config, PreTrainedConfig)
     assert sum(p.numel() for p in policy.parameters()) == 450_046_176

@@ -10,6 +10,7 @@ from html_page import HtmlPage, read_page
 from zk0.audit.ledger import Ledger
 from zk0.records import Member, Rollout, RoundRecord
 from zk0.report.page.session_page import write_session_report
+from zk0.report.page.session_page_charts import SessionPageCharts, draw_session_page_charts
 from zk0.report.setup_facts import SetupFacts
 from zk0.settings.loading import parse_session, to_toml
 from zk0.settings.session import Session
@@ -65,6 +66,11 @@ def session() -> Session:
 
 
 @pytest.fixture(scope="session")
+def charts(session: Session, history: list[RoundRecord]) -> SessionPageCharts:
+    return draw_session_page_charts(session, history)
+
+
+@pytest.fixture(scope="session")
 def report_folder(tmp_path_factory: pytest.TempPathFactory, members: list[Member], history: list[RoundRecord]) -> Path:
     """A session folder with its report, which tests only read."""
     return _session_folder(tmp_path_factory.mktemp("report"), members, history)
@@ -72,9 +78,14 @@ def report_folder(tmp_path_factory: pytest.TempPathFactory, members: list[Member
 
 @pytest.fixture
 def facts(
-    session: Session, members: list[Member], history: list[RoundRecord], rollouts: list[Rollout]
+    session: Session,
+    members: list[Member],
+    history: list[RoundRecord],
+    rollouts: list[Rollout],
+    charts: SessionPageCharts,
 ) -> dict[str, Any]:
-    return {"session": session, "members": list(members), "history": list(history), "rollouts": list(rollouts)}
+    lists = {"members": list(members), "history": list(history), "rollouts": list(rollouts)}
+    return {"session": session, "charts": charts, **lists}
 
 
 def _session_folder(path: Path, members: list[Member], history: list[RoundRecord]) -> Path:
@@ -100,7 +111,12 @@ def folder(tmp_path: Path, members: list[Member], history: list[RoundRecord]) ->
 
 @pytest.fixture(scope="session")
 def page(
-    report_folder: Path, session: Session, members: list[Member], history: list[RoundRecord], rollouts: list[Rollout]
+    report_folder: Path,
+    session: Session,
+    members: list[Member],
+    history: list[RoundRecord],
+    rollouts: list[Rollout],
+    charts: SessionPageCharts,
 ) -> HtmlPage:
     write_session_report(
         report_folder / "report.html",
@@ -108,6 +124,7 @@ def page(
         members=members,
         history=history,
         rollouts=rollouts,
+        charts=charts,
         folder=report_folder,
         session_toml=to_toml(session),
     )

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from zk0.records import ClientMetrics, Member, Rollout, RoundRecord
-from zk0.report.charts.session_charts import write_federated_metrics_chart
 from zk0.report.metric_files import write_metric_files
 from zk0.report.page.session_page import write_session_report
+from zk0.report.page.session_page_charts import draw_session_page_charts
 from zk0.rules.round_decision import decide_round
 from zk0.settings.loading import to_toml
 from zk0.settings.session import Session
@@ -50,13 +50,13 @@ def test_numbers_at_the_bounds_are_decided_on_and_reported(
     for file in tmp_path.rglob("*.json"):
         json.loads(file.read_text(), parse_constant=pytest.fail)  # called for NaN and infinity
     assert len(list(tmp_path.rglob("*.json"))) > 3
-    write_federated_metrics_chart(rows, tmp_path / "chart.png")
     write_session_report(
         tmp_path / "report.html",
         session=session,
         members=members,
         history=rows,
         rollouts=rollouts,
+        charts=draw_session_page_charts(longer, rows),
         folder=tmp_path,
         session_toml=to_toml(session),
     )

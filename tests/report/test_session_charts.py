@@ -17,11 +17,14 @@ from zk0.report.charts.axes import MAX_NAMED_CLIENTS, figure_png, shorten_label
 from zk0.report.charts.federated_metrics_chart import federated_metrics_figure
 from zk0.report.charts.footnotes import evaluation_settings_note
 from zk0.report.charts.session_charts import (
+    CHART_FILES,
     action_error_by_round_figure,
     policy_loss_figure,
-    write_policy_loss_chart,
+    write_round_charts,
 )
+from zk0.report.page.session_page_charts import SessionPageCharts
 from zk0.report.palette import DARK_THEME
+from zk0.settings.session import Session
 
 
 def drawn(axes: Axes) -> dict[str, tuple[list[float], list[float]]]:
@@ -175,15 +178,17 @@ def test_labels_are_escaped_and_shortened() -> None:
     assert shorten_label("x" * 50, 10) == "x" * 9 + "…"
 
 
-def test_the_file_has_the_returned_bytes_and_no_temporary_file_stays(
-    history: list[RoundRecord], tmp_path: Path
+def test_the_files_are_the_charts_and_no_temporary_file_stays(
+    session: Session, history: list[RoundRecord], charts: SessionPageCharts, tmp_path: Path
 ) -> None:
-    content = write_policy_loss_chart(history, tmp_path / "deep" / "policy_loss_chart.png")
-    assert (tmp_path / "deep" / "policy_loss_chart.png").read_bytes() == content
-    assert [p.name for p in (tmp_path / "deep").iterdir()] == ["policy_loss_chart.png"]
+    write_round_charts(history, session.contract.units, tmp_path / "deep")
+    files = {path.name: path.read_bytes() for path in (tmp_path / "deep").iterdir()}
+    assert files == dict(zip(CHART_FILES, (chart.light_png for chart in charts.by_round), strict=True))
+    charts.write_files(tmp_path)
+    assert {name: (tmp_path / name).read_bytes() for name in CHART_FILES} == files
 
 
-def test_a_folder_that_cannot_be_created_is_named(history: list[RoundRecord], tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created_is_named(charts: SessionPageCharts, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(ReportError, match="cannot be written"):
-        write_policy_loss_chart(history, tmp_path / "file" / "chart.png")
+        charts.write_files(tmp_path / "file")

@@ -12,6 +12,7 @@ from zk0.errors import ReportError
 from zk0.records import Member, RoundRecord
 from zk0.report.page.session_markdown import session_report_markdown
 from zk0.report.page.session_page import write_session_report
+from zk0.report.page.session_page_charts import draw_session_page_charts
 from zk0.report.tables.client_tables import client_table
 from zk0.report.tables.score_tables import evaluation_set_table
 from zk0.report.tables.table import Cell
@@ -148,6 +149,7 @@ def test_settings_are_complete(page: HtmlPage, session: Session) -> None:
 def test_the_page_is_reproducible(page: HtmlPage, facts: dict[str, Any], report_folder: Path, tmp_path: Path) -> None:
     assert page.tags
     text = to_toml(facts["session"])
+    facts["charts"] = draw_session_page_charts(facts["session"], facts["history"])
     write_session_report(tmp_path / "again.html", folder=report_folder, session_toml=text, **facts)
     assert (tmp_path / "again.html").read_bytes() == (report_folder / "report.html").read_bytes()
 
@@ -159,18 +161,16 @@ def test_a_broken_setup_file_is_named(facts: dict[str, Any], folder: Path) -> No
     assert not (folder / "report.html").exists()
 
 
-def test_release(session: Session, members: list[Member], history: list[RoundRecord], tmp_path: Path) -> None:
+def test_release(facts: dict[str, Any], tmp_path: Path) -> None:
     url = "https://huggingface.co/lab/arm/tree/r"
     made = Release(
         outcome="pushed", reason="20 rounds ran <b>", round=3, repo_id="lab/arm", private=True, revision="r", url=url
     )
-    text = session_report_markdown(session=session, members=members, history=history, rollouts=[], release=made)
+    facts["rollouts"] = []
+    text = session_report_markdown(**facts, release=made)
     assert "Release: pushed to private lab/arm as r: 20 rounds ran &lt;b&gt;." in text
     made.write(tmp_path / "release.json")
-    write_session_report(
-        tmp_path / "report.html", session=session, members=members, history=history, rollouts=[], folder=tmp_path,
-        session_toml="",
-    )  # fmt: skip
+    write_session_report(tmp_path / "report.html", **facts, folder=tmp_path, session_toml="")
     page = read_page(tmp_path / "report.html")
     assert "Release: pushed to private lab/arm as r: 20 rounds ran <b>." in page.text
     assert ("a", {"href": url}) in page.tags

@@ -11,9 +11,10 @@ from four_arms_session import VIDEO
 from html_page import HtmlPage, read_page
 from PIL import Image
 
-from zk0.records import EpisodeVideo, Member, Refusal, RoundRecord
+from zk0.records import EpisodeVideo, Refusal
 from zk0.report.page.report_terms import REPORT_TERMS
 from zk0.report.page.session_page import write_session_report
+from zk0.report.page.session_page_charts import draw_session_page_charts
 from zk0.report.video.encoder import write_video
 from zk0.settings.session import Session
 from zk0.storage.session_folder import SessionFolder
@@ -28,9 +29,7 @@ def test_videos_are_embedded_in_the_page(page: HtmlPage) -> None:
     assert "no video: the encoder failed: no room" in page.text
 
 
-def test_videos_of_unseen_episodes_are_shown_and_those_of_clients_are_not(
-    folder: Path, members: list[Member], history: list[RoundRecord], session: Session
-) -> None:
+def test_videos_of_unseen_episodes_are_shown_and_those_of_clients_are_not(facts: dict[str, Any], folder: Path) -> None:
     common = {"round": 3, "checkpoint": "3c" * 32, "duration_seconds": 2.0, "fps": 30, "action_error_degrees": 1.0}
     for number, client in enumerate((None, "cloth")):
         video = EpisodeVideo(
@@ -40,7 +39,7 @@ def test_videos_of_unseen_episodes_are_shown_and_those_of_clients_are_not(
         (folder / str(video.video)).write_bytes(b"video of " + str(client).encode())
         (folder / str(video.video)).with_suffix(".json").write_text(video.model_dump_json())
     target = folder / "report.html"
-    facts = {"session": session, "members": members, "history": history, "rollouts": []}
+    facts["rollouts"] = []
     write_session_report(target, **facts, folder=folder, session_toml="")
     page = read_page(target)
     (shown,) = [attrs["src"] for tag, attrs in page.tags if tag == "video"]
@@ -137,6 +136,7 @@ def test_hostile_text_stays_text(facts: dict[str, Any], folder: Path) -> None:
     facts["history"] = [*facts["history"][:3], refused]
     facts["rollouts"] = [facts["rollouts"][0].model_copy(update={"task": HOSTILE})]
     facts["session"] = facts["session"].model_copy(update={"name": HOSTILE})
+    facts["charts"] = draw_session_page_charts(facts["session"], facts["history"])
     write_session_report(folder / "report.html", folder=folder, session_toml=HOSTILE, **facts)
     page = read_page(folder / "report.html")
     assert sum(tag == "script" for tag, _ in page.tags) == 1
@@ -154,6 +154,7 @@ def test_a_session_with_nothing_to_show(session: Session, tmp_path: Path) -> Non
         members=[],
         history=[],
         rollouts=[],
+        charts=draw_session_page_charts(session, []),
         folder=tmp_path,
         session_toml="",
     )

@@ -69,23 +69,32 @@ def plan(
 
 
 @pytest.fixture(scope="session")
-def full(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """The 450M policy with random weights."""
-    from lerobot.configs import FeatureType, PolicyFeature
+def full_base(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with smolvla_base's configuration and random weights, 450M parameters, in place of the Hub."""
+    import torch
     from lerobot.policies.smolvla.configuration_smolvla import SmolVLAConfig
     from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy
 
-    from zk0.policy.smolvla.build import build_policy
+    from zk0.policy.smolvla.build import _features
 
     vlm = real_data.parent / "models" / "SmolVLM2-500M-Video-Instruct"
     if not vlm.is_dir():
         pytest.skip(f"no configuration of the full vision-language model at {vlm}")
-    base = tmp_path_factory.mktemp("full") / "base"
-    inputs = {"observation.images.camera1": PolicyFeature(FeatureType.VISUAL, (3, 256, 256))}
-    import torch
-
+    cameras = ("camera1", "camera2", "camera3")
+    inputs, outputs = _features(PolicyRecipe(path="base", cameras=cameras, joints=6, seed=1), (256, 256))
+    config = SmolVLAConfig(
+        device="cpu", vlm_model_name=str(vlm), input_features=inputs, output_features=outputs, push_to_hub=False
+    )
     torch.manual_seed(0)
-    SmolVLAPolicy(
-        SmolVLAConfig(device="cpu", vlm_model_name=str(vlm), input_features=inputs, push_to_hub=False)
-    ).save_pretrained(base)
-    return build_policy(PolicyRecipe(path=str(base), cameras=("overhead", "wrist"), joints=6, seed=1), base.parent)
+    folder = tmp_path_factory.mktemp("full") / "base"
+    SmolVLAPolicy(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def full(full_base: Path) -> Any:
+    """The 450M policy with random weights, built from that folder."""
+    from zk0.policy.smolvla.build import build_policy
+
+    recipe = PolicyRecipe(path=str(full_base), cameras=("overhead", "wrist"), joints=6, seed=1)
+    return build_policy(recipe, full_base.parent)

@@ -17,6 +17,7 @@ the signal that ended the command:
 Instead of `arguments`, `record` names a folder in which small datasets are written.
 """
 
+import gc
 import importlib
 import json
 import os
@@ -42,6 +43,10 @@ IMPORTED = (
     "av.subtitles.stream prefect.flow_engine prefect.task_engine transformers.models.llama.modeling_llama "
     "transformers.models.smolvlm.processing_smolvlm transformers.models.smolvlm.image_processing_pil_smolvlm "
     "transformers.models.smolvlm.video_processing_smolvlm zk0.federation.protocol.downlink zk0.report.setup_facts "
+    "zk0.resources.session_needs zk0.resources.disk_limit lerobot_policy_smolvla_bundled zk0.evaluation.dataset_notes "
+    "zk0.evaluation.client_plans zk0.evaluation.choose_statistics zk0.evaluation.dataset_agreement "
+    "zk0.report.page.session_markdown zk0.report.video.motion_analysis rich._emoji_codes encodings.utf_8_sig "
+    "PIL.GifImagePlugin scipy.special "
 )
 
 
@@ -197,6 +202,7 @@ def import_everything() -> None:
 def main() -> None:
     """Run commands until standard input ends."""
     import_everything()
+    gc.freeze()  # a collection in a fork would copy the memory of all imported objects
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     warnings.simplefilter("ignore", DeprecationWarning)  # forks with threads: those of an allocator that supports it

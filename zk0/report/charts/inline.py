@@ -11,19 +11,28 @@ from zk0.report.palette import DARK_THEME, LIGHT_THEME
 
 
 class InlineChart(Record):
-    """One chart in the light and the dark theme, as data URIs."""
+    """One chart in the light and the dark theme."""
 
-    light: str
-    dark: str
+    light_png: bytes
+    dark_png: bytes
     alt_text: str
+
+    @property
+    def light(self) -> str:
+        """The chart in the light theme as a data URI."""
+        return _data_uri(self.light_png)
+
+    @property
+    def dark(self) -> str:
+        """The chart in the dark theme as a data URI."""
+        return _data_uri(self.dark_png)
 
 
 def inline_chart(draw: Callable[..., Figure], alt_text: str) -> InlineChart:
     """Draw a chart in both themes; `draw` has a parameter `theme`."""
-    light, dark = png_data_uri(draw(theme=LIGHT_THEME)), png_data_uri(draw(theme=DARK_THEME))
-    return InlineChart(light=light, dark=dark, alt_text=alt_text)
+    light, dark = (figure_png(draw(theme=theme)) for theme in (LIGHT_THEME, DARK_THEME))
+    return InlineChart(light_png=light, dark_png=dark, alt_text=alt_text)
 
 
-def png_data_uri(figure: Figure, dpi: int = 150) -> str:
-    """The figure as a data URI of a PNG."""
-    return f"data:image/png;base64,{b64encode(figure_png(figure, dpi)).decode()}"
+def _data_uri(png: bytes) -> str:
+    return f"data:image/png;base64,{b64encode(png).decode()}"

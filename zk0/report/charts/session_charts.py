@@ -1,6 +1,7 @@
 """Charts of policy loss and action error on unseen data by round. A round without a value is a gap in its series."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from math import nan
 from pathlib import Path
 
@@ -27,32 +28,36 @@ from zk0.stats.intervals import EpisodeMetric, evaluation_estimate
 from zk0.storage.atomic import atomic_write_bytes
 from zk0.storage.redaction import public_name
 
-
-def write_policy_loss_chart(history: Sequence[RoundRecord], path: Path) -> bytes:
-    """Write the chart of the policy loss as PNG, and return its bytes.
-
-    Raises:
-        ReportError: the file cannot be written.
-    """
-    return _write_png(policy_loss_figure(history), path)
+CHART_FILES = ("policy_loss_chart.png", "action_error_chart.png", "federated_metrics.png")
+"""In the session's folder: policy loss, action error, and the nine panels about clients and schedule, by round."""
 
 
-def write_action_error_chart(history: Sequence[RoundRecord], units: str, path: Path) -> bytes:
-    """Write the chart of the action error as PNG, and return its bytes.
+def write_round_charts(history: Sequence[RoundRecord], units: str, folder: Path) -> None:
+    """Draw the charts by round in the light theme, and write them into the session's folder as PNG.
 
     Raises:
-        ReportError: the file cannot be written.
+        ReportError: a file cannot be written.
     """
-    return _write_png(action_error_by_round_figure(history, units), path)
+    write_chart_files([figure_png(draw()) for draw in round_figures(history, units)], folder)
 
 
-def write_federated_metrics_chart(history: Sequence[RoundRecord], path: Path) -> bytes:
-    """Write the nine panels about clients and schedule as PNG, and return its bytes.
+def write_chart_files(images: Sequence[bytes], folder: Path) -> None:
+    """Write the PNGs of the charts by round, in the order of `CHART_FILES`.
 
     Raises:
-        ReportError: the file cannot be written.
+        ReportError: a file cannot be written.
     """
-    return _write_png(federated_metrics_figure(history), path)
+    for name, content in zip(CHART_FILES, images, strict=True):
+        atomic_write_bytes(folder / name, content, durable=False, error=ReportError)
+
+
+def round_figures(history: Sequence[RoundRecord], units: str) -> tuple[Callable[..., Figure], ...]:
+    """The functions that draw the charts by round, in the order of `CHART_FILES`; each has a parameter `theme`."""
+    return (
+        partial(policy_loss_figure, history),
+        partial(action_error_by_round_figure, history, units),
+        partial(federated_metrics_figure, history),
+    )
 
 
 def policy_loss_figure(history: Sequence[RoundRecord], theme: Theme = LIGHT_THEME) -> Figure:
@@ -73,12 +78,6 @@ def action_error_by_round_figure(history: Sequence[RoundRecord], units: str, the
     note = evaluation_settings_note(sorted_by_round(history))
     add_footnote(figure, note + " The whole predicted chunk, open loop.", theme)
     return figure
-
-
-def _write_png(figure: Figure, path: Path) -> bytes:
-    content = figure_png(figure)
-    atomic_write_bytes(path, content, durable=False, error=ReportError)
-    return content
 
 
 def _figure(theme: Theme) -> tuple[Figure, Axes]:

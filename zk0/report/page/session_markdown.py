@@ -3,12 +3,10 @@
 from collections.abc import Sequence
 
 from zk0.records import Member, Rollout, RoundRecord
-from zk0.report.charts.federated_metrics_chart import federated_metrics_figure
-from zk0.report.charts.inline import png_data_uri
-from zk0.report.charts.session_charts import policy_loss_figure
 from zk0.report.conclusions import conclusions_with_policy
 from zk0.report.key_results import key_results
 from zk0.report.metrics import sorted_by_round
+from zk0.report.page.session_page_charts import SessionPageCharts
 from zk0.report.tables import client_tables, round_tables
 from zk0.report.tables.markdown import escape_markdown, markdown_table
 from zk0.rules.release import Release
@@ -21,6 +19,7 @@ def session_report_markdown(
     members: Sequence[Member],
     history: Sequence[RoundRecord],
     rollouts: Sequence[Rollout],
+    charts: SessionPageCharts,
     release: Release | None = None,
 ) -> str:
     """A short report in GitHub's Markdown with embedded charts; well below 1 MB."""
@@ -33,12 +32,12 @@ def session_report_markdown(
         "\n\n".join(escape_markdown(s) for s in conclusions.sentences),
         *([f"Release: {escape_markdown(release.summary())}."] if release else []),
         markdown_table(("result", "value", "note"), results),
-        f"![Policy loss on unseen data by round]({png_data_uri(policy_loss_figure(rows), 100)})",
+        f"![Policy loss on unseen data by round]({charts.policy_loss.light})",
         "## Rounds",
         markdown_table(*round_tables.round_table(session, rows).as_text()),
         "## Clients",
         markdown_table(*client_tables.client_table(members, rows).as_text()),
-        f"![Clients and schedule by round]({png_data_uri(federated_metrics_figure(rows), 80)})",
+        f"![Clients and schedule by round]({charts.federated_metrics.light})",
     ]
     rejected = round_tables.refusal_table(rows)
     if rejected.rows:

@@ -3,22 +3,18 @@
 import shlex
 from base64 import b64encode
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 from zk0.audit.ledger import Ledger
 from zk0.errors import ReportError
 from zk0.records import EpisodeVideo, Member, Record, Rollout, RoundRecord
-from zk0.report.charts.action_error_chart import action_error_by_joint_figure
-from zk0.report.charts.cross_task_matrix import matrix_figure, matrix_table
-from zk0.report.charts.federated_metrics_chart import federated_metrics_figure
+from zk0.report.charts.cross_task_matrix import matrix_table
 from zk0.report.charts.footnotes import evaluation_settings_note
-from zk0.report.charts.inline import InlineChart, inline_chart
-from zk0.report.charts.session_charts import action_error_by_round_figure, policy_loss_figure
-from zk0.report.conclusions import conclusions_with_policy, session_conclusions, success_sentence
+from zk0.report.conclusions import conclusions_with_policy, success_sentence
 from zk0.report.key_results import key_results, session_subtitle, stage_time_shares
 from zk0.report.metrics import sorted_by_round
 from zk0.report.next_commands import next_commands
+from zk0.report.page.session_page_charts import SessionPageCharts
 from zk0.report.page.template import render_template
 from zk0.report.palette import DARK_THEME, LIGHT_THEME, css_variables
 from zk0.report.setup_facts import read_setup_facts
@@ -58,6 +54,7 @@ def write_session_report(
     members: Sequence[Member],
     history: Sequence[RoundRecord],
     rollouts: Sequence[Rollout],
+    charts: SessionPageCharts,
     folder: Path,
     session_toml: str,
 ) -> None:
@@ -69,6 +66,7 @@ def write_session_report(
         members: the clients.
         history: the rounds of the ledger.
         rollouts: the closed-loop attempts.
+        charts: of these rounds.
         folder: of the session; videos, pooled statistics, ledger root and release record are read from it.
         session_toml: the settings as text.
 
@@ -86,9 +84,9 @@ def write_session_report(
         conclusions=conclusions_with_policy(session, rows, rollouts),
         key_results=key_results(session, members, rows, rollouts),
         subtitle=session_subtitle(session, rows),
-        charts=_round_charts(rows, session.contract.units),
-        joint_chart=_joint_chart(session, rows),
-        matrix_chart=_matrix_chart(session, rows),
+        charts=charts.by_round,
+        joint_chart=charts.joints,
+        matrix_chart=charts.matrix,
         stage_shares=stage_time_shares(rows),
         evaluation_settings=evaluation_settings_note(rows),
         tables=_tables(session, members, rows, rollouts)
@@ -132,32 +130,6 @@ def _tables(
         "joints": score_tables.joint_table(session, rows),
         "digests": round_tables.digest_table(rows),
     }
-
-
-def _round_charts(rows: Sequence[RoundRecord], units: str) -> list[InlineChart]:
-    loss_sentence = session_conclusions(rows, ()).sentences[0]
-    panels = (
-        "Training and held-out losses, learning rate, norms of the updates, their cosines to the mean, mu, shares of "
-        "the aggregated delta, leave-one-out shifts and proximal losses by round"
-    )
-    return [
-        inline_chart(partial(policy_loss_figure, rows), f"Line chart by round. {loss_sentence}"),
-        inline_chart(partial(action_error_by_round_figure, rows, units), "Action error on unseen data by round."),
-        inline_chart(partial(federated_metrics_figure, rows), f"{panels}; the numbers are in the tables below."),
-    ]
-
-
-def _matrix_chart(session: Session, rows: Sequence[RoundRecord]) -> InlineChart:
-    alt_text = "Heat map of the loss of every task under every evaluated global model; the table below has the numbers."
-    return inline_chart(partial(matrix_figure, rows, session.normalization), alt_text)
-
-
-def _joint_chart(session: Session, rows: Sequence[RoundRecord]) -> InlineChart:
-    scores = [s for r in rows if r.evaluation for s in r.evaluation.sets]
-    joints = score_tables.joint_labels(session, len(scores[0].joint_error_degrees) if scores else 0)
-    draw = partial(action_error_by_joint_figure, rows, joints, session.contract.units)
-    alt_text = "Action error by joint and by step of the chunk; the table below has the numbers of the joints."
-    return inline_chart(draw, alt_text)
 
 
 def _unseen_episode_videos(here: SessionFolder) -> list[EpisodeVideo]:
