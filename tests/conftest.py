@@ -24,7 +24,10 @@ TOGETHER = (
     ("federation/engines/test_deployment_faults.py",),
     tuple(f"federation/{name}.py" for name in ("engines/test_engines", "protocol/test_replies", "engines/test_faults")),
     tuple(f"flows/test_{name}.py" for name in ("nightly", "versus", "own_origin")),
-    tuple(f"flows/test_{name}.py" for name in ("resume", "data_intake", "so100", "so100_full_size", "task_retries")),
+    tuple(
+        f"flows/test_{name}.py"
+        for name in ("resume", "buffered", "data_intake", "so100", "so100_full_size", "task_retries")
+    ),
     ("federation/engines/test_deployment.py",),
 )
 """Files that share servers or engines, each of which takes long to start; those that take longest come first."""
