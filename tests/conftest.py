@@ -22,7 +22,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # the same bits in every process
 TOGETHER = (
     tuple(f"flows/test_{name}.py" for name in ("session_deployment", "deployments", "release", "schedule")),
     ("federation/engines/test_deployment_faults.py",),
-    tuple(f"federation/{name}.py" for name in ("engines/test_engines", "protocol/test_replies", "engines/test_faults")),
+    tuple(
+        f"federation/{name}.py"
+        for name in (
+            "engines/test_engines",
+            "engines/test_buffered_engines",
+            "protocol/test_replies",
+            "engines/test_faults",
+        )
+    ),
     tuple(f"flows/test_{name}.py" for name in ("nightly", "versus", "own_origin")),
     tuple(
         f"flows/test_{name}.py"

@@ -1,5 +1,6 @@
 """Buffered sessions of `zk0 run`: the order of arrivals decides the weights, and can be repeated."""
 
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,13 @@ from zk0.records import RoundRecord
 pytestmark = pytest.mark.timeout(900)  # the first test waits for a server and for half a minute of imports
 
 CLIENTS = ", ".join(f'{{name="{n}", dataset="local:DATA/{n}"}}' for n in "abc")
-MODE = ("federation.mode=buffered", "rounds=3")
+MODE = ("federation.mode=buffered",)
 
 
-def run(forked_zk0: Any, output: str, *settings: str) -> tuple[RoundRecord, ...]:
-    """Run a session of three clients, and return its ledger."""
+def arguments(forked_zk0: Any, output: str, *settings: str) -> list[str]:
+    """Return the arguments of a session with three clients."""
     clients = f"clients=[{CLIENTS.replace('DATA', str(forked_zk0.path / 'data'))}]"
-    done = forked_zk0.run(forked_zk0.start_arguments(output, clients, *settings))
-    assert done.code == 0, done.output[-3000:]
-    return rounds(forked_zk0.path / output)
+    return list(forked_zk0.start_arguments(output, clients, *settings))
 
 
 def rounds(output: Path) -> tuple[RoundRecord, ...]:
@@ -32,29 +31,36 @@ def digests(history: tuple[RoundRecord, ...]) -> list[str]:
 
 
 def test_a_buffer_of_all_clients_has_the_weights_of_synchronous_rounds(forked_zk0: Any) -> None:
-    """Without a virtual clock: the clients answer in whatever order, two of them at a time."""
-    synchronous = run(forked_zk0, "synchronous", "rounds=3")
-    buffered = run(forked_zk0, "all", *MODE, "buffer.size=3", "federation.workers=2")
+    """Both sessions are killed when their second round is in the ledger: the report would take longest."""
+    for output, settings in (("synchronous", ()), ("all", (*MODE, "buffer.size=3"))):
+        killed = forked_zk0.run(arguments(forked_zk0, output, *settings), ("open", r"/\.federated_metrics", 2))
+        assert killed.code == -signal.SIGKILL, killed.output[-3000:]
+    synchronous, buffered = (rounds(forked_zk0.path / output) for output in ("synchronous", "all"))
+    assert len(buffered) == 3
     assert digests(buffered) == digests(synchronous)
-    assert [[a.factor for a in record.buffered.arrivals] for record in buffered[1:] if record.buffered] == [[1] * 3] * 3
+    assert [[a.factor for a in record.buffered.arrivals] for record in buffered[1:] if record.buffered] == [[1] * 3] * 2
 
 
+@pytest.mark.slow
 def test_an_order_that_chance_has_made_is_repeated(forked_zk0: Any) -> None:
-    first = run(forked_zk0, "chance", *MODE, "buffer.size=1", "federation.workers=2")
+    settings = (*MODE, "rounds=3", "buffer.size=1", "federation.workers=2")
+    done = forked_zk0.run(arguments(forked_zk0, "chance", *settings))
+    assert done.code == 0, done.output[-3000:]
+    first = rounds(forked_zk0.path / "chance")
     (folder,) = (forked_zk0.path / "chance").iterdir()
-    again = forked_zk0.run(
-        ["run", "--from", str(folder), "--quiet", "--set", f"output_dir={forked_zk0.path / 'again'}"]
-    )
+    output = forked_zk0.path / "again"
+    again = forked_zk0.run(["run", "--from", str(folder), "--quiet", "--set", f"output_dir={output}"])
     assert "reproduced: all 4 digests" in again.output
-    repeated = rounds(forked_zk0.path / "again")
-    orders = [[(a.client, a.began) for r in history[1:] for a in r.buffered.arrivals] for history in (first, repeated)]
+    orders = [
+        [(a.client, a.began) for record in history for a in (record.buffered.arrivals if record.buffered else ())]
+        for history in (first, rounds(output))
+    ]
     assert orders[0] == orders[1]
     assert len(orders[0]) == 3
     assert all(record.buffered is not None and len(record.buffered.at_work) == 2 for record in first[1:])
 
 
-def test_an_order_that_is_none_is_refused_before_anything_starts(forked_zk0: Any) -> None:
-    (folder,) = (forked_zk0.path / "synchronous").iterdir()
-    refused = forked_zk0.run(forked_zk0.start_arguments("refused", *MODE, "buffer.size=1", f"buffer.order_of={folder}"))
+def test_a_session_that_is_no_buffered_one_has_no_order_to_repeat(forked_zk0: Any, tmp_path: Path) -> None:
+    refused = forked_zk0.run(arguments(forked_zk0, "refused", *MODE, "buffer.size=1", f"buffer.order_of={tmp_path}"))
     assert "no buffered round; expected the folder of a buffered session" in refused.error_line
     assert not (forked_zk0.path / "refused").exists()

@@ -158,8 +158,8 @@ class Session(Record):
 
     def _buffer_faults(self) -> Iterator[str]:
         names, buffer = self.client_names(), self.buffer
-        if self.federation.engine != "local":
-            yield f"the engine must be local, found {self.federation.engine}"
+        if self.federation.engine == "deployment" or self.federation.ray_address is not None:
+            yield "the engine must be local, or ray on this machine"
         if self.accepts_new_clients():
             yield "clients cannot join after round 1, found from_round above 1"
         if self.federation.fraction_fit < 1:
