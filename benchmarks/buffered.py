@@ -6,9 +6,9 @@
 Every client has a number of virtual seconds for its training, `--seconds` in the order of the session file. A
 synchronous round takes as long as its slowest client; the ledger of a buffered session has the virtual clock
 (`buffer.simulated_seconds`). Both train the same policy on the same data with the same seed. The target of a seed is
-the last loss of its synchronous session on the evaluation sets; the buffered session runs as many server steps as fit
-into the same virtual time. Last losses are paired over episodes. Sessions that are already in `--out` are read, not run
-again.
+the last loss of its synchronous session on the evaluation sets; the buffered session ends with the first server step
+after `--share` of the synchronous session's virtual time. Last losses are paired over episodes. Sessions that are
+already in `--out` are read, not run again.
 """
 
 import argparse
@@ -29,6 +29,7 @@ def main() -> None:
     parser.add_argument("--seeds", default="42,43,44", help="seeds of the sessions")
     parser.add_argument("--seconds", default="1,2,5,10", help="virtual seconds of each client's training")
     parser.add_argument("--size", type=int, default=2, help="buffer.size")
+    parser.add_argument("--share", type=float, default=1 / 3, help="of the synchronous virtual time; default: a third")
     parser.add_argument("--out", type=Path, default=Path("outputs/buffered"), help="folder of the sessions")
     parser.add_argument("--json", metavar="FILE", help="also write the numbers to this file")
     parser.add_argument("--set", metavar="NAME=VALUE", action="append", default=[], help="replace a setting")
@@ -36,7 +37,7 @@ def main() -> None:
     seconds = [float(one) for one in arguments.seconds.split(",")]
     settings = parse_overrides(arguments.set)
     rows = [
-        row(arguments.session, int(seed), settings, (seconds, arguments.size), arguments.out)
+        row(arguments.session, int(seed), settings, (seconds, arguments.size, arguments.share), arguments.out)
         for seed in arguments.seeds.split(",")
     ]
     sys.stdout.write(table(rows) + "\n")
@@ -45,7 +46,7 @@ def main() -> None:
 
 
 def row(
-    session: Path, seed: int, settings: dict[str, Any], federation: tuple[Sequence[float], int], out: Path
+    session: Path, seed: int, settings: dict[str, Any], federation: tuple[Sequence[float], int, float], out: Path
 ) -> dict[str, Any]:
     """Return the virtual time to the target loss of both modes, and their last losses, for one seed.
 
@@ -53,19 +54,19 @@ def row(
         session: the session file.
         seed: of both sessions.
         settings: that replace those of the file.
-        federation: virtual seconds of each client, and the size of the buffer.
+        federation: virtual seconds of each client, size of the buffer, share of the synchronous virtual time.
         out: folder of the sessions.
     """
     from zk0.audit.ledger import Ledger
     from zk0.settings.loading import load_session
     from zk0.stats.model_comparison import compare_models, read_model_results
 
-    seconds, size = federation
+    seconds, size, share = federation
     chosen = settings | {"seed": seed}
     loaded = load_session(session, chosen)
     of_client = dict(zip(loaded.client_names(), seconds, strict=True))
     slowest = max(seconds)
-    end = slowest * loaded.rounds
+    end = slowest * loaded.rounds * share
     waiting = run(session, chosen, out / f"synchronous-{seed}")
     mode = {"federation.mode": "buffered", "buffer.size": size, "buffer.simulated_seconds": of_client}
     steps = {"rounds": server_steps(of_client, size, end)}
@@ -83,8 +84,7 @@ def row(
         "target": target,
         "synchronous_seconds": time_to(synchronous, target),
         "buffered_seconds": time_to(buffered, target),
-        "buffered_loss_at_the_end": buffered[-1][1],
-        "steps": len(buffered) - 1,
+        "end": buffered[-1],
         "change": change,
         "synchronous": synchronous,
         "buffered": buffered,
@@ -140,24 +140,23 @@ def time_to(losses: Sequence[tuple[float, float]], target: float) -> float | Non
 def table(rows: list[dict[str, Any]]) -> str:
     """Format the result as a table."""
     lines = [
-        "| seed | target loss | synchronous, virtual s | buffered, virtual s | ratio | last loss, change |",
-        "|---|---:|---:|---:|---:|---:|",
+        "| seed | loss of synchronous rounds | after, virtual s | buffered: at most this loss after | ratio | "
+        "loss at its end | change |",
+        "|---|---:|---:|---:|---:|---:|---:|",
     ]
     ratios = []
     for found in rows:
-        reached = found["buffered_seconds"]
-        ratio = None if reached is None else found["synchronous_seconds"] / reached
-        ratios.append(ratio)
-        low, high = found["change"]["interval"] or (float("nan"), float("nan"))
-        change = f"{found['change']['change']:+.4f} ({low:+.4f} to {high:+.4f})"
+        reached, (end, last), change = found["buffered_seconds"], found["end"], found["change"]
+        ratios += [found["synchronous_seconds"] / reached] if reached else []
+        low, high = change["interval"] or (float("nan"), float("nan"))
         lines.append(
             f"| {found['seed']} | {found['target']:.4f} | {found['synchronous_seconds']:g} | "
-            f"{'not reached' if reached is None else f'{reached:g}'} | {'–' if ratio is None else f'{ratio:.1f}'} | "
-            f"{found['buffered_loss_at_the_end']:.4f}, {change} |"
+            f"{f'{reached:g}' if reached else '–'} | {f'{ratios[-1]:.1f}' if reached else '–'} | "
+            f"{last:.4f} after {end:g} | {change['change']:+.4f} ({low:+.4f} to {high:+.4f}) |"
         )
-    known = [ratio for ratio in ratios if ratio is not None]
-    mean = f"{fmean(known):.1f}" if known else "none"
-    lines += ["", f"mean ratio {mean}, smallest {min(known):.1f}" if known else "the target was never reached"]
+    reached_by = f"{len(ratios)} of {len(rows)} seeds reach the loss"
+    summary = f"; ratio {fmean(ratios):.1f} on average, {min(ratios):.1f} at least" if ratios else ""
+    lines += ["", reached_by + summary]
     return "\n".join(lines)
 
 

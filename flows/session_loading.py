@@ -8,11 +8,10 @@ from typing import Any
 
 from flows.packaged_files import find_session_file
 from zk0.aggregation.check_strategy import check_strategy
-from zk0.audit.ledger import Ledger
-from zk0.errors import DatasetError, SettingsError
+from zk0.audit.recorded_order import recorded_arrivals
+from zk0.errors import DatasetError
 from zk0.settings.loading import load_session
 from zk0.settings.session import Session
-from zk0.storage.session_folder import SessionFolder
 from zk0.storage.writable import check_writable
 
 
@@ -43,23 +42,11 @@ def check_session_inputs(session: Session) -> None:
     Within one process an unchanged session is checked once.
 
     Raises:
-        SettingsError: files cannot be written into the output folder or the cache.
+        SettingsError: files cannot be written into the output folder or the cache, or there is no order of arrivals to
+            repeat.
         DatasetError: lists every fault in the metadata, by dataset; those of the policy come last.
     """
     _check_inputs(session.model_dump_json())
-
-
-def check_order_to_repeat(session: Session) -> None:
-    """Check that the session whose order of arrivals is repeated (`buffer.order_of`) has buffered rounds.
-
-    Raises:
-        SettingsError: it has none, or no ledger.
-    """
-    if (folder := session.buffer.order_of) is None:
-        return
-    history = Ledger(SessionFolder(Path(folder)).ledger).read()
-    if not history or history[-1].buffered is None:
-        raise SettingsError(f"buffer.order_of {folder}: no buffered round; expected the folder of a buffered session")
 
 
 @lru_cache(maxsize=1)
@@ -70,7 +57,7 @@ def _check_inputs(session_json: str) -> None:
     session = Session.model_validate_json(session_json)
     check_writable(Path(session.output_dir), "output_dir")
     check_writable(Path(session.cache_dir), "cache_dir")
-    check_order_to_repeat(session)
+    recorded_arrivals(session, 1)
     faults = metadata_faults(session)
     faults[f"policy {session.policy.path}"] = policy_config_faults(session)
     if count := sum(map(len, faults.values())):

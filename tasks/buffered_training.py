@@ -11,8 +11,8 @@ from prefect.cache_policies import NO_CACHE
 from tasks.client_task_runs import ClientTaskRuns
 from tasks.retry import is_transient
 from tasks.rounds import RoundUpdates, usable_updates
-from zk0.audit.ledger import Ledger
-from zk0.records import Arrival, RoundDecision, RoundRecord
+from zk0.audit.recorded_order import recorded_arrivals
+from zk0.records import RoundDecision, RoundRecord
 from zk0.settings.session import Session
 from zk0.storage.session_folder import SessionFolder
 
@@ -54,7 +54,7 @@ def train_buffered(
         clients=names,
         last=history[-1].buffered,
         start_of=start_of,
-        order=_order_to_repeat(session, number),
+        order=recorded_arrivals(session, number),
     )
     with ClientTaskRuns("trains", number, len(names) <= session.tracking.client_task_runs) as runs:
         found = get_buffered_federation(here.name).train_buffered(request, runs)
@@ -64,11 +64,3 @@ def train_buffered(
     waited = {update.client: found.waited_seconds[update.client] for update in usable.updates}
     buffered = found.clients.record(waited)
     return usable.model_copy(update={"sent_bytes": sent_in(number).bytes, "buffered": buffered})
-
-
-def _order_to_repeat(session: Session, number: int) -> tuple[Arrival, ...]:
-    """Return the arrivals of this round in the session whose order is repeated; none where there is none."""
-    if session.buffer.order_of is None:
-        return ()
-    record = dict(enumerate(Ledger(SessionFolder(Path(session.buffer.order_of)).ledger).read())).get(number)
-    return record.buffered.arrivals if record and record.buffered else ()

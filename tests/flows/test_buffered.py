@@ -9,7 +9,7 @@ import pytest
 from zk0.audit.ledger import Ledger
 from zk0.records import RoundRecord
 
-pytestmark = pytest.mark.timeout(900)  # the first test waits for a server and for half a minute of imports
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # they wait for a server and for half a minute of imports
 
 CLIENTS = ", ".join(f'{{name="{n}", dataset="local:DATA/{n}"}}' for n in "abc")
 MODE = ("federation.mode=buffered",)
@@ -41,7 +41,6 @@ def test_a_buffer_of_all_clients_has_the_weights_of_synchronous_rounds(forked_zk
     assert [[a.factor for a in record.buffered.arrivals] for record in buffered[1:] if record.buffered] == [[1] * 3] * 2
 
 
-@pytest.mark.slow
 def test_an_order_that_chance_has_made_is_repeated(forked_zk0: Any) -> None:
     settings = (*MODE, "rounds=3", "buffer.size=1", "federation.workers=2")
     done = forked_zk0.run(arguments(forked_zk0, "chance", *settings))
@@ -58,9 +57,3 @@ def test_an_order_that_chance_has_made_is_repeated(forked_zk0: Any) -> None:
     assert orders[0] == orders[1]
     assert len(orders[0]) == 3
     assert all(record.buffered is not None and len(record.buffered.at_work) == 2 for record in first[1:])
-
-
-def test_a_session_that_is_no_buffered_one_has_no_order_to_repeat(forked_zk0: Any, tmp_path: Path) -> None:
-    refused = forked_zk0.run(arguments(forked_zk0, "refused", *MODE, "buffer.size=1", f"buffer.order_of={tmp_path}"))
-    assert "no buffered round; expected the folder of a buffered session" in refused.error_line
-    assert not (forked_zk0.path / "refused").exists()

@@ -107,6 +107,29 @@ def test_every_engine_ends_with_the_same_digests(
     assert digests(drive(engine.session, tmp_path, "buffered"), buffered_on(engine)) == in_this_process
 
 
+def test_a_buffer_of_all_clients_has_the_weights_of_synchronous_rounds(
+    session_of: Callable[..., Session], drive: type, tmp_path: Path
+) -> None:
+    from zk0.federation.open import open_federation
+
+    ends = []
+    for mode in ("synchronous", "buffered"):
+        session = session_of(federation={"mode": mode})
+        with open_federation(session, mode, tmp_path / mode) as federation:
+            driven = drive(session, tmp_path / mode, mode)
+            if mode == "buffered":
+                rounds = BufferedDriver(driven, federation, BufferSettings(size=3))
+                for _ in range(2):
+                    rounds.step(rounds.collect())
+            else:
+                driven.begin(federation)
+                for _ in range(2):
+                    driven.average(driven.train(federation).updates)
+        ends.append([checkpoint.digest for checkpoint in driven.history])
+    assert ends[0] == ends[1]
+    assert len(ends[0]) == 3
+
+
 def test_a_worker_that_dies_costs_one_update(local_engine: Any, drive: type, tmp_path: Path) -> None:
     """Its client is refused and asked again, in another attempt at the round or in the next round."""
     session = BufferedDriver(
