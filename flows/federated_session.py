@@ -14,7 +14,7 @@ from prefect.utilities.annotations import opaque, quote
 
 from flows.session_loading import check_session_inputs, load_session_to_run
 from flows.session_location import folder_of_flow_run, folder_to_resume
-from tasks import evaluation, preparation, releasing, reporting, rounds, tracking
+from tasks import buffered_training, evaluation, preparation, releasing, reporting, rounds, tracking
 from tasks.crashed_task_runs import mark_task_runs_crashed
 from tasks.events import ProgressEvent, emit_progress, emit_step_progress, log_line
 from tasks.logs import session_logs
@@ -342,8 +342,9 @@ def federated_round(
     setup, known = without_dependency(setup), without_dependency(session)
     log_line(f"round {number} of {session.rounds}: {decision.reason}")
     with rounds.stage_timer(seconds, "train"):
-        train = rounds.train_clients.with_options(retries=session.federation.round_retries, retry_delay_seconds=2)
-        trained = train(known, folder, setup, before.checkpoint, decision)
+        collect = buffered_training.train_buffered if session.federation.mode == "buffered" else rounds.train_clients
+        train = collect.with_options(retries=session.federation.round_retries, retry_delay_seconds=2)
+        trained = train(known, folder, setup, without_dependency(history), decision)
     with rounds.stage_timer(seconds, "aggregate"):
         last, updates = without_dependency(before), without_dependency(trained.updates)
         aggregated = rounds.aggregate_updates(known, folder, setup, last, updates)
@@ -356,6 +357,7 @@ def federated_round(
         sent_bytes=trained.sent_bytes,
         updates_root=merkle.merkle_root([merkle.update_leaf(update) for update in trained.updates]),
         refusals=trained.refusals,
+        buffered=trained.buffered,
         contributions=aggregated.contributions,
         param_update_norm=aggregated.param_update_norm,
         server_state=aggregated.server_state,

@@ -8,6 +8,7 @@ from typing import Any
 
 from flows.packaged_files import find_session_file
 from zk0.aggregation.check_strategy import check_strategy
+from zk0.audit.recorded_order import recorded_arrivals
 from zk0.errors import DatasetError
 from zk0.settings.loading import load_session
 from zk0.settings.session import Session
@@ -41,7 +42,8 @@ def check_session_inputs(session: Session) -> None:
     Within one process an unchanged session is checked once.
 
     Raises:
-        SettingsError: files cannot be written into the output folder or the cache.
+        SettingsError: files cannot be written into the output folder or the cache, or there is no order of arrivals to
+            repeat.
         DatasetError: lists every fault in the metadata, by dataset; those of the policy come last.
     """
     _check_inputs(session.model_dump_json())
@@ -55,6 +57,7 @@ def _check_inputs(session_json: str) -> None:
     session = Session.model_validate_json(session_json)
     check_writable(Path(session.output_dir), "output_dir")
     check_writable(Path(session.cache_dir), "cache_dir")
+    recorded_arrivals(session, 1)
     faults = metadata_faults(session)
     faults[f"policy {session.policy.path}"] = policy_config_faults(session)
     if count := sum(map(len, faults.values())):

@@ -72,6 +72,16 @@ class ClientTaskRuns:
         """Mark the client's task run as failed with the reason, also where it had completed."""
         self._set_state(refusal.client, Failed(message=refusal.reason))
 
+    def mark_at_work(self, client: str, began: int) -> None:
+        """End the client's task run in this round; it goes on training, and has another one in the next round.
+
+        It has none where the updates of an earlier attempt fill the buffer.
+        """
+        if client not in self._runs:
+            return
+        text = f"trains from the weights of round {began - 1}; its update comes in a later round"
+        self._set_state(client, Completed(name="StillAtWork", message=text))
+
     def log_line(self, client: str, text: str) -> None:
         """Log one line, which the UI shows with the client's task run."""
         run, _ = self._runs.get(client, (None, None))

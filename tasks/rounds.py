@@ -18,6 +18,7 @@ from zk0.audit import merkle
 from zk0.audit.ledger import Ledger
 from zk0.diagnostics import memory_summary
 from zk0.records import (
+    BufferedRound,
     Checkpoint,
     Contribution,
     PolicyRecipe,
@@ -31,6 +32,7 @@ from zk0.records import (
     StatisticsGroup,
     Update,
 )
+from zk0.rules.buffered_rounds import staleness_factor
 from zk0.rules.participation import check_enough_updates
 from zk0.rules.selection import select_round
 from zk0.settings.plans import session_terms
@@ -42,6 +44,7 @@ from zk0.storage.session_folder import SessionFolder
 
 if TYPE_CHECKING:
     from zk0.evaluation.session_setup import SessionSetup
+    from zk0.federation.protocol.replies import CollectedUpdates
 
 
 class RoundUpdates(Record):
@@ -50,8 +53,10 @@ class RoundUpdates(Record):
     updates: tuple[Update, ...]
     refusals: tuple[Refusal, ...]
     """Of every attempt: a client that was refused first may be among the updates of a later attempt."""
-    sent_bytes: int
+    sent_bytes: int | None = None
     """Size of the global weights that each client downloaded."""
+    buffered: BufferedRound | None = None
+    """How a buffered round came about."""
 
 
 class AggregatedRound(Record):
@@ -99,7 +104,7 @@ def build_initial_policy(
 
 @task(task_run_name="train round {decision.round}", cache_policy=NO_CACHE, retry_condition_fn=is_transient)
 def train_clients(
-    session: Session, folder: str, setup: "SessionSetup", before: Checkpoint, decision: RoundDecision
+    session: Session, folder: str, setup: "SessionSetup", history: Sequence[RoundRecord], decision: RoundDecision
 ) -> RoundUpdates:
     """Let the clients of this round train from the global weights; a retry asks only those without a result.
 
@@ -109,9 +114,8 @@ def train_clients(
     from zk0.evaluation.client_plans import client_round_plan
     from zk0.federation.open import get_federation
     from zk0.federation.protocol.downlink import encode_global_weights
-    from zk0.federation.protocol.quarantine import quarantine_norm_outliers
 
-    here, number = SessionFolder(Path(folder)), decision.round
+    here, number, before = SessionFolder(Path(folder)), decision.round, history[-1].checkpoint
     weights, spool = here.path / before.path, here.updates(number)
     control = here.server_control(before.round)
     sent = encode_global_weights(session.federation, weights, here.sent_weights(before.round), control)
@@ -120,18 +124,40 @@ def train_clients(
 
     with ClientTaskRuns("trains", number, len(plans) <= session.tracking.client_task_runs) as runs:
         collected = get_federation(here.name).train(plans, weights, spool, runs, sent.path)
-        found = quarantine_norm_outliers(collected, spool, weights, session.aggregation.quarantine_factor)
-        outliers = [r for r in found.refusals if r not in collected.refusals]
-        get_federation(here.name).record_quarantined(outliers, number)
-        for refusal in outliers:
-            runs.mark_refused(refusal)
+        return usable_updates(session, here, number, collected, runs).model_copy(update={"sent_bytes": sent.bytes})
+
+
+def usable_updates(
+    session: Session, here: SessionFolder, number: int, collected: "CollectedUpdates", runs: ClientTaskRuns
+) -> RoundUpdates:
+    """Return the updates of a round without norm outliers, and log each answer.
+
+    Args:
+        session: the settings.
+        here: the session's folder.
+        number: the round.
+        collected: the valid updates.
+        runs: the clients' task runs.
+
+    Raises:
+        RoundIncomplete: fewer than `federation.min_updates` are left.
+    """
+    from zk0.federation.open import get_federation
+    from zk0.federation.protocol.quarantine import quarantine_norm_outliers
+
+    spool, factor = here.updates(number), session.aggregation.quarantine_factor
+    found = quarantine_norm_outliers(collected, spool, here.weights(number - 1), factor)
+    outliers = [r for r in found.refusals if r not in collected.refusals]
+    get_federation(here.name).record_quarantined(outliers, number)
+    for refusal in outliers:
+        runs.mark_refused(refusal)
     for update in found.updates:
         runs.log_line(update.client, f": {answer_summary(update)}")
     for refusal in found.refusals:
         runs.log_line(refusal.client, f" refused: {refusal.reason}")
     check_enough_updates(number, found.updates, found.refusals, session.federation.min_updates)
     relative = [u.model_copy(update={"path": here.relative(Path(u.path))}) for u in found.updates]
-    return RoundUpdates(updates=tuple(relative), refusals=found.all_refusals, sent_bytes=sent.bytes)
+    return RoundUpdates(updates=tuple(relative), refusals=found.all_refusals)
 
 
 @task(task_run_name="aggregate round {last.next_round}", cache_policy=NO_CACHE, **DISK_RETRIES)
@@ -142,12 +168,18 @@ def aggregate_updates(
     from zk0.aggregation.aggregate import aggregate
     from zk0.aggregation.privacy import privacy_spent, session_secret
     from zk0.aggregation.reduction_plan import AggregationTerms
+    from zk0.aggregation.stale_updates import StaleStart
 
     here, number = SessionFolder(Path(folder)), last.next_round
     absolute = [u.model_copy(update={"path": str(here.path / u.path)}) for u in updates]
     settings, state = session.aggregation, {one.slot: here.path / one.path for one in last.server_state}
     secret, limit = session_secret(here.privacy_key, settings), settings.max_share_factor
-    terms = AggregationTerms(settings, number, state, len(setup.members), secret, limit)
+    stale = {
+        u.client: StaleStart(here.weights(u.round - 1), staleness_factor(number - u.round, session.buffer))
+        for u in updates
+        if u.round < number
+    }
+    terms = AggregationTerms(settings, number, state, len(setup.members), secret, limit, stale)
     target = here.weights(number)
     drop_page_cache(here.weights(number - 2))  # no client reads them any more
     made = aggregate(absolute, here.path / last.checkpoint.path, target, terms, aggregation_threads())

@@ -25,9 +25,20 @@ collect_garbage_less_often()
 TOGETHER = (
     tuple(f"flows/test_{name}.py" for name in ("session_deployment", "deployments", "release", "schedule")),
     ("federation/engines/test_deployment_faults.py",),
-    tuple(f"flows/test_{name}.py" for name in ("resume", "data_intake", "so100", "so100_full_size", "task_retries")),
+    tuple(
+        f"flows/test_{name}.py"
+        for name in ("resume", "buffered", "data_intake", "so100", "so100_full_size", "task_retries")
+    ),
     tuple(f"flows/test_{name}.py" for name in ("nightly", "versus", "own_origin")),
-    tuple(f"federation/{name}.py" for name in ("engines/test_engines", "protocol/test_replies", "engines/test_faults")),
+    tuple(
+        f"federation/{name}.py"
+        for name in (
+            "engines/test_engines",
+            "engines/test_buffered_engines",
+            "protocol/test_replies",
+            "engines/test_faults",
+        )
+    ),
     ("flows/test_network.py",),
     ("training/test_lora.py", "policy/test_policy.py", "training/test_full_geometry.py"),
     *((f"flows/test_{name}.py",) for name in ("bench", "tuning")),

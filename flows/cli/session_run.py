@@ -33,6 +33,8 @@ def rerun_session(original: Path, overrides: dict[str, Any], moved: dict[str, st
     history = Ledger(first.ledger).read()
     if not history:
         raise SettingsError(f"{original}: no finished round; expected the folder of a session")
+    if history[-1].buffered is not None:
+        overrides = {**overrides, "buffer.order_of": str(original.resolve())}
     made = run_session(first.session_toml, overrides, None, quiet, moved)
     typer.echo(check_reproduced(history, Ledger(SessionFolder(made).ledger).read(), str(original)))
 

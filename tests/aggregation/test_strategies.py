@@ -97,16 +97,26 @@ def test_unknown_strategy_is_refused_with_the_names_of_all():
     assert str(caught.value) == f"here: aggregation.strategy: expected one of {names}, found 'fedavgg'"
 
 
-def test_noise_needs_a_mean_of_all_updates():
-    private = {"noise_multiplier": 1.0, "clip_norm": 1.0, "quarantine_factor": 0}
-    means = [name for name, strategy in STRATEGIES.items() if strategy.supports_differential_privacy]
+@pytest.mark.parametrize(
+    ("aggregation", "changes", "what"),
+    [
+        (
+            {"noise_multiplier": 1.0, "clip_norm": 1.0, "quarantine_factor": 0},
+            {},
+            "aggregation.noise_multiplier",
+        ),
+        ({}, {"federation": {"mode": "buffered"}, "buffer": {"size": 8}}, "federation.mode buffered"),
+    ],
+)
+def test_what_needs_a_mean_of_all_updates(aggregation, changes, what):
+    means = [name for name, strategy in STRATEGIES.items() if strategy.is_mean_of_all]
     assert {"median", "trimmed_mean", "krum", "multi_krum", "scaffold"}.isdisjoint(means)
     for name in STRATEGIES:
-        session = session_with(private | {"strategy": name})
+        session = session_with(aggregation | {"strategy": name}, **changes)
         if name in means:
             check_strategy(session, "here")
         else:
-            with pytest.raises(SettingsError, match=rf"\({', '.join(means)}\), found strategy {name}$"):
+            with pytest.raises(SettingsError, match=rf"{what} needs .* \({', '.join(means)}\), found strategy {name}$"):
                 check_strategy(session, "here")
 
 

@@ -30,7 +30,17 @@ ZK0 = str(Path(sys.executable).with_name("zk0"))
 SCAFFOLD = ("aggregation.strategy=scaffold",)
 INT8 = ("aggregation.strategy=fedavg", "federation.wire=int8", "federation.wire_down=bf16", "federation.compress=true")
 LATE = ", ".join(f'{{name="{n}", dataset="local:DATA/{n}", from_round={1 + (n == "c")}}}' for n in "abc")
-SETTINGS = {"fedavgm": (), "scaffold": SCAFFOLD, "int8": INT8, "late": (f"clients=[{LATE}]",)}
+ALL = ", ".join(f'{{name="{n}", dataset="local:DATA/{n}"}}' for n in "abc")
+BUFFERED = (f"clients=[{ALL}]", "federation.mode=buffered", "buffer.simulated_seconds={a=1, b=2, c=3}")
+SETTINGS = {
+    "fedavgm": (),
+    "scaffold": SCAFFOLD,
+    "int8": INT8,
+    "late": (f"clients=[{LATE}]",),
+    "buffered": BUFFERED,
+    "buffered int8": (*BUFFERED, *INT8),
+}
+"""In the second buffered round arrive c, which began in the first one, and then a; b is at work when it ends."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +111,19 @@ for _name in ("state without weights", "update cut"):
 for _name in ("update without record",):
     KILLS[f"{_name}, int8"] = replace(KILLS[_name], settings="int8", left="")
 KILLS["before evaluation, late"] = replace(KILLS["before evaluation"], settings="late")
-BY_DEFAULT += ("update cut, scaffold",)
+ARRIVALS = r"002/updates/arrivals\.jsonl"
+KILLS |= {
+    "training, buffered": replace(KILLS["training"], settings="buffered"),
+    "between arrivals": Kill(("os.link", r"updates/\.a\.", 1), "round-002/updates/c.json", settings="buffered"),
+    "arrival without line": Kill(("open", ARRIVALS, 1), "round-002/updates/c.json", settings="buffered"),
+    "arrival cut": Kill(("open", ARRIVALS, 2), "round-002/updates/a.json", cut=30, settings="buffered"),
+    "aggregation cut, buffered": replace(
+        KILLS["aggregation cut"], left="round-002/updates/a.json", settings="buffered"
+    ),
+    "record cut, buffered": replace(KILLS["record cut"], settings="buffered"),
+    "between arrivals, int8": Kill(("os.link", r"updates/\.a\.", 1), settings="buffered int8"),
+}
+BY_DEFAULT += ("update cut, scaffold", "between arrivals")
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import pytest
 
-from flows.session_loading import load_session_to_run
+from flows.session_loading import check_session_inputs, load_session_to_run
 from zk0.errors import SettingsError
 
 ROOT = Path(__file__).parents[2]
@@ -54,6 +54,15 @@ def test_faults_are_reported_each_time(tmp_path: Path) -> None:
     for _ in range(2):
         with pytest.raises(SettingsError, match=r"aggregation.strategy: expected one of .*, found 'fedavgg'"):
             load_session_to_run(config, {"aggregation.strategy": "fedavgg"})
+
+
+def test_a_session_without_buffered_rounds_has_no_order_to_repeat(tmp_path: Path) -> None:
+    config = tmp_path / "session.toml"
+    config.write_text(TOML.format(rounds=1) + 'mode = "buffered"\n[buffer]\nsize = 1\n')
+    settings = {"buffer.order_of": str(tmp_path), "output_dir": str(tmp_path), "cache_dir": str(tmp_path)}
+    session = load_session_to_run(config, settings)
+    with pytest.raises(SettingsError, match="no buffered round; expected the folder of a buffered session"):
+        check_session_inputs(session)
 
 
 def test_runs_of_one_second_have_folders_of_their_own() -> None:

@@ -82,6 +82,9 @@ def test_weights_that_are_kept(tmp_path: Path, full: PolicyShapes) -> None:
     assert peak == pytest.approx(5 * one, rel=1e-3)
     every, _ = so100(tmp_path / "every", keep_weights=True)
     assert parts(every, sizes, full)["global weights"][1] == pytest.approx(31 * one, rel=1e-3)
+    buffered, _ = so100(tmp_path / "buffered", **{"federation.mode": "buffered"})
+    older = 4  # clients, each of which may train from older weights than the others
+    assert parts(buffered, sizes, full)["global weights"][0] == pytest.approx((5 + older) * one, rel=1e-3)
     saving, _ = so100(tmp_path / "saving", checkpoint_interval=10)
     assert parts(saving, sizes, full)["global weights"][1] == pytest.approx(5 * one, rel=1e-3)
     saved = parts(saving, sizes, full)["saved policies"][1]

@@ -120,6 +120,9 @@ def test_time_of_the_stages_by_hand() -> None:
     step = 4 * (work.text / 2e9 + 3 * work.expert / 4e9) + TINY_SHAPES.trainable / 1e6
     assert time.longest_turn == pytest.approx(10 * step)
     assert time.training == pytest.approx(3 * 4 * 10 * step / 2)
+    buffered = load_session(SO100, {**changes, "federation.mode": "buffered", "buffer.size": 3})
+    in_buffers = run_time(buffered, sizes_of(buffered), TINY_SHAPES, speed, LAPTOP)
+    assert in_buffers.training == pytest.approx(3 * 3 * 10 * step / 2)
     frame = work.text / 2e9 + (8 + TINY_SHAPES.denoising_steps) * work.expert / 4e9
     assert time.evaluation == pytest.approx(4 * (4 * 63 / 2 + 3 * 50 * 63) * frame)
 

@@ -21,6 +21,7 @@ MINIMAL: dict[str, Any] = {
     "clients": [{"name": "a", "dataset": "x/a"}, {"name": "b", "dataset": "x/b"}],
     "evaluation": {"datasets": [{"dataset": "x/evaluation"}]},
 }
+BUFFERED: dict[str, Any] = {"federation": {"mode": "buffered"}}
 SHARED: dict[str, Any] = {"partition": {"dataset": "x/shared", "clients": 3}, "data": {"holdout_episodes": 5}}
 
 
@@ -57,6 +58,27 @@ class TestFaults:
             ({"partition": SHARED["partition"]}, r"exactly one of \[\[clients\]\] and \[partition\]"),
             ({"federation": {"min_updates": 3}}, "federation.min_updates 3 with 2 client"),
             ({"federation": {"engine": "ray", "workers": 0}}, "federation.workers must be at least 1 with the ray"),
+            ({"buffer": {"size": 1}}, r"\[buffer\] is of federation.mode \"buffered\", found mode \"synchronous\""),
+            ({**BUFFERED, "buffer": {"size": 3}}, r"buffer.size 3 with 2 client\(s\), of which a buffer holds one"),
+            ({**BUFFERED, "buffer": {"size": 1}}, "federation.min_updates 2 with buffer.size 1"),
+            (
+                {"federation": BUFFERED["federation"] | {"fraction_fit": 0.5}},
+                "fraction_fit 0.5; expected buffer.concur",
+            ),
+            (
+                {**BUFFERED, "evaluation": MINIMAL["evaluation"] | {"joining_report": True}},
+                "no evaluation.joining_repo",
+            ),
+            ({**BUFFERED, "buffer": {"simulated_seconds": {"a": 1}}}, "simulated_seconds of a; expected .*: a, b"),
+            ({**BUFFERED, "buffer": {"simulated_seconds": {"a": 1, "b": 0}}}, "simulated_seconds.b: .*greater than 0"),
+            (
+                {**BUFFERED, "clients": [*MINIMAL["clients"], {"name": "c", "dataset": "x/c", "from_round": 2}]},
+                "federation.mode buffered: clients cannot join after round 1",
+            ),
+            (
+                {**BUFFERED, "scheduler": {"adaptive_lr_enabled": True, "high_loss_multiplier": 2}},
+                "scheduler.high_loss_multiplier 2 with (2 client|buffer.size 2)",
+            ),
             ({"contract": {"cameras": []}}, "contract.cameras: .*at least 1 item"),
             (
                 {"federation": {"wire": "int8"}, "training": {"adapter": "lora"}},

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from zk0.records import Checkpoint, RoundRecord, ServerState
+from zk0.records import BufferedRound, Checkpoint, ClientAtWork, RoundRecord, ServerState
 from zk0.settings.loading import parse_session
 from zk0.settings.session import Session
 from zk0.storage.round_files import remove_finished_round_files
@@ -21,6 +21,20 @@ def record(folder: SessionFolder, number: int) -> RoundRecord:
     weights = Checkpoint(round=number, path=folder.relative(folder.weights(number)), digest="d" * 64, bytes=0)
     states = (ServerState(slot="momentum", path=folder.relative(state), digest="d" * 64, bytes=0),)
     return RoundRecord(round=number, checkpoint=weights, server_state=states, seconds=1, finished_at="")
+
+
+def test_weights_from_which_clients_still_train_stay(tmp_path: Path) -> None:
+    folder, finished = SessionFolder(tmp_path), list[RoundRecord]()
+    at_work = {2: [2], 3: [2], 4: [2, 4], 5: [4]}
+    kept = {3: [0, 1, 3], 4: [0, 1, 3, 4], 5: [0, 3, 5]}
+    for number in range(6):
+        clients = tuple(ClientAtWork(client=f"c{began}", began=began) for began in at_work.get(number, ()))
+        buffered = BufferedRound(arrivals=(), at_work=clients, ready=())
+        finished.append(record(folder, number).model_copy(update={"buffered": buffered}))
+        remove_finished_round_files(folder, finished, session(), best=number)
+        if number in kept:
+            assert [n for n in range(6) if folder.weights(n).is_file()] == kept[number]
+            assert [n for n in range(6) if folder.sent_weights(n).is_file()] == [n for n in kept[number] if n]
 
 
 @pytest.mark.parametrize("keep_updates", [False, True])

@@ -51,7 +51,7 @@ def aggregate(
 
     Args:
         updates: of one round, in any order.
-        global_path: file of the global weights that they were trained from.
+        global_path: file of the global weights that they were trained from, but for those that the terms name as stale.
         target_path: file of the new global weights.
         terms: settings, round and the server's state before it.
         threads: how many compute.
@@ -64,7 +64,7 @@ def aggregate(
     terms = terms or AggregationTerms()
     strategy = build_strategy(terms.settings)
     with ExitStack() as stack:
-        open_round = stack.enter_context(open_round_files(updates, global_path))
+        open_round = stack.enter_context(open_round_files(updates, global_path, terms.stale))
         plan = plan_reduction(open_round, strategy, terms, threads)
         specs, slots = open_round.global_weights.specs, strategy.state_slots
         state = [_open_state(stack, terms.state.get(slot), open_round.global_weights) for slot in slots]

@@ -63,7 +63,7 @@ class BlockReducer:
 
     def __init__(self, reader: BlockReader, plan: ReductionPlan, state: Sequence[WeightsSource | None] = ()) -> None:
         self._reader, self._plan, self._state = reader, plan, state
-        self._clipped = np.flatnonzero(plan.scales != 1.0)
+        self._scaled = np.flatnonzero(plan.scales != 1.0)
 
     def __call__(self, block: Block) -> ReducedBlock:
         """Return the new values of a block."""
@@ -73,7 +73,7 @@ class BlockReducer:
         noise = self._plan.noise(block) if self._plan.noise else None
         with np.errstate(invalid="ignore", over="ignore"):  # the sums are not finite then, which the caller checks
             part = self._reader.read(block)
-            combined = self._clip_and_combine(part)
+            combined = self._scale_and_combine(part)
             if noise is not None:
                 combined += noise
             new[:] = self._take_server_step(combined, part, state)
@@ -81,16 +81,16 @@ class BlockReducer:
             sums.squared_change = delta_products_kernel(values, old, after, sums.squared_deltas, sums.products)
         return ReducedBlock(new, state, sums)
 
-    def _clip_and_combine(self, part: BlockValues) -> Float64Array:
-        if not self._clipped.size:
+    def _scale_and_combine(self, part: BlockValues) -> Float64Array:
+        if not self._scaled.size:
             return self._plan.combine(part.values, self._plan.weights)
-        clipped = self._reader.scratch.array("clipped", _FLOAT64, *part.values.shape)
-        np.copyto(clipped, part.values)
-        for i in self._clipped:
-            clipped[i] -= part.old
-            clipped[i] *= self._plan.scales[i]
-            clipped[i] += part.old
-        return self._plan.combine(clipped, self._plan.weights)
+        scaled = self._reader.scratch.array("scaled", _FLOAT64, *part.values.shape)
+        np.copyto(scaled, part.values)
+        for i in self._scaled:
+            scaled[i] -= part.old
+            scaled[i] *= self._plan.scales[i]
+            scaled[i] += part.old
+        return self._plan.combine(scaled, self._plan.weights)
 
     def _take_server_step(
         self, combined: Float64Array, part: BlockValues, state: tuple[NDArray[Any], ...]

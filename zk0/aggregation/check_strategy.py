@@ -32,12 +32,13 @@ def _mismatches(strategy: Strategy, session: Session) -> Iterator[str]:
             f"aggregation.strategy {strategy.name} needs {needed} updates in every round with these settings, "
             f"federation.min_updates is {min_updates}"
         )
-    if session.aggregation.noise_multiplier and not strategy.supports_differential_privacy:
-        supporting = ", ".join(name for name, other in STRATEGIES.items() if other.supports_differential_privacy)
-        yield (
-            f"aggregation.noise_multiplier needs a strategy that is a mean of all updates ({supporting}), "
-            f"found strategy {strategy.name}"
-        )
+    needing_a_mean = {
+        "aggregation.noise_multiplier": session.aggregation.noise_multiplier > 0,
+        "federation.mode buffered": session.federation.mode == "buffered",
+    }
+    for name in (name for name, is_set in needing_a_mean.items() if is_set and not strategy.is_mean_of_all):
+        means = ", ".join(name for name, other in STRATEGIES.items() if other.is_mean_of_all)
+        yield f"{name} needs a strategy that is a mean of all updates ({means}), found strategy {strategy.name}"
     is_dense = session.training.adapter == "none" and session.federation.wire == session.federation.wire_down == "fp32"
     if strategy.uses_control_variates and not is_dense:
         yield (

@@ -15,6 +15,7 @@ from zk0.aggregation.frame_caps import capped_frames
 from zk0.aggregation.norms import delta_norms, squared_distances
 from zk0.aggregation.open_round import OpenRound
 from zk0.aggregation.privacy import gaussian_noise, noise_std
+from zk0.aggregation.stale_updates import StaleStart
 from zk0.aggregation.strategy import Strategy, equal_weights
 from zk0.errors import UpdateError
 from zk0.settings.aggregation_settings import AggregationSettings
@@ -40,18 +41,20 @@ class AggregationTerms:
     max_share_factor: float = 0.0
     """Limit of a client's frames, as a multiple of the round's lower median (`capped_frames`); 0: none. A session sets
     its `aggregation.max_share_factor` here."""
+    stale: Mapping[str, StaleStart] = field(default_factory=dict)
+    """By client: what updates were trained from that began in an earlier round."""
 
 
 @dataclass(frozen=True)
 class ReductionPlan:
-    """How blocks of values are reduced: clip each update's delta, combine, add noise, take the server step."""
+    """How blocks of values are reduced: scale each update's delta, combine, add noise, take the server step."""
 
     combine: Combine
     server_step: ServerStep
     weights: Float64Array
     """(updates,), for `combine`."""
     scales: Float64Array
-    """(updates,), factors by which clipping shortens the deltas; 1 where it does not."""
+    """(updates,), factors by which clipping and staleness shorten the deltas; 1 where they do not."""
     noise: Callable[[Block], Float64Array] | None = None
     """Computes what is added to the combined values of a block."""
 
@@ -71,15 +74,15 @@ def plan_reduction(
     examples = np.array(capped_frames(counts, terms.max_share_factor), np.float64)
     equal = settings.weighting == "equal" or settings.noise_multiplier > 0
     std = noise_std(settings, count)
+    factors = [terms.stale[u.client].factor if u.client in terms.stale else 1.0 for u in open_round.updates]
     return ReductionPlan(
         combine=strategy.combine,
         server_step=partial(strategy.server_step, round_number=terms.round),
         weights=strategy.update_weights(
             equal_weights(examples) if equal else examples, partial(squared_distances, open_round, threads)
         ),
-        scales=clip_scales(delta_norms(open_round, threads), settings.clip_norm)
-        if settings.clip_norm
-        else np.ones(count),
+        scales=np.array(factors)
+        * (clip_scales(delta_norms(open_round, threads), settings.clip_norm) if settings.clip_norm else 1.0),
         noise=gaussian_noise(std, terms.secret, open_round.updates) if std else None,
     )
 

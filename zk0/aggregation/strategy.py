@@ -23,8 +23,9 @@ class Strategy:
 
     name: ClassVar[str]
     """The value of `aggregation.strategy` that selects this strategy."""
-    supports_differential_privacy: ClassVar[bool] = False
-    """True if the server derives nothing from updates but the mean of all of them: noise on that mean then suffices."""
+    is_mean_of_all: ClassVar[bool] = False
+    """True if the server derives nothing from updates but the mean of all of them: noise on that mean then suffices for
+    differential privacy, and updates may begin from older weights (`federation.mode = "buffered"`)."""
     uses_control_variates: ClassVar[bool] = False
     """Whether control variates (SCAFFOLD) travel with the weights, which must then be dense and float32."""
     default_server_lr: ClassVar[float] = 1.0

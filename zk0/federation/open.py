@@ -11,6 +11,7 @@ from typing import Any, assert_never
 from zk0.audit.ledger_heads import HeadSigner
 from zk0.diagnostics import SESSION_LOG
 from zk0.errors import FederationError
+from zk0.federation.protocol.buffered_federation import BufferedFederation
 from zk0.federation.protocol.client_app import STEPS, ProgressListener
 from zk0.federation.protocol.collect import Federation
 from zk0.federation.protocol.received_log import RECEIVED_JOURNAL, ReceivedLog
@@ -45,7 +46,8 @@ def open_federation(
         settings = session.federation
         log = ReceivedLog(_received_journal(session), name)
         heads = _head_signer(session, name, folder)
-        _federations[name] = Federation(
+        kind = BufferedFederation if settings.mode == "buffered" else Federation
+        _federations[name] = kind(
             grid,
             clients,
             settings.round_timeout_seconds,
@@ -78,6 +80,17 @@ def get_federation(name: str) -> Federation:
     if name not in _federations:
         raise FederationError(f"{name}: no federation of that name is open in this process")
     return _federations[name]
+
+
+def get_buffered_federation(name: str) -> BufferedFederation:
+    """Return the open federation of this name, which a session with `federation.mode = "buffered"` has opened.
+
+    Raises:
+        FederationError: none is open.
+    """
+    found = get_federation(name)
+    assert isinstance(found, BufferedFederation), f"{name} was opened for synchronous rounds"
+    return found
 
 
 def _received_journal(session: Session) -> Path | None:

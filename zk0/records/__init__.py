@@ -35,7 +35,16 @@ from zk0.records.evaluation_records import (
 from zk0.records.record import Record
 from zk0.records.robot_records import CELLS, MAX_STARTS, CameraReference, Mismatch, RobotReference
 from zk0.records.rollout_records import EpisodeVideo, Rollout, RolloutSubject
-from zk0.records.round_records import Checkpoint, PrivacySpent, RoundDecision, RoundRecord, ServerState
+from zk0.records.round_records import (
+    Arrival,
+    BufferedRound,
+    Checkpoint,
+    ClientAtWork,
+    PrivacySpent,
+    RoundDecision,
+    RoundRecord,
+    ServerState,
+)
 from zk0.records.update_records import (
     ClientMetrics,
     Contribution,
@@ -56,9 +65,12 @@ __all__ = [
     "MAX_STARTS",
     "MAX_TEXT",
     "STATE",
+    "Arrival",
+    "BufferedRound",
     "CalibrationName",
     "CameraReference",
     "Checkpoint",
+    "ClientAtWork",
     "ClientEvaluation",
     "ClientMetrics",
     "ClientScore",

@@ -58,6 +58,43 @@ class PrivacySpent(Record):
     delta: float
 
 
+class Arrival(Record):
+    """One answer in a buffered round: from which weights it began, and how much it counts."""
+
+    client: str
+    began: int = Field(ge=1)
+    """Round in which the client was sent its weights, those of round `began - 1`."""
+    factor: float | None = Field(gt=0, le=1)
+    """Factor for the update's delta by its staleness; None: there is no update, or it was refused."""
+    seconds: float | None = None
+    """From the request to the arrival, on the virtual clock if there is one; None: the server was restarted between."""
+    waited_seconds: float | None = None
+    """From the arrival to the server step, in which the client gets no other weights."""
+
+
+class ClientAtWork(Record):
+    """A client that was sent weights and has not answered yet."""
+
+    client: str
+    began: int = Field(ge=1)
+    """Round in which it was sent the weights."""
+    sent_at: float = 0.0
+    """Seconds of the virtual clock."""
+
+
+class BufferedRound(Record):
+    """How a buffered round came about, and what its clients do after it: all that the next round must know."""
+
+    arrivals: tuple[Arrival, ...]
+    """In their order."""
+    at_work: tuple[ClientAtWork, ...]
+    """Clients that train from weights of this round's beginning or older ones, in the order in which they began."""
+    ready: tuple[str, ...]
+    """Clients that wait for weights, longest first."""
+    clock: float = 0.0
+    """Seconds of the virtual clock when the server stepped; 0 without one."""
+
+
 class RoundRecord(Record):
     """One line of the ledger: everything that is recorded of a finished round."""
 
@@ -77,6 +114,8 @@ class RoundRecord(Record):
     server_state: tuple[ServerState, ...] = ()
     privacy: PrivacySpent | None = None
     """None without noise."""
+    buffered: BufferedRound | None = None
+    """None where the server waited for all clients of the round."""
     evaluation: Evaluation | None = None
     client_evaluation: ClientEvaluation | None = None
     policy_files: dict[str, str] = {}

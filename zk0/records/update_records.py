@@ -97,4 +97,4 @@ class Contribution(Record):
     cosine_to_mean: float | None
     """Cosine between its delta and the mean delta; None if one of the two is zero."""
     scale: float = 1.0
-    """Factor for its delta before averaging: below 1 if the delta was clipped."""
+    """Factor for its delta before averaging: below 1 if the delta was clipped, or if it is stale."""

@@ -104,11 +104,20 @@ def _in_session(purpose: str, peak: float, kept: float) -> DiskPart:
 
 
 def _weights(session: Session, shapes: PolicyShapes) -> DiskPart:
-    """Global weights of the rounds that are kept; beside them the best round's, those of now, and the new ones."""
+    """Global weights of the rounds that are kept; beside them the best round's, those of now, and the new ones.
+
+    With buffered rounds also those from which clients still train, at most one for each client.
+    """
     one = shapes.weight_bytes + _FILE_BYTES
     rounds = sum(session.keeps_weights_of(number) for number in range(session.rounds + 1))
-    best = 0 if rounds == session.rounds + 1 else 1
-    return _in_session("global weights", (min(rounds + best, session.rounds + 1) + 2) * one, (rounds + best) * one)
+    best, older = 0 if rounds == session.rounds + 1 else 1, _older_starts(session)
+    most = min(rounds + best + older, session.rounds + 1) + 2
+    return _in_session("global weights", most * one, min(rounds + best + older, session.rounds + 1) * one)
+
+
+def _older_starts(session: Session) -> int:
+    """Return from how many older rounds clients may still train at a time."""
+    return len(session.client_names()) if session.federation.mode == "buffered" else 0
 
 
 def _updates(session: Session, shapes: PolicyShapes) -> DiskPart:
@@ -145,7 +154,7 @@ def _server_state(session: Session, shapes: PolicyShapes) -> DiskPart:
     """The server's optimizer or control variate, before and after a round, and weights encoded for clients."""
     slots = len(build_strategy(session.aggregation).state_slots) + _uses_control_variates(session)
     encoded = _uses_control_variates(session) or session.federation.wire_down != "fp32"
-    sent = 2 * downlink_bytes(session, shapes) if encoded else 0
+    sent = (2 + _older_starts(session)) * downlink_bytes(session, shapes) if encoded else 0
     return _in_session("server state", 2 * slots * shapes.weight_bytes + sent, slots * shapes.weight_bytes + sent)
 
 

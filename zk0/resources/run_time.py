@@ -79,14 +79,16 @@ def run_time(
     client_rounds = sum(session.evaluates_on_clients_after(number) for number in rounds)
     server_rounds = sum(session.evaluates_after(number) for number in rounds)
     turns = [_training_seconds(s, session, work, shapes, speed) for s in clients for _ in range(s.clients)]
-    share = max(session.federation.fraction_fit, session.federation.min_updates / max(len(turns), 1))
+    is_buffered = session.federation.mode == "buffered"
+    least = session.buffer.size if is_buffered else session.federation.min_updates
+    share = max(0.0 if is_buffered else session.federation.fraction_fit, least / max(len(turns), 1))
     return RunTime(
         record_simulated=sum(s.frames * s.pixels for s in sizes if s.source == "simulator") * _RENDER_SECONDS_PER_PIXEL,
         check_datasets=_spread([_decode_seconds(s, s.frames) for s in clients], at_once)
         + sum(_decode_seconds(s, s.frames) for s in sets),
         features=_spread([_feature_seconds(s, session, encode) for s in clients], at_once)
         + sum(_feature_seconds(s, session, encode) for s in sets),
-        training=session.rounds * _spread(turns, at_once, min(share, 1.0)),
+        training=session.rounds * (_buffer_seconds if is_buffered else _spread)(turns, at_once, min(share, 1.0)),
         evaluation=client_rounds * _spread([_evaluated_frames(s, session) * evaluate for s in clients], at_once)
         + server_rounds * sum(_evaluated_frames(s, session) * evaluate for s in sets),
         attempts=_attempt_seconds(session, shapes, work, speed),
@@ -102,6 +104,11 @@ def clients_at_once(session: Session, machine: HostCapacity) -> int:
 
 def _spread(seconds: Sequence[float], at_once: int, share: float = 1.0) -> float:
     return max(max(seconds), share * sum(seconds) / at_once) if seconds else 0.0
+
+
+def _buffer_seconds(seconds: Sequence[float], at_once: int, share: float) -> float:
+    """Return the time of a server step that waits for no client in particular."""
+    return share * sum(seconds) / at_once
 
 
 def _decode_seconds(size: DatasetSize, frames: float) -> float:

@@ -16,6 +16,11 @@ class FederationSettings(Record):
         description="local: worker processes on this machine; ray: Flower's simulation engine on Ray; deployment: "
         "nodes over the network",
     )
+    mode: Literal["synchronous", "buffered"] = Field(
+        default="synchronous",
+        description="synchronous: the server waits for all clients of a round; buffered: for the first `[buffer]` size "
+        "updates, while the other clients go on training (docs/buffered.md)",
+    )
     workers: int = Field(
         default=2, ge=0, description="worker processes; 0: clients run in the process of the session (local only)"
     )

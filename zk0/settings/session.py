@@ -1,5 +1,6 @@
 """All settings of one federated session, and what follows from them for its clients and rounds."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, Self
 
@@ -7,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from zk0.records import Record
 from zk0.settings.aggregation_settings import AggregationSettings
+from zk0.settings.buffer_settings import BufferSettings
 from zk0.settings.dataset_settings import (
     ClientSettings,
     ContractSettings,
@@ -45,6 +47,7 @@ class Session(Record):
     training: TrainingSettings = TrainingSettings()
     scheduler: SchedulerSettings = SchedulerSettings()
     federation: FederationSettings = FederationSettings()
+    buffer: BufferSettings = BufferSettings()
     aggregation: AggregationSettings = AggregationSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     rollout: RolloutSettings = RolloutSettings()
@@ -145,6 +148,39 @@ class Session(Record):
         return self
 
     @model_validator(mode="after")
+    def _buffer_fits_the_clients(self) -> Self:
+        if self.federation.mode == "synchronous":
+            if self.buffer != BufferSettings():
+                raise ValueError('[buffer] is of federation.mode "buffered", found mode "synchronous"')
+        elif faults := list(self._buffer_faults()):
+            raise ValueError("federation.mode buffered: " + "; ".join(faults))
+        return self
+
+    def _buffer_faults(self) -> Iterator[str]:
+        names, buffer = self.client_names(), self.buffer
+        if self.federation.engine == "deployment" or self.federation.ray_address is not None:
+            yield "the engine must be local, or ray on this machine"
+        if self.accepts_new_clients():
+            yield "clients cannot join after round 1, found from_round above 1"
+        if self.federation.fraction_fit < 1:
+            fraction = self.federation.fraction_fit
+            yield f"no sample of the clients, found federation.fraction_fit {fraction:g}; expected buffer.concurrency"
+        if self.evaluation.joining_report:
+            yield "no evaluation.joining_report: clients train in different numbers of rounds"
+        if names and buffer.size > len(names):
+            yield f"buffer.size {buffer.size} with {len(names)} client(s), of which a buffer holds one update each"
+        if self.federation.min_updates > buffer.size:
+            yield f"federation.min_updates {self.federation.min_updates} with buffer.size {buffer.size}"
+        if buffer.simulated_seconds and set(buffer.simulated_seconds) != set(names):
+            found = ", ".join(sorted(buffer.simulated_seconds))
+            yield f"buffer.simulated_seconds of {found}; expected those of all clients: {', '.join(sorted(names))}"
+        if self.scheduler.adaptive_lr_enabled and buffer.size <= self.scheduler.high_loss_multiplier:
+            yield (
+                f"scheduler.high_loss_multiplier {self.scheduler.high_loss_multiplier:g} with buffer.size "
+                f"{buffer.size}: a loss never exceeds the sum of the losses of a buffer; expected a lower multiplier"
+            )
+
+    @model_validator(mode="after")
     def _scheduler_fits_training(self) -> Self:
         scheduler, training = self.scheduler, self.training
         if scheduler.eta_min > training.lr:
@@ -180,7 +216,8 @@ class Session(Record):
             places = {"place": absolute(settings.place)} if settings.place is not None else {}
             return settings.model_copy(update={**changes, **places})
 
-        policy, federation, evaluation = self.policy, self.federation, self.evaluation
+        policy, federation, evaluation, buffer = self.policy, self.federation, self.evaluation, self.buffer
+        order_of = buffer.order_of and absolute(buffer.order_of)
         is_folder = policy.path not in (TINY, BASE) and Path(absolute(policy.path)).is_dir()
         datasets = tuple(located(one) for one in evaluation.datasets)
         return self.model_copy(
@@ -190,6 +227,7 @@ class Session(Record):
                 "policy": policy.model_copy(update={"path": absolute(policy.path)}) if is_folder else policy,
                 "evaluation": evaluation.model_copy(update={"datasets": datasets}),
                 "federation": federation.model_copy(update={"server": absolute(federation.server)}),
+                "buffer": buffer.model_copy(update={"order_of": order_of}),
                 "output_dir": absolute(self.output_dir),
                 "cache_dir": absolute(self.cache_dir),
             }

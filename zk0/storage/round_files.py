@@ -12,7 +12,8 @@ def remove_finished_round_files(
 ) -> None:
     """Remove the last round's update files, and of the rounds before it what nothing needs any more.
 
-    That are the sent weights, the server's state, and the global weights (`Session.keeps_weights_of`).
+    That are the sent weights, the server's state, and the global weights (`Session.keeps_weights_of`). Weights from
+    which clients of a buffered round still train stay.
 
     Args:
         folder: the session's folder.
@@ -23,9 +24,12 @@ def remove_finished_round_files(
     if not session.keep_updates:
         for file in folder.updates(finished[-1].round).glob("*.safetensors"):
             file.unlink(missing_ok=True)
+    buffered = finished[-1].buffered
+    starts = {one.began - 1 for one in buffered.at_work} if buffered else set()
     for record in finished[:-1]:
-        folder.sent_weights(record.round).unlink(missing_ok=True)
-        if record.round != best and not session.keeps_weights_of(record.round):
-            folder.weights(record.round).unlink(missing_ok=True)
+        if record.round not in starts:
+            folder.sent_weights(record.round).unlink(missing_ok=True)
+            if record.round != best and not session.keeps_weights_of(record.round):
+                folder.weights(record.round).unlink(missing_ok=True)
         for state in record.server_state:
             (folder.path / state.path).unlink(missing_ok=True)

@@ -17,7 +17,7 @@ class FedAdam(Strategy):
     """
 
     name = "fedadam"
-    supports_differential_privacy = True
+    is_mean_of_all = True
     default_server_lr = 0.1
     state_slots = ("first_moment", "second_moment")
 

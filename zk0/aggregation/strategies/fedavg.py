@@ -10,4 +10,4 @@ class FedAvg(Strategy):
     """
 
     name = "fedavg"
-    supports_differential_privacy = True
+    is_mean_of_all = True

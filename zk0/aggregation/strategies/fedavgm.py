@@ -15,7 +15,7 @@ class FedAvgM(Strategy):
     """
 
     name = "fedavgm"
-    supports_differential_privacy = True
+    is_mean_of_all = True
     default_server_lr = 1.0
     state_slots = ("momentum",)
 

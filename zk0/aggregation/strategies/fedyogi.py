@@ -16,7 +16,7 @@ class FedYogi(Strategy):
     """
 
     name = "fedyogi"
-    supports_differential_privacy = True
+    is_mean_of_all = True
     default_server_lr = 0.01
     state_slots = ("first_moment", "second_moment")
 

@@ -116,7 +116,7 @@ def exchange_messages(
                 answered = message.metadata.reply_to_message_id
                 if answered in pending:
                     deadline = time.monotonic() + longest_silence if extend else deadline
-                    yield _to_reply(pending.pop(answered), message, timeout)
+                    yield parse_reply(pending.pop(answered), message, timeout)
                 elif answered in sent:
                     yield Reply(sent[answered], None, "answered twice; the first answer counts", unexpected=True)
                 else:
@@ -132,7 +132,8 @@ def exchange_messages(
         yield Reply(name, None, timeout)
 
 
-def _to_reply(sender: str, message: Message, timeout: str) -> Reply:
+def parse_reply(sender: str, message: Message, timeout: str) -> Reply:
+    """Return what a message answers; `timeout` is the error of a request whose time to live is over."""
     if message.has_error():
         return Reply(sender, None, timeout if message.error.code in _EXPIRED else _error_text(message.error))
     if problem := answer_problem(message.content):

@@ -18,7 +18,7 @@ from zk0.report.page.session_page_charts import SessionPageCharts
 from zk0.report.page.template import render_template
 from zk0.report.palette import DARK_THEME, LIGHT_THEME, css_variables
 from zk0.report.setup_facts import read_setup_facts
-from zk0.report.tables import client_tables, rollout_tables, round_tables, score_tables
+from zk0.report.tables import arrival_tables, client_tables, rollout_tables, round_tables, score_tables
 from zk0.report.tables.group_tables import group_table, statistics_table, still_joints_note
 from zk0.report.tables.improvement_table import improvement_table
 from zk0.report.tables.table import Table
@@ -120,6 +120,8 @@ def _tables(
         "rounds": round_tables.round_table(session, rows),
         "times": round_tables.time_table(rows),
         "refusals": round_tables.refusal_table(rows),
+        "waiting": arrival_tables.waiting_table(rows),
+        "arrivals": arrival_tables.arrival_table(rows),
         "findings": client_tables.finding_table(members),
         "matrix": matrix_table(rows),
         "evaluation_refusals": round_tables.evaluation_refusal_table(rows),

@@ -1,6 +1,6 @@
 """Tables of the clients and their data: contributions, every round, findings of the data check."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from zk0.data.check.quality import describe_quality
@@ -82,16 +82,22 @@ def client_round_table(history: Sequence[RoundRecord]) -> Table:
         Column(title="optimizer steps"),
         Column(title="seconds"),
     )
-    rows = tuple(row for r in sorted_by_round(history) for row in _round_rows(r))
+    mus = {r.round: r.decision.mu for r in history if r.decision}
+    rows = tuple(row for r in sorted_by_round(history) for row in _round_rows(r, mus))
     return Table(caption="Every client in every round", columns=columns, rows=rows)
 
 
-def _round_rows(record: RoundRecord) -> list[tuple[Cell, ...]]:
+def _round_rows(record: RoundRecord, mus: Mapping[int, float]) -> list[tuple[Cell, ...]]:
     influences = client_influences(record)
-    return [_client_round_row(record, update, influences.get(update.client)) for update in record.updates]
+    return [
+        _client_round_row(record, update, mus.get(update.round), influences.get(update.client))
+        for update in record.updates
+    ]
 
 
-def _client_round_row(record: RoundRecord, update: Update, influence: Influence | None) -> tuple[Cell, ...]:
+def _client_round_row(
+    record: RoundRecord, update: Update, mu: float | None, influence: Influence | None
+) -> tuple[Cell, ...]:
     metrics, name = update.metrics, update.client
     contribution = next((c for c in record.contributions if c.client == name), None)
     scores = record.client_evaluation.scores if record.client_evaluation else ()
@@ -102,7 +108,7 @@ def _client_round_row(record: RoundRecord, update: Update, influence: Influence 
         text_cell(name),
         number_cell(metrics.lr_first),
         number_cell(metrics.lr_last),
-        number_cell(record.decision.mu if record.decision else None),
+        number_cell(mu),
         decimal_cell(metrics.policy_loss, 3),
         decimal_cell(held_out, 3),
         number_cell(metrics.fedprox_loss),

@@ -1,0 +1,164 @@
+"""Virtual time to the same unseen loss: buffered rounds against synchronous ones, with clients of different speeds.
+
+    python benchmarks/buffered.py deployments/sessions/demo.toml --seeds 42,43,44 --set policy.path=tiny \
+        --set training.lr=2e-3 --set training.local_steps=40 --json buffered.json
+
+Every client has a number of virtual seconds for its training, `--seconds` in the order of the session file. A
+synchronous round takes as long as its slowest client; the ledger of a buffered session has the virtual clock
+(`buffer.simulated_seconds`). Both train the same policy on the same data with the same seed. The target of a seed is
+the last loss of its synchronous session on the evaluation sets; the buffered session ends with the first server step
+after `--share` of the synchronous session's virtual time. Last losses are paired over episodes. Sessions that are
+already in `--out` are read, not run again.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+
+def main() -> None:
+    """Run the missing sessions and print a table."""
+    from flows.cli.session_run import parse_overrides
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("session", type=Path)
+    parser.add_argument("--seeds", default="42,43,44", help="seeds of the sessions")
+    parser.add_argument("--seconds", default="1,2,5,10", help="virtual seconds of each client's training")
+    parser.add_argument("--size", type=int, default=2, help="buffer.size")
+    parser.add_argument("--share", type=float, default=1 / 3, help="of the synchronous virtual time; default: a third")
+    parser.add_argument("--out", type=Path, default=Path("outputs/buffered"), help="folder of the sessions")
+    parser.add_argument("--json", metavar="FILE", help="also write the numbers to this file")
+    parser.add_argument("--set", metavar="NAME=VALUE", action="append", default=[], help="replace a setting")
+    arguments = parser.parse_args()
+    seconds = [float(one) for one in arguments.seconds.split(",")]
+    settings = parse_overrides(arguments.set)
+    rows = [
+        row(arguments.session, int(seed), settings, (seconds, arguments.size, arguments.share), arguments.out)
+        for seed in arguments.seeds.split(",")
+    ]
+    sys.stdout.write(table(rows) + "\n")
+    if arguments.json:
+        Path(arguments.json).write_text(json.dumps({"rows": rows}, indent=2) + "\n", encoding="utf-8")
+
+
+def row(
+    session: Path, seed: int, settings: dict[str, Any], federation: tuple[Sequence[float], int, float], out: Path
+) -> dict[str, Any]:
+    """Return the virtual time to the target loss of both modes, and their last losses, for one seed.
+
+    Args:
+        session: the session file.
+        seed: of both sessions.
+        settings: that replace those of the file.
+        federation: virtual seconds of each client, size of the buffer, share of the synchronous virtual time.
+        out: folder of the sessions.
+    """
+    from zk0.audit.ledger import Ledger
+    from zk0.settings.loading import load_session
+    from zk0.stats.model_comparison import compare_models, read_model_results
+
+    seconds, size, share = federation
+    chosen = settings | {"seed": seed}
+    loaded = load_session(session, chosen)
+    of_client = dict(zip(loaded.client_names(), seconds, strict=True))
+    slowest = max(seconds)
+    end = slowest * loaded.rounds * share
+    waiting = run(session, chosen, out / f"synchronous-{seed}")
+    mode = {"federation.mode": "buffered", "buffer.size": size, "buffer.simulated_seconds": of_client}
+    steps = {"rounds": server_steps(of_client, size, end)}
+    eager = run(session, chosen | mode | steps, out / f"buffered-{size}-{seed}")
+    synchronous = [(slowest * r.round, loss(r)) for r in Ledger(waiting / "ledger.jsonl").read()]
+    buffered = [(r.buffered.clock if r.buffered else 0.0, loss(r)) for r in Ledger(eager / "ledger.jsonl").read()]
+    target = synchronous[-1][1]
+    change = [
+        one.model_dump()
+        for one in compare_models(read_model_results(waiting), read_model_results(eager), ("policy_loss",))
+        if "held" not in one.subject
+    ][-1]
+    return {
+        "seed": seed,
+        "target": target,
+        "synchronous_seconds": time_to(synchronous, target),
+        "buffered_seconds": time_to(buffered, target),
+        "end": buffered[-1],
+        "change": change,
+        "synchronous": synchronous,
+        "buffered": buffered,
+    }
+
+
+def server_steps(seconds: dict[str, float], size: int, end: float) -> int:
+    """Return the number of server steps of a buffered session until the virtual clock passes `end`."""
+    from zk0.records import Arrival, BufferedRound
+    from zk0.rules.buffered_rounds import ClientsInRound
+    from zk0.settings.buffer_settings import BufferSettings
+
+    last: BufferedRound | None = None
+    number, settings = 0, BufferSettings(size=size)
+    while last is None or last.clock < end:
+        number += 1
+        now = ClientsInRound.begin(number, tuple(seconds), last, settings)
+        while not now.is_over:
+            client = now.next_by_clock(seconds)
+            now = now.with_arrival(Arrival(client=client, began=now.began(client), factor=1.0), seconds)
+        last = now.record(dict.fromkeys(seconds, 0.0))
+    return number
+
+
+def run(session: Path, settings: dict[str, Any], place: Path) -> Path:
+    """Return the folder of a finished session in `place`; run it if there is none."""
+    from flows.federated_session import federated_session
+    from flows.prefect_local.temporary_server import configured_or_temporary_server
+    from zk0.audit.ledger import Ledger
+    from zk0.storage.session_folder import SessionFolder
+
+    place = place.resolve()
+    for folder in sorted(place.glob("*")):
+        here = SessionFolder(folder)
+        if Ledger(here.ledger).read()[-1:] and here.report.is_file():
+            return folder
+    quick = {"rollout.tasks": [], "checkpoint_interval": 0, "video.episodes": 0, "output_dir": str(place)}
+    quick |= {"evaluation.clients_frequency": 0}
+    with configured_or_temporary_server(Path.cwd(), lambda _: None):
+        return Path(federated_session(config=str(session), overrides=settings | quick))
+
+
+def loss(record: Any) -> float:
+    """Return the loss of a round on the evaluation sets."""
+    return float(record.evaluation.policy_loss)
+
+
+def time_to(losses: Sequence[tuple[float, float]], target: float) -> float | None:
+    """Return the virtual time of the first round whose loss is at most the target; None if there is none."""
+    return next((time for time, found in losses if found <= target), None)
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Format the result as a table."""
+    lines = [
+        "| seed | loss of synchronous rounds | after, virtual s | buffered: at most this loss after | ratio | "
+        "loss at its end | change |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    ratios = []
+    for found in rows:
+        reached, (end, last), change = found["buffered_seconds"], found["end"], found["change"]
+        ratios += [found["synchronous_seconds"] / reached] if reached else []
+        low, high = change["interval"] or (float("nan"), float("nan"))
+        lines.append(
+            f"| {found['seed']} | {found['target']:.4f} | {found['synchronous_seconds']:g} | "
+            f"{f'{reached:g}' if reached else '–'} | {f'{ratios[-1]:.1f}' if reached else '–'} | "
+            f"{last:.4f} after {end:g} | {change['change']:+.4f} ({low:+.4f} to {high:+.4f}) |"
+        )
+    reached_by = f"{len(ratios)} of {len(rows)} seeds reach the loss"
+    summary = f"; ratio {fmean(ratios):.1f} on average, {min(ratios):.1f} at least" if ratios else ""
+    lines += ["", reached_by + summary]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
