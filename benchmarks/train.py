@@ -262,8 +262,9 @@ def train_with_zk0(
     from zk0.settings.dataset_settings import ContractSettings, DataSettings, SimulatorSettings  # fmt: skip
     from zk0.settings.plans import RoundPlan, SessionTerms  # fmt: skip
     from zk0.settings.training_settings import LocalTrainingSettings, SchedulerSettings  # fmt: skip
+    from zk0.training.cached_examples import CachedExamples
     from zk0.training.cached_policy import open_feature_cache, planned_adapter
-    from zk0.training.examples import CachedExamples, DecodedExamples
+    from zk0.training.decoded_examples import DecodedExamples
     from zk0.training.fit import fit
 
     folder = Path(arguments.folder)

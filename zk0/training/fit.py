@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from zk0.errors import UpdateError
+from zk0.policy.kinds import kind_of
 from zk0.policy.smolvla.action_expert import compiled_layers
 from zk0.records import ClientMetrics
 from zk0.rules.lr_schedules import step_lr
@@ -57,7 +58,7 @@ def fit(
     steps = count_steps(examples.frames, training.batch_size, training.local_steps, training.local_epochs)
     copies = copies or copy_plan(device)
     optimizer = LocalOptimizer(policy, examples, plan, control, copies)
-    policy.train()
+    kind_of(policy).set_training(policy)
     batches = batches or shuffled_batches(examples.frames, training.batch_size, generator)
     drawn = draw_batches(batches, steps, policy, generator)
     pieces = chain.from_iterable(map(optimizer.pieces, drawn))
@@ -91,7 +92,7 @@ def fit(
 
 @contextmanager
 def _dropout_seeded(policy: Any, seed: int) -> Iterator[None]:
-    """Seed torch's global random state, which LoRA dropout draws from, and restore it on exit."""
+    """Seed torch's global random state, which dropout and some policies' losses draw from, and restore it on exit."""
     device = torch.device(policy.config.device)
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
