@@ -144,7 +144,7 @@ def run_variant(arguments: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     from zk0.data.statistics import measure_statistics
-    from zk0.policy.smolvla.build import build_policy
+    from zk0.policy.build import build_policy
     from zk0.records import PolicyRecipe
     from zk0.training.device import pick_device
 
@@ -228,7 +228,7 @@ def train_with_lerobot(
         delta_timestamps=deltas,
         video_backend="pyav" if arguments.decoder == "pyav" else None,
     )
-    pre, _ = make_pre_post_processors(policy.config, dataset_stats=lerobot_statistics(moments))
+    pre, _ = make_pre_post_processors(policy.config, dataset_stats=lerobot_statistics(moments, policy.config))
     preset = policy.config.get_optimizer_preset()
     optimizer = preset.build(policy.get_optim_params())
     accelerator = Accelerator(cpu=not on_gpu, mixed_precision="bf16" if on_gpu else "no")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from zk0.policy.published_config import policy_config_faults
+from zk0.policy.config_faults import policy_config_faults
 from zk0.settings.loading import parse_session
 from zk0.settings.session import Session
 

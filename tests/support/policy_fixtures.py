@@ -35,7 +35,7 @@ def statistics(recordings: dict[str, Path]) -> Statistics:
 @pytest.fixture
 def policy(recipe: PolicyRecipe, shared_cache: Path) -> Any:
     """A tiny policy that the test may change."""
-    from zk0.policy.smolvla.build import build_policy
+    from zk0.policy.build import build_policy
 
     return build_policy(recipe, shared_cache)
 
@@ -43,7 +43,7 @@ def policy(recipe: PolicyRecipe, shared_cache: Path) -> Any:
 @pytest.fixture(scope="session")
 def start(recipe: PolicyRecipe, shared_cache: Path) -> tuple[Path, str]:
     """Global weights of round 0: path and digest."""
-    from zk0.policy.smolvla.build import build_policy
+    from zk0.policy.build import build_policy
     from zk0.policy.trainable import trainable_weights
     from zk0.weights.writer import save_weights
 
@@ -75,7 +75,7 @@ def full(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     from lerobot.policies.smolvla.configuration_smolvla import SmolVLAConfig
     from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy
 
-    from zk0.policy.smolvla.build import build_policy
+    from zk0.policy.build import build_policy
 
     vlm = real_data.parent / "models" / "SmolVLM2-500M-Video-Instruct"
     if not vlm.is_dir():

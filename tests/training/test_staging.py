@@ -264,7 +264,7 @@ class TestOnAGpu:
     def test_compiled_layers_agree_up_to_rounding(
         self, recipe: Any, examples: Any, start: tuple, plan: Callable[..., RoundPlan], shared_cache: Path
     ) -> None:
-        from zk0.policy.smolvla.build import build_policy
+        from zk0.policy.build import build_policy
 
         policy = build_policy(recipe, shared_cache, "cuda")
         settings = {"local_steps": 4, "device": "cuda", "amp": False, "features": "kv"}
@@ -286,7 +286,7 @@ class TestOnAGpu:
         features: str,
         shared_cache: Path,
     ) -> None:
-        from zk0.policy.smolvla.build import build_policy
+        from zk0.policy.build import build_policy
 
         chosen = plan({"features": features, "local_steps": 6, "deterministic": True, "device": "cuda"}, mu=0.5)
         policy = build_policy(recipe, shared_cache, "cuda")

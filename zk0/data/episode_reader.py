@@ -171,8 +171,15 @@ class EpisodeReader:
             yield data[index][key].mul(255).round().clamp(0, 255).byte().numpy()
 
 
-def open_lerobot_dataset(root: Path, episodes: Sequence[int], action_key: str, chunk_size: int) -> Any:
-    """Open some episodes as a LeRobotDataset; each item has a chunk of actions and its padding mask."""
+def open_lerobot_dataset(root: Path, episodes: Sequence[int], offsets: Mapping[str, Sequence[int]]) -> Any:
+    """Open some episodes as a LeRobotDataset.
+
+    Args:
+        root: the dataset's folder.
+        episodes: their indices.
+        offsets: frames, relative to an item's own, by stored feature key: of these features an item has an axis of time
+            and a padding mask.
+    """
     from lerobot.datasets import LeRobotDataset, LeRobotDatasetMetadata
 
     meta = LeRobotDatasetMetadata(f"local/{root.name}", root=root)
@@ -180,7 +187,7 @@ def open_lerobot_dataset(root: Path, episodes: Sequence[int], action_key: str, c
         meta.repo_id,
         root=root,
         episodes=list(episodes),
-        delta_timestamps={action_key: [i / meta.fps for i in range(chunk_size)]},
+        delta_timestamps={key: [i / meta.fps for i in frames] for key, frames in offsets.items()},
         tolerance_s=TOLERANCE_SECONDS,
         video_backend=VIDEO_BACKEND,
     )

@@ -16,6 +16,7 @@ from zk0.evaluation.evaluation_sets import evaluation_examples
 from zk0.evaluation.global_model import policy_with_weights
 from zk0.evaluation.scores import draws_on_device
 from zk0.evaluation.session_setup import SessionSetup
+from zk0.policy.processors import action_scale
 from zk0.records import Checkpoint, EpisodeVideo, Evaluation, SetScore, Statistics
 from zk0.report.video.canvas import camera_rows
 from zk0.report.video.encoder import write_video
@@ -131,9 +132,7 @@ class VideoRenderer:
             draws = draws_on_device(self.policy, *self.seed_and_times, frames)
             chunk = self.examples.predict_frames(self.policy, indices, draws)
             chunks.append(chunk.cpu().double().numpy())
-        action = self.statistics.action
-        predicted: NDArray[np.float64] = np.concatenate(chunks) * np.asarray(action.std) + np.asarray(action.mean)
-        return predicted
+        return action_scale(self.policy, self.statistics).restore(np.concatenate(chunks))
 
 
 def chunks_of_frames(chunks: NDArray[np.float64], frames: int, every: int) -> NDArray[np.float64]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from zk0.errors import EvaluationError
 from zk0.policy.kinds import kind_of
 from zk0.policy.policy_kind import Draws
+from zk0.policy.processors import action_scale
 from zk0.records import EpisodeScore, SetScore, Statistics
 from zk0.stats.intervals import weighted_mean
 from zk0.training.examples import EvaluationExamples
@@ -152,7 +153,7 @@ def _score_batch(
     frames = [(int(examples.episode_of_frame[i]), int(examples.frame_in_episode[i])) for i in indices]
     draws = draws_on_device(policy, *seed_and_times, frames)
     total, predicted = examples.score_frames(policy, indices, draws)
-    degrees = predicted.cpu().double().numpy() * np.asarray(statistics.action.std) + np.asarray(statistics.action.mean)
+    degrees = action_scale(policy, statistics).restore(predicted.cpu().double().numpy())
     error = np.abs(degrees - examples.raw_chunks[list(indices)])
     valid = ~examples.padding[torch.as_tensor(indices)]
     sums.add([episode for episode, _ in frames], total.tolist(), error, valid.cpu().numpy())

@@ -2,14 +2,19 @@
 
 from typing import Any
 
+from zk0.policy.plain.plain_kind import PlainKind
 from zk0.policy.policy_kind import PolicyKind
-from zk0.policy.smolvla.smolvla_kind import SMOLVLA_TYPES, SmolVLAKind
+from zk0.policy.published_config import SMOLVLA_TYPES
+from zk0.policy.smolvla.smolvla_kind import SmolVLAKind
 
-_SMOLVLA = SmolVLAKind()
+_SMOLVLA, _PLAIN = SmolVLAKind(), PlainKind()
 
 
 def kind_of(policy: Any) -> PolicyKind:
     """The kind of a LeRobot policy."""
-    if policy.config.type in SMOLVLA_TYPES:
-        return _SMOLVLA
-    raise AssertionError(f"no kind for policies of type {policy.config.type}")
+    return kind_of_type(policy.config.type)
+
+
+def kind_of_type(policy_type: str) -> PolicyKind:
+    """The kind of the policies of a type; `PlainKind` for all types that have no kind of their own."""
+    return _SMOLVLA if policy_type in SMOLVLA_TYPES else _PLAIN

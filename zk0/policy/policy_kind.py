@@ -27,6 +27,13 @@ class ExampleWindow:
 class PolicyKind(Protocol):
     """One kind of policy. Batches are dicts of tensors by LeRobot's feature key, as preprocessors return them."""
 
+    def load(self, path: str, config: Any, revision: str | None = None) -> Any:
+        """The saved policy with this configuration; every tensor comes from the saved file.
+
+        Raises:
+            PolicyError: the policy cannot be loaded, or the file lacks tensors.
+        """
+
     def example_window(self, policy: Any) -> ExampleWindow:
         """The actions and observations of a training example."""
 

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from zk0.errors import PolicyError
+from zk0.policy.build import build_policy
 from zk0.policy.lora import lora_attached
-from zk0.policy.smolvla.build import build_policy
 from zk0.policy.trainable import frozen_digest
 from zk0.records import PolicyRecipe
 from zk0.settings.plans import RoundPlan

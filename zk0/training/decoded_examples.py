@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from zk0.data.episode_reader import EpisodeReader, action_chunks, open_lerobot_dataset
@@ -31,19 +32,25 @@ class DecodedExamples:
     def __init__(
         self, root: Path, episodes: Sequence[int], policy: Any, preprocessor: Any, rename_map: Mapping[str, str]
     ) -> None:
-        stored_action = next((old for old, new in rename_map.items() if new == ACTION), ACTION)
-        self._rename = {**rename_map, f"{stored_action}_is_pad": _PADDING}
+        kind, stored = kind_of(policy), {new: old for old, new in rename_map.items()}
+        window = kind.example_window(policy)
+        offsets = {stored.get(ACTION, ACTION): window.actions}
+        if window.observations is not None:
+            seen = (STATE, *policy.config.image_features)
+            offsets |= {stored.get(key, key): window.observations for key in seen}
+        self._rename = {**rename_map, f"{stored.get(ACTION, ACTION)}_is_pad": _PADDING}
         self._preprocessor = preprocessor
-        self._dataset = open_lerobot_dataset(root, episodes, stored_action, policy.config.chunk_size)
+        self._dataset = open_lerobot_dataset(root, episodes, offsets)
         self.frames = len(self._dataset)
         self.episode_of_frame = np.asarray(self._dataset.hf_dataset.with_format("numpy")["episode_index"][:])
         read = EpisodeReader(root, rename_map).read(list(dict.fromkeys(self.episode_of_frame.tolist())))
         self.frame_in_episode = np.concatenate([np.arange(len(e.states)) for e in read])
-        self.raw_chunks, padding = action_chunks(read, policy.config.chunk_size)
+        self.raw_chunks, padding = action_chunks(read, kind.predicted_actions(policy))
         self.padding = torch.from_numpy(padding)
-        self.action_counts = (~padding).sum(axis=1)
-        stored = {self._rename.get(key, key) for key in self._dataset.meta.camera_keys}
-        self.cameras = tuple(k.removeprefix(CAMERA_PREFIX) for k in policy.config.image_features if k in stored)
+        self.action_counts = np.concatenate([_count_actions(len(e.states), window.actions) for e in read])
+        there = {self._rename.get(key, key) for key in self._dataset.meta.camera_keys}
+        self.cameras = tuple(k.removeprefix(CAMERA_PREFIX) for k in policy.config.image_features if k in there)
+        self._wanted = {STATE, ACTION, _PADDING, "task", *(f"{CAMERA_PREFIX}{camera}" for camera in self.cameras)}
 
     def loss(self, policy: Any, indices: Sequence[int], draws: Draws) -> Tensor:
         """As `Examples.loss`."""
@@ -75,5 +82,11 @@ class DecodedExamples:
     def _item(self, index: int) -> dict[str, Any]:
         """One frame with the policy's keys only."""
         item = {self._rename.get(k, k): v for k, v in self._dataset[index].items()}
-        wanted = (STATE, ACTION, _PADDING, "task")
-        return {k: v for k, v in item.items() if k in wanted or k.startswith(CAMERA_PREFIX)}
+        return {key: value for key, value in item.items() if key in self._wanted}
+
+
+def _count_actions(frames: int, offsets: Sequence[int]) -> NDArray[np.int64]:
+    """For each frame of an episode: how many of the actions at these offsets are inside the episode."""
+    at = np.arange(frames)[:, None] + np.asarray(offsets)
+    counts: NDArray[np.int64] = ((at >= 0) & (at < frames)).sum(axis=1)
+    return counts

@@ -10,14 +10,16 @@ import torch
 from torch import Tensor
 
 from zk0.policy.policy_kind import Draws, ExampleWindow
+from zk0.policy.smolvla.build_smolvla import load_smolvla
 from zk0.policy.smolvla.draws import CHUNK_NOISE, NOISE, TIME, chunk_noise, draw_noise_and_time, fixed_noise_and_times
-
-SMOLVLA_TYPES = ("smolvla", "smolvla_bundled")
-"""LeRobot's types of policy that are SmolVLA."""
 
 
 class SmolVLAKind:
     """SmolVLA; implements `zk0.policy.policy_kind.PolicyKind`. Its noise and times are paired between models."""
+
+    def load(self, path: str, config: Any, revision: str | None = None) -> Any:
+        """As `load_smolvla`."""
+        return load_smolvla(path, config, revision)
 
     def example_window(self, policy: Any) -> ExampleWindow:
         """A chunk of actions, and the frame's own observation."""
