@@ -379,7 +379,7 @@ class TestProcessors:
         assert post(batch["action"])[0, 0].numpy() == pytest.approx(action, rel=1e-5)
 
     @pytest.mark.parametrize("kind", ["STATE", "ACTION"])
-    @pytest.mark.parametrize("mode", ["IDENTITY", "MIN_MAX"])
+    @pytest.mark.parametrize("mode", ["IDENTITY", "QUANTILES"])
     def test_a_policy_that_skips_or_changes_normalization_is_rejected(
         self, saved: Path, shared_cache: Path, tmp_path: Path, kind: str, mode: str
     ) -> None:
@@ -390,8 +390,25 @@ class TestProcessors:
         mapping = {"VISUAL": "IDENTITY", "STATE": "MEAN_STD", "ACTION": "MEAN_STD", kind: mode}
         change_config(normalization_mapping=mapping)(folder)
         policy = build_policy(recipe(path=str(folder)), shared_cache)
-        with pytest.raises(PolicyError, match=r"does not normalize .*MEAN_STD"):
+        with pytest.raises(PolicyError, match=rf"normalizes {kind} by {mode}; expected MEAN_STD or MIN_MAX"):
             make_processors(policy, statistics_of())
+
+    def test_actions_may_be_normalized_by_their_range(self, saved: Path, shared_cache: Path, tmp_path: Path) -> None:
+        from zk0.policy.build import build_policy
+        from zk0.policy.processors import action_scale, make_processors
+
+        folder = Path(shutil.copytree(saved, tmp_path / "policy"))
+        mapping = {"VISUAL": "IDENTITY", "STATE": "MEAN_STD", "ACTION": "MIN_MAX"}
+        change_config(normalization_mapping=mapping)(folder)
+        policy, found = build_policy(recipe(path=str(folder)), shared_cache), statistics_of()
+        _, post = make_processors(policy, found)
+        scale, given = action_scale(policy, found), torch.tensor([[-1.0, -0.5, 0.0, 0.25, 0.5, 1.0]])
+        restored = scale.restore(given.double().numpy())[0]
+        assert restored == pytest.approx(post(given)[0].numpy(), rel=1e-5)
+        assert (restored[0], restored[5]) == (found.action.min[0], found.action.max[5])
+        still = found.action.model_copy(update={"min": found.action.max})
+        with pytest.raises(PolicyError, match="joint 0 of the datasets never moves"):
+            make_processors(policy, found.model_copy(update={"action": still}))
 
     def test_a_joint_that_never_moves_is_accepted(self, tiny: Any) -> None:
         from zk0.policy.processors import make_processors

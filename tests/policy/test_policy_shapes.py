@@ -45,7 +45,7 @@ def test_the_base_policy_is_read_from_its_folder() -> None:
 
 
 def test_a_folder_without_tensors_of_a_policy_is_rejected(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "config.json").write_text('{"type": "smolvla"}')
     with pytest.raises(PolicyError, match=r"list of tensors of model.safetensors cannot be read .*FileNotFound"):
         read_policy_sizes(PolicySettings(path=str(tmp_path)))
     header = json.dumps({"w": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}).encode()

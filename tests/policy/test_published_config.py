@@ -21,7 +21,7 @@ def session_with(folder: Path, features: str = "embeddings") -> Session:
     [
         ({"type": "smolvla"}, []),
         ({"type": "smolvla_bundled"}, []),
-        ({"type": "act"}, ["a policy of type act, expected smolvla or smolvla_bundled"]),
+        ({}, ["config.json names no type of policy"]),
         ({"type": "smolvla", "max_state_dim": 4}, ["max_state_dim 4, expected at least the contract's 6 joints"]),
         (
             {"type": "smolvla", "empty_cameras": 1, "train_expert_only": False},

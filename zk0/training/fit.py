@@ -13,6 +13,7 @@ import torch
 from zk0.errors import UpdateError
 from zk0.policy.kinds import kind_of
 from zk0.policy.smolvla.action_expert import compiled_layers
+from zk0.policy.unchanged_buffers import unchanged_buffers
 from zk0.records import ClientMetrics
 from zk0.rules.lr_schedules import step_lr
 from zk0.settings.plans import RoundPlan
@@ -50,6 +51,7 @@ def fit(
 
     Raises:
         UpdateError: loss or gradient is not finite, or the batch does not fit into memory; the message names the step.
+        PolicyError: training changed a buffer of the policy.
     """
     started = perf_counter()
     training, device = plan.training, str(policy.config.device)
@@ -70,6 +72,7 @@ def fit(
         _dropout_seeded(policy, seed),
         compiled_layers(backend),
         training_kernels(device, training.deterministic),
+        unchanged_buffers(policy),
         closing(staged_ahead(pieces, optimizer.stage, copies.batches_ahead)) as staged,
     ):
         for step in range(steps):
