@@ -30,7 +30,8 @@ ZK0 = str(Path(sys.executable).with_name("zk0"))
 SCAFFOLD = ("aggregation.strategy=scaffold",)
 INT8 = ("aggregation.strategy=fedavg", "federation.wire=int8", "federation.wire_down=bf16", "federation.compress=true")
 LATE = ", ".join(f'{{name="{n}", dataset="local:DATA/{n}", from_round={1 + (n == "c")}}}' for n in "abc")
-SETTINGS = {"fedavgm": (), "scaffold": SCAFFOLD, "int8": INT8, "late": (f"clients=[{LATE}]",)}
+ACT = ("policy.path=tiny-act", "training.features=off")
+SETTINGS = {"fedavgm": (), "scaffold": SCAFFOLD, "int8": INT8, "late": (f"clients=[{LATE}]",), "act": ACT}
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,7 @@ for _name in ("state without weights", "update cut"):
 for _name in ("update without record",):
     KILLS[f"{_name}, int8"] = replace(KILLS[_name], settings="int8", left="")
 KILLS["before evaluation, late"] = replace(KILLS["before evaluation"], settings="late")
+KILLS["training, act"] = replace(KILLS["training"], settings="act", to_the_end=True)
 BY_DEFAULT += ("update cut, scaffold",)
 
 

@@ -63,7 +63,7 @@ def cached_policy(recipe: PolicyRecipe, cache: Path, device: str, rebuild: bool 
     """
     if device == "cuda":
         _gpu_memory().claim()
-    key = f"{device} {recipe.model_copy(update={'frozen_digest': None}).model_dump_json()}"
+    key = f"{device} {recipe.model_dump_json(exclude={'frozen_digest', 'type'})}"
     if rebuild or key not in _cached:
         _cached.clear()
         policy = build_policy(recipe, cache, device)
