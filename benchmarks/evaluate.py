@@ -61,13 +61,13 @@ def run(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     from zk0.data.episode_reader import EpisodeReader
     from zk0.data.statistics import measure_statistics
     from zk0.evaluation.scores import score_policy
+    from zk0.policy.build import build_policy
     from zk0.policy.processors import make_processors
-    from zk0.policy.smolvla.build import build_policy
     from zk0.records import PolicyRecipe
     from zk0.settings.training_settings import LocalTrainingSettings
+    from zk0.training.cached_examples import CachedExamples
     from zk0.training.cached_policy import open_feature_cache
     from zk0.training.device import pick_device
-    from zk0.training.examples import CachedExamples
     from zk0.training.fit import fit
 
     torch.set_num_threads(arguments.threads)

@@ -144,7 +144,7 @@ def run_variant(arguments: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     from zk0.data.statistics import measure_statistics
-    from zk0.policy.smolvla.build import build_policy
+    from zk0.policy.build import build_policy
     from zk0.records import PolicyRecipe
     from zk0.training.device import pick_device
 
@@ -228,7 +228,7 @@ def train_with_lerobot(
         delta_timestamps=deltas,
         video_backend="pyav" if arguments.decoder == "pyav" else None,
     )
-    pre, _ = make_pre_post_processors(policy.config, dataset_stats=lerobot_statistics(moments))
+    pre, _ = make_pre_post_processors(policy.config, dataset_stats=lerobot_statistics(moments, policy.config))
     preset = policy.config.get_optimizer_preset()
     optimizer = preset.build(policy.get_optim_params())
     accelerator = Accelerator(cpu=not on_gpu, mixed_precision="bf16" if on_gpu else "no")
@@ -262,8 +262,9 @@ def train_with_zk0(
     from zk0.settings.dataset_settings import ContractSettings, DataSettings, SimulatorSettings  # fmt: skip
     from zk0.settings.plans import RoundPlan, SessionTerms  # fmt: skip
     from zk0.settings.training_settings import LocalTrainingSettings, SchedulerSettings  # fmt: skip
+    from zk0.training.cached_examples import CachedExamples
     from zk0.training.cached_policy import open_feature_cache, planned_adapter
-    from zk0.training.examples import CachedExamples, DecodedExamples
+    from zk0.training.decoded_examples import DecodedExamples
     from zk0.training.fit import fit
 
     folder = Path(arguments.folder)

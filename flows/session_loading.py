@@ -52,7 +52,7 @@ def check_session_inputs(session: Session) -> None:
 @lru_cache(maxsize=1)
 def _check_inputs(session_json: str) -> None:
     from zk0.data.check.metadata_check import fault_list, metadata_faults
-    from zk0.policy.published_config import policy_config_faults
+    from zk0.policy.config_faults import policy_config_faults
 
     session = Session.model_validate_json(session_json)
     check_writable(Path(session.output_dir), "output_dir")

@@ -258,7 +258,8 @@ def _round_card(
     groups = setup.groups or (StatisticsGroup.of_all(setup.statistics, session.contract.units),)
     proof = CardProof(Ledger(here.ledger).root_with(history[-1]), digests, setup.recipe.frozen_digest)
     attempts = [rollout for rollout in rollouts if rollout.round is None or rollout.round <= history[-1].round]
-    return model_card(session, setup.members, history, proof, groups, attempts, setup.dataset_notes)
+    notes, policy_type = setup.dataset_notes, setup.recipe.type
+    return model_card(session, setup.members, history, proof, groups, attempts, notes, policy_type)
 
 
 @task(task_run_name="record round {record.round}", cache_policy=NO_CACHE, **DISK_RETRIES)

@@ -30,6 +30,7 @@ def plan(
     """
     with errors_to_exit_codes():
         from flows.session_loading import check_session_inputs, load_session_to_run
+        from zk0.policy.policy_shapes import PolicyShapes
         from zk0.resources.estimate_text import shortage_lines
         from zk0.resources.session_needs import session_needs
         from zk0.resources.suggestions import find_shortages
@@ -38,8 +39,9 @@ def plan(
         _tell("reading the metadata of datasets and policy")
         check_session_inputs(session)
         needs = session_needs(session)
-        speed = _speed(session, needs.shapes, needs.machine, fresh)
-        needs = needs.model_copy(update={"speed": speed})
+        if isinstance(needs.policy, PolicyShapes):
+            speed = _speed(session, needs.policy, needs.machine, fresh)
+            needs = needs.model_copy(update={"speed": speed})
         estimate = needs.estimate()
         if as_json:
             typer.echo(estimate.model_dump_json(indent=2))

@@ -80,8 +80,7 @@ def rollout(
 
 def executed_steps(checkpoint: str) -> int | None:
     """Return n_action_steps of a policy's config.json; None if it has no such number."""
-    from zk0.policy.published_config import read_published_config
-    from zk0.policy.smolvla.build import resolve_policy_path
+    from zk0.policy.published_config import read_published_config, resolve_policy_path
 
     steps = read_published_config(resolve_policy_path(checkpoint)).get("n_action_steps")
     return steps if isinstance(steps, int) and steps > 0 else None

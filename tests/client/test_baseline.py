@@ -180,7 +180,7 @@ def test_batches_have_even_sizes_and_cover_all_frames() -> None:
 def test_the_loss_of_pooled_examples_is_the_mean_over_their_actions(source: SessionFolder, tmp_path: Path) -> None:
     from zk0.client.pooled_examples import PooledExamples
     from zk0.evaluation.global_model import policy_with_weights
-    from zk0.training.batches import draw_noise_and_time
+    from zk0.policy.smolvla.draws import draw_noise_and_time
 
     one = baseline(source, tmp_path / "x")
     last = one.federated[-1]
@@ -188,11 +188,12 @@ def test_the_loss_of_pooled_examples_is_the_mean_over_their_actions(source: Sess
     plan = one._round_plan("a", last.checkpoint, last.decision)
     first, second = parts = [c.training_examples(plan, policy) for c in one.clients.values()]
     pooled, indices = PooledExamples(parts), [26, 3, 30, 40, 28]  # a has 27 frames; 26 and 40 end an episode
-    noise, time = draw_noise_and_time(5, policy, torch.Generator().manual_seed(0))
+    draws = draw_noise_and_time(5, policy, torch.Generator().manual_seed(0))
     squares, counted = 0.0, 0
     for k, index in enumerate(indices):
         part, own = (first, index) if index < 27 else (second, index - 27)
-        squares += float(part.elementwise_losses(policy, [own], noise[k : k + 1], time[k : k + 1]).detach().sum())
+        of_one = {name: drawn[k : k + 1] for name, drawn in draws.items()}
+        squares += float(part.elementwise_losses(policy, [own], of_one).detach().sum())
         counted += int((~part.padding[own]).sum())
     assert pooled.frames == 41
-    assert float(pooled.loss(policy, indices, noise, time)) == pytest.approx(squares / (counted * 6), rel=1e-5)
+    assert float(pooled.loss(policy, indices, draws)) == pytest.approx(squares / (counted * 6), rel=1e-5)

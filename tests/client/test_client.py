@@ -164,7 +164,7 @@ class TestEvaluate:
         from zk0.evaluation.scores import score_policy
         from zk0.policy.processors import make_processors
         from zk0.policy.trainable import install_weights
-        from zk0.training.examples import CachedExamples
+        from zk0.training.cached_examples import CachedExamples
         from zk0.training.feature_cache import FeatureCache
         from zk0.weights.digests import load_weights
 

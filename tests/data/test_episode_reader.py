@@ -156,7 +156,7 @@ def test_chunks_and_padding_are_those_of_lerobot(recordings: dict[str, Path]) ->
     from zk0.data.episode_reader import EpisodeReader, action_chunks, open_lerobot_dataset
 
     chunks, padding = action_chunks(EpisodeReader(recordings["a"]).read([0, 2]), 10)
-    data = open_lerobot_dataset(recordings["a"], [0, 2], "action", 10)
+    data = open_lerobot_dataset(recordings["a"], [0, 2], {"action": range(10)})
     assert len(data) == len(chunks) == 25
     for i in (0, 2, 3, 11, 12, 24):
         item = data[i]

@@ -13,8 +13,9 @@ from safetensors.numpy import load_file, save_file
 
 from zk0.errors import PolicyError, SettingsError
 from zk0.evaluation.choose_statistics import choose_statistics
-from zk0.policy.carried_statistics import PREPROCESSOR_FILE, carried_statistics
+from zk0.policy.carried_statistics import carried_statistics
 from zk0.policy.published_config import BASE_POLICY_FOLDER
+from zk0.policy.stored_statistics import PREPROCESSOR_FILE
 from zk0.records import Moments, PolicyRecipe, Statistics
 from zk0.settings.loading import parse_session
 from zk0.settings.session import Session

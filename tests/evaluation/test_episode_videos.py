@@ -18,7 +18,7 @@ from zk0.records import EpisodeVideo, SetScore, Statistics
 from zk0.settings.dataset_settings import SO101_JOINTS, ClientSettings
 from zk0.settings.plans import EvaluationPlan, RoundPlan, SessionTerms, VideoPlan
 from zk0.storage.results import read_episode_videos
-from zk0.training.examples import CachedExamples
+from zk0.training.cached_examples import CachedExamples
 from zk0.training.feature_cache import FeatureCache
 
 PLAN = VideoPlan(episodes=2, camera_height=96, timestamp=datetime(2026, 1, 2, 3, 4, 5))

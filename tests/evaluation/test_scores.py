@@ -10,11 +10,13 @@ import torch
 
 from zk0.data.episode_reader import EpisodeReader
 from zk0.errors import EvaluationError
-from zk0.evaluation.scores import composite_score, frame_noise, score_policy, stratified_times
+from zk0.evaluation.scores import composite_score, score_policy
 from zk0.policy.processors import make_processors
+from zk0.policy.smolvla.draws import frame_noise, stratified_times
 from zk0.policy.smolvla.frame_features import FeatureKind
 from zk0.records import SetScore, Statistics
-from zk0.training.examples import CachedExamples, DecodedExamples
+from zk0.training.cached_examples import CachedExamples
+from zk0.training.decoded_examples import DecodedExamples
 from zk0.training.feature_cache import FeatureCache
 
 LENGTHS = (13, 12, 17)

@@ -32,11 +32,13 @@ INT8 = ("aggregation.strategy=fedavg", "federation.wire=int8", "federation.wire_
 LATE = ", ".join(f'{{name="{n}", dataset="local:DATA/{n}", from_round={1 + (n == "c")}}}' for n in "abc")
 ALL = ", ".join(f'{{name="{n}", dataset="local:DATA/{n}"}}' for n in "abc")
 BUFFERED = (f"clients=[{ALL}]", "federation.mode=buffered", "buffer.simulated_seconds={a=1, b=2, c=3}")
+ACT = ("policy.path=tiny-act", "training.features=off")
 SETTINGS = {
     "fedavgm": (),
     "scaffold": SCAFFOLD,
     "int8": INT8,
     "late": (f"clients=[{LATE}]",),
+    "act": ACT,
     "buffered": BUFFERED,
     "buffered int8": (*BUFFERED, *INT8),
 }
@@ -123,6 +125,7 @@ KILLS |= {
     "record cut, buffered": replace(KILLS["record cut"], settings="buffered"),
     "between arrivals, int8": Kill(("os.link", r"updates/\.a\.", 1), settings="buffered int8"),
 }
+KILLS["training, act"] = replace(KILLS["training"], settings="act", to_the_end=True)
 BY_DEFAULT += ("update cut, scaffold", "between arrivals")
 
 

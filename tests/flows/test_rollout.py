@@ -35,8 +35,8 @@ def test_options_replace_the_settings_of_the_session() -> None:
 def saved(tmp_path_factory: pytest.TempPathFactory, recordings: dict[str, Path], shared_cache: Path) -> Path:
     """A policy folder that was moved after it was saved."""
     from zk0.data.statistics import measure_statistics
+    from zk0.policy.build import build_policy
     from zk0.policy.save_policy import save_policy
-    from zk0.policy.smolvla.build import build_policy
 
     statistics: Statistics = measure_statistics(recordings["a"], (0, 1))
     recipe = PolicyRecipe(path="tiny", cameras=("overhead", "wrist"), joints=6, seed=1)

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
+from zk0.policy.build import build_policy
 from zk0.policy.published_config import BASE_POLICY_FOLDER
-from zk0.policy.smolvla.build import build_policy
 from zk0.policy.trainable import frozen_digest, trainable_parameters
 from zk0.records import PolicyRecipe
 from zk0.settings.dataset_settings import ContractSettings

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from zk0.errors import CheckpointError, PolicyError
-from zk0.policy.policy_shapes import TINY_SHAPES, read_policy_shapes
+from zk0.policy.policy_shapes import TINY_SHAPES, read_policy_sizes
 from zk0.records import Moments, PolicyRecipe, Statistics
 from zk0.settings.training_settings import PolicySettings
 
@@ -67,7 +67,7 @@ def actions_of(policy: Any, processors: tuple[Any, Any], given: dict[str, np.nda
 
 @pytest.fixture(scope="module")
 def tiny(shared_cache: Path) -> Any:
-    from zk0.policy.smolvla.build import build_policy
+    from zk0.policy.build import build_policy
 
     return build_policy(recipe(), shared_cache)
 
@@ -95,22 +95,22 @@ def test_a_saved_policy_declares_the_steps_that_are_executed(
 
 
 def test_its_sizes_are_known_without_building_it(saved: Path, tiny: Any) -> None:
-    assert read_policy_shapes(PolicySettings(path=str(saved))) == TINY_SHAPES
+    assert read_policy_sizes(PolicySettings(path=str(saved))) == TINY_SHAPES
     assert TINY_SHAPES.parameters == sum(p.numel() for p in tiny.parameters())
     assert TINY_SHAPES.trainable == sum(p.numel() for p in tiny.parameters() if p.requires_grad)
 
 
 def test_a_folder_without_a_device_loads_without_a_warning(saved: Path, caplog: pytest.LogCaptureFixture) -> None:
-    from zk0.policy.smolvla.build import load_policy_config
+    from zk0.policy.load_files import read_policy_config
 
     assert json.loads((saved / "config.json").read_text())["device"] is None
-    assert load_policy_config(str(saved)).device == "cpu"
+    assert read_policy_config(str(saved)).device == "cpu"
     assert caplog.records == []
 
 
 class TestTiny:
     def test_the_seed_decides_every_weight(self, tiny: Any, shared_cache: Path) -> None:
-        from zk0.policy.smolvla.build import build_policy
+        from zk0.policy.build import build_policy
 
         again, other = build_policy(recipe(), shared_cache), build_policy(recipe(seed=2), shared_cache)
         first = tiny.state_dict()
@@ -120,7 +120,7 @@ class TestTiny:
     def test_building_leaves_the_random_state_alone(self, shared_cache: Path) -> None:
         import random
 
-        from zk0.policy.smolvla.build import build_policy
+        from zk0.policy.build import build_policy
 
         torch.manual_seed(5)
         np.random.seed(5)
@@ -149,7 +149,7 @@ class TestTiny:
 
     def test_a_bf16_expert_becomes_fp32(self, saved: Path, shared_cache: Path, tmp_path: Path) -> None:
         """LeRobot loads the expert in bf16 with load_vlm_weights; at lr 1e-5 bf16 weights hardly change."""
-        from zk0.policy.smolvla.build import build_policy
+        from zk0.policy.build import build_policy
         from zk0.policy.trainable import trainable_parameters
 
         folder = Path(shutil.copytree(saved, tmp_path / "policy"))
@@ -190,7 +190,7 @@ class TestWeights:
         assert all((value == before[name]).all() for name, value in trainable_weights(tiny).items())
 
     def test_the_frozen_digest_covers_frozen_weights_only(self, shared_cache: Path) -> None:
-        from zk0.policy.smolvla.build import build_policy
+        from zk0.policy.build import build_policy
         from zk0.policy.trainable import frozen_digest, trainable_parameters
 
         policy = build_policy(recipe(), shared_cache)
@@ -270,9 +270,9 @@ class TestSaved:
         assert (tmp_path / "new/model.safetensors").read_bytes() == (saved / "model.safetensors").read_bytes()
 
     def test_a_saved_policy_can_be_built_again(self, tiny: Any, saved: Path, shared_cache: Path) -> None:
+        from zk0.policy.build import build_policy
         from zk0.policy.processors import make_processors
         from zk0.policy.save_policy import save_policy
-        from zk0.policy.smolvla.build import build_policy
         from zk0.policy.trainable import frozen_digest, trainable_weights
 
         policy = build_policy(recipe(path=str(saved), seed=77), shared_cache)
@@ -348,7 +348,7 @@ UNUSABLE = {
 
 @pytest.mark.parametrize("case", UNUSABLE)
 def test_an_unusable_policy_is_rejected(case: str, saved: Path, shared_cache: Path, tmp_path: Path) -> None:
-    from zk0.policy.smolvla.build import build_policy
+    from zk0.policy.build import build_policy
 
     damage, message = UNUSABLE[case]
     folder = Path(shutil.copytree(saved, tmp_path / "policy"))
@@ -359,7 +359,7 @@ def test_an_unusable_policy_is_rejected(case: str, saved: Path, shared_cache: Pa
 
 
 def test_a_policy_that_does_not_exist_is_rejected(shared_cache: Path, tmp_path: Path) -> None:
-    from zk0.policy.smolvla.build import build_policy
+    from zk0.policy.build import build_policy
 
     for path in (str(tmp_path / "nothing"), "no-user/no-policy"):
         with pytest.raises(PolicyError, match=f"{path}: cannot be loaded"):
@@ -379,19 +379,36 @@ class TestProcessors:
         assert post(batch["action"])[0, 0].numpy() == pytest.approx(action, rel=1e-5)
 
     @pytest.mark.parametrize("kind", ["STATE", "ACTION"])
-    @pytest.mark.parametrize("mode", ["IDENTITY", "MIN_MAX"])
+    @pytest.mark.parametrize("mode", ["IDENTITY", "QUANTILES"])
     def test_a_policy_that_skips_or_changes_normalization_is_rejected(
         self, saved: Path, shared_cache: Path, tmp_path: Path, kind: str, mode: str
     ) -> None:
+        from zk0.policy.build import build_policy
         from zk0.policy.processors import make_processors
-        from zk0.policy.smolvla.build import build_policy
 
         folder = Path(shutil.copytree(saved, tmp_path / "policy"))
         mapping = {"VISUAL": "IDENTITY", "STATE": "MEAN_STD", "ACTION": "MEAN_STD", kind: mode}
         change_config(normalization_mapping=mapping)(folder)
         policy = build_policy(recipe(path=str(folder)), shared_cache)
-        with pytest.raises(PolicyError, match=r"does not normalize .*MEAN_STD"):
+        with pytest.raises(PolicyError, match=rf"normalizes {kind} by {mode}; expected MEAN_STD or MIN_MAX"):
             make_processors(policy, statistics_of())
+
+    def test_actions_may_be_normalized_by_their_range(self, saved: Path, shared_cache: Path, tmp_path: Path) -> None:
+        from zk0.policy.build import build_policy
+        from zk0.policy.processors import action_scale, make_processors
+
+        folder = Path(shutil.copytree(saved, tmp_path / "policy"))
+        mapping = {"VISUAL": "IDENTITY", "STATE": "MEAN_STD", "ACTION": "MIN_MAX"}
+        change_config(normalization_mapping=mapping)(folder)
+        policy, found = build_policy(recipe(path=str(folder)), shared_cache), statistics_of()
+        _, post = make_processors(policy, found)
+        scale, given = action_scale(policy, found), torch.tensor([[-1.0, -0.5, 0.0, 0.25, 0.5, 1.0]])
+        restored = scale.restore(given.double().numpy())[0]
+        assert restored == pytest.approx(post(given)[0].numpy(), rel=1e-5)
+        assert (restored[0], restored[5]) == (found.action.min[0], found.action.max[5])
+        still = found.action.model_copy(update={"min": found.action.max})
+        with pytest.raises(PolicyError, match="joint 0 of the datasets never moves"):
+            make_processors(policy, found.model_copy(update={"action": still}))
 
     def test_a_joint_that_never_moves_is_accepted(self, tiny: Any) -> None:
         from zk0.policy.processors import make_processors

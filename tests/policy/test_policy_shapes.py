@@ -8,7 +8,7 @@ import pytest
 from full_policy_tensors import CONFIG, full_policy_tensors
 
 from zk0.errors import HubUnavailable, PolicyError
-from zk0.policy.policy_shapes import PolicyShapes, read_policy_shapes, shapes_of_tensors
+from zk0.policy.policy_shapes import PolicyShapes, read_policy_sizes, shapes_of_tensors
 from zk0.policy.published_config import BASE_POLICY_FOLDER
 from zk0.policy.stored_tensors import read_stored_tensors
 from zk0.settings.training_settings import PolicySettings
@@ -37,7 +37,7 @@ def test_features_of_a_frame_have_their_known_sizes(full: PolicyShapes) -> None:
 
 
 def test_the_base_policy_is_read_from_its_folder() -> None:
-    found = read_policy_shapes(PolicySettings(path="base"))
+    found = read_policy_sizes(PolicySettings(path="base"))
     stored = read_stored_tensors(str(BASE_POLICY_FOLDER)).values()
     assert found.saved_bytes == sum(one.stored_bytes for one in stored)
     assert (BASE_POLICY_FOLDER / "model.safetensors").stat().st_size - found.saved_bytes < 50_000
@@ -45,17 +45,17 @@ def test_the_base_policy_is_read_from_its_folder() -> None:
 
 
 def test_a_folder_without_tensors_of_a_policy_is_rejected(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "config.json").write_text('{"type": "smolvla"}')
     with pytest.raises(PolicyError, match=r"list of tensors of model.safetensors cannot be read .*FileNotFound"):
-        read_policy_shapes(PolicySettings(path=str(tmp_path)))
+        read_policy_sizes(PolicySettings(path=str(tmp_path)))
     header = json.dumps({"w": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}).encode()
     (tmp_path / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
     assert read_stored_tensors(str(tmp_path))["w"].stored_bytes == 8
     with pytest.raises(PolicyError, match=r"not the tensors of a SmolVLA policy \(KeyError"):
-        read_policy_shapes(PolicySettings(path=str(tmp_path)))
+        read_policy_sizes(PolicySettings(path=str(tmp_path)))
     (tmp_path / "model.safetensors").write_bytes(b"\xff" * 8 + header)
     with pytest.raises(PolicyError, match="bytes of header, expected at most"):
-        read_policy_shapes(PolicySettings(path=str(tmp_path)))
+        read_policy_sizes(PolicySettings(path=str(tmp_path)))
 
 
 def test_a_hub_that_cannot_be_reached_is_an_outage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

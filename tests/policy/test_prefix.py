@@ -18,7 +18,7 @@ MOMENTS = Moments(count=9, mean=(10.0,) * 6, std=(20.0,) * 6, min=(-90.0,) * 6, 
 
 @pytest.fixture
 def policy(shared_cache: Path) -> Any:
-    from zk0.policy.smolvla.build import build_policy
+    from zk0.policy.build import build_policy
 
     return build_policy(RECIPE, shared_cache)
 
@@ -98,23 +98,25 @@ def test_loss_and_every_gradient_are_those_of_the_policy(
 
 @pytest.mark.parametrize("every", [0, 1, 2, 3], ids=lambda n: f"self-attention every {n}")
 def test_every_pattern_of_attention(shared_cache: Path, every: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    import zk0.policy.smolvla.build as module
+    import zk0.policy.smolvla.build_smolvla as module
+    from zk0.policy.build import build_policy
     from zk0.policy.smolvla.tiny_geometry import tiny_config
 
     monkeypatch.setattr(module, "tiny_config", lambda: tiny_config() | {"self_attn_every_n_layers": every})
-    loss, gradient = compare(module.build_policy(RECIPE, shared_cache), TASKS)
+    loss, gradient = compare(build_policy(RECIPE, shared_cache), TASKS)
     assert loss <= 1e-6
     assert gradient <= 2e-6
 
 
 def test_fewer_expert_layers_than_language_layers(shared_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import zk0.policy.smolvla.build as module
+    import zk0.policy.smolvla.build_smolvla as module
+    from zk0.policy.build import build_policy
     from zk0.policy.smolvla.tiny_geometry import tiny_config
 
     monkeypatch.setattr(
         module, "tiny_config", lambda: tiny_config() | {"num_expert_layers": 2, "self_attn_every_n_layers": 0}
     )
-    loss, gradient = compare(module.build_policy(RECIPE, shared_cache), TASKS)
+    loss, gradient = compare(build_policy(RECIPE, shared_cache), TASKS)
     assert loss <= 1e-6
     assert gradient <= 2e-6
 

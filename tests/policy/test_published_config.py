@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from zk0.policy.published_config import policy_config_faults
+from zk0.policy.config_faults import policy_config_faults
 from zk0.settings.loading import parse_session
 from zk0.settings.session import Session
 
@@ -21,7 +21,7 @@ def session_with(folder: Path, features: str = "embeddings") -> Session:
     [
         ({"type": "smolvla"}, []),
         ({"type": "smolvla_bundled"}, []),
-        ({"type": "act"}, ["a policy of type act, expected smolvla or smolvla_bundled"]),
+        ({}, ["config.json names no type of policy"]),
         ({"type": "smolvla", "max_state_dim": 4}, ["max_state_dim 4, expected at least the contract's 6 joints"]),
         (
             {"type": "smolvla", "empty_cameras": 1, "train_expert_only": False},

@@ -53,7 +53,7 @@ def base(request: pytest.FixtureRequest, vlm: Path, tmp_path_factory: pytest.Tem
 
 
 def built(path: Path) -> Any:
-    from zk0.policy.smolvla.build import build_policy
+    from zk0.policy.build import build_policy
 
     return build_policy(PolicyRecipe(path=str(path), cameras=("wrist",), joints=6, seed=1), path)
 

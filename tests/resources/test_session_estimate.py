@@ -53,7 +53,7 @@ def needs_of(
     shapes: PolicyShapes, machine: HostCapacity = LAPTOP, speed: Speed | None = None, **changes: Any
 ) -> SessionNeeds:
     session = load_session(SO100, changes)
-    return SessionNeeds(session=session, sizes=sizes_of(session), shapes=shapes, machine=machine, speed=speed)
+    return SessionNeeds(session=session, sizes=sizes_of(session), policy=shapes, machine=machine, speed=speed)
 
 
 def test_operations_are_those_that_were_counted(full: PolicyShapes) -> None:
@@ -185,7 +185,7 @@ def test_traffic_is_that_of_nodes(full: PolicyShapes) -> None:
     session = load_session(
         SO100.parent / "federation.toml", {"federation.nodes": ["a", "b", "c"], "rounds": 2, "policy.path": "tiny"}
     )
-    needs = SessionNeeds(session=session, sizes=(), shapes=full, machine=LAPTOP, speed=None)
+    needs = SessionNeeds(session=session, sizes=(), policy=full, machine=LAPTOP, speed=None)
     traffic = {one.stage: one.traffic_bytes for one in needs.estimate().stages}
     assert traffic["training"] == pytest.approx(2 * 3 * 2 * 399_523_968, rel=1e-3)
     assert traffic["evaluation"] == pytest.approx(3 * 3 * 399_523_968, rel=1e-3)

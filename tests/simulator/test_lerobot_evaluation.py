@@ -52,8 +52,8 @@ def test_the_environment_is_the_simulated_arm() -> None:
 def saved(tmp_path_factory: pytest.TempPathFactory, recordings: dict[str, Path], shared_cache: Path) -> Path:
     """A tiny policy's folder."""
     from zk0.data.statistics import measure_statistics
+    from zk0.policy.build import build_policy
     from zk0.policy.save_policy import save_policy
-    from zk0.policy.smolvla.build import build_policy
     from zk0.records import PolicyRecipe
 
     policy: Any = build_policy(PolicyRecipe(path="tiny", cameras=("overhead", "wrist"), joints=6, seed=1), shared_cache)

@@ -104,7 +104,7 @@ def test_wrong_use_is_refused(tmp_path: Path) -> None:
 @pytest.mark.timeout(900)
 def test_the_command_lerobot_rollout(tmp_path: Path) -> None:
     """The policy `base` by its folder, from another directory: each attempt of one action is logged."""
-    from zk0.policy.smolvla.build import BASE_POLICY_FOLDER
+    from zk0.policy.published_config import BASE_POLICY_FOLDER
 
     command = [str(Path(sys.executable).with_name("lerobot-rollout")), f"--policy.path={BASE_POLICY_FOLDER}"]
     command += ["--device=cpu", "--robot.type=so101_simulated", "--robot.task=lift-green", "--robot.max_steps=1"]

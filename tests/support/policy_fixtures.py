@@ -35,7 +35,7 @@ def statistics(recordings: dict[str, Path]) -> Statistics:
 @pytest.fixture
 def policy(recipe: PolicyRecipe, shared_cache: Path) -> Any:
     """A tiny policy that the test may change."""
-    from zk0.policy.smolvla.build import build_policy
+    from zk0.policy.build import build_policy
 
     return build_policy(recipe, shared_cache)
 
@@ -43,7 +43,7 @@ def policy(recipe: PolicyRecipe, shared_cache: Path) -> Any:
 @pytest.fixture(scope="session")
 def start(recipe: PolicyRecipe, shared_cache: Path) -> tuple[Path, str]:
     """Global weights of round 0: path and digest."""
-    from zk0.policy.smolvla.build import build_policy
+    from zk0.policy.build import build_policy
     from zk0.policy.trainable import trainable_weights
     from zk0.weights.writer import save_weights
 
@@ -75,13 +75,13 @@ def full_base(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     from lerobot.policies.smolvla.configuration_smolvla import SmolVLAConfig
     from lerobot.policies.smolvla.modeling_smolvla import SmolVLAPolicy
 
-    from zk0.policy.smolvla.build import _features
+    from zk0.policy.load_files import contract_features
 
     vlm = real_data.parent / "models" / "SmolVLM2-500M-Video-Instruct"
     if not vlm.is_dir():
         pytest.skip(f"no configuration of the full vision-language model at {vlm}")
     cameras = ("camera1", "camera2", "camera3")
-    inputs, outputs = _features(PolicyRecipe(path="base", cameras=cameras, joints=6, seed=1), (256, 256))
+    inputs, outputs = contract_features(PolicyRecipe(path="base", cameras=cameras, joints=6, seed=1), (256, 256))
     config = SmolVLAConfig(
         device="cpu", vlm_model_name=str(vlm), input_features=inputs, output_features=outputs, push_to_hub=False
     )
@@ -94,7 +94,7 @@ def full_base(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 @pytest.fixture(scope="session")
 def full(full_base: Path) -> Any:
     """The 450M policy with random weights, built from that folder."""
-    from zk0.policy.smolvla.build import build_policy
+    from zk0.policy.build import build_policy
 
     recipe = PolicyRecipe(path=str(full_base), cameras=("overhead", "wrist"), joints=6, seed=1)
     return build_policy(recipe, full_base.parent)

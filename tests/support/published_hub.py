@@ -125,7 +125,7 @@ LOADING: dict[str, Any] = {"load_vlm_weights": True}
 
 def publish_base_policy(hub: Hub, folder: Path, cache: Path) -> None:
     """Publish a tiny policy as lerobot/smolvla_base, and its tokenizer and configuration as SmolVLM2."""
-    from zk0.policy.smolvla.build import build_policy
+    from zk0.policy.build import build_policy
     from zk0.policy.smolvla.tiny_geometry import write_tiny_vlm
     from zk0.records import PolicyRecipe
 

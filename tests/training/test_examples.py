@@ -9,10 +9,11 @@ import torch
 
 from zk0.data.episode_reader import EpisodeReader
 from zk0.policy.processors import make_processors
+from zk0.policy.smolvla.draws import draw_noise_and_time
 from zk0.policy.smolvla.frame_features import FeatureKind
 from zk0.records import Statistics
-from zk0.training.batches import draw_noise_and_time
-from zk0.training.examples import CachedExamples, DecodedExamples
+from zk0.training.cached_examples import CachedExamples
+from zk0.training.decoded_examples import DecodedExamples
 from zk0.training.feature_cache import FeatureCache
 
 CONTRACT = {
@@ -95,8 +96,8 @@ def test_both_give_the_same_loss(
     assert decoded.action_counts.tolist() == cached.action_counts.tolist()
     generator = torch.Generator().manual_seed(1)
     for indices in ([0, 13, 5, 23, 10], [11], list(range(24))):
-        noise, time = draw_noise_and_time(len(indices), policy, generator)
-        found, expected = (e.loss(policy, indices, noise, time) for e in (cached, decoded))
+        draws = draw_noise_and_time(len(indices), policy, generator)
+        found, expected = (e.loss(policy, indices, draws) for e in (cached, decoded))
         assert found.item() == pytest.approx(expected.item(), rel=1e-6)
         assert worst_gradient(policy, found, expected) <= 2e-6
 
@@ -108,8 +109,8 @@ def test_features_of_a_bf16_language_model_agree_to_its_rounding(
     losses = {}
     for kind in ("embeddings", "kv"):
         cached, decoded = both(policy, statistics, *sets["videos"], tmp_path / kind, kind)
-        noise, time = draw_noise_and_time(24, policy, torch.Generator().manual_seed(1))
-        found, expected = (e.loss(policy, range(24), noise, time) for e in (cached, decoded))
+        draws = draw_noise_and_time(24, policy, torch.Generator().manual_seed(1))
+        found, expected = (e.loss(policy, range(24), draws) for e in (cached, decoded))
         assert found.item() == pytest.approx(expected.item(), rel=2e-3)
         assert worst_gradient(policy, found, expected) <= 2e-2
         losses[kind] = found.item()
@@ -122,8 +123,8 @@ def test_names_and_storage_do_not_change_the_numbers(
     losses = {}
     for name, (root, rename) in sets.items():
         cached, _ = both(policy, statistics, root, rename, tmp_path)
-        noise, time = draw_noise_and_time(24, policy, torch.Generator().manual_seed(1))
-        losses[name] = cached.loss(policy, range(24), noise, time).item()
+        draws = draw_noise_and_time(24, policy, torch.Generator().manual_seed(1))
+        losses[name] = cached.loss(policy, range(24), draws).item()
     assert losses["videos"] == losses["videos, renamed"]
     assert losses["images"] == losses["images, renamed"]
     assert losses["images"] == pytest.approx(losses["videos"], rel=0.05)
@@ -140,14 +141,13 @@ def test_episodes_in_one_image_file_are_kept_apart(
 def test_padded_steps_do_not_count(sets: dict, policy: Any, statistics: Statistics, tmp_path: Path) -> None:
     """The last frame of an episode has one action that is not padding: only its error is in the loss."""
     cached, _ = both(policy, statistics, *sets["videos"], tmp_path)
-    noise, time = draw_noise_and_time(1, policy, torch.Generator().manual_seed(1))
-    losses = cached.elementwise_losses(policy, [11], noise, time)
+    draws = draw_noise_and_time(1, policy, torch.Generator().manual_seed(1))
+    losses = cached.elementwise_losses(policy, [11], draws)
     assert losses.shape == (1, 10, 6)
     assert (losses[0, 1:] == 0).all()
-    assert cached.loss(policy, [11], noise, time).item() == pytest.approx(losses[0, 0].mean().item(), rel=1e-6)
-    changed = noise.clone()
+    assert cached.loss(policy, [11], draws).item() == pytest.approx(losses[0, 0].mean().item(), rel=1e-6)
     cached.actions[11, 1:] += 5
-    moved = cached.loss(policy, [11], changed, time)
+    moved = cached.loss(policy, [11], draws)
     assert moved.item() != 0
 
 

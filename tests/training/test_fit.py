@@ -310,13 +310,14 @@ class TestPieces:
         self, policy: Any, client: Any, plan: Callable[..., RoundPlan], features: str, pieces: int
     ) -> None:
         """Frames at an episode's end count fewer actions, so the mean of the pieces' means would be wrong."""
-        from zk0.training.batches import Batch, draw_noise_and_time
+        from zk0.policy.smolvla.draws import draw_noise_and_time
+        from zk0.training.batches import Batch
         from zk0.training.local_optimizer import LocalOptimizer
 
         examples = client.training_examples(plan({"features": features}), policy)
         optimizer = LocalOptimizer(policy, examples, plan({"features": features}), None)
         indices = [11, 10, 0, 26, 25, 24, 5, 23]
-        batch = Batch(indices, *draw_noise_and_time(8, policy, torch.Generator().manual_seed(1)))
+        batch = Batch(indices, draw_noise_and_time(8, policy, torch.Generator().manual_seed(1)))
         found = []
         for count in (1, pieces):
             policy.zero_grad(set_to_none=True)
@@ -348,10 +349,10 @@ class _LargeExamples:
         self._examples = examples
         self._values = frame_bytes // 4
 
-    def loss(self, policy: Any, indices: Any, noise: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
+    def loss(self, policy: Any, indices: Any, draws: Any) -> torch.Tensor:
         block = torch.empty(len(indices), self._values)
         block[0, 0] = 0
-        return self._examples.loss(policy, indices, noise, time) + block[0, 0]
+        return self._examples.loss(policy, indices, draws) + block[0, 0]
 
 
 class TestOutOfMemory:
@@ -413,9 +414,9 @@ class TestOutOfMemory:
         class Counting(_LargeExamples):
             sizes: list[int]
 
-            def loss(self, policy: Any, indices: Any, noise: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
+            def loss(self, policy: Any, indices: Any, draws: Any) -> torch.Tensor:
                 self.sizes.append(len(indices))
-                return super().loss(policy, indices, noise, time)
+                return super().loss(policy, indices, draws)
 
         large, found = Counting(client.training_examples(plan(), policy)), []
         weights = load_weights(start[0])
@@ -446,7 +447,7 @@ class TestOutOfMemory:
 
     def test_other_errors_are_not_out_of_memory(self, policy: Any, plan: Callable[..., RoundPlan]) -> None:
         class Wrong(_LargeExamples):
-            def loss(self, policy: Any, indices: Any, noise: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
+            def loss(self, policy: Any, indices: Any, draws: Any) -> torch.Tensor:
                 return torch.ones(2, 3) @ torch.ones(2, 3)
 
         with pytest.raises(RuntimeError, match="cannot be multiplied"):

@@ -9,11 +9,12 @@ import torch
 
 from zk0.data.episode_reader import EpisodeReader
 from zk0.policy.processors import make_processors
+from zk0.policy.smolvla.draws import draw_noise_and_time
 from zk0.policy.smolvla.frame_features import FeatureKind
 from zk0.policy.trainable import trainable_parameters
 from zk0.records import Statistics
-from zk0.training.batches import draw_noise_and_time
-from zk0.training.examples import CachedExamples, DecodedExamples
+from zk0.training.cached_examples import CachedExamples
+from zk0.training.decoded_examples import DecodedExamples
 from zk0.training.feature_cache import FeatureCache
 
 CAMERAS = ("overhead", "wrist")
@@ -46,9 +47,9 @@ def test_loss_and_every_gradient(
     assert sum(p.numel() for p in full.parameters()) == 450_046_176
     statistics = measure_statistics(short, (0,))
     pre, _ = make_processors(full, Statistics(state=statistics.state, action=statistics.action))
-    noise, time = draw_noise_and_time(2, full, torch.Generator().manual_seed(1))
+    draws = draw_noise_and_time(2, full, torch.Generator().manual_seed(1))
     full.train()
-    expected = DecodedExamples(short, (0,), full, pre, {}).loss(full, [0, 3], noise, time)
+    expected = DecodedExamples(short, (0,), full, pre, {}).loss(full, [0, 3], draws)
     expected_gradients = gradients(full, expected)
     bytes_each: dict[FeatureKind, int] = {"embeddings": 2 * 64 * 960, "kv": 16 * 2 * (128 + 7) * 320}
     limits = (1e-6, 1e-6) if dtype == torch.float32 else (1e-4, 1e-3)
@@ -56,7 +57,7 @@ def test_loss_and_every_gradient(
         cache = FeatureCache(tmp_path, full, CAMERAS, kind)
         cached = CachedExamples(EpisodeReader(short), (0,), full, pre, cache)
         assert cached._features[0][0].nbytes == numbers * dtype.itemsize
-        loss = cached.loss(full, [0, 3], noise, time)
+        loss = cached.loss(full, [0, 3], draws)
         found = gradients(full, loss)
         whole = relative(*(torch.cat([g.flatten() for g in each.values()]) for each in (found, expected_gradients)))
         worst = max(relative(found[n], expected_gradients[n]) for n in expected_gradients)

@@ -34,8 +34,9 @@ def plain_peft(policy: Any, client: Any, plan: RoundPlan) -> Any:
     from peft import LoraConfig, get_peft_model
 
     from zk0.policy.processors import make_processors
-    from zk0.training.batches import draw_noise_and_time, shuffled_batches
-    from zk0.training.examples import DecodedExamples
+    from zk0.policy.smolvla.draws import draw_noise_and_time
+    from zk0.training.batches import shuffled_batches
+    from zk0.training.decoded_examples import DecodedExamples
 
     training = plan.training
     torch.manual_seed(round_seed(42, 1, "adapters"))
@@ -54,7 +55,7 @@ def plain_peft(policy: Any, client: Any, plan: RoundPlan) -> Any:
         indices = next(batches)
         optimizer.param_groups[0]["lr"] = 5e-7 + (1e-3 - 5e-7) * (1 + np.cos(np.pi * step / 3)) / 2
         optimizer.zero_grad()
-        torch.autograd.backward(examples.loss(policy, indices, *draw_noise_and_time(len(indices), policy, generator)))
+        torch.autograd.backward(examples.loss(policy, indices, draw_noise_and_time(len(indices), policy, generator)))
         torch.nn.utils.clip_grad_norm_(weights, 10.0)
         optimizer.step()
     return lora_policy.eval()
@@ -97,9 +98,9 @@ def test_a_merged_checkpoint_loads_in_plain_lerobot(
     from zk0.aggregation.aggregate import aggregate
     from zk0.policy.processors import make_processors
     from zk0.policy.save_policy import save_policy
+    from zk0.policy.smolvla.draws import draw_noise_and_time
     from zk0.policy.trainable import install_weights
-    from zk0.training.batches import draw_noise_and_time
-    from zk0.training.examples import DecodedExamples
+    from zk0.training.decoded_examples import DecodedExamples
 
     round_plan = plan(LORA | {"features": "off"})
     update = client.train(round_plan, start[0])
@@ -114,8 +115,8 @@ def test_a_merged_checkpoint_loads_in_plain_lerobot(
     examples = DecodedExamples(client.root, (0, 1), policy, pre, {})
     drawn = draw_noise_and_time(4, policy, torch.Generator().manual_seed(3))
     with torch.no_grad():
-        expected = examples.loss(lora_policy.base_model.model, [0, 5, 9, 20], *drawn)
-        found = examples.loss(loaded.eval(), [0, 5, 9, 20], *drawn)
+        expected = examples.loss(lora_policy.base_model.model, [0, 5, 9, 20], drawn)
+        found = examples.loss(loaded.eval(), [0, 5, 9, 20], drawn)
     assert found.item() == pytest.approx(expected.item(), rel=1e-5)
 
 

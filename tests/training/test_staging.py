@@ -232,8 +232,8 @@ class TestCopies:
             "states": (8, 6),
             "actions": (8, 10, 6),
             "padding": (8, 10),
-            "flow_matching_noise": (8, 10, 32),
-            "flow_matching_time": (8,),
+            "drawn.noise": (8, 10, 32),
+            "drawn.time": (8,),
         }
         assert {part.device.type for part in copied.values()} == {"meta"}
         assert seen.between_devices == [("aten._to_copy", part.nbytes) for part in copied.values()]
@@ -249,9 +249,9 @@ class TestCopies:
         with FakeTensorMode(), torch.no_grad():
             move_to_fake_gpu(policy)
             parts = {n: fake_gpu(v) if isinstance(v, torch.Tensor) else v for n, v in host.items()}
-            noise, time = torch.empty(3, 10, 32, device="cuda"), torch.empty(3, device="cuda")
+            draws = {"noise": torch.empty(3, 10, 32, device="cuda"), "time": torch.empty(3, device="cuda")}
             with Operations() as seen:
-                loss = frames.staged_loss(policy, parts, noise, time)
+                loss = frames.staged_loss(policy, parts, draws)
         assert loss.device.type == "cuda"
         assert loss.shape == ()
         assert len(seen.names) > 300
@@ -264,7 +264,7 @@ class TestOnAGpu:
     def test_compiled_layers_agree_up_to_rounding(
         self, recipe: Any, examples: Any, start: tuple, plan: Callable[..., RoundPlan], shared_cache: Path
     ) -> None:
-        from zk0.policy.smolvla.build import build_policy
+        from zk0.policy.build import build_policy
 
         policy = build_policy(recipe, shared_cache, "cuda")
         settings = {"local_steps": 4, "device": "cuda", "amp": False, "features": "kv"}
@@ -286,7 +286,7 @@ class TestOnAGpu:
         features: str,
         shared_cache: Path,
     ) -> None:
-        from zk0.policy.smolvla.build import build_policy
+        from zk0.policy.build import build_policy
 
         chosen = plan({"features": features, "local_steps": 6, "deterministic": True, "device": "cuda"}, mu=0.5)
         policy = build_policy(recipe, shared_cache, "cuda")

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from zk0.policy.policy_kind import Draws
 from zk0.training.examples import Examples
 
 
@@ -22,7 +23,7 @@ class PooledExamples:
         self.frames = sum(part.frames for part in parts)
         self.action_counts = np.concatenate([part.action_counts for part in parts])
 
-    def loss(self, policy: Any, indices: Sequence[int], noise: Tensor, time: Tensor) -> Tensor:
+    def loss(self, policy: Any, indices: Sequence[int], draws: Draws) -> Tensor:
         """As `Examples.loss`: the parts' losses, each weighted by its share of the batch's unpadded actions."""
         losses, first = [], 0
         batch_count = max(1, int(self.action_counts[list(indices)].sum()))
@@ -31,6 +32,6 @@ class PooledExamples:
             own = [indices[k] - first for k in rows]
             if own:
                 share = int(part.action_counts[own].sum()) / batch_count
-                losses.append(part.loss(policy, own, noise[rows], time[rows]) * share)
+                losses.append(part.loss(policy, own, {n: drawn[rows] for n, drawn in draws.items()}) * share)
             first += part.frames
         return torch.stack(losses).sum()

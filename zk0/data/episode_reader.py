@@ -116,7 +116,7 @@ class EpisodeReader:
         Raises:
             DatasetError: there is no such camera, or a frame cannot be decoded; names video and episode.
         """
-        key = self._key(camera)
+        key = self.stored_key(camera)
         if key in self._info.image_keys:
             return stack_pieces(self._stored_images(episode, key, every))
         return self._decoded(episode, key, every)
@@ -126,7 +126,7 @@ class EpisodeReader:
 
         Start and end are seconds of a video; of images in parquet they are rows of the dataset.
         """
-        key, entry = self._key(camera), self._entries[episode.index]
+        key, entry = self.stored_key(camera), self._entries[episode.index]
         if key in self._info.image_keys:
             first = float(entry.from_index or 0)
             return self.root / entry.data_file, first, first + entry.length
@@ -139,14 +139,27 @@ class EpisodeReader:
         Raises:
             DatasetError: there is no such camera, or its shape is not declared.
         """
-        key = self._key(camera)
+        key = self.stored_key(camera)
         shape = self._info.features[key].shape
         if len(shape) != 3:
             raise DatasetError(f"{self.root}: {key} has the shape {list(shape)}, expected height, width and channels")
         height, width = shape[1:] if shape[0] == 3 else shape[:2]
         return height, width
 
-    def _key(self, camera: str) -> str:
+    def has_key(self, key: str) -> bool:
+        """Whether the dataset has a camera with this feature key of the contract."""
+        return self._stored_keys.get(key, key) in self._info.cameras
+
+    def has_video(self, camera: str) -> bool:
+        """Whether the frames of a camera are in videos; otherwise they are images in parquet."""
+        return self.stored_key(camera) not in self._info.image_keys
+
+    def stored_key(self, camera: str) -> str:
+        """Return the feature key of a camera in the dataset.
+
+        Raises:
+            DatasetError: there is no such camera.
+        """
         key = self._stored_keys.get(f"{CAMERA_PREFIX}{camera}", f"{CAMERA_PREFIX}{camera}")
         if key not in self._info.cameras:
             raise DatasetError(f"{self.root}: no camera {key}; it has {', '.join(self._info.cameras) or 'none'}")
@@ -171,8 +184,15 @@ class EpisodeReader:
             yield data[index][key].mul(255).round().clamp(0, 255).byte().numpy()
 
 
-def open_lerobot_dataset(root: Path, episodes: Sequence[int], action_key: str, chunk_size: int) -> Any:
-    """Open some episodes as a LeRobotDataset; each item has a chunk of actions and its padding mask."""
+def open_lerobot_dataset(root: Path, episodes: Sequence[int], offsets: Mapping[str, Sequence[int]]) -> Any:
+    """Open some episodes as a LeRobotDataset.
+
+    Args:
+        root: the dataset's folder.
+        episodes: their indices.
+        offsets: frames, relative to an item's own, by stored feature key: of these features an item has an axis of time
+            and a padding mask.
+    """
     from lerobot.datasets import LeRobotDataset, LeRobotDatasetMetadata
 
     meta = LeRobotDatasetMetadata(f"local/{root.name}", root=root)
@@ -180,7 +200,7 @@ def open_lerobot_dataset(root: Path, episodes: Sequence[int], action_key: str, c
         meta.repo_id,
         root=root,
         episodes=list(episodes),
-        delta_timestamps={action_key: [i / meta.fps for i in range(chunk_size)]},
+        delta_timestamps={key: [i / meta.fps for i in frames] for key, frames in offsets.items()},
         tolerance_s=TOLERANCE_SECONDS,
         video_backend=VIDEO_BACKEND,
     )

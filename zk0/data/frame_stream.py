@@ -8,6 +8,7 @@ from typing import overload
 
 import av
 import numpy as np
+from av.container import InputContainer
 from numpy.typing import NDArray
 
 FRAMES_AT_ONCE = 32
@@ -28,23 +29,28 @@ def decode_frames(video: Path, seconds: Sequence[float], tolerance_seconds: floa
         FFmpegError, OSError, ValueError, MemoryError, IndexError: the file cannot be decoded, or a time has no frame.
     """
     with av.open(str(video)) as container:
-        stream = container.streams.video[0]
-        base = stream.time_base
-        if base is None:
-            raise ValueError("no time base")
-        container.seek(round(seconds[0] / base) - 1, stream=stream)
-        decoded = ((float(frame.pts * base), frame) for frame in container.decode(stream) if frame.pts is not None)
-        before, after = None, next(decoded, None)
-        for wanted in seconds:
-            while after is not None and after[0] < wanted:
-                before, after = after, next(decoded, None)
-            near = [one for one in (before, after) if one is not None]
-            if not near:
-                raise ValueError("found no frame")
-            time, frame = min(near, key=lambda one: abs(one[0] - wanted))
-            if abs(time - wanted) >= tolerance_seconds:
-                raise ValueError(f"the frame nearest to {wanted:.4f} s is at {time:.4f} s")
-            yield np.ascontiguousarray(frame.to_ndarray(format="rgb24").transpose(2, 0, 1))
+        yield from nearest_frames(container, seconds, tolerance_seconds)
+
+
+def nearest_frames(container: InputContainer, seconds: Sequence[float], tolerance_seconds: float) -> Iterator[RgbFrame]:
+    """Yield the frames of an open video as `decode_frames` does; it may have been read anywhere before."""
+    stream = container.streams.video[0]
+    base = stream.time_base
+    if base is None:
+        raise ValueError("no time base")
+    container.seek(round(seconds[0] / base) - 1, stream=stream)
+    decoded = ((float(frame.pts * base), frame) for frame in container.decode(stream) if frame.pts is not None)
+    before, after = None, next(decoded, None)
+    for wanted in seconds:
+        while after is not None and after[0] < wanted:
+            before, after = after, next(decoded, None)
+        near = [one for one in (before, after) if one is not None]
+        if not near:
+            raise ValueError("found no frame")
+        time, frame = min(near, key=lambda one: abs(one[0] - wanted))
+        if abs(time - wanted) >= tolerance_seconds:
+            raise ValueError(f"the frame nearest to {wanted:.4f} s is at {time:.4f} s")
+        yield np.ascontiguousarray(frame.to_ndarray(format="rgb24").transpose(2, 0, 1))
 
 
 def stack_pieces(frames: Iterator[RgbFrame]) -> Iterator[NDArray[np.uint8]]:

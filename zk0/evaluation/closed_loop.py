@@ -16,6 +16,7 @@ from zk0.errors import SimulatorError
 from zk0.evaluation.attempt_store import AttemptStore
 from zk0.evaluation.global_model import policy_with_weights
 from zk0.evaluation.session_setup import SessionSetup
+from zk0.policy.kinds import kind_of
 from zk0.policy.processors import make_processors
 from zk0.records import CAMERA_PREFIX, STATE, Rollout, RolloutSubject, RoundRecord
 from zk0.settings.dataset_settings import SimulatorSettings
@@ -40,25 +41,16 @@ class PolicyActor:
     def act_function(self, replan_steps: int) -> ActFunction:
         """A function that returns the first `replan_steps` actions of the policy's next chunk.
 
-        Each attempt's seed decides the noise that its chunks start from, so an attempt does not depend on which other
+        Each attempt's seed decides the random numbers of its chunks, so an attempt does not depend on which other
         attempts are in the same batch.
         """
         generators: dict[int, torch.Generator] = {}
-        config = self.policy.config
+        kind, device = kind_of(self.policy), self.policy.config.device
 
         def act(seeds: Sequence[int], observations: Sequence[Observation]) -> list[NDArray[np.float32]]:
-            noise = [
-                torch.randn(
-                    config.chunk_size,
-                    config.max_action_dim,
-                    generator=generators.setdefault(seed, torch.Generator().manual_seed(seed)),
-                )
-                for seed in seeds
-            ]
-            self.policy.reset()
-            batch = self._batch(observations)
-            with torch.no_grad():
-                chunks = self.policy.predict_action_chunk(batch, noise=torch.stack(noise).to(config.device))
+            own = [generators.setdefault(seed, torch.Generator().manual_seed(seed)) for seed in seeds]
+            draws = {name: one.to(device) for name, one in kind.rollout_draws(self.policy, own).items()}
+            chunks = kind.predict(self.policy, self._batch(observations), draws)
             return list(self.postprocessor(chunks)[:, :replan_steps].float().numpy())
 
         return act

@@ -14,8 +14,9 @@ from zk0.data.episode_reader import Episode, EpisodeReader
 from zk0.errors import Zk0Error, first_line
 from zk0.evaluation.evaluation_sets import evaluation_examples
 from zk0.evaluation.global_model import policy_with_weights
-from zk0.evaluation.scores import frame_noise
+from zk0.evaluation.scores import draws_on_device
 from zk0.evaluation.session_setup import SessionSetup
+from zk0.policy.processors import action_scale
 from zk0.records import Checkpoint, EpisodeVideo, Evaluation, SetScore, Statistics
 from zk0.report.video.canvas import camera_rows
 from zk0.report.video.encoder import write_video
@@ -121,21 +122,17 @@ class VideoRenderer:
 
     @torch.no_grad()
     def _predict_chunks(self, episode: Episode) -> NDArray[np.float64]:
-        """Predicted chunks (frames, chunk, joints) of the evaluated frames in the dataset's units, with their noise."""
-        config, (seed, times) = self.policy.config, self.seed_and_times
-        shape = (times + 1, config.chunk_size, config.max_action_dim)
+        """Predicted chunks (frames, chunk, joints) of the evaluated frames in the dataset's units, with their draws."""
         is_evaluated = self.examples.frame_in_episode % self.every_frames == 0
         (at,) = np.nonzero((self.examples.episode_of_frame == episode.index) & is_evaluated)
         chunks = []
         for start in range(0, len(at), 32):
             indices = at[start : start + 32].tolist()
-            frames = [int(self.examples.frame_in_episode[i]) for i in indices]
-            noise = np.stack([frame_noise(seed, episode.index, frame, shape)[times] for frame in frames])
-            chunk = self.examples.predict_frames(self.policy, indices, torch.from_numpy(noise).to(config.device))
+            frames = [(episode.index, int(self.examples.frame_in_episode[i])) for i in indices]
+            draws = draws_on_device(self.policy, *self.seed_and_times, frames)
+            chunk = self.examples.predict_frames(self.policy, indices, draws)
             chunks.append(chunk.cpu().double().numpy())
-        action = self.statistics.action
-        predicted: NDArray[np.float64] = np.concatenate(chunks) * np.asarray(action.std) + np.asarray(action.mean)
-        return predicted
+        return action_scale(self.policy, self.statistics).restore(np.concatenate(chunks))
 
 
 def chunks_of_frames(chunks: NDArray[np.float64], frames: int, every: int) -> NDArray[np.float64]:

@@ -17,6 +17,7 @@ from zk0.evaluation.evaluation_sets import EvaluationProgressCallback, evaluatio
 from zk0.evaluation.robot_references import session_reference
 from zk0.evaluation.scores import composite_score, score_policy
 from zk0.evaluation.session_setup import SessionSetup
+from zk0.policy.published_config import SMOLVLA_TYPES
 from zk0.policy.save_policy import ExtraFiles, save_policy
 from zk0.policy.trainable import install_weights, trainable_weights
 from zk0.records import CAMERA_PREFIX, Evaluation, PolicyRecipe, RobotReference
@@ -30,7 +31,7 @@ from zk0.weights.writer import save_weights
 
 
 def policy_recipe(session: Session) -> PolicyRecipe:
-    """The recipe of the session's policy, still without the digest of its frozen weights."""
+    """The recipe of the session's policy, still without its type and the digest of its frozen weights."""
     return PolicyRecipe(
         path=session.policy.path,
         revision=session.policy.revision,
@@ -63,7 +64,8 @@ def build_start_policy(session: Session, target: Path, expected: str | None = No
             f"{session.policy.path}: initial weights {found[:12]}, this session began with {str(expected)[:12]}"
         )
     digest, size = save_weights(target, weights, algorithm=session.federation.digest)
-    return recipe.model_copy(update={"frozen_digest": frozen}), digest, size
+    found_type = "smolvla" if policy.config.type in SMOLVLA_TYPES else policy.config.type
+    return recipe.model_copy(update={"frozen_digest": frozen, "type": found_type}), digest, size
 
 
 def evaluate_weights(

@@ -1,6 +1,6 @@
-"""Scores of a policy on an evaluation set: flow-matching loss and action error, reproducible to the bit.
+"""Scores of a policy on an evaluation set: its own loss and the action error, reproducible to the bit.
 
-Noise and times of each frame are fixed by seed, episode and frame, not drawn from a running generator. So the same
+The random numbers of each frame are fixed by seed, episode and frame, not drawn from a running generator. So the same
 weights get the same numbers in every evaluation, and rounds are comparable.
 """
 
@@ -14,24 +14,12 @@ import torch
 from numpy.typing import NDArray
 
 from zk0.errors import EvaluationError
+from zk0.policy.kinds import kind_of
+from zk0.policy.policy_kind import Draws
+from zk0.policy.processors import action_scale
 from zk0.records import EpisodeScore, SetScore, Statistics
 from zk0.stats.intervals import weighted_mean
 from zk0.training.examples import EvaluationExamples
-
-
-def stratified_times(count: int) -> list[float]:
-    """The middle quantiles of SmolVLA's time distribution 0.001 + 0.999 Beta(1.5, 1).
-
-    >>> [round(t, 3) for t in stratified_times(2)]
-    [0.397, 0.826]
-    """
-    return [((i + 0.5) / count) ** (1 / 1.5) * 0.999 + 0.001 for i in range(count)]
-
-
-def frame_noise(seed: int, episode: int, frame: int, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Noise ~ N(0, 1) of one frame of one episode, the same in every batch."""
-    generator = np.random.Generator(np.random.Philox(key=[seed, (episode << 32) | frame]))
-    return generator.standard_normal(shape, dtype=np.float32)
 
 
 @dataclass
@@ -42,7 +30,7 @@ class _EpisodeSums:
     actions: int = 0
     """Actions of the frames' chunks that are not padding."""
     loss: float = 0.0
-    """Squared velocity errors, summed over actions, joints and times."""
+    """The policy's losses, summed over actions, joints and times."""
     error: float = 0.0
     """Absolute errors of the predicted actions, summed over actions and joints."""
 
@@ -110,8 +98,8 @@ def score_policy(
 ) -> SetScore:
     """Policy loss and action error of a policy on an evaluation set.
 
-    The loss is the mean squared velocity error over all actions that are not padding, joints and stratified times; its
-    standard error is that of a ratio over episodes. The action error is the mean absolute error of the predicted chunk
+    The loss is the mean of the policy's own loss over all actions that are not padding, joints and times; its standard
+    error is that of a ratio over episodes. The action error is the mean absolute error of the predicted chunk
     in the dataset's units (degrees; gripper 0-100), also by joint and by step of the chunk.
 
     Args:
@@ -119,8 +107,8 @@ def score_policy(
         examples: the frames of the evaluation set.
         statistics: that the policy normalizes with.
         dataset: written into the result.
-        seed: of the noise.
-        times: flow-matching times of each frame.
+        seed: of the random numbers.
+        times: draws of each frame's loss; for SmolVLA flow-matching times.
         batch_size: frames at a time.
         every_frames: N: only frames 0, N, 2N, ... of each episode are evaluated.
 
@@ -131,7 +119,7 @@ def score_policy(
     chosen = np.flatnonzero(examples.frame_in_episode % every_frames == 0).tolist()
     if not chosen:
         raise EvaluationError(f"{dataset}: no frame to evaluate on")
-    joints, horizon = examples.raw_chunks.shape[-1], policy.config.chunk_size
+    horizon, joints = examples.raw_chunks.shape[1:]
     sums = _ScoreAccumulator(joints, horizon)
     for start in range(0, len(chosen), batch_size):
         _score_batch(policy, examples, chosen[start : start + batch_size], (seed, times), statistics, sums)
@@ -161,18 +149,20 @@ def _score_batch(
     statistics: Statistics,
     sums: _ScoreAccumulator,
 ) -> None:
-    """Add the scores of some frames; the first `times` noises of a frame are for the loss, the last for its chunk."""
-    seed, times = seed_and_times
-    device = torch.device(policy.config.device)
-    shape = (times + 1, policy.config.chunk_size, policy.config.max_action_dim)
+    """Add the scores of some frames."""
     frames = [(int(examples.episode_of_frame[i]), int(examples.frame_in_episode[i])) for i in indices]
-    drawn = np.stack([frame_noise(seed, episode, frame, shape) for episode, frame in frames])
-    time = torch.tensor(stratified_times(times), device=device).expand(len(indices), times)
-    total, predicted = examples.score_frames(policy, indices, torch.from_numpy(drawn).to(device), time)
-    degrees = predicted.cpu().double().numpy() * np.asarray(statistics.action.std) + np.asarray(statistics.action.mean)
+    draws = draws_on_device(policy, *seed_and_times, frames)
+    total, predicted = examples.score_frames(policy, indices, draws)
+    degrees = action_scale(policy, statistics).restore(predicted.cpu().double().numpy())
     error = np.abs(degrees - examples.raw_chunks[list(indices)])
     valid = ~examples.padding[torch.as_tensor(indices)]
     sums.add([episode for episode, _ in frames], total.tolist(), error, valid.cpu().numpy())
+
+
+def draws_on_device(policy: Any, seed: int, times: int, frames: Sequence[tuple[int, int]]) -> Draws:
+    """The fixed random numbers of evaluated frames (episode, frame), on the policy's device."""
+    drawn = kind_of(policy).evaluation_draws(policy, seed, frames, times)
+    return {name: one.to(policy.config.device) for name, one in drawn.items()}
 
 
 def composite_score(scores: Sequence[SetScore]) -> tuple[float, float | None, float]:

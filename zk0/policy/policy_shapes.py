@@ -1,15 +1,15 @@
-"""Sizes of a SmolVLA policy: what memory, disk and time of a session follow from, known before a download."""
+"""Sizes of a policy: what memory, disk and time of a session follow from, known before a download."""
 
 from collections.abc import Mapping
 from math import isqrt, prod
 from typing import Any
 
 from zk0.errors import PolicyError
-from zk0.policy.published_config import BASE_POLICY_FOLDER, read_published_config
+from zk0.policy.published_config import SMOLVLA_TYPES, read_published_config, resolve_policy_path
 from zk0.policy.smolvla.tiny_geometry import tiny_config
 from zk0.policy.stored_tensors import StoredTensor, local_weights_file, read_stored_tensors
 from zk0.records import Record
-from zk0.settings.training_settings import BASE, TINY, PolicySettings
+from zk0.settings.training_settings import TINY, TINY_ACT, PolicySettings
 from zk0.weights.lora_factors import lora_targets
 
 _VLM = "model.vlm_with_expert.vlm."
@@ -35,16 +35,37 @@ class LayerStack(Record):
     """Matrices of the feed-forward part: 2, or 3 with a gate."""
 
 
-class PolicyShapes(Record):
-    """Sizes of a SmolVLA policy."""
+class PolicySizes(Record):
+    """Sizes of any policy, from which disk space and traffic follow."""
 
     parameters: int
     trainable: int
-    """Parameters of action expert and projections."""
+    """Parameters that are trained and sent. Of other policies than SmolVLA, all values in the file: an upper bound."""
     frozen_bytes: int
-    """Bytes of the vision-language model in memory, and in a saved policy."""
+    """Bytes of what is not trained, in memory and in a saved policy."""
     lora_sides: int
     """Sum of height and width of the matrices that LoRA changes: so many parameters for each rank."""
+    download_bytes: int = 0
+    """Bytes that are still to be downloaded."""
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the trainable weights, float32: the global weights of a round."""
+        return 4 * self.trainable
+
+    @property
+    def saved_bytes(self) -> int:
+        """Bytes of a saved policy."""
+        return self.frozen_bytes + self.weight_bytes
+
+    def feature_bytes(self, cameras: int, kind: str) -> int:
+        """Bytes of the cached features of one frame; 0 where none are cached."""
+        return 0
+
+
+class PolicyShapes(PolicySizes):
+    """Sizes of a SmolVLA policy, from which memory and time follow, too; `trainable` is expert and projections."""
+
     vision: LayerStack
     text: LayerStack
     expert: LayerStack
@@ -59,18 +80,6 @@ class PolicyShapes(Record):
     chunk: int
     """Actions that are predicted at once."""
     denoising_steps: int
-    download_bytes: int = 0
-    """Bytes that are still to be downloaded."""
-
-    @property
-    def weight_bytes(self) -> int:
-        """Bytes of the trainable weights, float32: the global weights of a round."""
-        return 4 * self.trainable
-
-    @property
-    def saved_bytes(self) -> int:
-        """Bytes of a saved policy."""
-        return self.frozen_bytes + self.weight_bytes
 
     def feature_bytes(self, cameras: int, kind: str) -> int:
         """Bytes of the cached features of one frame; 0 where none are cached."""
@@ -96,25 +105,35 @@ TINY_SHAPES = PolicyShapes(
     denoising_steps=tiny_config()["num_steps"],
 )
 """Of the policy `tiny`, which has no file."""
+_TINY_SIZES: Mapping[str, PolicySizes] = {
+    TINY: TINY_SHAPES,
+    TINY_ACT: PolicySizes(parameters=11_215_414, trainable=11_215_414, frozen_bytes=39_936, lora_sides=0),
+}
 
 
-def read_policy_shapes(policy: PolicySettings) -> PolicyShapes:
+def read_policy_sizes(policy: PolicySettings) -> PolicySizes:
     """Return the sizes of a session's policy, from its config.json and the list of tensors in its file.
+
+    They are `PolicyShapes` if it is a SmolVLA policy.
 
     Raises:
         PolicyError: these cannot be read, or are not those of a SmolVLA policy.
     """
-    if policy.path == TINY:
-        return TINY_SHAPES
-    path = str(BASE_POLICY_FOLDER) if policy.path == BASE else policy.path
+    if policy.path in _TINY_SIZES:
+        return _TINY_SIZES[policy.path]
+    path = resolve_policy_path(policy.path)
     config, tensors = read_published_config(path, policy.revision), read_stored_tensors(path, policy.revision)
+    missing = local_weights_file(path, policy.revision) is None
+    stored = sum(one.stored_bytes for one in tensors.values())
+    download = stored if missing else 0
+    if config.get("type") not in SMOLVLA_TYPES:
+        values = sum(one.values for one in tensors.values())
+        return PolicySizes(parameters=values, trainable=values, frozen_bytes=0, lora_sides=0, download_bytes=download)
     try:
         shapes = shapes_of_tensors(config, tensors)
     except (KeyError, ValueError, TypeError) as e:
         raise PolicyError(f"{policy.path}: not the tensors of a SmolVLA policy ({type(e).__name__}: {e})") from e
-    missing = local_weights_file(path, policy.revision) is None
-    stored = sum(one.stored_bytes for one in tensors.values())
-    return shapes.model_copy(update={"download_bytes": stored if missing else 0})
+    return shapes.model_copy(update={"download_bytes": download})
 
 
 def shapes_of_tensors(config: Mapping[str, Any], tensors: Mapping[str, StoredTensor]) -> PolicyShapes:

@@ -7,6 +7,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
+from zk0.policy.kinds import kind_of
 from zk0.policy.processors import make_processors
 from zk0.records import Statistics
 from zk0.storage.atomic import atomic_folder
@@ -53,7 +54,7 @@ def save_policy(
     by_folder = {"": statistics, **{f"{STATISTICS_FOLDER}/{name}": found for name, found in others.items()}}
     processors = {where: make_processors(policy, found) for where, found in by_folder.items()}
     with atomic_folder(folder, SafetensorError, existing="replace") as temporary:
-        with _portable(policy.config, image_shapes or {}, executed_steps):
+        with _portable(policy, image_shapes or {}, executed_steps):
             policy.save_pretrained(temporary)
         for where, pair in processors.items():
             for processor in pair:
@@ -66,13 +67,15 @@ def save_policy(
 
 
 @contextmanager
-def _portable(config: Any, image_shapes: Mapping[str, tuple[int, int]], executed_steps: int | None) -> Iterator[None]:
+def _portable(policy: Any, image_shapes: Mapping[str, tuple[int, int]], executed_steps: int | None) -> Iterator[None]:
     """Inside the block the configuration has no device, these shapes of images, and so many executed steps."""
     from lerobot.configs import FeatureType, PolicyFeature
 
+    config = policy.config
     device, features, steps = config.device, config.input_features, config.n_action_steps
     config.device = None
-    config.n_action_steps = min(executed_steps or steps, config.chunk_size)
+    if getattr(config, "temporal_ensemble_coeff", None) is None:  # with it, LeRobot takes 1 only
+        config.n_action_steps = min(executed_steps or steps, kind_of(policy).predicted_actions(policy))
     config.input_features = features | {
         key: PolicyFeature(FeatureType.VISUAL, (3, *shape)) for key, shape in image_shapes.items() if key in features
     }

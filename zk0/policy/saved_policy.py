@@ -11,7 +11,9 @@ import torch
 
 from zk0.errors import PolicyError, first_line
 from zk0.hub_outages import hub_outage
-from zk0.policy.smolvla.build import load_policy, load_policy_config, locate_weights, resolve_policy_path
+from zk0.policy.kinds import kind_of_type
+from zk0.policy.load_files import locate_weights, read_policy_config
+from zk0.policy.published_config import resolve_policy_path
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class SavedPolicy:
 
 
 def load_saved_policy(path: str, device: str = "cpu") -> SavedPolicy:
-    """Load a SmolVLA policy in evaluation mode.
+    """Load a policy in evaluation mode.
 
     Args:
         path: a policy folder that LeRobot saved, a name on the Hub, or `base`.
@@ -40,8 +42,8 @@ def load_saved_policy(path: str, device: str = "cpu") -> SavedPolicy:
     """
     path = resolve_policy_path(path)
     with redirect_stdout(io.StringIO()):  # LeRobot prints its progress
-        config = load_policy_config(path)
-        policy = load_policy(path, config)
+        config = read_policy_config(path)
+        policy = kind_of_type(config.type).load(path, config)
     joints = config.action_feature.shape[0] if config.action_feature else 0
     if joints != config.robot_state_feature.shape[0] or not config.image_features:
         raise PolicyError(f"{path}: {joints} actions for {config.robot_state_feature.shape[0]} joints; expected equal")
@@ -49,7 +51,7 @@ def load_saved_policy(path: str, device: str = "cpu") -> SavedPolicy:
     policy.to(device).eval()
     with locate_weights(path).open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return SavedPolicy(policy, *_load_processors(path, config, device), digest, tuple(config.image_features))
+    return SavedPolicy(policy, *_load_processors(path, policy.config, device), digest, tuple(config.image_features))
 
 
 def _load_processors(path: str, config: Any, device: str) -> tuple[Any, Any]:

@@ -167,6 +167,8 @@ class PolicyRecipe(Record):
     """Seed of the initial weights."""
     frozen_digest: DigestText | None = None
     """SHA-256 of the server's frozen weights; a client that builds other ones gets an error."""
+    type: Name = "smolvla"
+    """LeRobot's type of the policy; `smolvla` also for `smolvla_bundled`. Reports name the policy by it."""
 
 
 JoiningStepName = Literal["fetch", "repair", "check", "split", "statistics"]

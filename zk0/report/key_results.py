@@ -6,6 +6,7 @@ from math import fsum
 from zk0.records import Evaluation, Member, Record, Rollout, RoundRecord
 from zk0.report.metrics import sorted_by_round
 from zk0.report.number_format import DASH, count, duration, fixed, megabytes, percent, spaced_timestamp
+from zk0.report.policy_text import policy_text
 from zk0.report.tables.rollout_tables import rollouts_of_round, shown_rounds
 from zk0.settings.session import Session
 from zk0.stats.intervals import EpisodeMetric, evaluation_estimate, wilson_interval
@@ -67,12 +68,16 @@ def key_results(
     ]
 
 
-def session_subtitle(session: Session, history: Sequence[RoundRecord]) -> str:
+def session_subtitle(session: Session, history: Sequence[RoundRecord], policy_type: str) -> str:
     """Policy, training settings and time of the last round, in one line."""
     training = session.training
     steps, epochs = training.local_steps, training.local_epochs
     length = f"{count(steps)} optimizer steps" if steps else f"{count(epochs)} local epochs"
-    parts = [f"SmolVLA ({session.policy.path})", f"{length} per round", f"batch {training.batch_size}"]
+    parts = [
+        f"{policy_text(policy_type).title} ({session.policy.path})",
+        f"{length} per round",
+        f"batch {training.batch_size}",
+    ]
     parts += [f"lr {training.lr:g}, {session.scheduler.type}", f"FedProx mu {training.proximal_mu:g}"]
     parts += [f"{session.federation.engine} engine", f"seed {session.seed}"]
     rows = sorted_by_round(history)

@@ -13,12 +13,13 @@ from zk0.report.card_groups import group_section
 from zk0.report.conclusions import session_conclusions
 from zk0.report.metrics import sorted_by_round
 from zk0.report.number_format import DASH, count, fixed, number
+from zk0.report.policy_text import policy_text
 from zk0.report.tables.group_tables import still_joints_note
 from zk0.report.tables.markdown import escape_markdown, markdown_table
 from zk0.report.tables.rollout_tables import task_table
 from zk0.report.tables.table import mean_cell
 from zk0.settings.session import Session
-from zk0.settings.training_settings import BASE, TINY
+from zk0.settings.training_settings import BASE, BUILT_IN_POLICIES
 from zk0.stats.task_means import cross_task_loss, generalization_gap
 from zk0.storage.redaction import last_component, public_name
 from zk0.weights.digests import algorithm_name
@@ -56,6 +57,7 @@ def model_card(
     groups: Sequence[StatisticsGroup] = (),
     rollouts: Sequence[Rollout] = (),
     dataset_notes: Sequence[str] = (),
+    policy_type: str = "smolvla",
 ) -> str:
     """README.md of the checkpoint of the history's last round, with the Hub's front matter.
 
@@ -69,6 +71,7 @@ def model_card(
         groups: statistics by joints and units, the default group first.
         rollouts: closed-loop attempts of models up to this round.
         dataset_notes: on the datasets beside each other.
+        policy_type: LeRobot's type of the policy.
 
     Raises:
         ReportError: no round is finished.
@@ -78,18 +81,18 @@ def model_card(
     rows = sorted_by_round(history)
     last = rows[-1]
     parts = [
-        _front_matter(session, members),
+        _front_matter(session, members, policy_type),
         f"# {escape_markdown(session.name)}, round {last.round}",
-        _description(session, members, last),
+        _description(session, members, last, policy_type),
         "## Results\n\n" + " ".join(escape_markdown(s) for s in session_conclusions(rows, rollouts).sentences),
-        _scores(session, last),
+        _scores(session, last, policy_type),
         _attempts(rollouts),
         "## Data\n\n" + _data(session, members),
         "\n".join(f"- {escape_markdown(note)}" for note in dataset_notes),
         still_joints_note(session, groups),
         group_section(groups),
-        "## Training\n\n" + _settings(session, rows),
-        "## Loading\n\n" + _loading(session),
+        "## Training\n\n" + _settings(session, rows, policy_type),
+        "## Loading\n\n" + _loading(session, policy_type),
         "## Digests of the weights\n\n" + _digests(rows[0], last),
         "" if proof is None else "## Files\n\n" + _files(last, proof),
     ]
@@ -106,12 +109,12 @@ def hub_name(dataset: str) -> str | None:
     return name if _HUB_NAME.fullmatch(name) else None
 
 
-def _front_matter(session: Session, members: Sequence[Member]) -> str:
+def _front_matter(session: Session, members: Sequence[Member], policy_type: str) -> str:
     fields: dict[str, object] = {
         "license": "apache-2.0",
         "library_name": "lerobot",
         "pipeline_tag": "robotics",
-        "tags": ["robotics", "lerobot", "smolvla", "federated-learning", "so101", "zk0"],
+        "tags": ["robotics", "lerobot", policy_type, "federated-learning", "so101", "zk0"],
     }
     if base := hub_name(session.policy.path):
         fields["base_model"] = base
@@ -121,17 +124,18 @@ def _front_matter(session: Session, members: Sequence[Member]) -> str:
     return "\n".join(["---", *(f"{key}: {json.dumps(value)}" for key, value in fields.items()), "---"])
 
 
-def _description(session: Session, members: Sequence[Member], last: RoundRecord) -> str:
-    frames = sum(m.train_frames for m in members)
-    if session.policy.path == TINY:
-        start = "a tiny, randomly initialized SmolVLA (`tiny`, for tests)"
+def _description(session: Session, members: Sequence[Member], last: RoundRecord, policy_type: str) -> str:
+    frames, title = sum(m.train_frames for m in members), escape_markdown(policy_text(policy_type).title)
+    if session.policy.path in BUILT_IN_POLICIES and session.policy.path != BASE:
+        start = f"a tiny, randomly initialized {title} (`{session.policy.path}`, for tests)"
     elif session.policy.path == BASE:
         start = "the small SmolVLA that ships with zk0 (`base`)"
     else:
         start = _policy_name(session)
     return (
-        f"A SmolVLA policy for a robot arm with {len(session.contract.joints)} joints and the cameras "
-        f"{', '.join(escape_markdown(c) for c in session.contract.cameras)}, trained with zk0 by federated learning: "
+        f"{'An' if title == 'ACT' else 'A'} {title} policy for a robot arm with {len(session.contract.joints)} joints "
+        f"and the cameras {', '.join(escape_markdown(c) for c in session.contract.cameras)}, trained with zk0 by "
+        f"federated learning: "
         f"{len(members)} clients, {count(frames)} training frames, {last.round} of {session.rounds} rounds. "
         f"Training started from {start}. The recordings stayed with the clients: they sent weights, counts and moments "
         "of their data, and losses only."
@@ -157,7 +161,7 @@ def _attempts(rollouts: Sequence[Rollout]) -> str:
     return f"{markdown_table(headings, rows)}\n\n{note}"
 
 
-def _scores(session: Session, record: RoundRecord) -> str:
+def _scores(session: Session, record: RoundRecord, policy_type: str) -> str:
     evaluation = record.evaluation
     if evaluation is None:
         return "This round was not evaluated."
@@ -186,7 +190,7 @@ def _scores(session: Session, record: RoundRecord) -> str:
         rows.append(("mean over sets", DASH, DASH, loss.text, error.text, DASH))
     note = (
         f"Round {evaluation.round}. ± is half the width of the 95 % interval over episodes (Student's t). The policy "
-        "loss is the mean squared velocity error of flow matching (dimensionless), over "
+        f"loss is {policy_text(policy_type).loss} (dimensionless), over "
         f"{evaluation.times} times per frame. The action error is the mean absolute error of the predicted chunk, open "
         f"loop. Normalization: {escape_markdown(evaluation.normalization)}; seed {evaluation.seed}."
     )
@@ -226,14 +230,14 @@ def _data(session: Session, members: Sequence[Member]) -> str:
     return f"{markdown_table(headings, rows)}\n\n{note}"
 
 
-def _settings(session: Session, history: Sequence[RoundRecord]) -> str:
+def _settings(session: Session, history: Sequence[RoundRecord], policy_type: str) -> str:
     training, first, last = session.training, history[0], history[-1]
     steps = training.local_steps
     length = f"{steps} optimizer steps" if steps else f"{training.local_epochs} passes over the training frames"
     decision = last.decision
     rows: Mapping[str, str] = {
         "rounds": f"{last.round} of {session.rounds}",
-        "trained weights": _trained(session),
+        "trained weights": _trained(session, policy_type),
         "local training per round": length,
         "batch size": f"{training.batch_size} frames",
         "learning rate": number(training.lr) + (f" (last round {number(decision.lr)})" if decision else ""),
@@ -256,20 +260,20 @@ def _aggregation(session: Session) -> str:
     return f"{strategy}, weighted by training frames" if is_weighted else strategy
 
 
-def _trained(session: Session) -> str:
+def _trained(session: Session, policy_type: str) -> str:
     training = session.training
     if training.lora_shape() is None:
-        return "action expert and projections"
+        return policy_text(policy_type).trained
     return (
         f"LoRA on the action expert's matrices, rank {training.lora_rank}, alpha {training.lora_alpha}, "
         f"dropout {training.lora_dropout:g}, merged into these weights"
     )
 
 
-def _loading(session: Session) -> str:
+def _loading(session: Session, policy_type: str) -> str:
     plugin = (
         ""
-        if hub_name(session.policy.path)
+        if hub_name(session.policy.path) or policy_type != "smolvla"
         else " Its vision-language model is not on the Hub: configuration and tokenizer are in `config.json` and "
         "`policy_preprocessor.json`, which LeRobot reads where the plugin `lerobot_policy_smolvla_bundled`, a part of "
         "zk0, is installed."

@@ -15,11 +15,21 @@ _WHOSE: dict[NormalizationKind, str] = {
 }
 
 
+class RecipeFacts(BaseModel):
+    """The policy of a session; the other fields are not read."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    type: str = "smolvla"
+    """LeRobot's type of the policy."""
+
+
 class SetupFacts(BaseModel):
     """The clients of a session and its statistics; the other fields of the file are not read."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
+    recipe: RecipeFacts = RecipeFacts()
     members: tuple[Member, ...]
     """The session's clients, as they joined."""
     statistics: Statistics

@@ -5,7 +5,7 @@ from math import ceil
 from typing import Literal
 
 from zk0.aggregation.strategies import build_strategy
-from zk0.policy.policy_shapes import PolicyShapes
+from zk0.policy.policy_shapes import PolicySizes
 from zk0.records import Record, WireDtype
 from zk0.resources.dataset_sizes import DatasetSize, each_dataset_once
 from zk0.settings.session import Session
@@ -50,7 +50,7 @@ class DiskUse(Record):
         return sum(part.kept_bytes for part in self.parts if part.place == place)
 
 
-def disk_use(session: Session, sizes: Sequence[DatasetSize], shapes: PolicyShapes) -> DiskUse:
+def disk_use(session: Session, sizes: Sequence[DatasetSize], shapes: PolicySizes) -> DiskUse:
     """Return the disk space that a session needs at most, with everything in it that must be computed or fetched."""
     parts = (
         *_cache_parts(session, sizes, shapes),
@@ -77,7 +77,7 @@ def feature_frames(session: Session, sizes: Sequence[DatasetSize]) -> int:
 
 
 def _cache_parts(
-    session: Session, sizes: Sequence[DatasetSize], shapes: PolicyShapes
+    session: Session, sizes: Sequence[DatasetSize], shapes: PolicySizes
 ) -> tuple[DiskPart, DiskPart, DiskPart, DiskPart]:
     once = each_dataset_once(sizes)
     downloads = sum(size.stored_bytes for size in once if size.source == "hub" and not size.is_here)
@@ -103,7 +103,7 @@ def _in_session(purpose: str, peak: float, kept: float) -> DiskPart:
     return DiskPart(purpose=purpose, place="session", peak_bytes=ceil(peak), kept_bytes=ceil(kept))
 
 
-def _weights(session: Session, shapes: PolicyShapes) -> DiskPart:
+def _weights(session: Session, shapes: PolicySizes) -> DiskPart:
     """Global weights of the rounds that are kept; beside them the best round's, those of now, and the new ones.
 
     With buffered rounds also those from which clients still train, at most one for each client.
@@ -120,7 +120,7 @@ def _older_starts(session: Session) -> int:
     return len(session.client_names()) if session.federation.mode == "buffered" else 0
 
 
-def _updates(session: Session, shapes: PolicyShapes) -> DiskPart:
+def _updates(session: Session, shapes: PolicySizes) -> DiskPart:
     """Each client's update and the file before it, whose blocks the next one reuses; the spool links the same files."""
     clients = max(len(session.client_names()), session.federation.min_updates)
     one = update_bytes(session, shapes)
@@ -129,7 +129,7 @@ def _updates(session: Session, shapes: PolicyShapes) -> DiskPart:
     return _in_session("clients' updates", pending + kept, kept)
 
 
-def update_bytes(session: Session, shapes: PolicyShapes) -> int:
+def update_bytes(session: Session, shapes: PolicySizes) -> int:
     """Return the size of the file that a client sends in a round, without lossless compression."""
     if session.training.adapter == "lora":
         return 4 * session.training.lora_rank * shapes.lora_sides + _FILE_BYTES
@@ -137,20 +137,20 @@ def update_bytes(session: Session, shapes: PolicyShapes) -> int:
     return ceil(each * shapes.trainable) + _FILE_BYTES
 
 
-def downlink_bytes(session: Session, shapes: PolicyShapes) -> int:
+def downlink_bytes(session: Session, shapes: PolicySizes) -> int:
     """Return the size of the file that a client receives in a round."""
     each = _WIRE_BYTES[session.federation.wire_down] * (2 if _uses_control_variates(session) else 1)
     return ceil(each * shapes.trainable) + _FILE_BYTES
 
 
-def _client_state_bytes(session: Session, shapes: PolicyShapes) -> int:
+def _client_state_bytes(session: Session, shapes: PolicySizes) -> int:
     """Of what a client keeps between rounds, old and new: int8's quantization error, or its control variate."""
     has_state = _uses_control_variates(session) or session.federation.wire == "int8"
     state = 2 * shapes.weight_bytes if has_state else 0
     return state + (update_bytes(session, shapes) if session.federation.compress else 0)
 
 
-def _server_state(session: Session, shapes: PolicyShapes) -> DiskPart:
+def _server_state(session: Session, shapes: PolicySizes) -> DiskPart:
     """The server's optimizer or control variate, before and after a round, and weights encoded for clients."""
     slots = len(build_strategy(session.aggregation).state_slots) + _uses_control_variates(session)
     encoded = _uses_control_variates(session) or session.federation.wire_down != "fp32"
@@ -162,7 +162,7 @@ def _uses_control_variates(session: Session) -> bool:
     return build_strategy(session.aggregation).uses_control_variates
 
 
-def _saved_policies(session: Session, shapes: PolicyShapes) -> DiskPart:
+def _saved_policies(session: Session, shapes: PolicySizes) -> DiskPart:
     """Saved policies, among them that of the best round."""
     saved = sum(session.saves_policy_after(number) for number in range(session.rounds + 1))
     size = min(saved + 1, session.rounds + 1) * (shapes.saved_bytes + _DESCRIPTION_BYTES)

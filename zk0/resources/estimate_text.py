@@ -50,7 +50,7 @@ def total_row(estimate: SessionEstimate) -> tuple[str, str, str, str, str]:
     return (
         "session",
         _DASH if estimate.time is None else duration_text(estimate.time.total),
-        gigabytes(estimate.memory.total_bytes),
+        _DASH if estimate.memory is None else gigabytes(estimate.memory.total_bytes),
         gigabytes(estimate.disk.peak_bytes("session") + estimate.disk.peak_bytes("cache")),
         gigabytes(traffic) if traffic else _DASH,
     )
@@ -59,6 +59,8 @@ def total_row(estimate: SessionEstimate) -> tuple[str, str, str, str, str]:
 def memory_line(estimate: SessionEstimate) -> str:
     """Return the memory of each process as one line."""
     memory = estimate.memory
+    if memory is None:
+        return "time and memory are estimated for SmolVLA only"
     parts = [f"session {gigabytes(memory.session_bytes)}"]
     if memory.workers:
         parts.append(f"{memory.workers} worker(s) {gigabytes(memory.worker_bytes)} each")

@@ -2,12 +2,12 @@
 
 from functools import lru_cache
 
-from zk0.policy.policy_shapes import read_policy_shapes
+from zk0.policy.policy_shapes import PolicyShapes, read_policy_sizes
 from zk0.resources.dataset_sizes import dataset_sizes
 from zk0.resources.disk_text import disk_line
 from zk0.resources.estimate_text import shortage_lines
-from zk0.resources.host_capacity import host_capacity
-from zk0.resources.run_time import reference_speed
+from zk0.resources.host_capacity import HostCapacity, host_capacity
+from zk0.resources.run_time import Speed, reference_speed
 from zk0.resources.speed_cache import read_speed
 from zk0.resources.suggestions import SessionNeeds, find_shortages
 from zk0.settings.session import Session
@@ -42,6 +42,10 @@ def session_needs(session: Session) -> SessionNeeds:
 @lru_cache(maxsize=1)
 def _needs(session_json: str) -> SessionNeeds:
     session = Session.model_validate_json(session_json)
-    shapes, host = read_policy_shapes(session.policy), host_capacity(session)
-    speed = read_speed(session, shapes, host) or (None if host.has_gpu else reference_speed(shapes))
-    return SessionNeeds(session=session, sizes=dataset_sizes(session), shapes=shapes, machine=host, speed=speed)
+    policy, host = read_policy_sizes(session.policy), host_capacity(session)
+    speed = _known_speed(session, policy, host) if isinstance(policy, PolicyShapes) else None
+    return SessionNeeds(session=session, sizes=dataset_sizes(session), policy=policy, machine=host, speed=speed)
+
+
+def _known_speed(session: Session, shapes: PolicyShapes, host: HostCapacity) -> Speed | None:
+    return read_speed(session, shapes, host) or (None if host.has_gpu else reference_speed(shapes))

@@ -5,7 +5,7 @@ from math import ceil
 from typing import Any, Literal
 
 from zk0.errors import SettingsError
-from zk0.policy.policy_shapes import PolicyShapes
+from zk0.policy.policy_shapes import PolicyShapes, PolicySizes
 from zk0.records import Record
 from zk0.resources.dataset_sizes import DatasetSize
 from zk0.resources.host_capacity import HostCapacity
@@ -32,13 +32,14 @@ class SessionNeeds(Record):
 
     session: Session
     sizes: tuple[DatasetSize, ...]
-    shapes: PolicyShapes
+    policy: PolicyShapes | PolicySizes
     machine: HostCapacity
     speed: Speed | None
+    """None: not known, or of a policy other than SmolVLA."""
 
     def estimate(self) -> SessionEstimate:
         """Return what the session needs of the machine."""
-        return estimate_session(self.session, self.sizes, self.shapes, self.machine, self.speed)
+        return estimate_session(self.session, self.sizes, self.policy, self.machine, self.speed)
 
 
 class Suggestion(Record):
@@ -77,9 +78,10 @@ def _needed_and_available(needs: SessionNeeds) -> dict[Resource, tuple[float, fl
     if not machine.same_disk and cache - machine.free_cache_bytes > session - free:
         session, cache, free = cache, 0, machine.free_cache_bytes
     found: dict[Resource, tuple[float, float]] = {
-        "memory": (estimate.memory.total_bytes, MEMORY_SHARE * machine.memory_bytes),
         "disk": (session + (cache if machine.same_disk else 0), free),
     }
+    if estimate.memory is not None:
+        found = {"memory": (estimate.memory.total_bytes, MEMORY_SHARE * machine.memory_bytes), **found}
     if needs.session.disk_limit_gb is not None:
         found["folder"] = (estimate.disk.peak_bytes("session"), needs.session.disk_limit_gb * 1e9)
     if estimate.time is not None:
@@ -166,12 +168,12 @@ def _fewer_frames(needs: SessionNeeds) -> tuple[str, SessionNeeds]:
 
 
 def _smaller_images(needs: SessionNeeds) -> tuple[str, SessionNeeds] | None:
-    shapes = needs.shapes
-    if shapes.patches < 4 or shapes.image_tokens < 4:
+    shapes = needs.policy
+    if not isinstance(shapes, PolicyShapes) or shapes.patches < 4 or shapes.image_tokens < 4:
         return None
     changes = {"patches": shapes.patches // 4, "image_tokens": shapes.image_tokens // 4}
     return "a policy with images of half the width and height (resize_imgs_with_padding)", needs.model_copy(
-        update={"shapes": shapes.model_copy(update=changes)}
+        update={"policy": shapes.model_copy(update=changes)}
     )
 
 

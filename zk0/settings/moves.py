@@ -14,7 +14,7 @@ from zk0.settings.dataset_settings import (
 )
 from zk0.settings.loading import override_session
 from zk0.settings.session import Session
-from zk0.settings.training_settings import BASE, TINY
+from zk0.settings.training_settings import BUILT_IN_POLICIES
 
 RESUMABLE = (
     "cache_dir",
@@ -96,7 +96,8 @@ def _moved(session: Session, before: str, now: str) -> Session:
     def there_or_same(path: str) -> str:
         return _there(path, before, now) or path
 
-    policy = session.policy.path if session.policy.path in (TINY, BASE) else there_or_same(session.policy.path)
+    path = session.policy.path
+    policy = path if path in BUILT_IN_POLICIES else there_or_same(path)
     datasets = tuple(placed(one) for one in session.evaluation.datasets)
     return session.model_copy(
         update={

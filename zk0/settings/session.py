@@ -21,7 +21,7 @@ from zk0.settings.dataset_settings import (
 from zk0.settings.evaluation_settings import EvaluationSettings, RolloutSettings, VideoSettings
 from zk0.settings.federation_settings import FederationSettings
 from zk0.settings.publish_settings import PublishSettings, TrackingSettings
-from zk0.settings.training_settings import BASE, TINY, PolicySettings, SchedulerSettings, TrainingSettings
+from zk0.settings.training_settings import BUILT_IN_POLICIES, PolicySettings, SchedulerSettings, TrainingSettings
 
 
 class Session(Record):
@@ -218,7 +218,7 @@ class Session(Record):
 
         policy, federation, evaluation, buffer = self.policy, self.federation, self.evaluation, self.buffer
         order_of = buffer.order_of and absolute(buffer.order_of)
-        is_folder = policy.path not in (TINY, BASE) and Path(absolute(policy.path)).is_dir()
+        is_folder = policy.path not in BUILT_IN_POLICIES and Path(absolute(policy.path)).is_dir()
         datasets = tuple(located(one) for one in evaluation.datasets)
         return self.model_copy(
             update={

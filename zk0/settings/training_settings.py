@@ -10,6 +10,10 @@ TINY = "tiny"
 """`policy.path` of a tiny, randomly initialized policy that needs no download."""
 BASE = "base"
 """`policy.path` of the small policy that ships with zk0, trained on simulated tasks, its vision encoder included."""
+TINY_ACT = "tiny-act"
+"""`policy.path` of a tiny, randomly initialized ACT that needs no download."""
+BUILT_IN_POLICIES = (TINY, BASE, TINY_ACT)
+"""`policy.path` of the policies that need no file of the user and no download."""
 
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
@@ -20,8 +24,8 @@ class PolicySettings(Record):
 
     path: str = Field(
         default="lerobot/smolvla_base",
-        description="Hub name or folder of a LeRobot SmolVLA policy; without a download: `tiny` (randomly initialized) "
-        "or `base` (small, trained on simulated tasks)",
+        description="Hub name or folder of a LeRobot policy; without a download: `base` (a small SmolVLA, trained on "
+        "simulated tasks), `tiny` and `tiny-act` (a SmolVLA and an ACT, randomly initialized, for tests)",
     )
     revision: str | None = Field(default=None, description="branch, tag or commit on the Hub; unset: main")
 

@@ -1,4 +1,4 @@
-"""Batches of a client's local training: seeds, number of steps, order of frames, noise and times."""
+"""Batches of a client's local training: seeds, number of steps, order of frames, random numbers of the loss."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+
+from zk0.policy.kinds import kind_of
+from zk0.policy.policy_kind import Draws
 
 
 def round_seed(seed: int, round_number: int, client: str) -> int:
@@ -61,47 +63,35 @@ def even_batches(frames: int, samples: int, steps: int, generator: torch.Generat
         del order[:size]
 
 
-def draw_noise_and_time(count: int, policy: Any, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Noise (count, chunk, max_action_dim) ~ N(0, 1) and time (count,) ~ 0.001 + 0.999 Beta(1.5, 1), as SmolVLA's.
-
-    The generator is on the CPU, so the numbers are the same on every device.
-    """
-    noise, time = _draw_on_host(count, policy, generator)
-    return noise.to(policy.config.device), time.to(policy.config.device)
-
-
 def draw_batches(
     batches: Iterator[list[int]], steps: int, policy: Any, generator: torch.Generator
 ) -> Iterator["Batch"]:
-    """The first `steps` batches with their noise and times, in the host's memory.
+    """The first `steps` batches with the random numbers of their losses, in the host's memory.
 
     Args:
         batches: frame indices; may draw from the same generator.
         steps: number of batches.
-        policy: decides the size of the noise.
-        generator: of noise and times.
+        policy: whose kind decides what is drawn.
+        generator: of the random numbers.
     """
+    kind = kind_of(policy)
     for indices in islice(batches, steps):
-        yield Batch(indices, *_draw_on_host(len(indices), policy, generator))
-
-
-def _draw_on_host(count: int, policy: Any, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    noise = torch.randn(count, policy.config.chunk_size, policy.config.max_action_dim, generator=generator)
-    return noise, torch.rand(count, generator=generator).pow(1 / 1.5) * 0.999 + 0.001
+        yield Batch(indices, kind.training_draws(policy, len(indices), generator))
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Frames of one optimizer step with their noise and times."""
+    """Frames of one optimizer step with the random numbers of their loss."""
 
     indices: Sequence[int]
-    noise: Tensor
-    """(batch, chunk, max_action_dim)."""
-    time: Tensor
-    """(batch,)."""
+    draws: Draws
 
     def split(self, count: int) -> Iterator["Batch"]:
         """The batch in `count` pieces of nearly equal size, or in fewer: no piece is empty."""
         edges = np.linspace(0, len(self.indices), min(count, len(self.indices)) + 1).round().astype(int).tolist()
         for start, end in pairwise(edges):
-            yield Batch(self.indices[start:end], self.noise[start:end], self.time[start:end])
+            yield self.cut(slice(start, end))
+
+    def cut(self, frames: slice) -> "Batch":
+        """The batch of some of the frames."""
+        return Batch(self.indices[frames], {name: drawn[frames] for name, drawn in self.draws.items()})

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from zk0.errors import PolicyError
+from zk0.policy.build import build_policy
 from zk0.policy.lora import lora_attached
-from zk0.policy.smolvla.build import build_policy
 from zk0.policy.trainable import frozen_digest
 from zk0.records import PolicyRecipe
 from zk0.settings.plans import RoundPlan
@@ -63,7 +63,7 @@ def cached_policy(recipe: PolicyRecipe, cache: Path, device: str, rebuild: bool 
     """
     if device == "cuda":
         _gpu_memory().claim()
-    key = f"{device} {recipe.model_copy(update={'frozen_digest': None}).model_dump_json()}"
+    key = f"{device} {recipe.model_dump_json(exclude={'frozen_digest', 'type'})}"
     if rebuild or key not in _cached:
         _cached.clear()
         policy = build_policy(recipe, cache, device)

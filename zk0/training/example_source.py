@@ -9,8 +9,9 @@ from zk0.data.episode_reader import EpisodeReader
 from zk0.policy.processors import make_processors
 from zk0.records import PolicyRecipe, Statistics
 from zk0.settings.training_settings import LocalTrainingSettings
+from zk0.training.cached_examples import CachedExamples
 from zk0.training.cached_policy import open_feature_cache
-from zk0.training.examples import CachedExamples, DecodedExamples
+from zk0.training.decoded_examples import DecodedExamples
 from zk0.training.feature_cache import FrameProgressCallback
 
 

@@ -11,7 +11,9 @@ from typing import Any
 import torch
 
 from zk0.errors import UpdateError
+from zk0.policy.kinds import kind_of
 from zk0.policy.smolvla.action_expert import compiled_layers
+from zk0.policy.unchanged_buffers import unchanged_buffers
 from zk0.records import ClientMetrics
 from zk0.rules.lr_schedules import step_lr
 from zk0.settings.plans import RoundPlan
@@ -49,6 +51,7 @@ def fit(
 
     Raises:
         UpdateError: loss or gradient is not finite, or the batch does not fit into memory; the message names the step.
+        PolicyError: training changed a buffer of the policy.
     """
     started = perf_counter()
     training, device = plan.training, str(policy.config.device)
@@ -57,7 +60,7 @@ def fit(
     steps = count_steps(examples.frames, training.batch_size, training.local_steps, training.local_epochs)
     copies = copies or copy_plan(device)
     optimizer = LocalOptimizer(policy, examples, plan, control, copies)
-    policy.train()
+    kind_of(policy).set_training(policy)
     batches = batches or shuffled_batches(examples.frames, training.batch_size, generator)
     drawn = draw_batches(batches, steps, policy, generator)
     pieces = chain.from_iterable(map(optimizer.pieces, drawn))
@@ -69,6 +72,7 @@ def fit(
         _dropout_seeded(policy, seed),
         compiled_layers(backend),
         training_kernels(device, training.deterministic),
+        unchanged_buffers(policy),
         closing(staged_ahead(pieces, optimizer.stage, copies.batches_ahead)) as staged,
     ):
         for step in range(steps):
@@ -91,7 +95,7 @@ def fit(
 
 @contextmanager
 def _dropout_seeded(policy: Any, seed: int) -> Iterator[None]:
-    """Seed torch's global random state, which LoRA dropout draws from, and restore it on exit."""
+    """Seed torch's global random state, which dropout and some policies' losses draw from, and restore it on exit."""
     device = torch.device(policy.config.device)
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)

@@ -11,6 +11,7 @@ from loguru import logger
 from torch import Tensor
 
 from zk0.errors import UpdateError
+from zk0.policy.kinds import kind_of
 from zk0.policy.smolvla.action_expert import compiled_layers
 from zk0.policy.trainable import trainable_parameters
 from zk0.settings.plans import RoundPlan
@@ -23,8 +24,8 @@ from zk0.training.fedprox import add_proximal_gradient
 from zk0.training.out_of_memory import is_out_of_memory, largest_batch_that_fits, out_of_memory_advice
 from zk0.training.staging import CopyPlan, DeviceStream, ResultOnItsWay, Staged, copy_plan
 
-_NOISE, _TIME = "flow_matching_noise", "flow_matching_time"
-"""Parts of a staged piece beside those that its examples name."""
+_DRAWN = "drawn."
+"""Prefix of the random numbers in a staged piece, beside the parts that its examples name."""
 _parts_found: dict[tuple[str, str, int], int] = {}
 """Recipe, training settings and frames -> in how many parts a batch fits into this process's memory."""
 _backends_found: dict[tuple[str, str, int], str | None] = {}
@@ -85,7 +86,7 @@ class LocalOptimizer:
 
         def copy() -> Mapping[str, Any]:
             frames = examples.stage(batch.indices, copies) if isinstance(examples, StageableExamples) else {}
-            return {**frames, _NOISE: copies.to_device(batch.noise), _TIME: copies.to_device(batch.time)}
+            return {**frames, **{f"{_DRAWN}{name}": copies.to_device(one) for name, one in batch.draws.items()}}
 
         return self._stream.run(copy)
 
@@ -133,9 +134,7 @@ class LocalOptimizer:
     def _probe_batch(self, frames: int) -> Batch:
         """A batch with frames of all episodes."""
         indices = np.linspace(0, self._examples.frames - 1, frames).round().astype(int).tolist()
-        config = self._policy.config
-        noise, time = torch.zeros(frames, config.chunk_size, config.max_action_dim), torch.full((frames,), 0.5)
-        return Batch(indices, noise, time)
+        return Batch(indices, kind_of(self._policy).training_draws(self._policy, frames, torch.Generator()))
 
     def _frames_that_fit(self, frames: int) -> int:
         batch = self._probe_batch(frames)
@@ -194,16 +193,17 @@ class LocalOptimizer:
         return loss.detach().double()
 
     def _loss(self, indices: Sequence[int], parts: dict[str, Any]) -> Tensor:
-        noise, time = parts.pop(_NOISE), parts.pop(_TIME)
+        names = [name for name in parts if name.startswith(_DRAWN)]
+        draws = {name.removeprefix(_DRAWN): parts.pop(name) for name in names}
         if isinstance(self._examples, StageableExamples):
-            return self._examples.staged_loss(self._policy, parts, noise, time)
-        return self._examples.loss(self._policy, indices, noise, time)
+            return self._examples.staged_loss(self._policy, parts, draws)
+        return self._examples.loss(self._policy, indices, draws)
 
     def _probe_memory(self, batch: Batch, count: int) -> None:
         """Allocate as much memory as a step with `count` frames at once does, without changing a weight."""
         self._adamw.zero_grad(set_to_none=True)
         moments = [] if self._adamw.state else [torch.zeros_like(w) for w in self.weights for _ in range(2)]
-        part = Batch(batch.indices[:count], batch.noise[:count], batch.time[:count])
+        part = batch.cut(slice(count))
         ahead = [self.stage(piece) for _ in range(self._copies.batches_ahead) for piece in self.pieces(part, 1)]
         self._accumulate_gradient(part, pieces=1)
         del moments, ahead

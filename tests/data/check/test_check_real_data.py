@@ -144,8 +144,8 @@ def test_a_policy_trains_on_the_repaired_copy(real_data, tmp_path) -> None:
     from lerobot.datasets import LeRobotDataset
     from torch.utils.data import default_collate
 
+    from zk0.policy.build import build_policy
     from zk0.policy.processors import make_processors
-    from zk0.policy.smolvla.build import build_policy
     from zk0.policy.trainable import trainable_parameters
     from zk0.records import PolicyRecipe
 

@@ -161,6 +161,64 @@ def test_ray_ends_with_the_same_digest(
     check_client_folders(tmp_path)
 
 
+@pytest.fixture(scope="module")
+def act_session(session_of: Callable[..., Session]) -> Session:
+    """A policy that decodes its frames in each step, and draws from torch's global random state."""
+    training = {"local_steps": 2, "batch_size": 4, "features": "off", "lr": 1e-4}
+    return session_of(("a", "b"), policy={"path": "tiny-act"}, training=training)
+
+
+@pytest.fixture(scope="module")
+def act_in_this_process(act_session: Session, drive: type, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Digests and scores of the session in this process."""
+    from zk0.federation.open import open_federation
+
+    folder = tmp_path_factory.mktemp("act")
+    with open_federation(act_session, "mini", folder) as federation:
+        return act_digests_on(federation, drive(act_session, folder))
+
+
+def act_digests_on(federation: Any, driven: Any) -> list[str]:
+    driven.begin(federation)
+    assert driven.recipe.type == "act"
+    for _ in range(2):
+        collected = driven.train(federation)
+        assert [refusal.reason for refusal in collected.refusals] == []
+        driven.average(collected.updates)
+    scores = driven.evaluate(federation, every_frames=6).scores
+    assert len(scores) == 2
+    return [*(checkpoint.digest for checkpoint in driven.history), *(s.model_dump_json() for s in scores)]
+
+
+def test_ray_trains_another_policy_to_the_same_digest(
+    act_session: Session,
+    act_in_this_process: list[str],
+    ray_engine: Any,
+    nodes_of: Callable,
+    drive: type,
+    tmp_path: Path,
+) -> None:
+    from zk0.federation.protocol.collect import Federation
+
+    nodes = tmp_path / "nodes.json"
+    nodes.write_text(json.dumps(nodes_of(act_session, tmp_path)))
+    found = act_digests_on(Federation(ray_engine.grid, "ab", 240, nodes), drive(act_session, tmp_path))
+    assert found == act_in_this_process
+    assert len(set(found)) == 5
+
+
+@pytest.mark.slow
+def test_two_local_workers_train_another_policy_to_the_same_digest(
+    act_session: Session, act_in_this_process: list[str], drive: type, tmp_path: Path
+) -> None:
+    from zk0.federation.open import open_federation
+
+    workers = act_session.federation.model_copy(update={"workers": 2})
+    parallel = act_session.model_copy(update={"federation": workers})
+    with open_federation(parallel, "mini", tmp_path) as federation:
+        assert act_digests_on(federation, drive(parallel, tmp_path)) == act_in_this_process
+
+
 def check_client_folders(folder: Path) -> None:
     """Journals, logs and files of every client."""
     check_sent_journals(folder)

@@ -116,7 +116,7 @@ def test_loss_and_action_error(
     from zk0.evaluation.evaluation_sets import prepare_evaluation_set
     from zk0.evaluation.global_model import build_start_policy, evaluate_weights
     from zk0.evaluation.session_setup import SessionSetup
-    from zk0.policy.smolvla.build import build_policy
+    from zk0.policy.build import build_policy
 
     statistics = pool_moments([m.statistics for m in members])
     recipe, digest, _ = build_start_policy(session, tmp_path / "start.safetensors")

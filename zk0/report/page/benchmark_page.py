@@ -49,7 +49,7 @@ def write_benchmark_page(
     page = render_template(
         "benchmark_page.html.j2",
         name=session.name,
-        subtitle=f"SmolVLA ({session.policy.path}), {count(session.rounds)} rounds, training seeds {seeds}",
+        subtitle=f"policy {session.policy.path}, {count(session.rounds)} rounds, training seeds {seeds}",
         sentences=_sentences(differences),
         chart=inline_chart(
             partial(baseline_difference_figure, differences, notes[0]),

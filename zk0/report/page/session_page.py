@@ -17,7 +17,8 @@ from zk0.report.next_commands import next_commands
 from zk0.report.page.session_page_charts import SessionPageCharts
 from zk0.report.page.template import render_template
 from zk0.report.palette import DARK_THEME, LIGHT_THEME, css_variables
-from zk0.report.setup_facts import read_setup_facts
+from zk0.report.policy_text import policy_text
+from zk0.report.setup_facts import RecipeFacts, read_setup_facts
 from zk0.report.tables import arrival_tables, client_tables, rollout_tables, round_tables, score_tables
 from zk0.report.tables.group_tables import group_table, statistics_table, still_joints_note
 from zk0.report.tables.improvement_table import improvement_table
@@ -76,6 +77,7 @@ def write_session_report(
     rows = sorted_by_round(history)
     here = SessionFolder(folder)
     setup = read_setup_facts(here) if here.setup.is_file() else None
+    policy_type = (setup.recipe if setup else RecipeFacts()).type
     groups = setup.statistics_groups(session.contract.units) if setup else ()
     attempts = [InlineRollout(rollout=r, **_data_uris(folder, r)) for r in rollouts if r.video or r.video_error]
     page = render_template(
@@ -83,7 +85,8 @@ def write_session_report(
         session=session,
         conclusions=conclusions_with_policy(session, rows, rollouts),
         key_results=key_results(session, members, rows, rollouts),
-        subtitle=session_subtitle(session, rows),
+        subtitle=session_subtitle(session, rows, policy_type),
+        policy_loss=policy_text(policy_type).loss,
         charts=charts.by_round,
         joint_chart=charts.joints,
         matrix_chart=charts.matrix,

@@ -1,0 +1,283 @@
+"""Policies other than SmolVLA against LeRobot's own training step, losses, predictions and files."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from zk0.errors import PolicyError
+from zk0.records import ACTION, CAMERA_PREFIX, STATE, PolicyRecipe, Statistics
+from zk0.settings.plans import RoundPlan
+from zk0.training.batches import round_seed, shuffled_batches
+
+KEYS = tuple(f"{CAMERA_PREFIX}{camera}" for camera in ("overhead", "wrist"))
+
+
+@pytest.fixture(scope="module")
+def act_recipe() -> PolicyRecipe:
+    return PolicyRecipe(path="tiny-act", cameras=("overhead", "wrist"), joints=6, seed=1)
+
+
+@pytest.fixture
+def act(act_recipe: PolicyRecipe, shared_cache: Path) -> Any:
+    from zk0.policy.build import build_policy
+
+    return build_policy(act_recipe, shared_cache)
+
+
+def lerobot_processors(policy: Any, statistics: Statistics) -> tuple[Any, Any]:
+    """LeRobot's processors with the statistics as `lerobot-train` makes them: ImageNet's for images."""
+    from lerobot.policies.factory import make_pre_post_processors
+    from lerobot.utils.constants import IMAGENET_STATS
+
+    moments = {STATE: statistics.state, ACTION: statistics.action}
+    stats = {
+        key: {name: np.array(getattr(m, name), np.float32) for name in ("mean", "std", "min", "max")}
+        for key, m in moments.items()
+    }
+    images = {name: np.array(values, np.float32) for name, values in IMAGENET_STATS.items()}
+    return make_pre_post_processors(policy.config, dataset_stats=stats | dict.fromkeys(KEYS, images))
+
+
+def lerobot_dataset(policy: Any, root: Path, episodes: list[int]) -> Any:
+    from lerobot.datasets import LeRobotDataset, LeRobotDatasetMetadata
+    from lerobot.datasets.factory import resolve_delta_timestamps
+
+    meta = LeRobotDatasetMetadata("local/set", root=root)
+    deltas = resolve_delta_timestamps(policy.config, meta)
+    return LeRobotDataset("local/set", root=root, episodes=episodes, delta_timestamps=deltas, video_backend="pyav")
+
+
+class CapturedGradients(torch.optim.SGD):
+    """An optimizer that keeps the gradients of its first step, and changes no weight."""
+
+    def step(self, closure: Any = None) -> None:
+        self.gradients = [w.grad.clone() for w in self.param_groups[0]["params"]]
+
+
+def lerobot_step(policy: Any, batch: dict[str, Any], seed: int) -> tuple[float, dict[str, np.ndarray]]:
+    """Loss and gradients by name of `lerobot-train`'s own training step."""
+    from accelerate import Accelerator
+    from lerobot.scripts.lerobot_train import update_policy
+    from lerobot.utils.logging_utils import AverageMeter, MetricsTracker
+
+    names = sorted(name for name, p in policy.named_parameters() if p.requires_grad)
+    optimizer = CapturedGradients([dict(policy.named_parameters())[name] for name in names], lr=0.0)
+    meters = {name: AverageMeter(name) for name in ("loss", "grad_norm", "lr", "update_s")}
+    tracker = MetricsTracker(8, 27, 2, meters, initial_step=0)
+    torch.manual_seed(seed)
+    tracker, _ = update_policy(tracker, policy, batch, optimizer, 1e9, Accelerator(cpu=True))
+    return tracker.loss.val, dict(zip(names, (g.numpy() for g in optimizer.gradients), strict=True))
+
+
+def test_gradients_are_those_of_lerobots_training_step(
+    act: Any, act_recipe: PolicyRecipe, recordings: dict[str, Path], plan: Callable[..., RoundPlan]
+) -> None:
+    """A whole round of one step: the control variate of a round is its mean raw gradient."""
+    from zk0.policy.processors import make_processors
+    from zk0.policy.trainable import trainable_parameters
+    from zk0.training.control_variate_correction import ControlVariateCorrection
+    from zk0.training.decoded_examples import DecodedExamples
+    from zk0.training.fit import fit
+
+    chosen = plan({"features": "off", "local_steps": 1, "batch_size": 6}, recipe=act_recipe)
+    assert chosen.statistics is not None
+    seed = round_seed(chosen.terms.seed, 1, "a")
+    data = lerobot_dataset(act, recordings["a"], [0, 1])
+    indices = next(shuffled_batches(len(data), 6, torch.Generator().manual_seed(seed)))
+    pre, _ = lerobot_processors(act, chosen.statistics)
+    batch = pre(torch.utils.data.default_collate([data[i] for i in indices]))
+    loss, expected = lerobot_step(act, batch, seed)
+
+    examples = DecodedExamples(recordings["a"], (0, 1), act, make_processors(act, chosen.statistics)[0], {})
+    control = ControlVariateCorrection(trainable_parameters(act), {}, {})
+    metrics = fit(act, examples, chosen, control=control)
+    found = control.new_client_control()
+    assert metrics.policy_loss == loss
+    assert found.keys() == expected.keys()
+    assert [name for name in found if not np.array_equal(found[name], expected[name])] == []
+    still = [name for name, gradient in found.items() if not gradient.any()]
+    assert {name.removeprefix("model.decoder.layers.0.") for name in still} == {
+        "norm1.weight",
+        "self_attn.in_proj_weight",
+        "self_attn.out_proj.weight",
+    }  # its first layer attends to zeros
+
+
+def by_lerobot(
+    policy: Any, root: Path, statistics: Statistics
+) -> tuple[list[float], list[np.ndarray], list[torch.Tensor]]:
+    """Each frame's loss, its absolute errors in degrees where not padded, and its normalized chunk."""
+    pre, post = lerobot_processors(policy, statistics)
+    data, losses, errors, chunks = lerobot_dataset(policy, root, [0, 1, 2]), [], [], []
+    for index in range(0, len(data), 4):
+        item = data[index]
+        batch = pre(torch.utils.data.default_collate([item]))
+        with torch.no_grad():
+            losses.append(policy.forward(dict(batch))[0].item())
+        chunk = policy.predict_action_chunk({k: v for k, v in batch.items() if k not in (ACTION, "action_is_pad")})
+        chunks.append(chunk)
+        real = ~item["action_is_pad"].numpy()
+        errors.append((post(chunk)[0] - item[ACTION]).abs().numpy()[real])
+    return losses, errors, chunks
+
+
+def test_scores_are_those_of_plain_lerobot(act: Any, recordings: dict[str, Path], statistics: Statistics) -> None:
+    """On frames 0, 4, 8, ... of episodes of 12 frames (a multiple of 4), the loss weighted by actions."""
+    from zk0.evaluation.scores import score_policy
+    from zk0.policy.processors import make_processors
+    from zk0.training.decoded_examples import DecodedExamples
+
+    pre, _ = make_processors(act, statistics)
+    root = recordings["c"]
+    examples = DecodedExamples(root, (0, 1), act, pre, {})
+    how = {"dataset": "set", "seed": 7, "times": 3, "every_frames": 4}
+    score = score_policy(act, examples, statistics, batch_size=4, **how)
+    losses, errors, _ = by_lerobot(act, root, statistics)
+    losses, errors = losses[:6], errors[:6]
+    counts = [len(error) for error in errors]
+    assert counts == [10, 8, 4] * 2
+    assert score.frames == 6
+    assert score.policy_loss == pytest.approx(np.average(losses, weights=counts), rel=1e-5)
+    assert score.action_error_degrees == pytest.approx(np.concatenate(errors).mean(), rel=1e-4)
+    assert score_policy(act, examples, statistics, batch_size=4, **how) == score
+    alone = score_policy(act, examples, statistics, batch_size=1, **how)
+    assert alone.policy_loss == score.policy_loss
+    assert alone.action_error_degrees == pytest.approx(score.action_error_degrees, rel=1e-5)
+
+
+class TestSaved:
+    @pytest.fixture(scope="class")
+    def saved(
+        self, act_recipe: PolicyRecipe, statistics: Statistics, shared_cache: Path, tmp_path_factory: Any
+    ) -> tuple[Any, Path]:
+        from zk0.policy.build import build_policy
+        from zk0.policy.save_policy import save_policy
+
+        policy, folder = build_policy(act_recipe, shared_cache), tmp_path_factory.mktemp("saved") / "act"
+        shapes = dict.fromkeys(KEYS, (64, 64))
+        save_policy(policy, statistics, folder, image_shapes=shapes, executed_steps=5)
+        return policy, folder
+
+    def test_plain_lerobot_loads_it(
+        self, saved: tuple[Any, Path], recordings: dict[str, Path], statistics: Statistics
+    ) -> None:
+        from lerobot.configs import PreTrainedConfig
+        from lerobot.datasets import LeRobotDatasetMetadata
+        from lerobot.policies.factory import make_policy, make_pre_post_processors
+
+        policy, folder = saved
+        config = PreTrainedConfig.from_pretrained(folder)
+        config.pretrained_path, config.device = folder, "cpu"
+        loaded = make_policy(config, LeRobotDatasetMetadata("local/set", root=recordings["a"]))
+        pre, post = make_pre_post_processors(config, str(folder))
+        assert (config.type, config.n_action_steps, config.pretrained_backbone_weights) == ("act", 5, None)
+        item = lerobot_dataset(policy, recordings["a"], [0])[3]
+        own_pre, own_post = lerobot_processors(policy, statistics)
+        found = post(loaded.select_action(pre(torch.utils.data.default_collate([item]))))
+        expected = own_post(policy.predict_action_chunk(own_pre(torch.utils.data.default_collate([item]))))
+        assert torch.equal(found, expected[:, 0])
+
+    def test_it_is_built_again_with_the_same_weights(self, saved: tuple[Any, Path], tmp_path: Path) -> None:
+        from zk0.policy.build import build_policy
+        from zk0.policy.trainable import frozen_digest
+
+        policy, folder = saved
+        again = build_policy(PolicyRecipe(path=str(folder), cameras=("overhead", "wrist"), joints=6, seed=9), tmp_path)
+        assert again.state_dict().keys() == policy.state_dict().keys()
+        assert all(torch.equal(value, policy.state_dict()[name]) for name, value in again.state_dict().items())
+        assert frozen_digest(again) == frozen_digest(policy)
+
+    def test_other_image_statistics_are_refused(self, saved: tuple[Any, Path], tmp_path: Path) -> None:
+        from safetensors.numpy import load_file, save_file
+
+        from zk0.policy.build import build_policy
+
+        folder = Path(shutil.copytree(saved[1], tmp_path / "act"))
+        (file,) = folder.glob("policy_preprocessor_step_*_normalizer_processor.safetensors")
+        arrays = load_file(file)
+        save_file(arrays | {f"{KEYS[0]}.mean": np.full((3, 1, 1), 0.5, np.float32)}, file)
+        recipe = PolicyRecipe(path=str(folder), cameras=("overhead", "wrist"), joints=6, seed=9)
+        with pytest.raises(PolicyError, match=r"normalizes observation.images.overhead with mean \[0.5.*ImageNet"):
+            build_policy(recipe, tmp_path)
+
+    def test_a_closed_loop_attempt_depends_on_its_seed_alone(
+        self, saved: tuple[Any, Path], recordings: dict[str, Path]
+    ) -> None:
+        from zk0.policy.kinds import kind_of
+        from zk0.policy.saved_policy import load_saved_policy
+
+        loaded = load_saved_policy(str(saved[1]))
+        data = lerobot_dataset(saved[0], recordings["a"], [0])
+        batch = loaded.preprocessor(torch.utils.data.default_collate([data[0], data[5]]))
+        kind = kind_of(loaded.policy)
+        draws = kind.rollout_draws(loaded.policy, [torch.Generator().manual_seed(seed) for seed in (1, 2)])
+        together = kind.predict(loaded.policy, batch, draws)
+        assert together.shape == (2, 10, 6)
+        assert torch.equal(kind.predict(loaded.policy, batch, draws), together)
+
+
+def faults(folder: Path, changes: Callable[[dict[str, Any]], object], **training: Any) -> list[str]:
+    from zk0.policy.config_faults import policy_config_faults
+    from zk0.settings.loading import parse_session
+
+    config = json.loads((folder / "config.json").read_text())
+    changes(config)
+    (folder / "config.json").write_text(json.dumps(config))
+    session = {
+        "clients": [{"name": name, "dataset": f"sim:lift-{name}"} for name in ("red", "blue")],
+        "policy": {"path": str(folder)},
+        "evaluation": {"datasets": [{"dataset": "sim:lift-green"}]},
+        "training": {"features": "off", **training},
+    }
+    return policy_config_faults(parse_session(session, "here"))
+
+
+CONFIG = {
+    "type": "act",
+    "input_features": {STATE: {"type": "STATE", "shape": [6]}},
+    "output_features": {ACTION: {"type": "ACTION", "shape": [6]}},
+    "normalization_mapping": {"STATE": "MEAN_STD", "ACTION": "MIN_MAX", "VISUAL": "IDENTITY"},
+}
+
+
+def test_what_a_session_cannot_do_is_named_before_anything_starts(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    assert faults(tmp_path, lambda c: None) == []
+    cached, lora = faults(tmp_path, lambda c: None, features="kv", adapter="lora")
+    assert cached.startswith("training.features kv: ")
+    assert cached.endswith('set training.features = "off"')
+    assert lora.startswith("training.adapter lora: ")
+    (size,) = faults(tmp_path, lambda c: c["output_features"][ACTION].update(shape=[7]))
+    assert size == "action of shape [7], expected the contract's 6 joints: [6]"
+    found = faults(tmp_path, lambda c: c["normalization_mapping"].update(STATE="QUANTILES"))
+    assert found[1] == "normalization_mapping STATE QUANTILES, expected MEAN_STD or MIN_MAX"
+
+
+class TestBuffers:
+    def test_batch_normalization_keeps_its_moments_and_trains_its_weights(self) -> None:
+        from zk0.policy.plain.plain_kind import PlainKind
+
+        norm = torch.nn.BatchNorm2d(3)
+        policy = torch.nn.Sequential(norm, torch.nn.Dropout())
+        PlainKind().set_training(policy)
+        assert policy[1].training
+        policy(torch.randn(4, 3, 5, 5) + 7).sum().backward()
+        assert torch.equal(norm.running_mean, torch.zeros(3))
+        assert norm.weight.grad is not None
+
+    def test_a_buffer_that_changes_ends_the_training(self, act: Any) -> None:
+        from zk0.policy.unchanged_buffers import unchanged_buffers
+
+        name = "model.backbone.bn1.running_mean"
+        buffer = dict(act.named_buffers())[name]
+        before = buffer.clone()
+        message = f"changed 1 buffers of a policy of type act .first: {name}"
+        with pytest.raises(PolicyError, match=message), unchanged_buffers(act):
+            buffer.add_(1)
+        assert torch.equal(buffer, before)

@@ -1,0 +1,107 @@
+"""What in a policy's config.json a session cannot work with, known before weights are downloaded."""
+
+from typing import Any
+
+from zk0.errors import PolicyError
+from zk0.policy.published_config import SMOLVLA_TYPES, read_published_config
+from zk0.records import ACTION, STATE
+from zk0.settings.session import Session
+from zk0.settings.training_settings import BASE, TINY, TINY_ACT
+
+_NO_CACHE = {
+    "add_image_special_tokens": "adds image tokens",
+    "empty_cameras": "adds empty cameras",
+}
+"""Fields of SmolVLA's configuration with which features cannot be cached, if they are set."""
+_TINY_TYPES = {TINY_ACT: "act"}
+_NORMALIZATIONS = {
+    "STATE": ("MEAN_STD", "MIN_MAX"),
+    "ACTION": ("MEAN_STD", "MIN_MAX"),
+    "VISUAL": ("MEAN_STD", "IDENTITY"),
+}
+"""How policies other than SmolVLA may normalize: quantiles cannot be pooled, and images have ImageNet's moments."""
+
+
+def policy_config_faults(session: Session) -> list[str]:
+    """Return everything in a policy's config.json that the session cannot work with."""
+    path = session.policy.path
+    if path in (TINY, BASE):
+        return []
+    if path in _TINY_TYPES:
+        return _unavailable(_TINY_TYPES[path], session)
+    try:
+        config = read_published_config(path, session.policy.revision)
+    except PolicyError as e:
+        return [str(e)]
+    kind, joints = config.get("type"), len(session.contract.joints)
+    if not isinstance(kind, str):
+        return [f"config.json names no type of policy (type {kind!r})"]
+    if kind not in SMOLVLA_TYPES:
+        return [*_unavailable(kind, session), *_feature_faults(config, joints), *_normalization_faults(config)]
+    return [*_frozen_faults(config), *_size_faults(config, joints), *_cache_faults(config, session)]
+
+
+def _unavailable(kind: str, session: Session) -> list[str]:
+    """What only SmolVLA can do, and the session asks for."""
+    training, found = session.training, []
+    if training.features != "off":
+        found.append(
+            f"training.features {training.features}: features are cached of SmolVLA's frozen layers, and a policy of "
+            f'type {kind} trains all that it computes from images; set training.features = "off"'
+        )
+    if training.adapter == "lora":
+        found.append(
+            f"training.adapter lora: LoRA changes SmolVLA's action expert, which a policy of type {kind} does not "
+            'have; set training.adapter = "none"'
+        )
+    return found
+
+
+def _feature_faults(config: dict[str, Any], joints: int) -> list[str]:
+    """Sizes of state and action that are not the contract's: the weights depend on them."""
+    faults = []
+    for group, key in (("input_features", STATE), ("output_features", ACTION)):
+        features = config.get(group)
+        feature = features.get(key) if isinstance(features, dict) else None
+        shape = feature.get("shape") if isinstance(feature, dict) else None
+        if shape != [joints]:
+            faults.append(f"{key} of shape {shape}, expected the contract's {joints} joints: [{joints}]")
+    return faults
+
+
+def _normalization_faults(config: dict[str, Any]) -> list[str]:
+    chosen = config.get("normalization_mapping")
+    modes = chosen if isinstance(chosen, dict) else {}
+    return [
+        f"normalization_mapping {name} {modes.get(name)}, expected {' or '.join(allowed)}"
+        for name, allowed in _NORMALIZATIONS.items()
+        if modes.get(name) not in allowed
+    ]
+
+
+def _frozen_faults(config: dict[str, Any]) -> list[str]:
+    unfrozen = [name for name in ("train_expert_only", "freeze_vision_encoder") if config.get(name) is False]
+    if not unfrozen:
+        return []
+    return [f"{' and '.join(unfrozen)} false, expected true: only the action expert is trained"]
+
+
+def _size_faults(config: dict[str, Any], joints: int) -> list[str]:
+    sizes = {name: config.get(name) for name in ("max_state_dim", "max_action_dim")}
+    return [
+        f"{name} {size}, expected at least the contract's {joints} joints"
+        for name, size in sizes.items()
+        if isinstance(size, int) and size < joints
+    ]
+
+
+def _cache_faults(config: dict[str, Any], session: Session) -> list[str]:
+    """Reasons for which features cannot be cached, as `zk0.policy.smolvla.prefix.check_prefix_cacheable`."""
+    if session.training.features == "off":
+        return []
+    found = [f"{name} {what}" for name, what in _NO_CACHE.items() if config.get(name)]
+    if (config.get("prefix_length") or 0) > 0:
+        found.append(f"prefix_length {config['prefix_length']} pads the prefix")
+    if config.get("attention_mode", "cross_attn") != "cross_attn":
+        found.append(f"attention_mode {config['attention_mode']} is not cross_attn")
+    return [f'{reason}, so features cannot be cached; set training.features = "off"' for reason in found]
