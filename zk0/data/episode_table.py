@@ -115,10 +115,11 @@ def _statistics_rows(folder: DatasetFolder, info: DatasetInfo, keys: Sequence[st
         return
     for line in folder.read_json_lines(EPISODE_STATISTICS_PATH) if EPISODE_STATISTICS_PATH in folder else ():
         row = line if isinstance(line, dict) else {}
-        stated = row.get("stats") if isinstance(row.get("stats"), dict) else {}
+        stated = row.get("stats")
         for key in keys:
-            moments = stated[key] if isinstance(stated.get(key), dict) else {}
-            yield row | {f"stats/{key}/{name}": value for name, value in moments.items()}
+            moments = stated.get(key) if isinstance(stated, dict) else None
+            values = moments if isinstance(moments, dict) else {}
+            yield row | {f"stats/{key}/{name}": value for name, value in values.items()}
 
 
 def has_task_index(folder: DatasetFolder) -> bool:
