@@ -40,7 +40,12 @@ TOGETHER = (
         )
     ),
     ("flows/test_network.py",),
-    ("training/test_lora.py", "policy/test_policy.py", "training/test_full_geometry.py"),
+    (
+        "training/test_lora.py",
+        "policy/test_policy.py",
+        "policy/test_policy_shapes.py",
+        "training/test_full_geometry.py",
+    ),
     *((f"flows/test_{name}.py",) for name in ("bench", "tuning")),
     ("federation/engines/test_hostile_nodes.py",),
     ("federation/engines/test_deployment.py",),
