@@ -43,7 +43,6 @@ TOGETHER = (
     (
         "training/test_lora.py",
         "policy/test_policy.py",
-        "policy/test_policy_shapes.py",
         "training/test_full_geometry.py",
     ),
     *((f"flows/test_{name}.py",) for name in ("bench", "tuning")),
@@ -52,7 +51,7 @@ TOGETHER = (
 )
 """Files that share servers, engines or the policy of 450M parameters, which take long to start or to build, and files
 that take long by themselves; those that take longest come first, so that none of them is alone at the end."""
-SHARED = {"local_prefect", "prefect_api", "engine", "local_engine", "ray_engine", "full"}
+SHARED = {"local_prefect", "prefect_api", "engine", "local_engine", "ray_engine", "full_base"}
 SIDE, FPS = 64, 10
 Record = Callable[..., Path]
 
