@@ -361,11 +361,11 @@ def test_a_refusal_is_one_clean_line_in_journal_and_audit(
 
     from flows.bot.audit_view import print_received_answers
     from zk0.audit.journal import ReceivedJournal
-    from zk0.federation.protocol.exchange import _to_reply
+    from zk0.federation.protocol.exchange import parse_reply
     from zk0.federation.protocol.received_log import ReceivedLog
 
     metadata = Metadata(1, "x", 1, 2, "", "g", 0.0, 60, "train")
-    reply = _to_reply(
+    reply = parse_reply(
         "a", Message(content=RecordDict({"answer": ConfigRecord({"refusal": text})}), metadata=metadata), ""
     )
     log = ReceivedLog(tmp_path / "accepted.jsonl", "s")

@@ -18,7 +18,7 @@ from zk0.federation.flower.private_api import new_message
 from zk0.federation.network.node import NodeFolder
 from zk0.federation.network.server import ServerFolder, ServerSettings
 from zk0.federation.protocol.collect import Federation
-from zk0.federation.protocol.exchange import _to_reply
+from zk0.federation.protocol.exchange import parse_reply
 from zk0.federation.protocol.received_log import ReceivedLog
 from zk0.federation.protocol.sent_log import record_sent, with_journal_head
 from zk0.federation.protocol.shown_journals import (
@@ -54,7 +54,7 @@ class Pair:
         content = RecordDict({"answer": ConfigRecord(answer or {"done": True})})
         content = with_journal_head(content, self.node.scratch)
         record_sent(request, content, self.node.scratch)
-        reply = _to_reply("arm", Message(content, reply_to=request), "late")
+        reply = parse_reply("arm", Message(content, reply_to=request), "late")
         self.log.record(reply, ("join", None), refusal=reply.error)
 
     def run(self, *command: str) -> tuple[int, str]:
@@ -187,7 +187,7 @@ def test_what_is_no_head_is_none(text: str, pair: Pair, log_lines: list[str]) ->
     assert parse_journal_head(text) is None
     pair.exchange(done=True)
     answer = RecordDict({"answer": ConfigRecord({"done": True, JOURNAL: text[:1000]})})
-    pair.log.record(_to_reply("arm", Message(answer, reply_to=pair.request()), ""), ("join", None))
+    pair.log.record(parse_reply("arm", Message(answer, reply_to=pair.request()), ""), ("join", None))
     assert pair.received.read()[-1].client_journal is None
     assert len(log_lines) == (1 if text else 0)
 
