@@ -123,7 +123,7 @@ KILLS |= {
         KILLS["aggregation cut"], left="round-002/updates/a.json", settings="buffered"
     ),
     "record cut, buffered": replace(KILLS["record cut"], settings="buffered"),
-    "between arrivals, int8": Kill(("os.link", r"updates/\.a\.", 1), settings="buffered int8"),
+    "arrival without line, int8": Kill(("open", ARRIVALS, 1), settings="buffered int8"),
 }
 KILLS["training, act"] = replace(KILLS["training"], settings="act", to_the_end=True)
 BY_DEFAULT += ("update cut, scaffold", "between arrivals")
