@@ -267,6 +267,23 @@ def faults(folder: Path, changes: Callable[[dict[str, Any]], object], **training
     return policy_config_faults(parse_session(session, "here"))
 
 
+def test_sizes_of_the_tiny_policies(saved: tuple[Any, Path]) -> None:
+    """Of a saved policy they are an upper bound: its file does not tell parameters from buffers."""
+    from zk0.policy.policy_shapes import PolicyShapes, read_policy_sizes
+    from zk0.policy.trainable import trainable_parameters
+    from zk0.settings.training_settings import PolicySettings
+
+    policy, folder = saved
+    trained = trainable_parameters(policy)
+    frozen = [tensor.nbytes for name, tensor in policy.state_dict().items() if name not in trained]
+    found = read_policy_sizes(PolicySettings(path=f"tiny-{policy.config.type}"))
+    assert (found.trainable, found.frozen_bytes) == (sum(p.numel() for p in trained.values()), sum(frozen))
+    assert not isinstance(found, PolicyShapes)
+    of_file = read_policy_sizes(PolicySettings(path=str(folder)))
+    assert found.trainable <= of_file.trainable <= 1.01 * found.trainable
+    assert (of_file.frozen_bytes, of_file.download_bytes, of_file.feature_bytes(2, "off")) == (0, 0, 0)
+
+
 CONFIG = {
     "type": "act",
     "input_features": {STATE: {"type": "STATE", "shape": [6]}},
