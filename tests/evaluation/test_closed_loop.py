@@ -52,8 +52,9 @@ def observation(seed: int) -> Observation:
 class TestActor:
     def test_actions_equal_lerobots_with_the_noise_of_the_seed(self, actor: PolicyActor) -> None:
         observations = [observation(seed) for seed in range(3)]
+        seen = [[one] for one in observations]
         act = actor.act_function(replan_steps=4)
-        first, second = act([7, 8, 9], observations), act([7, 8, 9], observations)
+        first, second = act([7, 8, 9], seen), act([7, 8, 9], seen)
         assert [chunk.shape for chunk in first] == [(4, 6)] * 3
         generator = torch.Generator().manual_seed(8)
         for actions in (first[1], second[1]):
@@ -70,10 +71,10 @@ class TestActor:
             np.testing.assert_allclose(actions, expected.numpy(), atol=2e-4)
 
     def test_the_noise_of_an_attempt_does_not_depend_on_the_batch(self, actor: PolicyActor) -> None:
-        together = actor.act_function(5)([1, 2], [observation(1), observation(2)])
-        alone = actor.act_function(5)([2], [observation(2)])
+        together = actor.act_function(5)([1, 2], [[observation(1)], [observation(2)]])
+        alone = actor.act_function(5)([2], [[observation(2)]])
         np.testing.assert_allclose(together[1], alone[0], atol=2e-4)
-        assert np.abs(together[1] - actor.act_function(5)([3], [observation(2)])[0]).max() > 0.1
+        assert np.abs(together[1] - actor.act_function(5)([3], [[observation(2)]])[0]).max() > 0.1
 
     def test_a_camera_that_the_simulator_lacks_is_rejected(self, actor: PolicyActor) -> None:
         other = PolicyActor(actor.policy, actor.preprocessor, actor.postprocessor, {"left": "observation.images.left"})

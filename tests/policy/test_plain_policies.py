@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from zk0.errors import PolicyError
+from zk0.policy.plain.plain_kind import frame_seed
 from zk0.records import ACTION, CAMERA_PREFIX, STATE, PolicyRecipe, Statistics
 from zk0.settings.plans import RoundPlan
 from zk0.training.batches import round_seed, shuffled_batches
@@ -18,16 +20,29 @@ from zk0.training.batches import round_seed, shuffled_batches
 KEYS = tuple(f"{CAMERA_PREFIX}{camera}" for camera in ("overhead", "wrist"))
 
 
-@pytest.fixture(scope="module")
-def act_recipe() -> PolicyRecipe:
-    return PolicyRecipe(path="tiny-act", cameras=("overhead", "wrist"), joints=6, seed=1)
+def recipe_of(path: str) -> PolicyRecipe:
+    if path == "tiny-diffusion":
+        pytest.importorskip("diffusers")
+    return PolicyRecipe(path=path, cameras=("overhead", "wrist"), joints=6, seed=1)
 
 
 @pytest.fixture
-def act(act_recipe: PolicyRecipe, shared_cache: Path) -> Any:
+def act(shared_cache: Path) -> Any:
     from zk0.policy.build import build_policy
 
-    return build_policy(act_recipe, shared_cache)
+    return build_policy(recipe_of("tiny-act"), shared_cache)
+
+
+@pytest.fixture(params=["tiny-act", "tiny-diffusion"])
+def plain(request: pytest.FixtureRequest, shared_cache: Path) -> Any:
+    """A policy of each type; the Diffusion Policy with group normalization, which has no buffers."""
+    from zk0.policy.build import build_policy
+
+    policy = build_policy(recipe_of(request.param), shared_cache)
+    if request.param == "tiny-act":
+        return policy
+    torch.manual_seed(1)
+    return type(policy)(replace(policy.config, use_group_norm=True)).eval()
 
 
 def lerobot_processors(policy: Any, statistics: Statistics) -> tuple[Any, Any]:
@@ -76,7 +91,7 @@ def lerobot_step(policy: Any, batch: dict[str, Any], seed: int) -> tuple[float, 
 
 
 def test_gradients_are_those_of_lerobots_training_step(
-    act: Any, act_recipe: PolicyRecipe, recordings: dict[str, Path], plan: Callable[..., RoundPlan]
+    plain: Any, recordings: dict[str, Path], plan: Callable[..., RoundPlan]
 ) -> None:
     """A whole round of one step: the control variate of a round is its mean raw gradient."""
     from zk0.policy.processors import make_processors
@@ -85,85 +100,92 @@ def test_gradients_are_those_of_lerobots_training_step(
     from zk0.training.decoded_examples import DecodedExamples
     from zk0.training.fit import fit
 
-    chosen = plan({"features": "off", "local_steps": 1, "batch_size": 6}, recipe=act_recipe)
+    chosen = plan({"features": "off", "local_steps": 1, "batch_size": 6}, recipe=recipe_of("tiny-act"))
     assert chosen.statistics is not None
     seed = round_seed(chosen.terms.seed, 1, "a")
-    data = lerobot_dataset(act, recordings["a"], [0, 1])
+    data = lerobot_dataset(plain, recordings["a"], [0, 1])
     indices = next(shuffled_batches(len(data), 6, torch.Generator().manual_seed(seed)))
-    pre, _ = lerobot_processors(act, chosen.statistics)
+    pre, _ = lerobot_processors(plain, chosen.statistics)
     batch = pre(torch.utils.data.default_collate([data[i] for i in indices]))
-    loss, expected = lerobot_step(act, batch, seed)
+    loss, expected = lerobot_step(plain, batch, seed)
 
-    examples = DecodedExamples(recordings["a"], (0, 1), act, make_processors(act, chosen.statistics)[0], {})
-    control = ControlVariateCorrection(trainable_parameters(act), {}, {})
-    metrics = fit(act, examples, chosen, control=control)
+    examples = DecodedExamples(recordings["a"], (0, 1), plain, make_processors(plain, chosen.statistics)[0], {})
+    control = ControlVariateCorrection(trainable_parameters(plain), {}, {})
+    metrics = fit(plain, examples, chosen, control=control)
     found = control.new_client_control()
     assert metrics.policy_loss == loss
     assert found.keys() == expected.keys()
     assert [name for name in found if not np.array_equal(found[name], expected[name])] == []
-    still = [name for name, gradient in found.items() if not gradient.any()]
-    assert {name.removeprefix("model.decoder.layers.0.") for name in still} == {
-        "norm1.weight",
-        "self_attn.in_proj_weight",
-        "self_attn.out_proj.weight",
-    }  # its first layer attends to zeros
+    still = {name for name, gradient in found.items() if not gradient.any()}
+    assert all(name.startswith("model.decoder.layers.0.") for name in still)  # ACT's first layer attends to zeros
+    assert len(still) <= 3
 
 
 def by_lerobot(
-    policy: Any, root: Path, statistics: Statistics
-) -> tuple[list[float], list[np.ndarray], list[torch.Tensor]]:
-    """Each frame's loss, its absolute errors in degrees where not padded, and its normalized chunk."""
+    policy: Any, root: Path, statistics: Statistics, seed: int, times: int
+) -> tuple[list[float], list[np.ndarray]]:
+    """Of frames 0, 4, 8, ... of two episodes: the loss, and absolute errors in degrees where not padded."""
     pre, post = lerobot_processors(policy, statistics)
-    data, losses, errors, chunks = lerobot_dataset(policy, root, [0, 1, 2]), [], [], []
-    for index in range(0, len(data), 4):
-        item = data[index]
-        batch = pre(torch.utils.data.default_collate([item]))
-        with torch.no_grad():
-            losses.append(policy.forward(dict(batch))[0].item())
-        chunk = policy.predict_action_chunk({k: v for k, v in batch.items() if k not in (ACTION, "action_is_pad")})
-        chunks.append(chunk)
-        real = ~item["action_is_pad"].numpy()
-        errors.append((post(chunk)[0] - item[ACTION]).abs().numpy()[real])
-    return losses, errors, chunks
+    data, losses, errors = lerobot_dataset(policy, root, [0, 1]), [], []
+    first = policy.config.action_delta_indices.index(0)
+    for item in (data[index] for index in range(len(data)) if int(data[index]["frame_index"]) % 4 == 0):
+        draws = frame_seed(seed, int(item["episode_index"]), int(item["frame_index"]))
+        with torch.random.fork_rng(), torch.no_grad():
+            torch.manual_seed(draws)
+            losses.append(policy.forward(pre(torch.utils.data.default_collate([item] * times)))[0].item())
+            torch.manual_seed(draws)
+            policy.reset()
+            observed = pre(torch.utils.data.default_collate([item]))
+            chunk = post(policy.predict_action_chunk(observed))[0]
+        window = slice(first, first + len(chunk))
+        real = ~item["action_is_pad"][window].numpy()
+        errors.append((chunk - item[ACTION][window]).abs().numpy()[real])
+    return losses, errors
 
 
-def test_scores_are_those_of_plain_lerobot(act: Any, recordings: dict[str, Path], statistics: Statistics) -> None:
-    """On frames 0, 4, 8, ... of episodes of 12 frames (a multiple of 4), the loss weighted by actions."""
+def test_scores_are_those_of_plain_lerobot(plain: Any, recordings: dict[str, Path], statistics: Statistics) -> None:
+    """A frame's loss is weighted by its actions that are not padding."""
     from zk0.evaluation.scores import score_policy
     from zk0.policy.processors import make_processors
     from zk0.training.decoded_examples import DecodedExamples
 
-    pre, _ = make_processors(act, statistics)
+    pre, _ = make_processors(plain, statistics)
     root = recordings["c"]
-    examples = DecodedExamples(root, (0, 1), act, pre, {})
+    examples = DecodedExamples(root, (0, 1), plain, pre, {})
     how = {"dataset": "set", "seed": 7, "times": 3, "every_frames": 4}
-    score = score_policy(act, examples, statistics, batch_size=4, **how)
-    losses, errors, _ = by_lerobot(act, root, statistics)
-    losses, errors = losses[:6], errors[:6]
+    score = score_policy(plain, examples, statistics, batch_size=4, **how)
+    losses, errors = by_lerobot(plain, root, statistics, 7, 3)
     counts = [len(error) for error in errors]
-    assert counts == [10, 8, 4] * 2
+    assert counts == ([10, 8, 4] if plain.config.type == "act" else [8, 8, 4]) * 2
     assert score.frames == 6
     assert score.policy_loss == pytest.approx(np.average(losses, weights=counts), rel=1e-5)
     assert score.action_error_degrees == pytest.approx(np.concatenate(errors).mean(), rel=1e-4)
-    assert score_policy(act, examples, statistics, batch_size=4, **how) == score
-    alone = score_policy(act, examples, statistics, batch_size=1, **how)
+    assert score_policy(plain, examples, statistics, batch_size=4, **how) == score
+    alone = score_policy(plain, examples, statistics, batch_size=1, **how)
     assert alone.policy_loss == score.policy_loss
     assert alone.action_error_degrees == pytest.approx(score.action_error_degrees, rel=1e-5)
 
 
+@pytest.fixture(scope="module", params=["tiny-act", "tiny-diffusion"])
+def saved(
+    request: pytest.FixtureRequest, statistics: Statistics, shared_cache: Path, tmp_path_factory: Any
+) -> tuple[Any, Path]:
+    """A policy and the folder that it was saved to; the Diffusion Policy with batch normalization."""
+    from zk0.policy.build import build_policy
+    from zk0.policy.save_policy import save_policy
+
+    policy, folder = build_policy(recipe_of(request.param), shared_cache), tmp_path_factory.mktemp("saved") / "policy"
+    save_policy(policy, statistics, folder, image_shapes=dict.fromkeys(KEYS, (64, 64)), executed_steps=5)
+    return policy, folder
+
+
+def predicted(policy: Any, batch: dict[str, Any]) -> torch.Tensor:
+    policy.reset()
+    torch.manual_seed(3)
+    return policy.predict_action_chunk(batch)
+
+
 class TestSaved:
-    @pytest.fixture(scope="class")
-    def saved(
-        self, act_recipe: PolicyRecipe, statistics: Statistics, shared_cache: Path, tmp_path_factory: Any
-    ) -> tuple[Any, Path]:
-        from zk0.policy.build import build_policy
-        from zk0.policy.save_policy import save_policy
-
-        policy, folder = build_policy(act_recipe, shared_cache), tmp_path_factory.mktemp("saved") / "act"
-        shapes = dict.fromkeys(KEYS, (64, 64))
-        save_policy(policy, statistics, folder, image_shapes=shapes, executed_steps=5)
-        return policy, folder
-
     def test_plain_lerobot_loads_it(
         self, saved: tuple[Any, Path], recordings: dict[str, Path], statistics: Statistics
     ) -> None:
@@ -176,12 +198,13 @@ class TestSaved:
         config.pretrained_path, config.device = folder, "cpu"
         loaded = make_policy(config, LeRobotDatasetMetadata("local/set", root=recordings["a"]))
         pre, post = make_pre_post_processors(config, str(folder))
-        assert (config.type, config.n_action_steps, config.pretrained_backbone_weights) == ("act", 5, None)
+        assert (config.type, config.n_action_steps) == (policy.config.type, 5)
+        assert config.pretrained_backbone_weights is None
         item = lerobot_dataset(policy, recordings["a"], [0])[3]
         own_pre, own_post = lerobot_processors(policy, statistics)
-        found = post(loaded.select_action(pre(torch.utils.data.default_collate([item]))))
-        expected = own_post(policy.predict_action_chunk(own_pre(torch.utils.data.default_collate([item]))))
-        assert torch.equal(found, expected[:, 0])
+        found = predicted(loaded, pre(torch.utils.data.default_collate([item])))
+        expected = predicted(policy, own_pre(torch.utils.data.default_collate([item])))
+        assert torch.equal(post(found), own_post(expected)[:, : found.shape[1]])
 
     def test_it_is_built_again_with_the_same_weights(self, saved: tuple[Any, Path], tmp_path: Path) -> None:
         from zk0.policy.build import build_policy
@@ -218,8 +241,14 @@ class TestSaved:
         kind = kind_of(loaded.policy)
         draws = kind.rollout_draws(loaded.policy, [torch.Generator().manual_seed(seed) for seed in (1, 2)])
         together = kind.predict(loaded.policy, batch, draws)
-        assert together.shape == (2, 10, 6)
+        assert together.shape == (2, kind.predicted_actions(loaded.policy), 6)
+        alone = kind.predict(loaded.policy, choose(batch, 1), {name: one[1:] for name, one in draws.items()})
+        assert torch.allclose(alone[0], together[1], atol=1e-5)
         assert torch.equal(kind.predict(loaded.policy, batch, draws), together)
+
+
+def choose(batch: dict[str, Any], row: int) -> dict[str, Any]:
+    return {k: v[row : row + 1] for k, v in batch.items() if isinstance(v, torch.Tensor | list)}
 
 
 def faults(folder: Path, changes: Callable[[dict[str, Any]], object], **training: Any) -> list[str]:
@@ -236,6 +265,23 @@ def faults(folder: Path, changes: Callable[[dict[str, Any]], object], **training
         "training": {"features": "off", **training},
     }
     return policy_config_faults(parse_session(session, "here"))
+
+
+def test_sizes_of_the_tiny_policies(saved: tuple[Any, Path]) -> None:
+    """Of a saved policy they are an upper bound: its file does not tell parameters from buffers."""
+    from zk0.policy.policy_shapes import PolicyShapes, read_policy_sizes
+    from zk0.policy.trainable import trainable_parameters
+    from zk0.settings.training_settings import PolicySettings
+
+    policy, folder = saved
+    trained = trainable_parameters(policy)
+    frozen = [tensor.nbytes for name, tensor in policy.state_dict().items() if name not in trained]
+    found = read_policy_sizes(PolicySettings(path=f"tiny-{policy.config.type}"))
+    assert (found.trainable, found.frozen_bytes) == (sum(p.numel() for p in trained.values()), sum(frozen))
+    assert not isinstance(found, PolicyShapes)
+    of_file = read_policy_sizes(PolicySettings(path=str(folder)))
+    assert found.trainable <= of_file.trainable <= 1.01 * found.trainable
+    assert (of_file.frozen_bytes, of_file.download_bytes, of_file.feature_bytes(2, "off")) == (0, 0, 0)
 
 
 CONFIG = {
@@ -260,6 +306,25 @@ def test_what_a_session_cannot_do_is_named_before_anything_starts(tmp_path: Path
 
 
 class TestBuffers:
+    def test_a_round_of_a_policy_with_batch_normalization(
+        self, recordings: dict[str, Path], plan: Callable[..., RoundPlan], shared_cache: Path
+    ) -> None:
+        from zk0.policy.build import build_policy
+        from zk0.policy.processors import make_processors
+        from zk0.training.decoded_examples import DecodedExamples
+        from zk0.training.fit import fit
+
+        policy = build_policy(recipe_of("tiny-diffusion"), shared_cache)
+        chosen = plan({"features": "off", "local_steps": 2, "batch_size": 4})
+        examples = DecodedExamples(recordings["a"], (0, 1), policy, make_processors(policy, chosen.statistics)[0], {})
+        weights = {name: one.clone() for name, one in policy.named_parameters()}
+        buffers = {name: one.clone() for name, one in policy.named_buffers()}
+        assert fit(policy, examples, chosen).update_norm > 0
+        assert all(torch.equal(one, buffers[name]) for name, one in policy.named_buffers())
+        assert not any(
+            torch.equal(one, weights[name]) for name, one in policy.named_parameters() if "bn1.weight" in name
+        )
+
     def test_batch_normalization_keeps_its_moments_and_trains_its_weights(self) -> None:
         from zk0.policy.plain.plain_kind import PlainKind
 

@@ -19,15 +19,15 @@ class Expert:
         self.calls: list[tuple[int, ...]] = []
         self.observations: dict[int, list[Observation]] = {seed: [] for seed in planned}
 
-    def __call__(self, seeds: Sequence[int], observations: Sequence[Observation]) -> list[np.ndarray]:
+    def __call__(self, seeds: Sequence[int], observations: Sequence[Sequence[Observation]]) -> list[np.ndarray]:
         self.calls.append(tuple(seeds))
-        for seed, observation in zip(seeds, observations, strict=True):
+        for seed, (observation,) in zip(seeds, observations, strict=True):
             self.observations[seed].append(observation)
         return [next(self.left[seed]) for seed in seeds]
 
 
-def still(seeds: Sequence[int], observations: Sequence[Observation]) -> list[np.ndarray]:
-    return [np.repeat(observation.state[None], 4, axis=0) for observation in observations]
+def still(seeds: Sequence[int], observations: Sequence[Sequence[Observation]]) -> list[np.ndarray]:
+    return [np.repeat(observation.state[None], 4, axis=0) for (observation,) in observations]
 
 
 def planned(arm: SimulatedArm, seeds: Sequence[int]) -> dict[int, np.ndarray]:
@@ -91,10 +91,24 @@ def test_doing_nothing_fails_at_the_limit(task: str, settings: SimulatorSettings
 
 
 @pytest.mark.usefixtures("images")
+def test_a_policy_that_sees_two_steps_gets_both_with_images(settings: SimulatorSettings) -> None:
+    seen: list[list[Observation]] = []
+
+    def turn(seeds: Sequence[int], observations: Sequence[Sequence[Observation]]) -> list[np.ndarray]:
+        seen.append([*observations[0]])
+        return [np.repeat(observations[0][-1].state[None] + np.float32(3), 3, axis=0)]
+
+    with SimulatedArm("lift-red", settings, render=True) as arm:
+        (found,) = simulate_attempts([arm], [0], turn, max_steps=6, observed_steps=2)
+    assert [[found.observations.index(one) for one in pair] for pair in seen] == [[0, 0], [2, 3]]
+    assert all(sorted(one.images) == ["overhead", "wrist"] for pair in seen for one in pair)
+    assert [len(one.images) for one in found.observations] == [2, 0, 2, 2, 0, 2, 2]
+
+
 def test_a_rendered_attempt_differs_only_by_images_in_every_step(settings: SimulatorSettings) -> None:
-    def turn(seeds: Sequence[int], observations: Sequence[Observation]) -> list[np.ndarray]:
-        assert all(sorted(observation.images) == ["overhead", "wrist"] for observation in observations)
-        return [np.repeat(observation.state[None] + np.float32(3), 2, axis=0) for observation in observations]
+    def turn(seeds: Sequence[int], observations: Sequence[Sequence[Observation]]) -> list[np.ndarray]:
+        assert all(sorted(observation.images) == ["overhead", "wrist"] for (observation,) in observations)
+        return [np.repeat(observation.state[None] + np.float32(3), 2, axis=0) for (observation,) in observations]
 
     with SimulatedArm("lift-red", settings, render=True) as arm:
         (rendered,) = simulate_attempts([arm], [0], turn, max_steps=6, rendered_seeds=[0])
@@ -123,7 +137,7 @@ def test_invalid_actions_are_refused_with_their_place(settings: SimulatorSetting
         ):
             simulate_attempts([arm], [4], lambda *_: [np.array([[0, 0, 0, 0, 0, np.inf]])], max_steps=5)
         with pytest.raises(SimulatorError, match=r"found shape \(6,\), expected \(n, 6\)"):
-            simulate_attempts([arm], [4], lambda _, observations: [observations[0].state], max_steps=5)
+            simulate_attempts([arm], [4], lambda _, observations: [observations[0][0].state], max_steps=5)
         with pytest.raises(SimulatorError, match="max_steps 0 with 1 arms"):
             simulate_attempts([arm], [4], still, max_steps=0)
         with pytest.raises(SimulatorError, match="max_steps 5 with 0 arms"):

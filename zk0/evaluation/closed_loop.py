@@ -47,7 +47,7 @@ class PolicyActor:
         generators: dict[int, torch.Generator] = {}
         kind, device = kind_of(self.policy), self.policy.config.device
 
-        def act(seeds: Sequence[int], observations: Sequence[Observation]) -> list[NDArray[np.float32]]:
+        def act(seeds: Sequence[int], observations: Sequence[Sequence[Observation]]) -> list[NDArray[np.float32]]:
             own = [generators.setdefault(seed, torch.Generator().manual_seed(seed)) for seed in seeds]
             draws = {name: one.to(device) for name, one in kind.rollout_draws(self.policy, own).items()}
             chunks = kind.predict(self.policy, self._batch(observations), draws)
@@ -55,12 +55,19 @@ class PolicyActor:
 
         return act
 
-    def _batch(self, observations: Sequence[Observation]) -> Any:
-        """The observations, preprocessed."""
-        pixels = {feature: np.stack([o.images[c] for o in observations]) for c, feature in self.cameras.items()}
-        images = {k: torch.from_numpy(v).permute(0, 3, 1, 2).float() / 255 for k, v in pixels.items()}
-        states = torch.from_numpy(np.stack([o.state for o in observations]))
-        return self.preprocessor({STATE: states, "task": [o.task for o in observations], **images})
+    @property
+    def observed_steps(self) -> int:
+        """Observations of the last steps that the policy takes."""
+        return len(kind_of(self.policy).example_window(self.policy).observations or (0,))
+
+    def _batch(self, observations: Sequence[Sequence[Observation]]) -> Any:
+        """The last observations of each attempt, preprocessed; an axis of time only where the policy takes one."""
+        pixels = {f: np.stack([[o.images[c] for o in seen] for seen in observations]) for c, f in self.cameras.items()}
+        images = {k: torch.from_numpy(v).permute(0, 1, 4, 2, 3).float() / 255 for k, v in pixels.items()}
+        parts = {STATE: torch.from_numpy(np.stack([[o.state for o in seen] for seen in observations])), **images}
+        if kind_of(self.policy).example_window(self.policy).observations is None:
+            parts = {key: part[:, -1] for key, part in parts.items()}
+        return self.preprocessor({**parts, "task": [seen[-1].task for seen in observations]})
 
 
 def run_attempts(
@@ -87,7 +94,7 @@ def run_attempts(
             for _ in range(min(settings.environments, len(seeds)))
         ]
         act = actor.act_function(settings.replan_steps)
-        return simulate_attempts(arms, seeds, act, settings.max_steps, seeds[:rendered])
+        return simulate_attempts(arms, seeds, act, settings.max_steps, seeds[:rendered], actor.observed_steps)
 
 
 def roll_out_task(

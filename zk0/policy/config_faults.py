@@ -1,19 +1,22 @@
 """What in a policy's config.json a session cannot work with, known before weights are downloaded."""
 
+from importlib.util import find_spec
 from typing import Any
 
 from zk0.errors import PolicyError
 from zk0.policy.published_config import SMOLVLA_TYPES, read_published_config
 from zk0.records import ACTION, STATE
 from zk0.settings.session import Session
-from zk0.settings.training_settings import BASE, TINY, TINY_ACT
+from zk0.settings.training_settings import BASE, TINY, TINY_ACT, TINY_DIFFUSION
 
 _NO_CACHE = {
     "add_image_special_tokens": "adds image tokens",
     "empty_cameras": "adds empty cameras",
 }
 """Fields of SmolVLA's configuration with which features cannot be cached, if they are set."""
-_TINY_TYPES = {TINY_ACT: "act"}
+_TINY_TYPES = {TINY_ACT: "act", TINY_DIFFUSION: "diffusion"}
+_EXTRAS = {"diffusion": "diffusers"}
+"""Package that a type of policy needs, which an extra of the type's name installs."""
 _NORMALIZATIONS = {
     "STATE": ("MEAN_STD", "MIN_MAX"),
     "ACTION": ("MEAN_STD", "MIN_MAX"),
@@ -42,8 +45,10 @@ def policy_config_faults(session: Session) -> list[str]:
 
 
 def _unavailable(kind: str, session: Session) -> list[str]:
-    """What only SmolVLA can do, and the session asks for."""
+    """What is not installed, and what only SmolVLA can do and the session asks for."""
     training, found = session.training, []
+    if kind in _EXTRAS and find_spec(_EXTRAS[kind]) is None:
+        found.append(f"a policy of type {kind} needs the package {_EXTRAS[kind]}: pip install 'zk0[{kind}]'")
     if training.features != "off":
         found.append(
             f"training.features {training.features}: features are cached of SmolVLA's frozen layers, and a policy of "

@@ -9,7 +9,7 @@ from zk0.policy.published_config import SMOLVLA_TYPES, read_published_config, re
 from zk0.policy.smolvla.tiny_geometry import tiny_config
 from zk0.policy.stored_tensors import StoredTensor, local_weights_file, read_stored_tensors
 from zk0.records import Record
-from zk0.settings.training_settings import TINY, TINY_ACT, PolicySettings
+from zk0.settings.training_settings import TINY, TINY_ACT, TINY_DIFFUSION, PolicySettings
 from zk0.weights.lora_factors import lora_targets
 
 _VLM = "model.vlm_with_expert.vlm."
@@ -107,7 +107,8 @@ TINY_SHAPES = PolicyShapes(
 """Of the policy `tiny`, which has no file."""
 _TINY_SIZES: Mapping[str, PolicySizes] = {
     TINY: TINY_SHAPES,
-    TINY_ACT: PolicySizes(parameters=11_215_414, trainable=11_215_414, frozen_bytes=39_936, lora_sides=0),
+    TINY_ACT: PolicySizes(parameters=11_215_414, trainable=11_215_414, frozen_bytes=78_336, lora_sides=0),
+    TINY_DIFFUSION: PolicySizes(parameters=11_276_510, trainable=11_276_510, frozen_bytes=38_592, lora_sides=0),
 }
 
 

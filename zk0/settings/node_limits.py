@@ -39,7 +39,7 @@ class NodeLimits(Record):
     min_statistics_frames: int = Field(default=10, ge=1, description="least frames behind the joining statistics")
     min_score_frames: int = Field(default=3, ge=1, description="least frames behind the score of an episode")
     policies: tuple[str, ...] = Field(
-        default=("tiny", "tiny-act", "base", "lerobot/smolvla_base"),
+        default=("tiny", "tiny-act", "tiny-diffusion", "base", "lerobot/smolvla_base"),
         description="`policy.path` of the policies that it may train",
     )
     max_steps: int = Field(default=100_000, ge=1, description="most optimizer steps of a round")

@@ -12,7 +12,9 @@ BASE = "base"
 """`policy.path` of the small policy that ships with zk0, trained on simulated tasks, its vision encoder included."""
 TINY_ACT = "tiny-act"
 """`policy.path` of a tiny, randomly initialized ACT that needs no download."""
-BUILT_IN_POLICIES = (TINY, BASE, TINY_ACT)
+TINY_DIFFUSION = "tiny-diffusion"
+"""`policy.path` of a tiny, randomly initialized Diffusion Policy that needs no download."""
+BUILT_IN_POLICIES = (TINY, BASE, TINY_ACT, TINY_DIFFUSION)
 """`policy.path` of the policies that need no file of the user and no download."""
 
 
@@ -25,7 +27,7 @@ class PolicySettings(Record):
     path: str = Field(
         default="lerobot/smolvla_base",
         description="Hub name or folder of a LeRobot policy; without a download: `base` (a small SmolVLA, trained on "
-        "simulated tasks), `tiny` and `tiny-act` (a SmolVLA and an ACT, randomly initialized, for tests)",
+        "simulated tasks); `tiny`, `tiny-act` and `tiny-diffusion` (randomly initialized, for tests)",
     )
     revision: str | None = Field(default=None, description="branch, tag or commit on the Hub; unset: main")
 

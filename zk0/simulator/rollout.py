@@ -11,8 +11,9 @@ from zk0.errors import SimulatorError
 from zk0.simulator.arm import Observation, SimulatedArm, check_actions
 from zk0.simulator.tasks import FPS
 
-ActFunction = Callable[[Sequence[int], Sequence[Observation]], Sequence[NDArray[Any]]]
-"""(seeds of some attempts, their observations) -> an action chunk (n, 6) in LeRobot's units for each."""
+ActFunction = Callable[[Sequence[int], Sequence[Sequence[Observation]]], Sequence[NDArray[Any]]]
+"""(seeds of some attempts, the last observations of each, the newest one last) -> an action chunk (n, 6) in LeRobot's
+units for each."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +49,7 @@ def simulate_attempts(
     act: ActFunction,
     max_steps: int,
     rendered_seeds: Collection[int] = (),
+    observed_steps: int = 1,
 ) -> list[Trajectory]:
     """Run one attempt per seed, as many in parallel as there are arms; `act` is called once for all of them.
 
@@ -60,6 +62,7 @@ def simulate_attempts(
         max_steps: limit of an attempt.
         rendered_seeds: attempts whose every step is rendered, for a video or a dataset; the others are rendered only
             where `act` is called.
+        observed_steps: N: `act` gets the last N observations; before the Nth step, the first one several times.
 
     Returns:
         A trajectory for each seed, in their order.
@@ -74,8 +77,9 @@ def simulate_attempts(
     done: dict[int, Trajectory] = {}
     while waiting or running:
         while waiting and free:
-            running.append(_Attempt(free.pop(), waiting[0], waiting.pop(0) in rendered_seeds, max_steps))
-        chunks = act([a.seed for a in running], [a.observations[-1] for a in running])
+            limits = (max_steps, observed_steps)
+            running.append(_Attempt(free.pop(), waiting[0], waiting.pop(0) in rendered_seeds, *limits))
+        chunks = act([a.seed for a in running], [a.last_observations() for a in running])
         for attempt, chunk in zip(running, chunks, strict=True):
             attempt.execute(chunk)
         for attempt in [a for a in running if a.is_over]:
@@ -93,6 +97,7 @@ class _Attempt:
     seed: int
     rendered: bool
     max_steps: int
+    observed_steps: int
     actions: list[NDArray[np.float32]] = field(default_factory=list)
     chunks: list[tuple[int, NDArray[np.float32]]] = field(default_factory=list)
     success: bool = False
@@ -104,6 +109,11 @@ class _Attempt:
     def is_over(self) -> bool:
         return self.success or len(self.actions) >= self.max_steps
 
+    def last_observations(self) -> list[Observation]:
+        """What the policy sees of this attempt."""
+        seen = self.observations[-self.observed_steps :]
+        return [self.observations[0]] * (self.observed_steps - len(seen)) + seen
+
     def execute(self, chunk: NDArray[Any]) -> None:
         """Execute a chunk, until success or the limit of steps."""
         where = f"rollout of {self.arm.task.name}, seed {self.seed}, chunk before step {len(self.actions)}"
@@ -111,7 +121,7 @@ class _Attempt:
         self.chunks.append((len(self.actions), rows))
         allowed = rows[: self.max_steps - len(self.actions)]
         for index, action in enumerate(allowed):
-            step = self.arm.step(action, render=self.rendered or index == len(allowed) - 1)
+            step = self.arm.step(action, render=self.rendered or index >= len(allowed) - self.observed_steps)
             self.actions.append(action)
             self.observations.append(step.observation)
             if step.success:

@@ -165,7 +165,7 @@ def test_ray_ends_with_the_same_digest(
 def act_session(session_of: Callable[..., Session]) -> Session:
     """A policy that decodes its frames in each step, and draws from torch's global random state."""
     training = {"local_steps": 2, "batch_size": 4, "features": "off", "lr": 1e-4}
-    return session_of(("a", "b"), policy={"path": "tiny-act"}, training=training)
+    return session_of(policy={"path": "tiny-act"}, training=training)
 
 
 @pytest.fixture(scope="module")
@@ -186,7 +186,7 @@ def act_digests_on(federation: Any, driven: Any) -> list[str]:
         assert [refusal.reason for refusal in collected.refusals] == []
         driven.average(collected.updates)
     scores = driven.evaluate(federation, every_frames=6).scores
-    assert len(scores) == 2
+    assert len(scores) == 3
     return [*(checkpoint.digest for checkpoint in driven.history), *(s.model_dump_json() for s in scores)]
 
 
@@ -202,9 +202,9 @@ def test_ray_trains_another_policy_to_the_same_digest(
 
     nodes = tmp_path / "nodes.json"
     nodes.write_text(json.dumps(nodes_of(act_session, tmp_path)))
-    found = act_digests_on(Federation(ray_engine.grid, "ab", 240, nodes), drive(act_session, tmp_path))
+    found = act_digests_on(Federation(ray_engine.grid, "abc", 240, nodes), drive(act_session, tmp_path))
     assert found == act_in_this_process
-    assert len(set(found)) == 5
+    assert len(set(found)) == 6
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ from typing import Any
 
 from zk0.policy.load_files import contract_features
 from zk0.records import PolicyRecipe
-from zk0.settings.training_settings import TINY_ACT
+from zk0.settings.training_settings import TINY_ACT, TINY_DIFFUSION
 
 
 def build_tiny_act(recipe: PolicyRecipe) -> Any:
@@ -35,7 +35,37 @@ def build_tiny_act(recipe: PolicyRecipe) -> Any:
     return ACTPolicy(config)
 
 
+def build_tiny_diffusion(recipe: PolicyRecipe) -> Any:
+    """A Diffusion Policy that sees two steps and predicts 8 actions in 4 denoising steps."""
+    from lerobot.policies.diffusion.configuration_diffusion import DiffusionConfig
+    from lerobot.policies.diffusion.modeling_diffusion import DiffusionPolicy
+
+    inputs, outputs = contract_features(recipe, _IMAGE)
+    config = DiffusionConfig(
+        device="cpu",
+        input_features=inputs,
+        output_features=outputs,
+        horizon=16,
+        n_action_steps=8,
+        resize_shape=(64, 64),
+        pretrained_backbone_weights=None,
+        use_separate_rgb_encoder_per_camera=False,
+        spatial_softmax_num_keypoints=8,
+        down_dims=(16, 32),
+        diffusion_step_embed_dim=16,
+        noise_scheduler_type="DDIM",
+        num_train_timesteps=20,
+        num_inference_steps=4,
+        do_mask_loss_for_padding=True,
+        push_to_hub=False,
+    )
+    return DiffusionPolicy(config)
+
+
 _IMAGE = (96, 96)
 """Height and width that the policies declare; they take images of any size."""
-TINY_PLAIN: Mapping[str, Callable[[PolicyRecipe], Any]] = {TINY_ACT: build_tiny_act}
+TINY_PLAIN: Mapping[str, Callable[[PolicyRecipe], Any]] = {
+    TINY_ACT: build_tiny_act,
+    TINY_DIFFUSION: build_tiny_diffusion,
+}
 """Builders by `policy.path`."""
