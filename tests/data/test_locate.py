@@ -1,5 +1,8 @@
 """Datasets of the Hub: revisions, complete downloads, and what to do if there is none."""
 
+import resource
+import signal
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +11,7 @@ from hub_state import Repository
 
 from zk0.data.check import check_dataset
 from zk0.data.locate import downloaded_commit, hub_bytes, locate, locate_metadata
-from zk0.errors import DatasetError, HubUnavailable
+from zk0.errors import DatasetError, DiskFull, HubUnavailable
 
 INFO = b'{"codebase_version": "v3.0"}'
 NAME = "lab/arm"
@@ -83,6 +86,43 @@ def test_a_half_download_is_no_dataset(hub, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     hub.status = lambda request: None
     assert stored(locate(NAME, tmp_path)) == {"meta/info.json", "data/new.parquet"}
+
+
+@pytest.mark.parametrize("ask", [locate, locate_metadata, lambda uri, _: hub_bytes(uri)])
+def test_a_hub_that_refuses_connections_may_come_back(hub, tmp_path, monkeypatch, ask) -> None:
+    from huggingface_hub import constants
+
+    with socket.socket() as listener:  # bound, but it does not listen
+        listener.bind(("127.0.0.1", 0))
+        closed = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        monkeypatch.setattr(constants, "ENDPOINT", closed)
+        monkeypatch.setenv("HF_ENDPOINT", closed)
+        template = closed + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        with pytest.raises(HubUnavailable, match=r"lab/arm: the Hub does not respond \(ConnectError: .*later attempt"):
+            ask(NAME, tmp_path)
+
+
+def test_a_download_that_does_not_fit(hub, tmp_path) -> None:
+    """A limit on the size of files acts as a full disk."""
+    hub.repositories[f"datasets/{NAME}"].commit("third", {"meta/info.json": INFO, "data/new.parquet": bytes(50_000)})
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        with pytest.raises(DiskFull, match=r"lab/arm: cannot be written: .*; free some space"):
+            locate(NAME, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, before)
+    assert downloaded_commit(tmp_path / "datasets" / "lab" / "arm") is None
+    assert stored(locate(NAME, tmp_path)) == {"meta/info.json", "data/new.parquet"}
+
+
+def test_a_folder_without_its_scheme(healthy, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(healthy.parent)
+    with pytest.raises(DatasetError, match=r"healthy: a dataset in a folder; expected local:\./healthy"):
+        locate("./healthy", tmp_path)
 
 
 def test_metadata_of_a_revision_is_no_complete_download(hub, tmp_path) -> None:

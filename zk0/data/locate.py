@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from zk0.errors import DatasetError, HubUnavailable, first_line
-from zk0.hub_outages import hub_outage
+from zk0.hub_outages import HUB_ERRORS, hub_outage
 from zk0.settings.dataset_settings import LOCAL_SCHEME
 from zk0.storage.atomic import atomic_write_text
+from zk0.storage.disk_space import translate_disk_full
 
 COMMIT_FILE = ".cache/zk0-commit"
 """File in the folder of a complete download that names its commit; the check skips hidden folders."""
@@ -38,6 +39,7 @@ def locate(uri: str, cache: Path) -> Path:
     Raises:
         DatasetError: a local folder has no meta/info.json, or the Hub does not have the dataset.
         HubUnavailable: the Hub cannot be reached now.
+        DiskFull: the download does not fit.
     """
     if uri.startswith(LOCAL_SCHEME):
         root = Path(uri.removeprefix(LOCAL_SCHEME)).expanduser()
@@ -76,7 +78,7 @@ def locate_metadata(uri: str, cache: Path) -> Path:
     from huggingface_hub import hf_hub_download
 
     wanted, target = _hub_dataset(uri), downloaded_folder(uri, cache)
-    with _translated_errors(wanted):
+    with _translated_errors(wanted), translate_disk_full(target):
         hf_hub_download(wanted.name, "meta/info.json", repo_type="dataset", revision=wanted.revision, local_dir=target)
     return target
 
@@ -124,6 +126,8 @@ def _hub_dataset(uri: str) -> _HubDataset:
             f"{uri}: not a dataset; expected hf:user/name, hf:user/name@REVISION (a commit, tag or branch without /), "
             "user/name, local:/path or sim:task"
         )
+    if not colon and (Path(uri) / "meta").is_dir():
+        raise DatasetError(f"{uri}: a dataset in a folder; expected local:{uri} (user/name is a dataset of the Hub)")
     return _HubDataset(name, revision or None)
 
 
@@ -132,7 +136,7 @@ def _download(wanted: _HubDataset, target: Path) -> Path:
 
     if constants.HF_HUB_OFFLINE and downloaded_commit(target):
         return target
-    with _translated_errors(wanted):
+    with _translated_errors(wanted), translate_disk_full(target):
         info = HfApi().dataset_info(wanted.name, revision=wanted.revision)
         files = [one.rfilename for one in info.siblings or ()]
         if info.sha == downloaded_commit(target) and not _missing(target, files):
@@ -168,7 +172,6 @@ def _translated_errors(wanted: _HubDataset) -> Iterator[None]:
     from huggingface_hub import constants
     from huggingface_hub.errors import (
         GatedRepoError,
-        HfHubHTTPError,
         HFValidationError,
         LocalEntryNotFoundError,
         OfflineModeIsEnabled,
@@ -178,7 +181,7 @@ def _translated_errors(wanted: _HubDataset) -> Iterator[None]:
 
     try:
         yield
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, HFValidationError, OSError) as e:
+    except (HFValidationError, *HUB_ERRORS) as e:
         advice = "check the name and the connection"
         if constants.HF_HUB_OFFLINE and isinstance(e, LocalEntryNotFoundError | OfflineModeIsEnabled):
             advice = "HF_HUB_OFFLINE is set: run with HF_HUB_OFFLINE=0 to download it"

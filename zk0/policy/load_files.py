@@ -9,7 +9,7 @@ from typing import Any
 from safetensors import safe_open
 
 from zk0.errors import PolicyError, Zk0Error, first_line
-from zk0.hub_outages import hub_outage
+from zk0.hub_outages import HUB_ERRORS, hub_outage
 from zk0.records import ACTION, CAMERA_PREFIX, STATE, PolicyRecipe
 
 WEIGHTS_FILE = "model.safetensors"
@@ -32,7 +32,7 @@ def read_policy_config(path: str, revision: str | None = None) -> Any:
     try:
         with _no_warnings():
             config = PreTrainedConfig.from_pretrained(path, revision=revision)
-    except (OSError, ValueError, RuntimeError, DraccusException) as e:
+    except (*HUB_ERRORS, ValueError, RuntimeError, DraccusException) as e:
         raise policy_load_error(path, e) from e
     config.device = "cpu"
     return config

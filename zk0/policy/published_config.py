@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from zk0.errors import PolicyError, first_line
-from zk0.hub_outages import hub_outage
+from zk0.hub_outages import HUB_ERRORS, hub_outage
 from zk0.settings.training_settings import BASE
 
 CONFIG_FILE = "config.json"
@@ -31,7 +31,7 @@ def read_published_config(path: str, revision: str | None = None) -> dict[str, A
     try:
         file = local if Path(path).is_dir() else _download_config(path, revision)
         config = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as e:
+    except (*HUB_ERRORS, ValueError) as e:
         raise hub_outage(e, path) or PolicyError(
             f"{CONFIG_FILE} cannot be loaded ({type(e).__name__}: {first_line(e, 120)}); "
             "expected a policy that ships with zk0, a folder saved by lerobot, or a name on the Hub that can be reached"
@@ -59,7 +59,7 @@ def locate_policy_file(path: str, name: str, revision: str | None = None) -> Pat
         HubUnavailable: the Hub cannot be reached now.
     """
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     if Path(path).is_dir():
         return found if (found := Path(path) / name).is_file() else None
@@ -71,7 +71,7 @@ def locate_policy_file(path: str, name: str, revision: str | None = None) -> Pat
         ) from e
     except EntryNotFoundError:
         return None
-    except (OSError, ValueError, HfHubHTTPError) as e:
+    except (*HUB_ERRORS, ValueError) as e:
         raise hub_outage(e, path) or PolicyError(
             f"{path}: {name} cannot be loaded ({first_line(e)}); expected it on the Hub"
         ) from e

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from zk0.errors import PolicyError, first_line
-from zk0.hub_outages import hub_outage
+from zk0.hub_outages import HUB_ERRORS, hub_outage
 from zk0.policy.kinds import kind_of_type
 from zk0.policy.load_files import locate_weights, read_policy_config
 from zk0.policy.published_config import resolve_policy_path
@@ -62,7 +62,7 @@ def _load_processors(path: str, config: Any, device: str) -> tuple[Any, Any]:
         overrides["tokenizer_processor"] = {"tokenizer_name": str(own_vlm)}
     try:
         pre, post = make_pre_post_processors(config, path, preprocessor_overrides=overrides)
-    except (OSError, ValueError, KeyError, RuntimeError) as e:
+    except (*HUB_ERRORS, ValueError, KeyError, RuntimeError) as e:
         raise hub_outage(e, path) or PolicyError(
             f"{path}: its processors cannot be loaded ({type(e).__name__}: {first_line(e)}); "
             "expected policy_preprocessor.json and policy_postprocessor.json beside the weights"

@@ -7,6 +7,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_model
 
 from zk0.errors import PolicyError
+from zk0.hub_outages import HUB_ERRORS
 from zk0.policy.load_files import check_complete, locate_weights, policy_load_error
 from zk0.policy.stored_statistics import read_stored_moments
 
@@ -32,7 +33,7 @@ def load_plain(path: str, config: Any, revision: str | None = None) -> Any:
     try:
         policy = get_policy_class(config.type)(config)
         load_model(policy, str(locate_weights(path, revision)), strict=False)
-    except (OSError, ValueError, RuntimeError, TypeError, ImportError, SafetensorError) as e:
+    except (*HUB_ERRORS, ValueError, RuntimeError, TypeError, ImportError, SafetensorError) as e:
         raise policy_load_error(path, e) from e
     check_complete(policy, path, revision)
     return policy

@@ -8,6 +8,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_model
 
 from zk0.errors import PolicyError
+from zk0.hub_outages import HUB_ERRORS
 from zk0.policy.load_files import check_complete, contract_features, locate_weights, policy_load_error
 from zk0.policy.smolvla.tiny_geometry import tiny_config, write_tiny_vlm
 from zk0.records import PolicyRecipe
@@ -43,7 +44,7 @@ def carry_vlm_files(path: str, config: Any) -> Any:
 
     try:
         return bundled(config, vlm) if (vlm := vlm_folder(path, config)) else config
-    except (OSError, ValueError, RuntimeError) as e:
+    except (*HUB_ERRORS, ValueError, RuntimeError) as e:
         raise policy_load_error(path, e) from e
 
 
@@ -76,7 +77,7 @@ def load_smolvla(path: str, config: Any, revision: str | None = None) -> Any:
         policy = get_policy_class(config.type)(config)
         _set_dtypes(policy, _stored_vlm_dtype(file), asks_for_vlm)
         load_model(policy, str(file), strict=False)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as e:
+    except (*HUB_ERRORS, ValueError, RuntimeError, SafetensorError) as e:
         raise policy_load_error(path, e) from e
     check_complete(policy, path, revision)
     _check_frozen(policy)
