@@ -233,6 +233,13 @@ def rows_in_another_file_than_the_table_says(b) -> None:
     b.column(EPISODES, "data/file_index", lambda v: [0, 0, 0, 1])
 
 
+@defect("misplaced-rows")
+def rows_in_a_file_that_the_table_does_not_name(b) -> None:
+    table = pq.read_table(b.root / DATA)
+    pq.write_table(table.slice(0, 24), b.root / DATA)
+    pq.write_table(table.slice(24), b.root / DATA.replace("000.parquet", "001.parquet"))
+
+
 @defect("episode-numbers", "missing-rows", "unlisted-rows")
 def episodes_numbered_from_one(b) -> None:
     b.column(EPISODES, "episode_index", lambda v: [i + 1 for i in v])

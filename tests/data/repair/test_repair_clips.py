@@ -70,6 +70,55 @@ def test_a_clip_that_the_table_knows_to_be_short_costs_its_own_episode(breaker) 
     assert repaired(breaker.root, {"video-frames"}, dropped=(1,)).episodes == 3
 
 
+def state_short_clip(b, episode: int) -> None:
+    """The table says that the clip of an episode is two frames short; the clips after it in the file start earlier."""
+    starts = read_column(b, FROM)
+    b.column(EPISODES, TO, lambda v: [s - 0.2 * (i == episode or s > v[episode]) for i, s in enumerate(v)])
+    b.column(EPISODES, FROM, lambda v: [s - 0.2 * (s > starts[episode]) for s in v])
+
+
+def read_column(b, name: str) -> list[float]:
+    return pq.read_table(b.root / EPISODES)[name].to_pylist()
+
+
+def test_a_short_clip_at_the_end_of_a_file_costs_its_own_episode(breaker) -> None:
+    pictures = read_video(breaker.video())
+    write_video(breaker.video(), 46, pictures.__getitem__)
+    breaker.column(EPISODES, TO, lambda v: [*v[:3], v[3] - 0.2])
+    assert repaired(breaker.root, {"video-frames"}, dropped=(3,)).episodes == 3
+
+
+def test_a_stated_short_clip_does_not_hide_frames_lost_without_a_trace(breaker) -> None:
+    """Two frames of episode 0 are lost and stated, two of episode 2 are lost in silence."""
+    pictures = read_video(breaker.video())
+    kept = pictures[:5] + pictures[7:30] + pictures[32:]
+    write_video(breaker.video(), 44, kept.__getitem__)
+    state_short_clip(breaker, 0)
+    with pytest.raises(DatasetError, match="44 frames for 48 rows; no timestamp shows where"):
+        repair_dataset(breaker.root, breaker.root.with_name("repaired"), dataset="x")
+
+
+def test_a_stated_short_clip_in_another_file_does_not_either(breaker) -> None:
+    pictures = read_video(breaker.video())
+    split_wrist_video(breaker)
+    first, second = pictures[:5] + pictures[7:24], pictures[24:30] + pictures[32:]
+    for part, name in ((first, "file-000.mp4"), (second, "file-001.mp4")):
+        write_video(breaker.video().with_name(name), 22, part.__getitem__)
+    breaker.column(EPISODES, FROM, lambda v: [0.0, 1.0, 0.0, 1.2])
+    breaker.column(EPISODES, TO, lambda v: [1.0, 2.2, 1.2, 2.4])
+    assert repaired(breaker.root, {"video-frames"}, dropped=(0, 2, 3)).episodes == 1
+
+
+def test_a_gap_does_not_prove_frames_that_were_lost_elsewhere(breaker) -> None:
+    """Two frames of episode 1 left a gap in the times, two of episode 2 none."""
+    pictures = read_video(breaker.video())
+    times = np.delete(np.arange(46), (17, 18)) / 10
+    kept = [i for i in range(48) if i not in (17, 18, 30, 31)]
+    write_video(breaker.video(), 44, lambda i: pictures[kept[i]], seconds=times)
+    with pytest.raises(DatasetError, match="44 frames for 48 rows; no timestamp shows where"):
+        repair_dataset(breaker.root, breaker.root.with_name("repaired"), dataset="x")
+
+
 def test_offsets_that_count_on_after_a_merge_are_counted_anew(breaker) -> None:
     split_wrist_video(breaker)
     assert repaired(breaker.root, {"clip-places"}).episodes == 4
@@ -92,6 +141,13 @@ def test_a_discarded_take_between_two_clips_moves_no_picture(breaker) -> None:
 @pytest.mark.parametrize("orphan", [False, True], ids=["in a named file", "in a file that nothing names"])
 def test_rows_in_another_file_than_the_table_names_are_kept(breaker, orphan) -> None:
     breaker.column(EPISODES, "data/file_index", lambda v: [1] * 4 if orphan else [0, 0, 1, 1])
+    assert repaired(breaker.root, {"misplaced-rows"}).frames == 48
+
+
+def test_rows_in_a_file_beside_the_named_one_are_kept(breaker) -> None:
+    table = pq.read_table(breaker.root / DATA)
+    pq.write_table(table.slice(0, 24), breaker.root / DATA)
+    pq.write_table(table.slice(24), (breaker.root / DATA).with_name("file-001.parquet"))
     assert repaired(breaker.root, {"misplaced-rows"}).frames == 48
 
 

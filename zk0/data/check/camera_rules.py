@@ -123,14 +123,21 @@ def clips_overlap(contents: Contents) -> Iterator[Violation]:
 def short_clips(contents: Contents, key: str) -> frozenset[int]:
     """Return the episodes whose clip of this camera has fewer frames than rows, as the episode table itself states.
 
-    Their clip ends where the next one begins, before all their rows have a frame.
+    Their clip ends where the next one begins, or where the video ends, before all their rows have a frame.
     """
     fps, found = contents.fps, set()
     for clips in _clips_in_order(contents, key):
-        for a, b in pairwise(clips):
-            is_short = a.clip.end_seconds < a.clip.start_seconds + (a.frames - 0.5) / fps
-            if is_short and a.clip.start_seconds < a.clip.end_seconds <= b.clip.start_seconds + 0.5 / fps:
-                found.add(a.episode)
+        short = [
+            c
+            for c in clips
+            if c.clip.start_seconds < c.clip.end_seconds < c.clip.start_seconds + (c.frames - 0.5) / fps
+        ]
+        starts = {a.episode: b.clip.start_seconds for a, b in pairwise(clips)}
+        found |= {c.episode for c in short if c.clip.end_seconds <= starts.get(c.episode, 0.0) + 0.5 / fps}
+        video = contents.video_by_file.get(clips[-1].clip.file)
+        if clips[-1] in short and video is not None and len(video.seconds):
+            end = float(video.seconds[-1]) + 1 / fps
+            found |= {clips[-1].episode} if abs(clips[-1].clip.end_seconds - end) <= 0.5 / fps else set()
     return frozenset(found)
 
 

@@ -57,11 +57,16 @@ class EpisodeClip:
         return _nearest(video.seconds, self._frame_times(fps)) if self.fits(video, fps) else None
 
     def missing_frames(self, video: VideoFile, fps: float) -> int:
-        """Return the number of frames that have no video frame within the tolerance."""
-        if not len(video.seconds):
-            return self.frames
+        """Return how many frames before the video's last one have no video frame within the tolerance."""
         wanted = self._frame_times(fps)
+        wanted = wanted[wanted < video.seconds[-1:].max(initial=-1.0)]
+        if not len(wanted):
+            return 0
         return int((np.abs(wanted - video.seconds[_nearest(video.seconds, wanted)]) >= TOLERANCE_SECONDS).sum())
+
+    def stated_frames(self, fps: float) -> int:
+        """Return the number of frames between the start and the end that the episode table states."""
+        return round((self.clip.end_seconds - self.clip.start_seconds) * fps)
 
     def _frame_times(self, fps: float) -> NDArray[np.float64]:
         return self.clip.start_seconds + np.arange(self.frames) / fps

@@ -260,14 +260,12 @@ def _read_frame_tables(
 
 
 def _used_tables(tables: Sequence[FrameTable], episodes: Sequence[EpisodeEntry], folder: DatasetFolder) -> set[str]:
-    """Return the files that the episode table names, and those that hold episodes whose named file is missing."""
+    """Return the files that the episode table names, and those that hold episodes of which no named file has a row."""
     named = {e.data_file for e in episodes}
-    homeless = {e.index for e in episodes if e.data_file not in folder}
-    for table in tables:
-        if table.file in named and table.episode_index is not None:
-            homeless -= set(np.unique(table.episode_index).tolist())
-    others = [(t.file, t.episode_index) for t in tables if t.file not in named and t.episode_index is not None]
-    return named | {file for file, found in others if homeless & set(np.unique(found).tolist())}
+    held = {t.file: set(np.unique(t.episode_index).tolist()) for t in tables if t.episode_index is not None}
+    found = set().union(*(numbers for file, numbers in held.items() if file in named))
+    homeless = {e.index for e in episodes if e.data_file not in folder or e.data_file in held} - found
+    return named | {file for file, numbers in held.items() if homeless & numbers}
 
 
 def _probe_videos(

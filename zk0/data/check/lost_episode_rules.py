@@ -128,17 +128,19 @@ def video_frames(contents: Contents, observed: ObservedFrames) -> Iterator[Episo
             yield EpisodeLoss(key, found, "a frame for every row", episodes=tuple(sorted(short)))
         clips_by_file = contents.clips_by_file(key)
         for file, video in contents.videos_of(key).items():
-            clips = [c for c in _with_rows(clips_by_file[file], contents) if c.episode not in short]
-            if not short and _is_uncertain(video, clips, contents.fps):
+            clips = _with_rows(clips_by_file[file], contents)
+            whole = [c for c in clips if c.episode not in short]
+            stated = [c.stated_frames(contents.fps) if c.episode in short else c.frames for c in clips]
+            if len(clips) > 1 and _is_uncertain(video, whole, sum(stated), contents.fps):
                 yield EpisodeLoss(
                     where=f"{key} in {file}",
                     found=f"{len(video.seconds)} frames for {sum(c.frames for c in clips)} rows; "
                     "no timestamp shows where frames were lost, so later frames may belong to other rows",
                     expected="a frame for every row; record these episodes again, or convert their source again",
-                    episodes=tuple(c.episode for c in clips),
+                    episodes=tuple(c.episode for c in whole),
                 )
             else:
-                yield from _misfits(key, file, video, clips, contents)
+                yield from _misfits(key, file, video, whole, contents)
 
 
 def _with_rows(clips: list[EpisodeClip], contents: Contents) -> list[EpisodeClip]:
@@ -147,14 +149,22 @@ def _with_rows(clips: list[EpisodeClip], contents: Contents) -> list[EpisodeClip
     return [replace(c, frames=(s := spans[c.episode]).stop - s.start) for c in clips if c.episode in spans]
 
 
-def _is_uncertain(video: VideoFile, clips: list[EpisodeClip], fps: float) -> bool:
-    """Return whether a video has fewer frames than rows without a gap in its times that proves where."""
-    rows = sum(c.frames for c in clips)
-    if len(clips) < 2 or len(video.seconds) >= rows:
+def _is_uncertain(video: VideoFile, clips: list[EpisodeClip], expected: int, fps: float) -> bool:
+    """Return whether a video has fewer frames than expected without gaps in its times that prove where they lack.
+
+    Frames that lack after the video's last one prove nothing: frames that were lost earlier shift all later ones.
+
+    Args:
+        video: the video.
+        clips: those of its clips that the episode table does not state to be short.
+        expected: the frames that the episode table states for all clips together.
+        fps: frames per second.
+    """
+    if len(video.seconds) >= expected:
         return False
     missing = sum(c.missing_frames(video, fps) for c in clips)
     has_gap = float(np.diff(video.seconds).max(initial=0.0)) > 1.5 / fps
-    return not (has_gap and missing == rows - len(video.seconds))
+    return not (has_gap and missing == expected - len(video.seconds))
 
 
 def _misfits(
