@@ -18,7 +18,7 @@ from zk0.data.dataset_info import read_dataset_info
 from zk0.data.episode_digests import episode_digests
 from zk0.data.episode_table import read_episode_statistics
 from zk0.data.frame_table import read_episodes
-from zk0.data.repair.repair_dataset import RepairRecord, repair_dataset
+from zk0.data.repair.repair_dataset import RepairRecord, repair_dataset, source_digest
 from zk0.errors import DatasetError
 
 DATA = "data/chunk-000/file-000.parquet"
@@ -185,6 +185,19 @@ def test_an_unrelated_target_is_not_touched(copy, breaker, tmp_path) -> None:
     breaker.info(lambda i: i.update(total_frames=3))
     repair_dataset(copy, tmp_path / "one", dataset="x")
     breaker.info(lambda i: i.update(total_frames=4))
+    with pytest.raises(DatasetError, match="repaired from another original"):
+        repair_dataset(copy, tmp_path / "one", dataset="x")
+
+
+def test_another_content_of_a_video_is_another_original(copy, breaker, tmp_path) -> None:
+    """A video that was damaged is replaced by a whole one of the same size."""
+    whole = breaker.video().read_bytes()
+    breaker.video().write_bytes(whole[: len(whole) // 2] + bytes(400) + whole[len(whole) // 2 + 400 :])
+    breaker.info(lambda i: i.update(total_frames=3))
+    damaged = source_digest(copy, {})
+    breaker.video().write_bytes(whole)
+    assert source_digest(copy, {}) != damaged
+    repair_dataset(copy, tmp_path / "one", dataset="x", source=damaged)
     with pytest.raises(DatasetError, match="repaired from another original"):
         repair_dataset(copy, tmp_path / "one", dataset="x")
 

@@ -43,6 +43,7 @@ def usable_dataset(
     """
     if not may_repair or not check_dataset(root, dataset=uri, quick=True, rename_map=rename_map).errors:
         return UsableDataset(root, dict(rename_map), commit=downloaded_commit(root))
-    target = cache / "repaired" / source_digest(root, rename_map)[:32]
-    done, _ = repair_dataset(root, target, dataset=uri, rename_map=rename_map)
+    source = source_digest(root, rename_map)
+    target = cache / "repaired" / source[:32]
+    done, _ = repair_dataset(root, target, dataset=uri, rename_map=rename_map, source=source)
     return UsableDataset(target, {}, done.repairs, done.dropped, downloaded_commit(root))

@@ -41,6 +41,7 @@ def repair_dataset(
     dataset: str,
     rename_map: Mapping[str, str] | None = None,
     progress: FrameProgress = no_progress,
+    source: str | None = None,
 ) -> tuple[RepairRecord, DatasetReport]:
     """Write a repaired copy of a dataset; return what was done and the check of the copy.
 
@@ -54,13 +55,14 @@ def repair_dataset(
         dataset: name of the dataset in the report.
         rename_map: feature key in the dataset -> key in the contract; the copy has the contract's keys.
         progress: called after each frame of the original and of the copy that is decoded for the check.
+        source: the original's `source_digest`, if it is known; all files are read for it.
 
     Raises:
         DatasetError: a finding cannot be repaired (names it), the copy does not pass the check, or `target` exists and
             is not a repaired copy of this original.
     """
     contents = read_contents(root, rename_map)
-    source = source_digest(root, rename_map or {})
+    source = source or source_digest(root, rename_map or {})
     if target.exists():
         return _earlier_repair(target, source, rename_map or {}, dataset)
     if target.resolve().is_relative_to(root.resolve()):
@@ -97,14 +99,13 @@ def _write(contents: Contents, plan: RepairPlan, before: DatasetReport, source: 
 
 
 def source_digest(root: Path, rename_map: Mapping[str, str]) -> str:
-    """Return the SHA-256 over the rename_map, all names and sizes, and the content of tables and metadata."""
+    """Return the SHA-256 over the rename_map, and the names and contents of all files."""
     folder = list_folder(root)
     sha = hashlib.sha256(json.dumps(dict(rename_map), sort_keys=True).encode())
     for file, size in sorted(folder.sizes.items()):
         sha.update(f"{file}\0{size}\0".encode())
-        if file.endswith((".parquet", ".json", ".jsonl")):
-            with (folder.root / file).open("rb") as stream:
-                sha.update(hashlib.file_digest(stream, "sha256").digest())
+        with (folder.root / file).open("rb") as stream:
+            sha.update(hashlib.file_digest(stream, "sha256").digest())
     return sha.hexdigest()
 
 
