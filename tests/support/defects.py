@@ -187,6 +187,13 @@ def no_video(b) -> None:
     b.video().unlink()
 
 
+@defect("camera-without-video")
+def a_declared_camera_that_never_recorded(b) -> None:
+    b.video().unlink()
+    wanted = f"videos/{WRIST}/"
+    b.table(EPISODES, lambda t: t.drop_columns([name for name in t.column_names if name.startswith(wanted)]))
+
+
 @defect("unreadable-video")
 def empty_video(b) -> None:
     b.video().write_bytes(b"")

@@ -4,7 +4,7 @@ v2.x stores them as JSON Lines, v3.0 as parquet; both become `EpisodeEntry` valu
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from string import Formatter
 from typing import Any
@@ -65,7 +65,9 @@ def read_episode_table(folder: DatasetFolder, info: DatasetInfo) -> tuple[Episod
     files = folder.files_under(EPISODES_DIR, ".parquet")
     if not files:
         raise BrokenFile(EPISODES_DIR, "no file", "a parquet table of episodes")
-    return tuple(_v3_entry(row, info, f"{f} row {n}") for f in files for n, row in enumerate(_rows(folder, f)))
+    present = {part for file in folder.sizes if file.endswith(".mp4") for part in file.split("/")}
+    without = set(info.video_keys) - present
+    return tuple(_v3_entry(row, info, without, f"{f} row {n}") for f in files for n, row in enumerate(_rows(folder, f)))
 
 
 def read_task_table(folder: DatasetFolder, info: DatasetInfo) -> dict[int, str]:
@@ -152,24 +154,28 @@ def _rows(
     return rows
 
 
-def _v3_entry(row: dict[str, Any], info: DatasetInfo, where: str) -> EpisodeEntry:
+def _v3_entry(row: dict[str, Any], info: DatasetInfo, without_video: Set[str], where: str) -> EpisodeEntry:
+    """The entry of a row; a camera without any video may lack its columns: the rule about such cameras tells."""
+
     def file(template: str | None, prefix: str, key: str = "") -> str:
         values = {name: _non_negative_int(row, f"{prefix}/{name}", where) for name in ("chunk_index", "file_index")}
         return _fill(template, {"video_key": key, **values}, where)
+
+    def clip(key: str) -> VideoClip:
+        prefix = f"videos/{key}"
+        if key in without_video and not any(name.startswith(f"{prefix}/") for name in row):
+            place = _fill(info.video_path, {"video_key": key, "chunk_index": 0, "file_index": 0}, where)
+            edges = (_non_negative_int(row, f"dataset_{edge}_index", where) / info.fps for edge in ("from", "to"))
+            return VideoClip(place, *edges)
+        times = (_seconds(row, f"{prefix}/{edge}_timestamp", where) for edge in ("from", "to"))
+        return VideoClip(file(info.video_path, prefix, key), *times)
 
     return EpisodeEntry(
         index=_non_negative_int(row, "episode_index", where),
         length=_non_negative_int(row, "length", where),
         tasks=_texts(row.get("tasks")),
         data_file=file(info.data_path, "data"),
-        clips={
-            key: VideoClip(
-                file(info.video_path, f"videos/{key}", key),
-                _seconds(row, f"videos/{key}/from_timestamp", where),
-                _seconds(row, f"videos/{key}/to_timestamp", where),
-            )
-            for key in info.video_keys
-        },
+        clips={key: clip(key) for key in info.video_keys},
         from_index=_non_negative_int(row, "dataset_from_index", where),
         to_index=_non_negative_int(row, "dataset_to_index", where),
     )
