@@ -7,7 +7,7 @@ from zk0.errors import HubUnavailable, first_line
 _PASSING_STATUS = (408, 425, 429, 500, 502, 503, 504)
 _PASSING_ERRORS = (httpx.NetworkError, httpx.TimeoutException, httpx.ProxyError, httpx.RemoteProtocolError)
 
-HUB_ERRORS: tuple[type[Exception], ...] = (OSError, httpx.HTTPError)
+HUB_ERRORS: tuple[type[OSError], type[httpx.HTTPError]] = (OSError, httpx.HTTPError)
 """What a request to the Hub raises when it fails: huggingface_hub's own errors are OSErrors, but it lets those of the
 connection through in some calls."""
 

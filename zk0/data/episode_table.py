@@ -61,7 +61,7 @@ def read_episode_table(folder: DatasetFolder, info: DatasetInfo) -> tuple[Episod
     """
     if not info.is_v3:
         lines = folder.read_json_lines(EPISODE_LINES)
-        return tuple(_v2_entry(line, info, f"{EPISODE_LINES} line {n}") for n, line in enumerate(lines, 1))
+        return tuple(v2_entry(line, info, f"{EPISODE_LINES} line {n}") for n, line in enumerate(lines, 1))
     files = folder.files_under(EPISODES_DIR, ".parquet")
     if not files:
         raise BrokenFile(EPISODES_DIR, "no file", "a parquet table of episodes")
@@ -181,7 +181,12 @@ def _v3_entry(row: dict[str, Any], info: DatasetInfo, without_video: Set[str], w
     )
 
 
-def _v2_entry(row: Any, info: DatasetInfo, where: str) -> EpisodeEntry:
+def v2_entry(row: Any, info: DatasetInfo, where: str) -> EpisodeEntry:
+    """Return the entry of an object with episode_index, tasks and length; its files follow from the index.
+
+    Raises:
+        BrokenFile: the object lacks a value; names `where`.
+    """
     if not isinstance(row, dict):
         raise BrokenFile(where, repr(row)[:80], "an object with episode_index, tasks and length")
     index, length = _non_negative_int(row, "episode_index", where), _non_negative_int(row, "length", where)

@@ -179,10 +179,9 @@ def _translated_errors(wanted: _HubDataset) -> Iterator[None]:
         RevisionNotFoundError,
     )
 
-    failures: tuple[type[Exception], ...] = (HFValidationError, *HUB_ERRORS)
     try:
         yield
-    except failures as e:
+    except (HFValidationError, *HUB_ERRORS) as e:
         advice = "check the name and the connection"
         if constants.HF_HUB_OFFLINE and isinstance(e, LocalEntryNotFoundError | OfflineModeIsEnabled):
             advice = "HF_HUB_OFFLINE is set: run with HF_HUB_OFFLINE=0 to download it"

@@ -1,5 +1,6 @@
 """Recordings that were killed before LeRobot closed its tables."""
 
+import re
 import shutil
 
 import numpy as np
@@ -66,12 +67,20 @@ def gap_in_rows(b) -> None:
     b.table(DATA, lambda t: t.take(np.delete(np.arange(48), 20)))
 
 
-@pytest.mark.parametrize("doubt", [longer, uneven_files, gap_in_rows])
+WHY = {
+    longer: "49 frames for 48 rows",
+    uneven_files: "file-000.mp4 ends in the middle of an episode",
+    gap_in_rows: "the rows of episode 1 in .* are not whole",
+}
+
+
+@pytest.mark.parametrize("doubt", WHY)
 def test_a_table_that_is_not_certain_is_not_built(breaker, doubt) -> None:
     doubt(breaker)
     cut(breaker.root / EPISODES, -600)
     findings = {f.rule: f for f in check_dataset(breaker.root, dataset="x").findings}
     assert findings["episode-table"].repair is None
+    assert re.search(f"cannot be built again: .*({WHY[doubt]}).*Copy it from", findings["episode-table"].expected)
     with pytest.raises(DatasetError, match="cannot be repaired: episode-table"):
         repair_dataset(breaker.root, breaker.root.with_name("repaired"), dataset="x")
 

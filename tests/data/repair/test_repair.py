@@ -273,6 +273,17 @@ def test_older_formats_become_v3(version, healthy, tmp_path) -> None:
     assert {h for f, h in tree(tmp_path / "new").items() if f.endswith("mp4")} == bytes_of
 
 
+@pytest.mark.parametrize("kept", [None, -20], ids=["no file", "the last line half written"])
+def test_the_episode_table_of_an_older_format_is_built_again(healthy, tmp_path, kept) -> None:
+    old = as_v2(healthy, tmp_path / "old", "v2.1")
+    table = old / "meta/episodes.jsonl"
+    table.unlink() if kept is None else table.write_text(table.read_text()[:kept])
+    assert {f.rule for f in check_dataset(old, dataset="x").findings} == {"format-version", "episode-table"}
+    done, after = repair_dataset(old, tmp_path / "new", dataset="x")
+    assert "rebuild-episodes" in done.repairs
+    assert (after.findings, after.episodes, after.frames) == ((), 4, 48)
+
+
 def test_wrong_statistics_of_an_older_format_are_found(healthy, tmp_path) -> None:
     old = as_v2(healthy, tmp_path / "old", "v2.1")
     lines = [json.loads(line) for line in (old / "meta/episodes_stats.jsonl").read_text().splitlines()]

@@ -21,7 +21,7 @@ from zk0.data.check.reading_rules import (
     UNREADABLE_DATA,
     UNREADABLE_VIDEO,
 )
-from zk0.data.check.rebuilt_episodes import rebuild_episodes
+from zk0.data.check.rebuilt_episodes import NotCertain, rebuild_episodes
 from zk0.data.check.rule import Rule, Severity, Violation
 from zk0.data.check.true_rate import are_equal_rates, clock_rate
 from zk0.data.dataset_folder import BrokenFile, DatasetFolder, list_folder
@@ -238,12 +238,22 @@ def _read_episodes(
     try:
         return read_episode_table(folder, info)
     except BrokenFile as e:
-        rows = _Reader()
-        tables = _read_frame_tables(folder, resolve_renames(info, {}), None, rows) if info.is_v3 else []
-        rebuilt = None if rows.unreadable else rebuild_episodes(folder, info, tables, tasks)
-        violation = Violation(e.where, e.found, e.expected, repairable=rebuilt is not None)
+        rebuilt, expected = None, e.expected
+        try:
+            rebuilt = _rebuild(folder, info, tasks)
+        except NotCertain as doubt:
+            expected = f"{e.expected}; it cannot be built again: {doubt}. Copy it from where it was recorded"
+        violation = Violation(e.where, e.found, expected, repairable=rebuilt is not None)
         reader.unreadable.append(EPISODE_TABLE.finding(violation))
         return rebuilt
+
+
+def _rebuild(folder: DatasetFolder, info: DatasetInfo, tasks: Mapping[int, str]) -> tuple[EpisodeEntry, ...]:
+    rows = _Reader()
+    tables = _read_frame_tables(folder, resolve_renames(info, {}), None, rows)
+    if rows.unreadable:
+        raise NotCertain(f"{rows.unreadable[0].where} is {rows.unreadable[0].found}")
+    return rebuild_episodes(folder, info, tables, tasks)
 
 
 def _read_frame_tables(

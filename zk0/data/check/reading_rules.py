@@ -15,7 +15,7 @@ EPISODE_TABLE = READING_RULES.declare(
     "episode-table",
     "The episode table is readable and every path that it implies lies inside the dataset's folder.",
     repairs=("rebuild-episodes",),
-    repair_if="the format is v3, the rows are whole, and each camera has exactly their frames",
+    repair_if="the rows are whole, and in v3 each camera has exactly their frames",
 )
 TASK_TABLE = READING_RULES.declare("task-table", "The task table is readable and each row has an index and a text.")
 STATISTICS_MISSING = READING_RULES.declare(

@@ -7,45 +7,47 @@ from numpy.typing import NDArray
 
 from zk0.data.dataset_folder import BrokenFile, DatasetFolder
 from zk0.data.dataset_info import DatasetInfo
-from zk0.data.episode_table import EpisodeEntry, VideoClip
+from zk0.data.episode_table import EpisodeEntry, VideoClip, v2_entry
 from zk0.data.frame_table import FrameTable
 from zk0.data.video_file import VideoFile, probe_video
 
 Positions = NDArray[np.int64]
 
 
+class NotCertain(Exception):
+    """Rows and videos do not prove the episodes; the message says why."""
+
+
 def rebuild_episodes(
     folder: DatasetFolder, info: DatasetInfo, tables: Sequence[FrameTable], tasks: Mapping[int, str]
-) -> tuple[EpisodeEntry, ...] | None:
-    """Return the entries of all episodes that have rows, if rows and videos leave no doubt about them; else None.
+) -> tuple[EpisodeEntry, ...]:
+    """Return the entries of all episodes that have rows.
 
     LeRobot writes the rows and the clips of a recording in the order of the episodes. So the clips are certain if each
-    camera has as many video frames as there are rows, and every video ends where an episode ends.
+    camera has as many video frames as there are rows, and every video ends where an episode ends. In v2.x each episode
+    has files of its own.
 
     Args:
         folder: the dataset's.
-        info: its meta/info.json, version 3.
+        info: its meta/info.json.
         tables: all files below data/, in order.
         tasks: task_index -> text.
+
+    Raises:
+        NotCertain: rows and videos leave a doubt about the episodes.
     """
     rows = _rows_by_episode(tables)
-    if rows is None:
-        return None
+    if not info.is_v3:
+        return tuple(_v2_entry(episode, *found, info, tasks) for episode, found in rows.items())
     lengths = {e: len(positions) for e, (_, positions) in rows.items()}
-    clips: dict[str, Mapping[int, VideoClip]] = {}
-    for key in info.video_keys:
-        found = _clips(folder, key, lengths, info.fps)
-        if found is None:
-            return None
-        clips[key] = found
+    clips = {key: _clips(folder, key, lengths, info.fps) for key in info.video_keys}
     entries, start = [], 0
     for episode, (table, positions) in rows.items():
-        numbers = [] if table.task_index is None else np.unique(table.task_index[positions]).tolist()
         entries.append(
             EpisodeEntry(
                 index=episode,
                 length=lengths[episode],
-                tasks=tuple(tasks[t] for t in numbers if t in tasks),
+                tasks=_texts(table, positions, tasks),
                 data_file=table.file,
                 clips={key: of_camera[episode] for key, of_camera in clips.items()},
                 from_index=start,
@@ -56,49 +58,68 @@ def rebuild_episodes(
     return tuple(entries)
 
 
-def _rows_by_episode(tables: Sequence[FrameTable]) -> dict[int, tuple[FrameTable, Positions]] | None:
-    """Return episode -> its file and its rows there; None unless the episodes are whole and in order."""
+def _texts(table: FrameTable, positions: Positions, tasks: Mapping[int, str]) -> tuple[str, ...]:
+    numbers = [] if table.task_index is None else np.unique(table.task_index[positions]).tolist()
+    return tuple(tasks[t] for t in numbers if t in tasks)
+
+
+def _v2_entry(
+    episode: int, table: FrameTable, positions: Positions, info: DatasetInfo, tasks: Mapping[int, str]
+) -> EpisodeEntry:
+    """Return the entry of an episode of v2.x, which has files of its own, named by its number."""
+    row = {"episode_index": episode, "length": len(positions), "tasks": list(_texts(table, positions, tasks))}
+    entry = v2_entry(row, info, table.file)
+    if entry.data_file != table.file:
+        raise NotCertain(f"the rows of episode {episode} are in {table.file}, expected {entry.data_file}")
+    return entry
+
+
+def _rows_by_episode(tables: Sequence[FrameTable]) -> dict[int, tuple[FrameTable, Positions]]:
+    """Return episode -> its file and its rows there; the episodes are whole and in order."""
     found: dict[int, tuple[FrameTable, Positions]] = {}
     for table in tables:
         if table.episode_index is None or table.frame_index is None:
-            return None
+            raise NotCertain(f"{table.file} has no episode_index or no frame_index")
         for episode in dict.fromkeys(table.episode_index.tolist()):
             positions = np.flatnonzero(table.episode_index == episode)
             if episode != len(found) or not np.array_equal(table.frame_index[positions], np.arange(len(positions))):
-                return None
+                raise NotCertain(f"the rows of episode {episode} in {table.file} are not whole or not in order")
             found[episode] = (table, positions)
-    return found or None
+    if not found:
+        raise NotCertain("there are no rows")
+    return found
 
 
-def _clips(folder: DatasetFolder, key: str, lengths: Mapping[int, int], fps: float) -> dict[int, VideoClip] | None:
-    """Return episode -> clip of one camera; None if its videos do not hold exactly the frames of whole episodes."""
+def _clips(folder: DatasetFolder, key: str, lengths: Mapping[int, int], fps: float) -> dict[int, VideoClip]:
+    """Return episode -> clip of one camera, whose videos hold exactly the frames of whole episodes."""
     try:
         videos = [probe_video(folder, file) for file in folder.files_under(f"videos/{key}", ".mp4")]
-    except BrokenFile:
-        return None
-    if sum(len(v.seconds) for v in videos) != sum(lengths.values()):
-        return None
+    except BrokenFile as e:
+        raise NotCertain(f"{e.where} is {e.found}") from e
+    frames, rows = sum(len(v.seconds) for v in videos), sum(lengths.values())
+    if frames != rows:
+        raise NotCertain(
+            f"{key} has {frames} frames for {rows} rows, so nothing tells which frame belongs to which row"
+        )
     clips: dict[int, VideoClip] = {}
     waiting = list(lengths.items())
     for video in videos:
         filled = _fill(video, waiting, fps)
-        if filled is None:
-            return None
         clips |= filled
         waiting = waiting[len(filled) :]
     return clips
 
 
-def _fill(video: VideoFile, waiting: Sequence[tuple[int, int]], fps: float) -> dict[int, VideoClip] | None:
-    """Return the clips of the next episodes that fill a video; None if its end is not the end of an episode."""
+def _fill(video: VideoFile, waiting: Sequence[tuple[int, int]], fps: float) -> dict[int, VideoClip]:
+    """Return the clips of the next episodes, which fill a video."""
     clips: dict[int, VideoClip] = {}
     at = 0
     for episode, length in waiting:
-        if at == len(video.seconds):
+        if at >= len(video.seconds):
             break
-        if at + length > len(video.seconds):
-            return None
         start = float(video.seconds[at])
         clips[episode] = VideoClip(video.file, start, start + length / fps)
         at += length
-    return clips if at == len(video.seconds) else None
+    if at != len(video.seconds):
+        raise NotCertain(f"{video.file} ends in the middle of an episode")
+    return clips
