@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from zk0.data.episode_reader import EpisodeReader
+from zk0.data.locate import COMMIT_FILE
 from zk0.data.statistics import pool_moments
 from zk0.errors import CheckpointError, DatasetError, EvaluationError, PolicyError
 from zk0.evaluation.evaluation_sets import prepare_evaluation_set
@@ -76,6 +77,15 @@ class TestEvaluationSet:
         found = prepare_evaluation_set(broken, repairing)
         assert found.report.repairs == ("recount",)
         assert found.digests == prepare_evaluation_set(settings, session).digests
+
+    def test_the_commit_of_a_download_is_in_its_report(self, session: Session, tmp_path: Path) -> None:
+        settings = session.evaluation_sets()[0]
+        assert prepare_evaluation_set(settings, session).report.commit is None
+        root = Path(shutil.copytree(settings.dataset.removeprefix("local:"), tmp_path / "set"))
+        (root / COMMIT_FILE).parent.mkdir()
+        (root / COMMIT_FILE).write_text(40 * "a")
+        downloaded = settings.model_copy(update={"dataset": f"local:{root}"})
+        assert prepare_evaluation_set(downloaded, session).report.commit == 40 * "a"
 
     def test_too_few_episodes(self, session: Session) -> None:
         settings = session.evaluation_sets()[0].model_copy(update={"last_episodes": 4})

@@ -48,7 +48,7 @@ def prepare_evaluation_set(settings: EvaluationSetSettings, session: Session) ->
         dataset=settings.dataset,
         root=str(usable.root),
         rename_map=usable.rename_map,
-        report=report.model_copy(update={"repairs": usable.repairs}),
+        report=report.model_copy(update={"repairs": usable.repairs, "commit": usable.commit}),
         split=Split(train=(), held_out=chosen),
         digests=tuple(map(episode_digest, frames)),
         path_sketches=path_sketches(frames, report.units),
