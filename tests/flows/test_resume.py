@@ -40,7 +40,7 @@ SETTINGS = {
     "late": (f"clients=[{LATE}]",),
     "act": ACT,
     "buffered": BUFFERED,
-    "buffered int8": (*BUFFERED, *INT8),
+    "buffered-int8": (*BUFFERED, *INT8),
 }
 """In the second buffered round arrive c, which began in the first one, and then a; b is at work when it ends."""
 
@@ -123,7 +123,7 @@ KILLS |= {
         KILLS["aggregation cut"], left="round-002/updates/a.json", settings="buffered"
     ),
     "record cut, buffered": replace(KILLS["record cut"], settings="buffered"),
-    "arrival without line, int8": Kill(("open", ARRIVALS, 1), settings="buffered int8"),
+    "arrival without line, int8": Kill(("open", ARRIVALS, 1), settings="buffered-int8"),
 }
 KILLS["training, act"] = replace(KILLS["training"], settings="act", to_the_end=True)
 BY_DEFAULT += ("update cut, scaffold", "between arrivals")

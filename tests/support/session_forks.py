@@ -119,6 +119,7 @@ def fill(file: str, left: int) -> Callable[[str], None]:
 def copy(to: str) -> Callable[[str], None]:
     def then(text: str) -> None:
         session = Path(text.split()[0]).parents[1]
+        assert (session / "session.toml").is_file(), f"not a session's folder: {session}"
         shutil.copytree(session, Path(to) / session.name)
 
     return then
