@@ -9,7 +9,7 @@ import av
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image
+from PIL import Image, ImageFilter
 
 DATA = "data/chunk-000/file-000.parquet"
 EPISODES = "meta/episodes/chunk-000/file-000.parquet"
@@ -346,6 +346,27 @@ def radians(b) -> None:
         change_vectors(b, key, np.deg2rad)
 
 
+@defect("units", "glitch")
+def servo_ticks_with_a_lost_reading(b) -> None:
+    def lose(v: np.ndarray) -> np.ndarray:
+        v = np.round(v * 4096 / 360 + 2048)
+        v[20, 1] = -1
+        return v
+
+    for key, change in ((STATE, lose), ("action", lambda v: np.round(v * 4096 / 360 + 2048))):
+        change_vectors(b, key, change)
+
+
+@defect("mixed-units")
+def states_in_degrees_and_actions_in_radians(b) -> None:
+    change_vectors(b, "action", np.deg2rad)
+
+
+@defect("mixed-units", "implausible-range", "gripper-range")
+def states_in_ticks_and_actions_in_degrees(b) -> None:
+    change_vectors(b, STATE, lambda v: np.round(v * 4096 / 360 + 2048))
+
+
 @defect("implausible-range")
 def impossible_angles(b) -> None:
     change_vectors(b, "action", lambda v: v * 40 + 0.5)
@@ -642,7 +663,7 @@ def a_camera_that_hangs_in_one_episode(b) -> None:
 @defect("blurred-pictures")
 def a_camera_out_of_focus_in_one_episode(b) -> None:
     def blur(picture: np.ndarray) -> np.ndarray:
-        return np.asarray(Image.fromarray(picture).resize((6, 6), Image.Resampling.BOX).resize((64, 64)))
+        return np.asarray(Image.fromarray(picture).filter(ImageFilter.GaussianBlur(3)))
 
     change_pictures(b, lambda p: [*p[:36], *map(blur, p[36:])])
 
