@@ -16,7 +16,7 @@ from zk0.data.picture_measures import PictureSequence
 
 MAX_DARK_BRIGHTNESS = 10.0
 """Mean brightness (0 to 255) under which a frame shows nothing."""
-MAX_FROZEN_CHANGE = 0.05
+MAX_FROZEN_CHANGE = 0.06
 """Mean change of brightness under which two frames are the same picture, encoded twice."""
 MIN_RUN_SECONDS, MIN_RUN_FRAMES = 1.0, 5
 """Shortest run of dark or frozen pictures that is reported."""
@@ -28,13 +28,13 @@ MAX_BLUR_SHARE = 0.7
 A Gaussian blur with a standard deviation of one pixel leaves half of it, one of two to eight pixels 26 to 61 %; episodes
 of healthy recordings have at least 96 %.
 """
-MIN_CONTRAST = 0.25
+MIN_CONTRAST = 0.3
 """Difference of neighboring pixels (of 255) under which a scene is so plain that focus does not show."""
-MAX_SAME_DIFFERENCE, MAX_SAME_SHARE = 2.0, 0.1
+MAX_SAME_DIFFERENCE, MAX_SAME_SHARE = 2.5, 0.1
 """Mean difference (of 255, and as a share of the contrast) under which two pictures are the same."""
 MAX_FROZEN_SHARE = 0.1
 """Change of a picture, as a share of the camera's median, under which it is the picture before, encoded twice."""
-MIN_SWAP_DIFFERENCE = 8.0
+MIN_SWAP_DIFFERENCE = 9.0
 """Mean difference (of 255) of an episode's pictures from its camera's others from which cameras may be swapped."""
 MIN_COMPARED_EPISODES = 3
 
