@@ -284,6 +284,11 @@ def clock_times(b) -> None:
 
 
 @defect("timestamps")
+def a_clock_at_a_third_of_the_rate(b) -> None:
+    b.column(DATA, "timestamp", lambda v: [t * 3 for t in v])
+
+
+@defect("timestamps")
 def a_timestamp_that_is_no_number(b) -> None:
     b.column(DATA, "timestamp", lambda v: [float("nan"), *v[1:]])
 

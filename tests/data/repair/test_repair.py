@@ -33,7 +33,7 @@ REFUSED = {
     "rows_of_a_task_that_is_not_there", "tasks_numbered_from_one", "episodes_numbered_from_one",
     "a_video_of_another_rate", "a_feature_key_with_a_slash", "a_video_of_another_size", "a_video_that_ends_too_early",
     "a_video_that_lost_frames_in_the_middle",
-    "states_in_degrees_and_actions_in_radians", "states_in_ticks_and_actions_in_degrees",
+    "a_clock_at_a_third_of_the_rate", "states_in_degrees_and_actions_in_radians", "states_in_ticks_and_actions_in_degrees",
 }  # fmt: skip
 UNITS = {"raw_servo_ticks", "servo_ticks_with_a_lost_reading", "radians"}
 OTHER_NUMBERS = {
