@@ -372,7 +372,7 @@ def states_in_ticks_and_actions_in_degrees(b) -> None:
     change_vectors(b, STATE, lambda v: np.round(v * 4096 / 360 + 2048))
 
 
-@defect("implausible-range")
+@defect("implausible-range", "mixed-units")
 def impossible_angles(b) -> None:
     change_vectors(b, "action", lambda v: v * 40 + 0.5)
 
@@ -411,6 +411,15 @@ def a_joint_that_jumps_and_returns(b) -> None:
         return v
 
     change_episode(b, 1, jump, [STATE])
+
+
+@defect("glitch")
+def an_action_that_jumps_and_returns(b) -> None:
+    def jump(v: np.ndarray) -> np.ndarray:
+        v[6, 2] += 150
+        return v
+
+    change_episode(b, 1, jump, ["action"])
 
 
 @defect("zero-rows")

@@ -1,6 +1,6 @@
 """Measures of the motion in states and actions, relative to each joint's range, so that they hold for every unit."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -33,8 +33,10 @@ class Motion:
     """(dims,) from the 1 % to the 99 % quantile of the states; 0: the joint never moves."""
     action_range: Floats
     """(dims,) the same for the actions."""
-    fast_step: Floats
+    state_step: Floats
     """(dims,) 90 % quantile of the absolute change of a state from one frame to the next."""
+    action_step: Floats
+    """(dims,) the same for the actions."""
 
     @property
     def same_space(self) -> bool:
@@ -51,12 +53,12 @@ def measure_motion(episodes: Mapping[int, EpisodeFrames]) -> Motion | None:
     }
     if not usable:
         return None
-    steps = np.concatenate([np.abs(np.diff(f.state, axis=0)) for f in usable.values()])
     return Motion(
         episodes=usable,
         state_range=_range(np.concatenate([f.state for f in usable.values()])),
         action_range=_range(np.concatenate([f.action for f in usable.values()])),
-        fast_step=np.quantile(steps, 0.9, axis=0),
+        state_step=_fast_step([f.state for f in usable.values()]),
+        action_step=_fast_step([f.action for f in usable.values()]),
     )
 
 
@@ -170,6 +172,11 @@ def _path(values: Floats, spread: Floats) -> Floats:
     way = np.append(0.0, np.cumsum(np.abs(np.diff(shares, axis=0)).max(axis=1)))
     points = np.linspace(0, way[-1], PATH_POINTS)
     return np.stack([np.interp(points, way, shares[:, d]) for d in range(shares.shape[1])], axis=1)
+
+
+def _fast_step(parts: Sequence[Floats]) -> Floats:
+    steps: Floats = np.quantile(np.concatenate([np.abs(np.diff(p, axis=0)) for p in parts]), 0.9, axis=0)
+    return steps
 
 
 def _range(values: Floats) -> Floats:

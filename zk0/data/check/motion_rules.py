@@ -50,20 +50,24 @@ MAX_SINGLE_TAKE_SECONDS = 120.0
 
 @MOTION_RULES.rule("glitch", severity="warning")
 def glitch(contents: Contents) -> Iterator[Violation]:
-    """No joint jumps away and back within one frame, as after an error on the servo bus."""
+    """No state and no action jumps away and back within one frame, as after an error on the servo bus."""
     if (motion := contents.motion) is None:
         return
-    found = {e: find_glitches(f.state, motion.state_range, motion.fast_step) for e, f in motion.episodes.items()}
-    if broken := {e: places for e, places in found.items() if places}:
-        episode, places = next(iter(broken.items()))
-        frame, joint = places[0]
-        value = motion.episodes[episode].state[frame, joint]
-        yield Violation(
-            where=f"{contents.state_key} of {join_episodes(list(broken))}",
-            found=f"{_joint(contents, joint)} at {value:.4g} for one frame (frame {frame} of episode {episode})",
-            expected="values that a joint can reach from frame to frame",
-            episodes=tuple(broken),
-        )
+    for key, spread, step, name in (
+        (contents.state_key, motion.state_range, motion.state_step, "state"),
+        (contents.action_key, motion.action_range, motion.action_step, "action"),
+    ):
+        found = {e: find_glitches(getattr(f, name), spread, step) for e, f in motion.episodes.items()}
+        if broken := {e: places for e, places in found.items() if places}:
+            episode, places = next(iter(broken.items()))
+            frame, joint = places[0]
+            value = getattr(motion.episodes[episode], name)[frame, joint]
+            yield Violation(
+                where=f"{key} of {join_episodes(list(broken))}",
+                found=f"{_joint(contents, joint)} at {value:.4g} for one frame (frame {frame} of episode {episode})",
+                expected="values that a joint can reach from frame to frame",
+                episodes=tuple(broken),
+            )
 
 
 @MOTION_RULES.rule("zero-rows", severity="warning")
