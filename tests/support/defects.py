@@ -477,6 +477,16 @@ def an_episode_replayed(b) -> None:
         change_vectors(b, key, lambda v: np.concatenate([v[:36], v[12:24] + noise]))
 
 
+@defect("near-duplicates")
+def an_episode_that_is_the_rest_of_another_one(b) -> None:
+    """Episode 3 is episode 1 without its beginning, resampled to as many frames."""
+    places = np.linspace(3, 11, 12)
+    for key in (STATE, "action"):
+        own = np.array(pq.read_table(b.root / DATA)[key].to_pylist())[12:24]
+        rest = np.stack([np.interp(places, range(12), column) for column in own.T], axis=1).astype(np.float32)
+        change_episode(b, 3, lambda _, rest=rest: rest, [key])
+
+
 @defect("no-success")
 def no_demonstration_succeeds(b) -> None:
     b.info(lambda i: i["features"].update({"next.success": {"dtype": "bool", "shape": [1], "names": None}}))

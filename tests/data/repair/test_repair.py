@@ -41,7 +41,7 @@ OTHER_NUMBERS = {
     "a_joint_that_jumps_and_returns", "an_action_that_jumps_and_returns", "a_lost_reading", "a_servo_that_is_off", "an_episode_without_motion",
     "an_episode_that_hardly_begins", "actions_that_follow_the_states", "actions_that_are_differences",
     "a_whole_recording_in_one_episode", "actions_cut_off_at_a_limit", "a_gripper_of_another_calibration",
-    "an_episode_replayed",
+    "an_episode_replayed", "an_episode_that_is_the_rest_of_another_one",
     "a_joint_that_never_moves",
     "an_episode_twice",
     "actions_are_the_next_states",
