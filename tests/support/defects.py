@@ -9,7 +9,7 @@ import av
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image
+from PIL import Image, ImageFilter
 
 DATA = "data/chunk-000/file-000.parquet"
 EPISODES = "meta/episodes/chunk-000/file-000.parquet"
@@ -298,6 +298,11 @@ def clock_times(b) -> None:
 
 
 @defect("timestamps")
+def a_clock_at_a_third_of_the_rate(b) -> None:
+    b.column(DATA, "timestamp", lambda v: [t * 3 for t in v])
+
+
+@defect("timestamps")
 def a_timestamp_that_is_no_number(b) -> None:
     b.column(DATA, "timestamp", lambda v: [float("nan"), *v[1:]])
 
@@ -360,7 +365,28 @@ def radians(b) -> None:
         change_vectors(b, key, np.deg2rad)
 
 
-@defect("implausible-range")
+@defect("units", "glitch")
+def servo_ticks_with_a_lost_reading(b) -> None:
+    def lose(v: np.ndarray) -> np.ndarray:
+        v = np.round(v * 4096 / 360 + 2048)
+        v[20, 1] = -1
+        return v
+
+    for key, change in ((STATE, lose), ("action", lambda v: np.round(v * 4096 / 360 + 2048))):
+        change_vectors(b, key, change)
+
+
+@defect("mixed-units")
+def states_in_degrees_and_actions_in_radians(b) -> None:
+    change_vectors(b, "action", np.deg2rad)
+
+
+@defect("mixed-units", "implausible-range", "gripper-range")
+def states_in_ticks_and_actions_in_degrees(b) -> None:
+    change_vectors(b, STATE, lambda v: np.round(v * 4096 / 360 + 2048))
+
+
+@defect("implausible-range", "mixed-units")
 def impossible_angles(b) -> None:
     change_vectors(b, "action", lambda v: v * 40 + 0.5)
 
@@ -399,6 +425,15 @@ def a_joint_that_jumps_and_returns(b) -> None:
         return v
 
     change_episode(b, 1, jump, [STATE])
+
+
+@defect("glitch")
+def an_action_that_jumps_and_returns(b) -> None:
+    def jump(v: np.ndarray) -> np.ndarray:
+        v[6, 2] += 150
+        return v
+
+    change_episode(b, 1, jump, ["action"])
 
 
 @defect("zero-rows")
@@ -454,6 +489,16 @@ def an_episode_replayed(b) -> None:
     noise = np.random.default_rng(3).normal(0, 0.1, (12, 6)).astype(np.float32)
     for key in (STATE, "action"):
         change_vectors(b, key, lambda v: np.concatenate([v[:36], v[12:24] + noise]))
+
+
+@defect("near-duplicates")
+def an_episode_that_is_the_rest_of_another_one(b) -> None:
+    """Episode 3 is episode 1 without its beginning, resampled to as many frames."""
+    places = np.linspace(3, 11, 12)
+    for key in (STATE, "action"):
+        own = np.array(pq.read_table(b.root / DATA)[key].to_pylist())[12:24]
+        rest = np.stack([np.interp(places, range(12), column) for column in own.T], axis=1).astype(np.float32)
+        change_episode(b, 3, lambda _, rest=rest: rest, [key])
 
 
 @defect("no-success")
@@ -656,7 +701,7 @@ def a_camera_that_hangs_in_one_episode(b) -> None:
 @defect("blurred-pictures")
 def a_camera_out_of_focus_in_one_episode(b) -> None:
     def blur(picture: np.ndarray) -> np.ndarray:
-        return np.asarray(Image.fromarray(picture).resize((6, 6), Image.Resampling.BOX).resize((64, 64)))
+        return np.asarray(Image.fromarray(picture).filter(ImageFilter.GaussianBlur(3)))
 
     change_pictures(b, lambda p: [*p[:36], *map(blur, p[36:])])
 

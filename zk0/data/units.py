@@ -24,8 +24,10 @@ _NUMBERED = re.compile(
     r"([a-z_]+[0-9]*[_.])?([a-z_]*(dim|joint|motor|state|action|servo|axis|j|m)[_.]?)?[0-9]+([_.]?pos)?"
 )
 """Names that only count the dimensions."""
+_EFFECTOR = re.compile(r"(.*[^a-z])?(ee|eef|tcp)([^a-z].*)?|.*effector.*")
+"""Names that speak of the end effector."""
 ROBUST_SHARE = 0.99
-"""Share of the rows whose largest value decides; single readings beyond it are glitches."""
+"""Share of the rows whose smallest and largest values decide; single readings beyond it are glitches."""
 
 
 def is_so_arm(robot_type: str | None, names: Sequence[str]) -> bool:
@@ -38,6 +40,8 @@ def is_so_arm(robot_type: str | None, names: Sequence[str]) -> bool:
     >>> is_so_arm("so101_follower", ("ee.x", "ee.y")), is_so_arm("so101_follower", ("motor_0", "arm1_j1"))
     (False, True)
     """
+    if is_cartesian(names):
+        return False
     kind = (robot_type or "").lower().replace("-", "").replace("_", "")
     plain = tuple(n.removesuffix(".pos") for n in SO101_JOINTS)
     joints = {n.lower().removesuffix(".pos") for n in names if not _NUMBERED.fullmatch(n.lower())}
@@ -49,9 +53,17 @@ def is_cartesian(names: Sequence[str]) -> bool:
 
     >>> is_cartesian(("ee.x", "ee.y", "ee.z", "gripper")), is_cartesian(("wrist_roll.pos", "gripper.pos"))
     (True, False)
+    >>> is_cartesian(("ee_0", "ee_1")), is_cartesian(("left_tcp_pose_0",)), is_cartesian(("knee_0", "ee_gripper"))
+    (True, True, False)
     """
-    last = {re.split(r"[._ ]", n.lower().removesuffix(".pos"))[-1] for n in names}
-    return {"x", "y"} <= last or {"wx", "wy"} <= last or any(n.lower().startswith("ee.") for n in names)
+    words = [n.lower() for n in names]
+    last = {re.split(r"[._ ]", n.removesuffix(".pos"))[-1] for n in words}
+    named = any(_EFFECTOR.fullmatch(n) and not _is_gripper(n) for n in words)
+    return named or {"x", "y"} <= last or {"wx", "wy"} <= last
+
+
+def _is_gripper(name: str) -> bool:
+    return any(word in name.lower() for word in ("gripper", "jaw", "claw"))
 
 
 def gripper_mask(names: Sequence[str], dims: int, so_arm: bool) -> NDArray[np.bool_]:
@@ -62,7 +74,7 @@ def gripper_mask(names: Sequence[str], dims: int, so_arm: bool) -> NDArray[np.bo
     >>> gripper_mask(("elbow_flex.pos", "gripper.pos"), 2, so_arm=True).tolist()
     [False, True]
     """
-    named = np.asarray([any(word in n.lower() for word in ("gripper", "jaw", "claw")) for n in names], dtype=bool)
+    named = np.asarray([_is_gripper(n) for n in names], dtype=bool)
     if len(named) == dims and named.any():
         return named
     return np.arange(dims) % 6 == 5 if so_arm and dims % 6 == 0 else np.zeros(dims, dtype=bool)
@@ -71,16 +83,18 @@ def gripper_mask(names: Sequence[str], dims: int, so_arm: bool) -> NDArray[np.bo
 def infer_units(values: NDArray[Any], grippers: NDArray[np.bool_] | None = None) -> Units | None:
     """Return the unit of joint values (frames, dims) if the numbers allow only one; else None.
 
-    Single readings beyond all others are glitches and do not decide. `normalized` is recognized by joints that reach
-    exactly 100 and nothing more. Grippers are left out, because they go
-    from 0 to 100 in every unit.
+    Single readings beyond all others are glitches and do not decide. `normalized` is recognized by joints that stop
+    at exactly 100, more often than anything exceeds it; in whole numbers, 100 is an angle like any other. Grippers are
+    left out, because they go from 0 to 100 in every unit.
 
     >>> infer_units(np.array([[2048, 900.0]])), infer_units(np.array([[-1.5, 0.3]]))
     ('ticks', 'radians')
-    >>> infer_units(np.array([[-100.0, 40.0]])), infer_units(np.array([[130.0, 40.0]]))
+    >>> infer_units(np.array([[-100.0, 40.5]])), infer_units(np.array([[130.0, 40.0]]))
     ('normalized', 'degrees')
     >>> infer_units(np.array([[-80.0, 100.0]]), np.array([False, True])) is None
     True
+    >>> infer_units(np.array([[-80.0, 100.0]])), infer_units(np.array([[99.5, 20], [100, 20], [104, 20]]))
+    (None, None)
     """
     joints = values if grippers is None or grippers.all() else values[:, ~grippers]
     finite = joints[np.isfinite(joints).all(axis=1)]
@@ -88,11 +102,13 @@ def infer_units(values: NDArray[Any], grippers: NDArray[np.bool_] | None = None)
         return None
     rows = np.abs(finite).max(axis=1)
     largest = float(np.quantile(rows, ROBUST_SHARE, method="lower"))
-    if largest > MAX_DEGREES and finite.min() >= 0 and largest <= TICKS_PER_TURN and (finite == np.floor(finite)).all():
+    smallest = float(np.quantile(finite.min(axis=1), 1 - ROBUST_SHARE, method="higher"))
+    is_whole = (finite == np.floor(finite)).all(axis=1).mean() >= ROBUST_SHARE
+    if is_whole and smallest >= 0 and MAX_DEGREES < largest <= TICKS_PER_TURN:
         return "ticks"
     if largest <= MAX_RADIANS:
         return "radians"
-    if largest <= 100.0 and (np.abs(finite) == 100.0).any():
+    if largest <= 100.0 and not is_whole and (rows == 100.0).sum() > (rows > 100.0).sum():
         return "normalized"
     return "degrees" if 100.0 < largest <= MAX_DEGREES else None
 

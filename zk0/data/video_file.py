@@ -8,11 +8,15 @@ from typing import Any
 import av
 import numpy as np
 from av.error import FFmpegError
+from av.video.reformatter import ColorRange
 from numpy.typing import NDArray
 
 from zk0.data.dataset_folder import BrokenFile, DatasetFolder
-from zk0.data.picture_measures import PictureMeter, PictureSequence
+from zk0.data.picture_measures import SAMPLE_STEP, PictureMeter, PictureSequence
 from zk0.errors import first_line
+
+FULL_RANGE = np.clip(np.round((np.arange(256) - 16) * (255 / 219)), 0, 255).astype(np.uint8)
+"""Luma of limited range, where 16 is black and 235 white (ITU-R BT.601), on the scale of images: 0 to 255."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,7 @@ def decode_video(folder: DatasetFolder, file: str, count: Callable[[], None] = l
             for frame in container.decode(stream):
                 if frame.is_corrupt:
                     raise BrokenFile(file, f"frame {frame.pts} of the stream is corrupt", "frames that decode")
-                meter.add(_luma(frame))
+                meter.add(_luma_lines(frame))
                 frames += 1
                 count()
     except (FFmpegError, OSError, ValueError, MemoryError, IndexError) as e:
@@ -118,9 +122,11 @@ def _stream(container: Any, file: str) -> Any:
     return streams[0]
 
 
-def _luma(frame: av.VideoFrame) -> NDArray[np.uint8]:
-    """Return the luma plane (height, width), without a color conversion where that is possible."""
+def _luma_lines(frame: av.VideoFrame) -> NDArray[np.uint8]:
+    """Return every SAMPLE_STEP-th row of luma, 0 to 255, without a color conversion where that is possible."""
     if not frame.format.name.startswith(("yuv", "gray", "nv")) or frame.format.components[0].bits != 8:
         frame = frame.reformat(format="gray")
     plane = frame.planes[0]
-    return np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)[:, : plane.width]
+    lines = np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)[::SAMPLE_STEP, : plane.width]
+    is_full = frame.color_range == ColorRange.JPEG or frame.format.name.startswith(("yuvj", "gray"))
+    return lines if is_full else FULL_RANGE.take(lines)

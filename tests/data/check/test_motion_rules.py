@@ -7,7 +7,8 @@ import pytest
 from defects import CASES, DATA, STATE, change_episode, change_vectors
 
 from zk0.data.check import check_dataset
-from zk0.data.check.motion_measures import idle_frames, measure_motion, near_copies
+from zk0.data.check.motion_measures import idle_frames, measure_motion
+from zk0.data.check.path_copies import near_copies
 from zk0.data.frame_table import EpisodeFrames
 
 
@@ -131,11 +132,13 @@ def test_labels_in_lists_are_read(breaker) -> None:
     "copy",
     [
         lambda v: v[:-5],
+        lambda v: v[50:],
+        lambda v: v[40:-40],
         lambda v: np.repeat(v, 2, axis=0),
         lambda v: np.concatenate([np.repeat(v[:1], 30, axis=0), v]),
         lambda v: v + np.random.default_rng(1).normal(0, 0.1, v.shape),
     ],
-    ids=["cut at the end", "slower", "idle before", "noise"],
+    ids=["cut at the end", "cut by a quarter", "cut at both ends", "slower", "idle before", "noise"],
 )
 def test_a_copy_that_is_cut_slowed_or_noisy_takes_nearly_the_same_path(copy) -> None:
     rng = np.random.default_rng(0)
@@ -144,4 +147,4 @@ def test_a_copy_that_is_cut_slowed_or_noisy_takes_nearly_the_same_path(copy) -> 
     frames = {e: EpisodeFrames(v, v) for e, v in enumerate((one, other, copy(one)))}
     motion = measure_motion(frames)
     assert motion is not None
-    assert near_copies(motion, 0.05) == [(0, 2)]
+    assert near_copies(motion, 0.05) == {2: 0}

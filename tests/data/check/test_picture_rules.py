@@ -7,10 +7,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from defects import CASES, DATA, WRIST, change_episode, change_pictures, read_video
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from zk0.data.check import check_dataset
-from zk0.data.picture_measures import PictureMeter
+from zk0.data.check.contents import read_contents
+from zk0.data.check.decoded_video_rules import blurred_pictures
+from zk0.data.check.observed_frames import ObservedFrames
+from zk0.data.picture_measures import PictureMeter, image_luma
 
 
 def warnings(b) -> dict[str, tuple[int, ...]]:
@@ -58,18 +61,45 @@ def test_one_camera_that_was_turned_is_not_swapped(breaker) -> None:
     assert "swapped-cameras" not in warnings(breaker)
 
 
-def test_pictures_in_parquet_are_judged_as_those_of_videos(breaker) -> None:
-    pictures = read_video(breaker.video())
-    pictures[12:24] = [np.zeros_like(pictures[0])] * 12
+def store_in_parquet(b) -> None:
+    """Move the pictures of the wrist camera from its video into the table."""
+    pictures = read_video(b.video())
     content = []
     for one in pictures:
         stored = io.BytesIO()
         Image.fromarray(one).save(stored, "PNG")
         content.append({"bytes": stored.getvalue(), "path": None})
-    breaker.info(lambda i: i["features"][WRIST].update(dtype="image"))
-    breaker.table(DATA, lambda t: t.append_column(WRIST, pa.array(content)))
-    shutil.rmtree(breaker.root / f"videos/{WRIST}")
-    assert warnings(breaker) == {"dark-pictures": (1,)}
+    b.info(lambda i: i["features"][WRIST].update(dtype="image"))
+    b.table(DATA, lambda t: t.append_column(WRIST, pa.array(content)))
+    shutil.rmtree(b.root / f"videos/{WRIST}")
+
+
+@pytest.mark.parametrize("store", [lambda b: None, store_in_parquet], ids=["video", "parquet"])
+@pytest.mark.parametrize(("share", "found"), [(0.0, (1,)), (0.06, (1,)), (0.5, ())])
+def test_dark_is_the_same_in_videos_and_in_parquet(breaker, store, share, found) -> None:
+    change_pictures(breaker, lambda p: [*p[:12], *[(share * x).astype(np.uint8) for x in p[12:24]], *p[24:]])
+    store(breaker)
+    assert warnings(breaker) == ({"dark-pictures": found} if found else {})
+
+
+@pytest.mark.parametrize(("frames", "found"), [(9, set()), (10, {2})])
+def test_focus_that_is_lost_for_a_second_is_found(healthy, frames, found) -> None:
+    """In one of three episodes of 40 frames, at 10 frames per second."""
+    texture = np.random.default_rng(0).integers(0, 200, (64, 64, 3), dtype=np.uint8)
+    pictures = {}
+    for episode in range(3):
+        meter = PictureMeter()
+        for frame in range(40):
+            is_blurred = episode == 2 and 20 <= frame < 20 + frames
+            meter.add(image_luma(blur(texture) if is_blurred else texture)[::8])
+        pictures[WRIST, episode] = meter.sequence()
+    violations = blurred_pictures(read_contents(healthy), ObservedFrames({}, {}, {}, pictures))
+    assert {e for v in violations for e in v.episodes} == found
+
+
+def blur(picture: np.ndarray) -> np.ndarray:
+    """Return a picture as a camera out of focus shows it."""
+    return np.asarray(Image.fromarray(picture).filter(ImageFilter.GaussianBlur(2)))
 
 
 def test_pictures_of_a_video_with_uneven_times_are_found_by_their_order(breaker) -> None:
@@ -82,11 +112,22 @@ def test_measures_of_two_pictures(shape) -> None:
     meter = PictureMeter()
     one = np.zeros(shape, np.uint8)
     one[:, ::2] = 100
-    meter.add(one)
-    meter.add(np.full(shape, 30, np.uint8))
+    meter.add(one[::8])
+    meter.add(np.full(shape, 30, np.uint8)[::8])
     found = meter.sequence()
     assert found.brightness.tolist() == [100.0, 30.0]  # every eighth pixel is an even one
     assert found.change.tolist() == [0.0, 70.0]
-    assert found.sharpness.tolist() == [100.0 if shape[1] > 1 else 0.0, 0.0]
+    assert found.contrast.tolist() == [100.0 if shape[1] > 1 else 0.0, 0.0]
+    lines = {96: (94 / 95) ** 0.5, 5: (3 / 4) ** 0.5, 1: 0.0}  # second differences of 200 over first ones of 100
+    assert found.sharpness.tolist() == pytest.approx([2 * lines[shape[1]], 0.0])
     assert found.thumbnails.shape == (2, 8, 8)
     assert (found.thumbnails[0] == 100).all()
+
+
+@pytest.mark.parametrize("width", [1, 2, 4, 8])
+def test_an_edge_over_n_pixels_has_a_sharpness_of_one_over_root_n(width) -> None:
+    """First differences: n of 80 / n. Second ones: two of 80 / n. Their ratio is (2 / n) ** 0.5."""
+    line = np.interp(np.arange(64), [20, 20 + width], [0, 80]).astype(np.uint8)
+    meter = PictureMeter()
+    meter.add(np.tile(line, (4, 1)))
+    assert meter.sequence().sharpness.tolist() == pytest.approx([(2 / width) ** 0.5])

@@ -186,6 +186,16 @@ def test_a_clock_of_another_rate_is_not_regularized_without_videos_that_confirm_
     assert findings["timestamps"].repair is None
 
 
+@pytest.mark.parametrize("jitter", [0.0, 0.03], ids=["regular", "jittered"])
+def test_the_motion_is_not_stretched_to_the_rate_of_fps_and_videos(breaker, jitter) -> None:
+    noise = np.random.default_rng(0).uniform(0, jitter, 48)
+    breaker.column(DATA, "timestamp", lambda v: [3 * t + n for t, n in zip(v, noise, strict=True)])
+    (finding,) = check_dataset(breaker.root, dataset="x").findings
+    assert (finding.rule, finding.repair) == ("timestamps", None)
+    assert "mean rate 3.3" in finding.found
+    assert "either fps and videos or the timestamps are wrong: if 10 is right" in finding.expected
+
+
 @pytest.mark.parametrize("rate", [Fraction(10_000, 1001), Fraction(1017, 100)])
 def test_a_video_with_a_frame_for_every_row_at_nearly_the_rate_gets_new_times(breaker, rate) -> None:
     pictures = read_video(breaker.video())

@@ -210,7 +210,7 @@ def contract_units(
         yield Violation(
             where="state, action",
             found=units,
-            expected=expected + _other_group_hint(report.state_names, contract),
+            expected=expected + _stated_hint(report, contract, stated) + _other_group_hint(report.state_names, contract),
             repairable=units in ("ticks", "radians") and contract.units == "degrees",
         )
 
@@ -241,6 +241,13 @@ def contract_stated_units(
     if units is not None and report.units in _EXCLUDED_BY_VALUES.get(units, ()):
         source = "the session states" if stated else f"joints named {report.state_names[0]} are"
         yield Violation("state, action", f"values in {report.units}", f"{units}, as {source}")
+
+
+def _stated_hint(report: DatasetReport, contract: ContractSettings, stated: JointUnits | None) -> str:
+    """Return how to contradict a unit that only the values suggest, if they allow the contract's, too."""
+    known = recognize_calibration(report.state_names)
+    is_certain = stated or (known and known.units) or report.units in _EXCLUDED_BY_VALUES[contract.units]
+    return "" if is_certain else f'; if they are {contract.units}, state it beside the dataset: units = "{contract.units}"'
 
 
 def _other_group_hint(joints: Sequence[str], contract: ContractSettings) -> str:

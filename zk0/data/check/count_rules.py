@@ -207,13 +207,23 @@ def timestamps(contents: Contents) -> Iterator[Violation]:
     if late.any() and (contents.clock is None or _videos_confirm(contents)):  # frame-rate reports a regular clock
         worst = float(np.max(drift[np.isfinite(drift)], initial=0.0))
         rate = _mean_rate(contents)
+        is_near = rate is None or abs(rate - fps) <= MAX_STRETCH * fps
         yield Violation(
             where=join_episodes(rows.episodes_where(late)),
             found=f"{int(late.sum())} of {len(rows)} rows up to {worst:.4g} s off"
             + (f" (mean rate {rate:.2f} Hz)" if rate else ""),
-            expected=f"frame_index / {fps:g} within {TOLERANCE_SECONDS:g} s",
-            repairable=rate is None or abs(rate - fps) <= MAX_STRETCH * fps or _videos_confirm(contents),
+            expected=f"frame_index / {fps:g} within {TOLERANCE_SECONDS:g} s" + ("" if is_near else _rate_hint(contents)),
+            repairable=is_near,
         )
+
+
+def _rate_hint(contents: Contents) -> str:
+    """Return what to do about timestamps of quite another rate, which a repair would stretch with the motion."""
+    stated = "fps and videos" if _videos_confirm(contents) else "fps"
+    return (
+        f"; either {stated} or the timestamps are wrong: if {contents.fps:g} is right, write timestamp = frame_index / "
+        f"fps, else {stated} at the rate of the timestamps"
+    )
 
 
 def _mean_rate(contents: Contents) -> float | None:

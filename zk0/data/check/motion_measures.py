@@ -1,8 +1,7 @@
 """Measures of the motion in states and actions, relative to each joint's range, so that they hold for every unit."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,10 +16,6 @@ STILL_SHARE = 0.02
 """Share of a joint's range within which it counts as standing still."""
 MIN_GLITCH_SHARE, GLITCH_STEPS = 0.15, 6.0
 """A glitch exceeds this share of the joint's range, and its usual fast step (90 % quantile) so many times."""
-PATH_POINTS = 64
-"""Points at which two paths are compared."""
-MAX_COARSE_DISTANCE, DENSITY = 0.4, 8
-"""Distance at equal shares of their ways from which two paths are certainly different, and points between points."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +28,10 @@ class Motion:
     """(dims,) from the 1 % to the 99 % quantile of the states; 0: the joint never moves."""
     action_range: Floats
     """(dims,) the same for the actions."""
-    fast_step: Floats
+    state_step: Floats
     """(dims,) 90 % quantile of the absolute change of a state from one frame to the next."""
+    action_step: Floats
+    """(dims,) the same for the actions."""
 
     @property
     def same_space(self) -> bool:
@@ -51,12 +48,12 @@ def measure_motion(episodes: Mapping[int, EpisodeFrames]) -> Motion | None:
     }
     if not usable:
         return None
-    steps = np.concatenate([np.abs(np.diff(f.state, axis=0)) for f in usable.values()])
     return Motion(
         episodes=usable,
         state_range=_range(np.concatenate([f.state for f in usable.values()])),
         action_range=_range(np.concatenate([f.action for f in usable.values()])),
-        fast_step=np.quantile(steps, 0.9, axis=0),
+        state_step=_fast_step([f.state for f in usable.values()]),
+        action_step=_fast_step([f.action for f in usable.values()]),
     )
 
 
@@ -93,7 +90,7 @@ def find_zero_rows(values: Floats, spread: Floats) -> list[int]:
 
 def moved_share(values: Floats, spread: Floats) -> Floats:
     """Return the range of each joint in one episode as a share of its range over the dataset; 0 where that is 0."""
-    moved: Floats = _over(values.max(axis=0) - values.min(axis=0), spread)
+    moved: Floats = over_range(values.max(axis=0) - values.min(axis=0), spread)
     return moved
 
 
@@ -103,8 +100,8 @@ def idle_frames(values: Floats, spread: Floats) -> tuple[int, int]:
     >>> idle_frames(np.array([[0.0], [0], [0], [5], [9], [9]]), np.full(1, 9.0))
     (3, 2)
     """
-    left = np.flatnonzero(_over(np.abs(values - values[0]), spread).max(axis=1) > STILL_SHARE)
-    arrived = np.flatnonzero(_over(np.abs(values - values[-1]), spread).max(axis=1) > STILL_SHARE)
+    left = np.flatnonzero(over_range(np.abs(values - values[0]), spread).max(axis=1) > STILL_SHARE)
+    arrived = np.flatnonzero(over_range(np.abs(values - values[-1]), spread).max(axis=1) > STILL_SHARE)
     if not len(left):
         return len(values), 0
     return int(left[0]), min(len(values) - 1 - int(arrived[-1]), len(values) - 1 - int(left[0]))
@@ -116,7 +113,7 @@ def follow_correlations(state: Floats, action: Floats, spread: Floats, most: int
     Position `most + k` belongs to k, from -most to most. The robot follows its commands, so k is above 0 where it is
     highest.
     """
-    given, followed = _over(np.diff(action, axis=0), spread), _over(np.diff(state, axis=0), spread)
+    given, followed = over_range(np.diff(action, axis=0), spread), over_range(np.diff(state, axis=0), spread)
     n = len(given)
     pairs = [(given[: n - k], followed[k:]) if k >= 0 else (given[-k:], followed[:k]) for k in range(-most, most + 1)]
     return np.asarray([_correlation(a, b) for a, b in pairs])
@@ -129,47 +126,9 @@ def column_correlations(a: Floats, b: Floats) -> Floats:
     return np.divide((a * b).sum(axis=0), norms, out=np.full(a.shape[1], np.nan), where=norms > 0)
 
 
-def near_copies(motion: Motion, most: float) -> list[tuple[int, int]]:
-    """Return pairs of episodes whose joints take the same path, at whatever speed.
-
-    Args:
-        motion: the dataset's.
-        most: largest distance of two paths in any joint, as a share of its range.
-    """
-    paths = {e: _path(f.state, motion.state_range) for e, f in motion.episodes.items()}
-    return [(a, b) for a, b in combinations(paths, 2) if path_distance(paths[a], paths[b]) <= most]
-
-
-def path_distance(one: Floats, other: Floats) -> float:
-    """Return how far the path that lies nearer to the other one departs from it; infinite if that is certainly far.
-
-    A path that begins later or ends earlier is compared with the part that it shares.
-
-    Args:
-        one: (PATH_POINTS, dims) points in shares of the joints' ranges.
-        other: the same of another episode.
-    """
-    if np.abs(one - other).max(initial=0.0) > MAX_COARSE_DISTANCE:
-        return float("inf")
-    between = (
-        np.abs(one[:, None] - _denser(other)[None]).max(axis=2),
-        np.abs(other[:, None] - _denser(one)[None]).max(axis=2),
-    )
-    return min(float(distances.min(axis=1).max()) for distances in between)
-
-
-def _denser(path: Floats) -> Floats:
-    """Return a path with DENSITY times as many points."""
-    places = np.linspace(0, len(path) - 1, DENSITY * len(path))
-    return np.stack([np.interp(places, np.arange(len(path)), path[:, d]) for d in range(path.shape[1])], axis=1)
-
-
-def _path(values: Floats, spread: Floats) -> Floats:
-    """Return (PATH_POINTS, dims) points at equal distances along the way of the joints, in shares of their ranges."""
-    shares = _over(values, spread)
-    way = np.append(0.0, np.cumsum(np.abs(np.diff(shares, axis=0)).max(axis=1)))
-    points = np.linspace(0, way[-1], PATH_POINTS)
-    return np.stack([np.interp(points, way, shares[:, d]) for d in range(shares.shape[1])], axis=1)
+def _fast_step(parts: Sequence[Floats]) -> Floats:
+    steps: Floats = np.quantile(np.concatenate([np.abs(np.diff(p, axis=0)) for p in parts]), 0.9, axis=0)
+    return steps
 
 
 def _range(values: Floats) -> Floats:
@@ -178,7 +137,8 @@ def _range(values: Floats) -> Floats:
     return spread
 
 
-def _over(values: Floats, spread: Floats) -> Floats:
+def over_range(values: Floats, spread: Floats) -> Floats:
+    """Return values (frames, dims) as shares of each joint's range; 0 where that is 0."""
     return np.divide(values, spread, out=np.zeros_like(values), where=spread > 0)
 
 

@@ -18,9 +18,9 @@ from zk0.data.check.motion_measures import (
     follow_correlations,
     idle_frames,
     moved_share,
-    near_copies,
 )
 from zk0.data.check.name_lists import join_episodes, join_names
+from zk0.data.check.path_copies import near_copies
 from zk0.data.check.rule import RuleGroup, Violation
 from zk0.data.frame_table import SUCCESS
 
@@ -50,20 +50,24 @@ MAX_SINGLE_TAKE_SECONDS = 120.0
 
 @MOTION_RULES.rule("glitch", severity="warning")
 def glitch(contents: Contents) -> Iterator[Violation]:
-    """No joint jumps away and back within one frame, as after an error on the servo bus."""
+    """No state and no action jumps away and back within one frame, as after an error on the servo bus."""
     if (motion := contents.motion) is None:
         return
-    found = {e: find_glitches(f.state, motion.state_range, motion.fast_step) for e, f in motion.episodes.items()}
-    if broken := {e: places for e, places in found.items() if places}:
-        episode, places = next(iter(broken.items()))
-        frame, joint = places[0]
-        value = motion.episodes[episode].state[frame, joint]
-        yield Violation(
-            where=f"{contents.state_key} of {join_episodes(list(broken))}",
-            found=f"{_joint(contents, joint)} at {value:.4g} for one frame (frame {frame} of episode {episode})",
-            expected="values that a joint can reach from frame to frame",
-            episodes=tuple(broken),
-        )
+    for key, spread, step, name in (
+        (contents.state_key, motion.state_range, motion.state_step, "state"),
+        (contents.action_key, motion.action_range, motion.action_step, "action"),
+    ):
+        found = {e: find_glitches(getattr(f, name), spread, step) for e, f in motion.episodes.items()}
+        if broken := {e: places for e, places in found.items() if places}:
+            episode, places = next(iter(broken.items()))
+            frame, joint = places[0]
+            value = getattr(motion.episodes[episode], name)[frame, joint]
+            yield Violation(
+                where=f"{key} of {join_episodes(list(broken))}",
+                found=f"{_joint(contents, joint)} at {value:.4g} for one frame (frame {frame} of episode {episode})",
+                expected="values that a joint can reach from frame to frame",
+                episodes=tuple(broken),
+            )
 
 
 @MOTION_RULES.rule("zero-rows", severity="warning")
@@ -213,14 +217,14 @@ def near_duplicates(contents: Contents) -> Iterator[Violation]:
     motion = contents.motion
     if motion is None:
         return
-    pairs = [(a, b) for a, b in near_copies(motion, NEAR_COPY) if not _are_equal(motion, a, b) and _moves(motion, a)]
-    if pairs:
-        copies = tuple(sorted({b for _, b in pairs}))
+    found = {copy: one for copy, one in near_copies(motion, NEAR_COPY).items() if _moves(motion, one)}
+    if found:
+        copy, original = next(iter(found.items()))
         yield Violation(
-            where=join_episodes(list(copies)),
-            found=f"nearly the path of another episode ({pairs[0][1]} is like {pairs[0][0]})",
+            where=join_episodes(list(found)),
+            found=f"nearly the path of another episode ({copy} is like {original})",
             expected="every demonstration once",
-            episodes=copies,
+            episodes=tuple(found),
         )
 
 
@@ -284,11 +288,6 @@ def _are_deltas(motion: Motion) -> bool:
     like_change = np.concatenate([column_correlations(p.action[:-1], np.diff(p.state, axis=0))[moving] for p in parts])
     both = np.isfinite(like_state) & np.isfinite(like_change)
     return bool(both.any() and np.median(like_state[both]) < 0.5 < np.median(like_change[both]))
-
-
-def _are_equal(motion: Motion, a: int, b: int) -> bool:
-    one, other = motion.episodes[a], motion.episodes[b]
-    return np.array_equal(one.state, other.state) and np.array_equal(one.action, other.action)
 
 
 def _moves(motion: Motion, episode: int) -> bool:

@@ -8,7 +8,7 @@ from zk0.data.check.contents import Contents
 from zk0.data.dataset_folder import BrokenFile
 from zk0.data.frame_progress import FrameCounter, FrameProgress
 from zk0.data.image_column import read_images
-from zk0.data.picture_measures import PictureMeter, PictureSequence
+from zk0.data.picture_measures import SAMPLE_STEP, PictureMeter, PictureSequence, image_luma
 from zk0.data.video_file import DecodedVideo, decode_video
 
 EpisodePictures = Mapping[tuple[str, int], PictureSequence]
@@ -93,7 +93,7 @@ def _observe_images(
                 if isinstance(image, str):
                     broken.setdefault(episode, f"{key} in row {row} of {table.file}: {image}")
                 else:
-                    meters[key, episode].add(image[..., 1])  # green is most of the luma
+                    meters[key, episode].add(image_luma(image[::SAMPLE_STEP]))
     pictures = {place: meter.sequence() for place, meter in meters.items()}
     rows = {e: s.stop - s.start for e, s in contents.spans.items()}
     in_order = contents.rows is not None and contents.rows.in_order

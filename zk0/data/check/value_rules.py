@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zk0.data.check.contents import Contents
-from zk0.data.check.detected_units import detect_so_arm, detect_units
+from zk0.data.check.detected_units import detect_grippers, detect_so_arm, detect_units
+from zk0.data.check.motion_measures import column_correlations
 from zk0.data.check.name_lists import join_episodes, join_names
 from zk0.data.check.rule import RuleGroup, Violation
 from zk0.data.dataset_info import INFO_PATH
@@ -18,6 +19,8 @@ from zk0.data.units import MAX_DEGREES
 
 VALUE_RULES = RuleGroup[[Contents], Violation]("States and actions", __name__)
 MIN_EPISODE_FRAMES = 2
+MIN_FOLLOWED, MAX_SCALE = 0.7, 5.0
+"""Correlation of actions with states, and factor between their ranges, from which they are in two units."""
 
 
 @VALUE_RULES.rule("dimensions")
@@ -76,6 +79,25 @@ def units(contents: Contents) -> Iterator[Violation]:
         found="raw servo ticks (whole numbers, 0 to 4095)" if found == "ticks" else "radians (nothing beyond 3.5)",
         expected="degrees",
     )
+
+
+@VALUE_RULES.rule("mixed-units")
+def mixed_units(contents: Contents) -> Iterator[Violation]:
+    """States and actions of an SO-100 or SO-101 arm are in one unit."""
+    motion = contents.motion
+    if motion is None or not motion.same_space or not detect_so_arm(contents):
+        return
+    joints = (motion.state_range > 0) & (motion.action_range > 0) & ~detect_grippers(contents)
+    states, actions = (np.concatenate([getattr(f, k) for f in motion.episodes.values()]) for k in ("state", "action"))
+    if not joints.any() or np.nanmedian(column_correlations(states, actions)[joints]) < MIN_FOLLOWED:
+        return
+    scale = float(np.median(motion.action_range[joints] / motion.state_range[joints]))
+    if not 1 / MAX_SCALE <= scale <= MAX_SCALE:
+        yield Violation(
+            where="data state, action",
+            found=f"actions that follow the states with {scale:.3g} times their range",
+            expected="one unit: degrees (radians have 0.0175 times, servo ticks 11.4 times the range of degrees)",
+        )
 
 
 @VALUE_RULES.rule("implausible-range")
