@@ -40,6 +40,7 @@ OTHER_NUMBERS = {
     *UNITS,
     "a_joint_that_jumps_and_returns", "an_action_that_jumps_and_returns", "a_lost_reading", "a_servo_that_is_off", "an_episode_without_motion",
     "an_episode_that_hardly_begins", "actions_that_follow_the_states", "actions_that_are_differences",
+    "an_episode_whose_actions_are_differences",
     "a_whole_recording_in_one_episode", "actions_cut_off_at_a_limit", "a_gripper_of_another_calibration",
     "an_episode_replayed", "an_episode_that_is_the_rest_of_another_one",
     "a_joint_that_never_moves",

@@ -21,6 +21,9 @@ class EpisodeLoss(Violation):
     """A violation that costs the episodes that it concerns."""
 
 
+_VideoClips = list[tuple[VideoFile, list[EpisodeClip]]]
+"""Videos of one camera, and the clips in each."""
+
 LOST_EPISODE_RULES = RuleGroup[[Contents, ObservedFrames], EpisodeLoss]("Lost episodes", __name__)
 DROP_EPISODES = ("drop-episodes",)
 IF_ONE_REMAINS = "an episode remains"
@@ -126,19 +129,25 @@ def video_frames(contents: Contents, observed: ObservedFrames) -> Iterator[Episo
         if short:
             found = "a clip that ends before all rows have a frame"
             yield EpisodeLoss(key, found, "a frame for every row", episodes=tuple(sorted(short)))
-        clips_by_file = contents.clips_by_file(key)
-        for file, video in contents.videos_of(key).items():
-            clips = [c for c in _with_rows(clips_by_file[file], contents) if c.episode not in short]
-            if not short and _is_uncertain(video, clips, contents.fps):
-                yield EpisodeLoss(
-                    where=f"{key} in {file}",
-                    found=f"{len(video.seconds)} frames for {sum(c.frames for c in clips)} rows; "
-                    "no timestamp shows where frames were lost, so later frames may belong to other rows",
-                    expected="a frame for every row; record these episodes again, or convert their source again",
-                    episodes=tuple(c.episode for c in clips),
-                )
-            else:
-                yield from _misfits(key, file, video, clips, contents)
+        clips_by_file = {f: _with_rows(clips, contents) for f, clips in contents.clips_by_file(key).items()}
+        videos = [
+            (v, [c for c in clips_by_file[f] if c.episode not in short]) for f, v in contents.videos_of(key).items()
+        ]
+        uncertain = {v.file for v, clips in videos if not short and _is_uncertain(v, clips, contents.fps)}
+        yield from _uncertain_loss(key, [(v, clips) for v, clips in videos if v.file in uncertain])
+        yield from _misfits(key, [(v, clips) for v, clips in videos if v.file not in uncertain], contents)
+
+
+def _uncertain_loss(key: str, videos: _VideoClips) -> Iterator[EpisodeLoss]:
+    if videos:
+        video, clips = videos[0]
+        yield EpisodeLoss(
+            where=f"{key} in {join_names([v.file for v, _ in videos], 3)}",
+            found=f"{len(video.seconds)} frames for {sum(c.frames for c in clips)} rows; "
+            "no timestamp shows where frames were lost, so later frames may belong to other rows",
+            expected="a frame for every row; record these episodes again, or convert their source again",
+            episodes=tuple(c.episode for _, clips in videos for c in clips),
+        )
 
 
 def _with_rows(clips: list[EpisodeClip], contents: Contents) -> list[EpisodeClip]:
@@ -157,12 +166,9 @@ def _is_uncertain(video: VideoFile, clips: list[EpisodeClip], fps: float) -> boo
     return not (has_gap and missing == rows - len(video.seconds))
 
 
-def _misfits(
-    key: str, file: str, video: VideoFile, clips: list[EpisodeClip], contents: Contents
-) -> Iterator[EpisodeLoss]:
-    if file in contents.places.retimed:
-        return
-    offsets = [(c.max_frame_offset(video, contents.fps), c.episode) for c in clips]
+def _misfits(key: str, videos: _VideoClips, contents: Contents) -> Iterator[EpisodeLoss]:
+    timed = [(v, clips) for v, clips in videos if v.file not in contents.places.retimed]
+    offsets = [(c.max_frame_offset(v, contents.fps), c.episode) for v, clips in timed for c in clips]
     worst = [(off, i) for off, i in offsets if off >= TOLERANCE_SECONDS]
     if worst:
         off, index = max(worst)

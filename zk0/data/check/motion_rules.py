@@ -163,11 +163,14 @@ def action_lag(contents: Contents) -> Iterator[Violation]:
 @MOTION_RULES.rule("delta-actions", severity="warning")
 def delta_actions(contents: Contents) -> Iterator[Violation]:
     """Actions are positions like the states, not differences; a policy that mixes both is of no use."""
-    if contents.motion is not None and _are_deltas(contents.motion):
+    motion = contents.motion
+    if motion is not None and (deltas := _delta_episodes(motion)):
+        is_whole = len(deltas) == len(motion.episodes)
         yield Violation(
-            where=f"data {contents.action_key}",
-            found=f"actions that follow the change of the state (range {_scale(contents.motion):.2g} of the states')",
+            where=f"data {contents.action_key}" + ("" if is_whole else f" of {join_episodes(deltas)}"),
+            found=f"actions that follow the change of the state (range {_scale(motion, deltas):.2g} of the states')",
             expected="target positions in the space of the states",
+            episodes=() if is_whole else tuple(deltas),
         )
 
 
@@ -258,10 +261,10 @@ def _idle(contents: Contents) -> Mapping[int, tuple[int, int]]:
 
 def _lags(motion: Motion | None, fps: float) -> dict[int, int]:
     """Return episode -> frames from an action to the state that follows it, where that is certain."""
-    if motion is None or not motion.same_space or _are_deltas(motion):
+    if motion is None or not motion.same_space:
         return {}
-    found = {}
-    for episode, frames in motion.episodes.items():
+    found, deltas = {}, _delta_episodes(motion)
+    for episode, frames in ((e, f) for e, f in motion.episodes.items() if e not in deltas):
         most = min(max(round(MAX_FOLLOW_SECONDS * fps) + 3, 5), (len(frames.state) - 1) // 4)
         values = follow_correlations(frames.state, frames.action, motion.state_range, most)
         best = int(np.argmax(values))
@@ -272,18 +275,27 @@ def _lags(motion: Motion | None, fps: float) -> dict[int, int]:
     return found
 
 
-def _scale(motion: Motion) -> float:
-    """Return the range of the actions over that of the states: the median over all joints that move."""
-    moving = (motion.state_range > 0) & (motion.action_range > 0)
-    return float(np.median(motion.action_range[moving] / motion.state_range[moving])) if moving.any() else 1.0
+def _delta_episodes(motion: Motion) -> list[int]:
+    """Return all episodes if the actions are differences, else those single ones whose actions are."""
+    if _are_deltas(motion, list(motion.episodes)):
+        return list(motion.episodes)
+    return [e for e in motion.episodes if _are_deltas(motion, [e])]
 
 
-def _are_deltas(motion: Motion) -> bool:
-    """Return whether the actions are small and follow the change of the states instead of the states."""
-    if not motion.same_space or _scale(motion) > MAX_DELTA_SCALE:
+def _scale(motion: Motion, episodes: Sequence[int]) -> float:
+    """Return the range of the actions over that of the states in these episodes: the median over all joints that move."""
+    state, action = (np.concatenate([getattr(motion.episodes[e], k) for e in episodes]) for k in ("state", "action"))
+    ranges = [np.diff(np.quantile(v, [0.01, 0.99], axis=0), axis=0)[0] for v in (state, action)]
+    moving = (ranges[0] > 0) & (ranges[1] > 0)
+    return float(np.median(ranges[1][moving] / ranges[0][moving])) if moving.any() else 1.0
+
+
+def _are_deltas(motion: Motion, episodes: Sequence[int]) -> bool:
+    """Return whether actions are small and follow the change of the states instead of the states."""
+    if not motion.same_space or _scale(motion, episodes) > MAX_DELTA_SCALE:
         return False
     moving = (motion.state_range > 0) & (motion.action_range > 0)
-    parts = list(motion.episodes.values())
+    parts = [motion.episodes[e] for e in episodes]
     like_state = np.concatenate([column_correlations(p.action, p.state)[moving] for p in parts])
     like_change = np.concatenate([column_correlations(p.action[:-1], np.diff(p.state, axis=0))[moving] for p in parts])
     both = np.isfinite(like_state) & np.isfinite(like_change)
