@@ -1,4 +1,4 @@
-"""Measures of a sequence of pictures: brightness, change from picture to picture, contrast, sharpness, and thumbnails."""
+"""Measures of a sequence of pictures: brightness, change since the picture before, contrast, sharpness, thumbnails."""
 
 from dataclasses import dataclass
 
@@ -65,10 +65,10 @@ class PictureMeter:
 
     def sequence(self) -> PictureSequence:
         """Return the measures of all pictures so far."""
-        numbers = np.asarray(self._numbers, dtype=np.float32).reshape(-1, 4)
+        brightness, change, contrast, sharpness = np.asarray(self._numbers, dtype=np.float32).reshape(-1, 4).T
         side = (0, THUMBNAIL_SIDE, THUMBNAIL_SIDE)
         thumbnails = np.stack(self._thumbnails) if self._thumbnails else np.empty(side, dtype=np.float32)
-        return PictureSequence(*numbers.T, thumbnails)
+        return PictureSequence(brightness, change, contrast, sharpness, thumbnails)
 
 
 def image_luma(image: NDArray[np.uint8]) -> NDArray[np.uint8]:

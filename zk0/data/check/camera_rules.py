@@ -97,7 +97,7 @@ def video_times(contents: Contents) -> Iterator[Violation]:
         rate = contents.video_by_file[retimed[0]].mean_fps or 0.0
         yield Violation(
             where=join_names(retimed, 3),
-            found=f"a frame for every row in order, at other times (mean rate {rate:.4g} frames per second in the first)",
+            found=f"a frame for every row in order, at other times (in the first, {rate:.4g} in a second)",
             expected=f"a frame every 1/{contents.fps:g} s",
         )
 

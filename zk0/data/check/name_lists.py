@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-
 MAX_NAME = 80
 """Characters of a name that are shown."""
 
