@@ -135,7 +135,7 @@ def find_delta_episodes(motion: Motion) -> list[int]:
     return [e for e in motion.episodes if _are_deltas(motion, [e])]
 
 
-def action_scale(motion: Motion, episodes: Sequence[int]) -> float:
+def delta_scale(motion: Motion, episodes: Sequence[int]) -> float:
     """Return the range of the actions over that of the states in these episodes: the median over the moving joints."""
     state, action = (np.concatenate([getattr(motion.episodes[e], k) for e in episodes]) for k in ("state", "action"))
     ranges = [np.diff(np.quantile(v, [0.01, 0.99], axis=0), axis=0)[0] for v in (state, action)]
@@ -145,7 +145,7 @@ def action_scale(motion: Motion, episodes: Sequence[int]) -> float:
 
 def _are_deltas(motion: Motion, episodes: Sequence[int]) -> bool:
     """Return whether actions are small and follow the change of the states instead of the states."""
-    if not motion.same_space or action_scale(motion, episodes) > MAX_DELTA_SCALE:
+    if not motion.same_space or delta_scale(motion, episodes) > MAX_DELTA_SCALE:
         return False
     moving = (motion.state_range > 0) & (motion.action_range > 0)
     parts = [motion.episodes[e] for e in episodes]

@@ -12,7 +12,7 @@ from zk0.data.check.contents import Contents
 from zk0.data.check.detected_units import detect_grippers, detect_so_arm, detect_units
 from zk0.data.check.motion_measures import (
     Motion,
-    action_scale,
+    delta_scale,
     find_delta_episodes,
     find_glitches,
     find_zero_rows,
@@ -165,7 +165,7 @@ def delta_actions(contents: Contents) -> Iterator[Violation]:
     motion = contents.motion
     if motion is not None and (deltas := find_delta_episodes(motion)):
         is_whole = len(deltas) == len(motion.episodes)
-        scale = action_scale(motion, deltas)
+        scale = delta_scale(motion, deltas)
         yield Violation(
             where=f"data {contents.action_key}" + ("" if is_whole else f" of {join_episodes(deltas)}"),
             found=f"actions that follow the change of the state (range {scale:.2g} of the states')",
