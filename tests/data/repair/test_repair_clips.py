@@ -188,6 +188,8 @@ def pose(rows: list) -> list:
     [
         (["ee.x", "ee.y", "ee.z", "ee.wx", "ee.wy", "ee.gripper_pos"], False),
         (["x", "y", "z", "rx", "ry", "gripper"], False),
+        (["ee_0", "ee_1", "ee_2", "ee_3", "ee_4", "ee_5"], False),
+        (["tcp_pose_0", "tcp_pose_1", "tcp_pose_2", "tcp_rot_0", "tcp_rot_1", "gripper"], False),
         (["head_pan", "head_tilt", "torso", "hip", "knee", "gripper"], False),
         (["motor_0", "motor_1", "motor_2", "motor_3", "motor_4", "motor_5"], True),
         (None, True),

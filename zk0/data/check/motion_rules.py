@@ -263,7 +263,7 @@ def _lags(motion: Motion | None, fps: float) -> dict[int, int]:
     """Return episode -> frames from an action to the state that follows it, where that is certain."""
     if motion is None or not motion.same_space:
         return {}
-    found, deltas = {}, find_delta_episodes(motion)
+    found, deltas = {}, set(find_delta_episodes(motion))
     for episode, frames in ((e, f) for e, f in motion.episodes.items() if e not in deltas):
         most = min(max(round(MAX_FOLLOW_SECONDS * fps) + 3, 5), (len(frames.state) - 1) // 4)
         values = follow_correlations(frames.state, frames.action, motion.state_range, most)
