@@ -473,6 +473,13 @@ def actions_that_are_differences(b) -> None:
     change_vectors(b, "action", lambda v: v - states)
 
 
+@defect("delta-actions")
+def an_episode_whose_actions_are_differences(b) -> None:
+    states = np.array(pq.read_table(b.root / DATA)[STATE].to_pylist())[24:36]
+    steps = np.diff(states, axis=0, append=states[-1:]).astype(np.float32)
+    change_episode(b, 2, lambda _: steps, ["action"])
+
+
 @defect("clipped-actions")
 def actions_cut_off_at_a_limit(b) -> None:
     change_vectors(b, "action", lambda v: np.where(np.arange(6) < 2, np.clip(v, -15, 15), v))

@@ -1,4 +1,4 @@
-"""Measures of a sequence of pictures: brightness, change from picture to picture, contrast, sharpness, and thumbnails."""
+"""Measures of a sequence of pictures: brightness, change since the picture before, contrast, sharpness, thumbnails."""
 
 from dataclasses import dataclass
 
@@ -25,7 +25,7 @@ class PictureSequence:
     sharpness: NDArray[np.float32]
     """(pictures,) second differences of neighboring pixels over first ones, both root mean square; at most 2.
 
-    An edge that blur spreads over n pixels keeps its sum of first differences, but this falls as 1/n.
+    An edge of any height that is spread evenly over n pixels has (2 / n) ** 0.5; contrast hardly tells n.
     """
     thumbnails: NDArray[np.float32]
     """(pictures, THUMBNAIL_SIDE, THUMBNAIL_SIDE) luma."""
@@ -65,10 +65,10 @@ class PictureMeter:
 
     def sequence(self) -> PictureSequence:
         """Return the measures of all pictures so far."""
-        numbers = np.asarray(self._numbers, dtype=np.float32).reshape(-1, 4)
+        brightness, change, contrast, sharpness = np.asarray(self._numbers, dtype=np.float32).reshape(-1, 4).T
         side = (0, THUMBNAIL_SIDE, THUMBNAIL_SIDE)
         thumbnails = np.stack(self._thumbnails) if self._thumbnails else np.empty(side, dtype=np.float32)
-        return PictureSequence(*numbers.T, thumbnails)
+        return PictureSequence(brightness, change, contrast, sharpness, thumbnails)
 
 
 def image_luma(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -86,8 +86,8 @@ def _edges(lines: NDArray[np.uint8]) -> tuple[float, float]:
     if not first.any():
         return 0.0, 0.0
     second = np.diff(first, axis=1)
-    spread = float(np.sqrt((second * second).sum() / (first * first).sum()))
-    return float(np.abs(first).mean()), spread
+    sharpness = float(np.sqrt((second * second).sum() / (first * first).sum()))
+    return float(np.abs(first).mean()), sharpness
 
 
 def _thumbnail(sample: NDArray[np.float32]) -> NDArray[np.float32]:

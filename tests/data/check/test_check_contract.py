@@ -112,6 +112,17 @@ def test_other_units_are_refused_by_name(report, units) -> None:
     assert (finding.repair is None) == (units == "normalized")
 
 
+@pytest.mark.parametrize(
+    ("units", "stated", "hinted"),
+    [("normalized", None, True), ("radians", None, True), ("ticks", None, False), ("normalized", "normalized", False)],
+)
+def test_a_unit_that_only_the_values_suggest_can_be_contradicted(report, units, stated, hinted) -> None:
+    (finding,) = check_contract(report.model_copy(update={"units": units}), CONTRACT, units=stated)
+    assert ('if they are degrees, state it beside the dataset: units = "degrees"' in finding.expected) is hinted
+    if hinted:
+        assert check_contract(report.model_copy(update={"units": units}), CONTRACT, units="degrees") == ()
+
+
 def test_unknown_units_are_accepted(report) -> None:
     findings = check_contract(report.model_copy(update={"units": None}), CONTRACT)
     assert [f for f in findings if f.severity == "error"] == []
@@ -129,6 +140,17 @@ def test_normalized_values_are_recognized(breaker, defects) -> None:
     for key in ("observation.state", "action"):
         breaker.column("data/chunk-000/file-000.parquet", key, clip)
     assert check_dataset(breaker.root, dataset="x").units == "normalized"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda v: np.clip(v * 2, -99, 100).round(), lambda v: np.where(v == v.max(), 104, np.clip(v * 2, -95, 95))],
+    ids=["whole degrees that reach 100", "degrees beyond 100"],
+)
+def test_degrees_about_100_are_not_taken_for_normalized_values(breaker, change) -> None:
+    for key in ("observation.state", "action"):
+        breaker.column("data/chunk-000/file-000.parquet", key, lambda rows: change(np.array(rows)).tolist())
+    assert check_dataset(breaker.root, dataset="x").units != "normalized"
 
 
 SEVERAL = ContractSettings(units="normalized", other_groups=True)

@@ -33,13 +33,16 @@ REFUSED = {
     "rows_of_a_task_that_is_not_there", "tasks_numbered_from_one", "episodes_numbered_from_one",
     "a_video_of_another_rate", "a_feature_key_with_a_slash", "a_video_of_another_size", "a_video_that_ends_too_early",
     "a_video_that_lost_frames_in_the_middle",
-    "a_clock_at_a_third_of_the_rate", "states_in_degrees_and_actions_in_radians", "states_in_ticks_and_actions_in_degrees",
+    "a_clock_at_a_third_of_the_rate",
+    "states_in_degrees_and_actions_in_radians", "states_in_ticks_and_actions_in_degrees",
 }  # fmt: skip
 UNITS = {"raw_servo_ticks", "servo_ticks_with_a_lost_reading", "radians"}
 OTHER_NUMBERS = {
     *UNITS,
-    "a_joint_that_jumps_and_returns", "an_action_that_jumps_and_returns", "a_lost_reading", "a_servo_that_is_off", "an_episode_without_motion",
+    "a_joint_that_jumps_and_returns", "an_action_that_jumps_and_returns",
+    "a_lost_reading", "a_servo_that_is_off", "an_episode_without_motion",
     "an_episode_that_hardly_begins", "actions_that_follow_the_states", "actions_that_are_differences",
+    "an_episode_whose_actions_are_differences",
     "a_whole_recording_in_one_episode", "actions_cut_off_at_a_limit", "a_gripper_of_another_calibration",
     "an_episode_replayed", "an_episode_that_is_the_rest_of_another_one",
     "a_joint_that_never_moves",

@@ -203,6 +203,27 @@ def test_a_video_with_a_frame_for_every_row_at_nearly_the_rate_gets_new_times(br
     assert repaired(breaker.root, {"video-times"}).episodes == 4
 
 
+def test_all_videos_of_another_rate_are_one_finding(breaker) -> None:
+    split_wrist_video(breaker)
+    breaker.column(EPISODES, FROM, lambda v: [0.0, 1.2, 0.0, 1.2])
+    breaker.column(EPISODES, TO, lambda v: [1.2, 2.4, 1.2, 2.4])
+    for video in breaker.root.rglob("*.mp4"):
+        pictures = read_video(video)
+        write_video(video, len(pictures), pictures.__getitem__, seconds=[1.001 * i / 10 for i in range(len(pictures))])
+    (finding,) = check_dataset(breaker.root, dataset="x").findings
+    assert finding.rule == "video-times"
+    assert finding.where.count(".mp4") == 3
+
+
+def test_all_short_videos_of_a_camera_are_one_finding(breaker) -> None:
+    split_wrist_video(breaker, first=slice(0, 22), second=slice(24, 46))
+    breaker.column(EPISODES, FROM, lambda v: [0.0, 1.2, 0.0, 1.2])
+    breaker.column(EPISODES, TO, lambda v: [1.2, 2.4, 1.2, 2.4])
+    (finding,) = check_dataset(breaker.root, dataset="x").findings
+    assert (finding.rule, finding.episodes) == ("video-frames", (0, 1, 2, 3))
+    assert finding.where.count(".mp4") == 2
+
+
 def test_uneven_times_become_even_without_encoding_again(breaker) -> None:
     pictures, jitter = read_video(breaker.video()), np.random.default_rng(1).uniform(0, 0.06, 48)
     write_video(breaker.video(), 48, pictures.__getitem__, seconds=np.arange(48) / 10 + jitter)
@@ -223,6 +244,8 @@ def pose(rows: list) -> list:
     [
         (["ee.x", "ee.y", "ee.z", "ee.wx", "ee.wy", "ee.gripper_pos"], False),
         (["x", "y", "z", "rx", "ry", "gripper"], False),
+        (["ee_0", "ee_1", "ee_2", "ee_3", "ee_4", "ee_5"], False),
+        (["tcp_pose_0", "tcp_pose_1", "tcp_pose_2", "tcp_rot_0", "tcp_rot_1", "gripper"], False),
         (["head_pan", "head_tilt", "torso", "hip", "knee", "gripper"], False),
         (["motor_0", "motor_1", "motor_2", "motor_3", "motor_4", "motor_5"], True),
         (None, True),

@@ -92,11 +92,12 @@ def clip_places(contents: Contents) -> Iterator[Violation]:
 @CAMERA_RULES.rule("video-times", repairs=("retime-videos",))
 def video_times(contents: Contents) -> Iterator[Violation]:
     """The frames of a video follow each other at the dataset's frame rate."""
-    for file in sorted(contents.places.retimed):
-        rate = contents.video_by_file[file].mean_fps or 0.0
+    retimed = sorted(contents.places.retimed)
+    if retimed:
+        rate = contents.video_by_file[retimed[0]].mean_fps or 0.0
         yield Violation(
-            where=file,
-            found=f"a frame for every row in order, at other times (mean rate {rate:.4g} frames per second)",
+            where=join_names(retimed, 3),
+            found=f"a frame for every row in order, at other times (in the first, {rate:.4g} in a second)",
             expected=f"a frame every 1/{contents.fps:g} s",
         )
 

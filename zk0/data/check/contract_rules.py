@@ -210,7 +210,9 @@ def contract_units(
         yield Violation(
             where="state, action",
             found=units,
-            expected=expected + _stated_hint(report, contract, stated) + _other_group_hint(report.state_names, contract),
+            expected=expected
+            + _stated_hint(report, contract, stated)
+            + _other_group_hint(report.state_names, contract),
             repairable=units in ("ticks", "radians") and contract.units == "degrees",
         )
 
@@ -247,7 +249,9 @@ def _stated_hint(report: DatasetReport, contract: ContractSettings, stated: Join
     """Return how to contradict a unit that only the values suggest, if they allow the contract's, too."""
     known = recognize_calibration(report.state_names)
     is_certain = stated or (known and known.units) or report.units in _EXCLUDED_BY_VALUES[contract.units]
-    return "" if is_certain else f'; if they are {contract.units}, state it beside the dataset: units = "{contract.units}"'
+    return (
+        "" if is_certain else f'; if they are {contract.units}, state it beside the dataset: units = "{contract.units}"'
+    )
 
 
 def _other_group_hint(joints: Sequence[str], contract: ContractSettings) -> str:

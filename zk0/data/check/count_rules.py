@@ -212,7 +212,8 @@ def timestamps(contents: Contents) -> Iterator[Violation]:
             where=join_episodes(rows.episodes_where(late)),
             found=f"{int(late.sum())} of {len(rows)} rows up to {worst:.4g} s off"
             + (f" (mean rate {rate:.2f} Hz)" if rate else ""),
-            expected=f"frame_index / {fps:g} within {TOLERANCE_SECONDS:g} s" + ("" if is_near else _rate_hint(contents)),
+            expected=f"frame_index / {fps:g} within {TOLERANCE_SECONDS:g} s"
+            + ("" if is_near else _rate_hint(contents)),
             repairable=is_near,
         )
 

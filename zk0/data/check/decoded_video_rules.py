@@ -25,8 +25,8 @@ MIN_MOVED_SHARE = 0.1
 MAX_BLUR_SHARE = 0.7
 """Sharpness of pictures, as a share of the camera's median episode, under which they are blurred.
 
-A Gaussian blur with a standard deviation of one pixel leaves half of it, one of two to eight pixels 26 to 61 %; episodes
-of healthy recordings have at least 96 %.
+A Gaussian blur with a standard deviation of one pixel leaves half of it, one of two to eight pixels 26 to 61 %;
+episodes of healthy recordings have at least 96 %.
 """
 MIN_CONTRAST = 0.3
 """Difference of neighboring pixels (of 255) under which a scene is so plain that focus does not show."""

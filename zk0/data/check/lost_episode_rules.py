@@ -1,6 +1,6 @@
 """Rules whose violation costs an episode: its files, frames or values are gone, and a repair must drop it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import replace
 
 import numpy as np
@@ -20,6 +20,9 @@ from zk0.records import Finding
 class EpisodeLoss(Violation):
     """A violation that costs the episodes that it concerns."""
 
+
+_VideoClips = list[tuple[VideoFile, list[EpisodeClip]]]
+"""Videos of one camera, and the clips in each."""
 
 LOST_EPISODE_RULES = RuleGroup[[Contents, ObservedFrames], EpisodeLoss]("Lost episodes", __name__)
 DROP_EPISODES = ("drop-episodes",)
@@ -126,21 +129,24 @@ def video_frames(contents: Contents, observed: ObservedFrames) -> Iterator[Episo
         if short:
             found = "a clip that ends before all rows have a frame"
             yield EpisodeLoss(key, found, "a frame for every row", episodes=tuple(sorted(short)))
-        clips_by_file = contents.clips_by_file(key)
-        for file, video in contents.videos_of(key).items():
-            clips = _with_rows(clips_by_file[file], contents)
-            whole = [c for c in clips if c.episode not in short]
-            stated = [c.stated_frames(contents.fps) if c.episode in short else c.frames for c in clips]
-            if len(clips) > 1 and _is_uncertain(video, whole, sum(stated), contents.fps):
-                yield EpisodeLoss(
-                    where=f"{key} in {file}",
-                    found=f"{len(video.seconds)} frames for {sum(c.frames for c in clips)} rows; "
-                    "no timestamp shows where frames were lost, so later frames may belong to other rows",
-                    expected="a frame for every row; record these episodes again, or convert their source again",
-                    episodes=tuple(c.episode for c in whole),
-                )
-            else:
-                yield from _misfits(key, file, video, whole, contents)
+        clips_by_file = {f: _with_rows(clips, contents) for f, clips in contents.clips_by_file(key).items()}
+        videos = [(v, clips_by_file[f]) for f, v in contents.videos_of(key).items()]
+        uncertain = {v.file for v, clips in videos if _is_uncertain(v, clips, short, contents.fps)}
+        yield from _uncertain_loss(key, [(v, clips) for v, clips in videos if v.file in uncertain], short)
+        whole = [(v, [c for c in clips if c.episode not in short]) for v, clips in videos if v.file not in uncertain]
+        yield from _misfits(key, whole, contents)
+
+
+def _uncertain_loss(key: str, videos: _VideoClips, short: Set[int]) -> Iterator[EpisodeLoss]:
+    if videos:
+        video, clips = videos[0]
+        yield EpisodeLoss(
+            where=f"{key} in {join_names([v.file for v, _ in videos], 3)}",
+            found=f"{len(video.seconds)} frames for {sum(c.frames for c in clips)} rows; "
+            "no timestamp shows where frames were lost, so later frames may belong to other rows",
+            expected="a frame for every row; record these episodes again, or convert their source again",
+            episodes=tuple(c.episode for _, clips in videos for c in clips if c.episode not in short),
+        )
 
 
 def _with_rows(clips: list[EpisodeClip], contents: Contents) -> list[EpisodeClip]:
@@ -149,30 +155,28 @@ def _with_rows(clips: list[EpisodeClip], contents: Contents) -> list[EpisodeClip
     return [replace(c, frames=(s := spans[c.episode]).stop - s.start) for c in clips if c.episode in spans]
 
 
-def _is_uncertain(video: VideoFile, clips: list[EpisodeClip], expected: int, fps: float) -> bool:
-    """Return whether a video has fewer frames than expected without gaps in its times that prove where they lack.
+def _is_uncertain(video: VideoFile, clips: list[EpisodeClip], short: Set[int], fps: float) -> bool:
+    """Return whether a video has fewer frames than stated without gaps in its times that prove where they lack.
 
     Frames that lack after the video's last one prove nothing: frames that were lost earlier shift all later ones.
 
     Args:
         video: the video.
-        clips: those of its clips that the episode table does not state to be short.
-        expected: the frames that the episode table states for all clips together.
+        clips: those of its episodes.
+        short: the episodes whose clips the episode table itself states to be shorter than their rows.
         fps: frames per second.
     """
-    if len(video.seconds) >= expected:
+    stated = sum(c.stated_frames(fps) if c.episode in short else c.frames for c in clips)
+    if len(clips) < 2 or len(video.seconds) >= stated:
         return False
-    missing = sum(c.missing_frames(video, fps) for c in clips)
+    missing = sum(c.missing_frames(video, fps) for c in clips if c.episode not in short)
     has_gap = float(np.diff(video.seconds).max(initial=0.0)) > 1.5 / fps
-    return not (has_gap and missing == expected - len(video.seconds))
+    return not (has_gap and missing == stated - len(video.seconds))
 
 
-def _misfits(
-    key: str, file: str, video: VideoFile, clips: list[EpisodeClip], contents: Contents
-) -> Iterator[EpisodeLoss]:
-    if file in contents.places.retimed:
-        return
-    offsets = [(c.max_frame_offset(video, contents.fps), c.episode) for c in clips]
+def _misfits(key: str, videos: _VideoClips, contents: Contents) -> Iterator[EpisodeLoss]:
+    timed = [(v, clips) for v, clips in videos if v.file not in contents.places.retimed]
+    offsets = [(c.max_frame_offset(v, contents.fps), c.episode) for v, clips in timed for c in clips]
     worst = [(off, i) for off, i in offsets if off >= TOLERANCE_SECONDS]
     if worst:
         off, index = max(worst)

@@ -16,6 +16,8 @@ STILL_SHARE = 0.02
 """Share of a joint's range within which it counts as standing still."""
 MIN_GLITCH_SHARE, GLITCH_STEPS = 0.15, 6.0
 """A glitch exceeds this share of the joint's range, and its usual fast step (90 % quantile) so many times."""
+MAX_DELTA_SCALE = 0.5
+"""Range of actions over range of states under which actions may be differences."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,33 @@ def column_correlations(a: Floats, b: Floats) -> Floats:
     a, b = a - a.mean(axis=0), b - b.mean(axis=0)
     norms = np.sqrt((a * a).sum(axis=0) * (b * b).sum(axis=0))
     return np.divide((a * b).sum(axis=0), norms, out=np.full(a.shape[1], np.nan), where=norms > 0)
+
+
+def find_delta_episodes(motion: Motion) -> list[int]:
+    """Return all episodes if the actions are differences, else those single ones whose actions are."""
+    if _are_deltas(motion, list(motion.episodes)):
+        return list(motion.episodes)
+    return [e for e in motion.episodes if _are_deltas(motion, [e])]
+
+
+def delta_scale(motion: Motion, episodes: Sequence[int]) -> float:
+    """Return the range of the actions over that of the states in these episodes: the median over the moving joints."""
+    state, action = (np.concatenate([getattr(motion.episodes[e], k) for e in episodes]) for k in ("state", "action"))
+    ranges = [np.diff(np.quantile(v, [0.01, 0.99], axis=0), axis=0)[0] for v in (state, action)]
+    moving = (ranges[0] > 0) & (ranges[1] > 0)
+    return float(np.median(ranges[1][moving] / ranges[0][moving])) if moving.any() else 1.0
+
+
+def _are_deltas(motion: Motion, episodes: Sequence[int]) -> bool:
+    """Return whether actions are small and follow the change of the states instead of the states."""
+    if not motion.same_space or delta_scale(motion, episodes) > MAX_DELTA_SCALE:
+        return False
+    moving = (motion.state_range > 0) & (motion.action_range > 0)
+    parts = [motion.episodes[e] for e in episodes]
+    like_state = np.concatenate([column_correlations(p.action, p.state)[moving] for p in parts])
+    like_change = np.concatenate([column_correlations(p.action[:-1], np.diff(p.state, axis=0))[moving] for p in parts])
+    both = np.isfinite(like_state) & np.isfinite(like_change)
+    return bool(both.any() and np.median(like_state[both]) < 0.5 < np.median(like_change[both]))
 
 
 def _fast_step(parts: Sequence[Floats]) -> Floats:

@@ -12,7 +12,8 @@ from zk0.data.check.contents import Contents
 from zk0.data.check.detected_units import detect_grippers, detect_so_arm, detect_units
 from zk0.data.check.motion_measures import (
     Motion,
-    column_correlations,
+    delta_scale,
+    find_delta_episodes,
     find_glitches,
     find_zero_rows,
     follow_correlations,
@@ -34,8 +35,6 @@ MAX_FOLLOW_SECONDS = 0.5
 """Longest usual time after which a robot follows a command."""
 MIN_FOLLOW_CORRELATION, MIN_FOLLOW_GAIN = 0.6, 0.05
 """Correlation at the found lag, and by how much it exceeds that of usual lags, from which a lag is certain."""
-MAX_DELTA_SCALE = 0.5
-"""Range of actions over range of states under which actions may be differences."""
 MIN_CLIPPED_SHARE, MIN_SATURATED_SHARE, BEYOND = 0.1, 0.25, 0.05
 """Shares of the frames with an action at its limit: with the state beyond it (by 5 % of its range), and in any case."""
 NORMALIZED_STOP = 100.0
@@ -163,11 +162,15 @@ def action_lag(contents: Contents) -> Iterator[Violation]:
 @MOTION_RULES.rule("delta-actions", severity="warning")
 def delta_actions(contents: Contents) -> Iterator[Violation]:
     """Actions are positions like the states, not differences; a policy that mixes both is of no use."""
-    if contents.motion is not None and _are_deltas(contents.motion):
+    motion = contents.motion
+    if motion is not None and (deltas := find_delta_episodes(motion)):
+        is_whole = len(deltas) == len(motion.episodes)
+        scale = delta_scale(motion, deltas)
         yield Violation(
-            where=f"data {contents.action_key}",
-            found=f"actions that follow the change of the state (range {_scale(contents.motion):.2g} of the states')",
+            where=f"data {contents.action_key}" + ("" if is_whole else f" of {join_episodes(deltas)}"),
+            found=f"actions that follow the change of the state (range {scale:.2g} of the states')",
             expected="target positions in the space of the states",
+            episodes=() if is_whole else tuple(deltas),
         )
 
 
@@ -258,10 +261,10 @@ def _idle(contents: Contents) -> Mapping[int, tuple[int, int]]:
 
 def _lags(motion: Motion | None, fps: float) -> dict[int, int]:
     """Return episode -> frames from an action to the state that follows it, where that is certain."""
-    if motion is None or not motion.same_space or _are_deltas(motion):
+    if motion is None or not motion.same_space:
         return {}
-    found = {}
-    for episode, frames in motion.episodes.items():
+    found, deltas = {}, set(find_delta_episodes(motion))
+    for episode, frames in ((e, f) for e, f in motion.episodes.items() if e not in deltas):
         most = min(max(round(MAX_FOLLOW_SECONDS * fps) + 3, 5), (len(frames.state) - 1) // 4)
         values = follow_correlations(frames.state, frames.action, motion.state_range, most)
         best = int(np.argmax(values))
@@ -270,24 +273,6 @@ def _lags(motion: Motion | None, fps: float) -> dict[int, int]:
         if is_certain and (best in range(most, most + 3) or values[best] - usual >= MIN_FOLLOW_GAIN):
             found[episode] = best - most
     return found
-
-
-def _scale(motion: Motion) -> float:
-    """Return the range of the actions over that of the states: the median over all joints that move."""
-    moving = (motion.state_range > 0) & (motion.action_range > 0)
-    return float(np.median(motion.action_range[moving] / motion.state_range[moving])) if moving.any() else 1.0
-
-
-def _are_deltas(motion: Motion) -> bool:
-    """Return whether the actions are small and follow the change of the states instead of the states."""
-    if not motion.same_space or _scale(motion) > MAX_DELTA_SCALE:
-        return False
-    moving = (motion.state_range > 0) & (motion.action_range > 0)
-    parts = list(motion.episodes.values())
-    like_state = np.concatenate([column_correlations(p.action, p.state)[moving] for p in parts])
-    like_change = np.concatenate([column_correlations(p.action[:-1], np.diff(p.state, axis=0))[moving] for p in parts])
-    both = np.isfinite(like_state) & np.isfinite(like_change)
-    return bool(both.any() and np.median(like_state[both]) < 0.5 < np.median(like_change[both]))
 
 
 def _moves(motion: Motion, episode: int) -> bool:

@@ -1,4 +1,4 @@
-"""Episodes of one dataset whose joints take nearly the same path: replays, and copies with noise or with a part cut off.
+"""Episodes of one dataset that take nearly the same path: replays, and copies with noise or with a part cut off.
 
 Between datasets, where states are not at hand, `zk0.data.path_sketches` finds them.
 """
@@ -70,7 +70,7 @@ def _may_be_part(part: NDArray[np.float32], whole: NDArray[np.float32], most: fl
 
 
 def _departure(part: NDArray[np.float32], whole: NDArray[np.float32]) -> float:
-    """Return the largest distance, in any joint, of a point of `part` (points, dims) from the nearest one of `whole`."""
+    """Return the largest distance, in any joint, of a point of `part` (points, dims) from the nearest of `whole`."""
     distances = np.zeros((len(part), len(whole)), dtype=np.float32)
     for a, b in zip(part.T, whole.T, strict=True):
         np.maximum(distances, np.abs(a[:, None] - b), out=distances)
