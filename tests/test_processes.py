@@ -1,8 +1,12 @@
 """What processes of zk0 have in common."""
 
 import gc
+import os
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -20,3 +24,27 @@ def test_only_the_youngest_generation_waits_longer() -> None:
     before = gc.get_threshold()
     collect_garbage_less_often()
     assert gc.get_threshold() == (10_000, *before[1:])
+
+
+def test_a_process_that_ignores_the_end_of_its_parent_is_killed() -> None:
+    child = (
+        "import os, signal, sys, time\n"
+        "from zk0.processes import die_with_parent, end_after_parent\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "die_with_parent(int(sys.argv[1]), signal.SIGTERM)\n"
+        "end_after_parent(int(sys.argv[1]), 0.5)\n"
+        "print(os.getpid(), flush=True)\n"
+        "time.sleep(600)\n"
+    )
+    parent = "import os, subprocess, sys\nsubprocess.run([sys.executable, '-c', sys.argv[1], str(os.getpid())])\n"
+    with subprocess.Popen([sys.executable, "-c", parent, child], stdout=subprocess.PIPE, text=True) as started:
+        assert started.stdout is not None
+        pid = int(started.stdout.readline())
+        assert Path(f"/proc/{pid}").exists()
+        started.kill()
+        for _ in range(200):
+            if not Path(f"/proc/{pid}").exists():
+                return
+            time.sleep(0.1)
+    os.kill(pid, signal.SIGKILL)
+    pytest.fail("the process outlived its parent")

@@ -5,6 +5,8 @@ import gc
 import os
 import signal
 import sys
+import threading
+import time
 
 _PR_SET_PDEATHSIG = 1
 _NEW_OBJECTS = 10_000
@@ -25,6 +27,25 @@ def die_with_parent(parent: int, death_signal: signal.Signals = signal.SIGKILL) 
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, death_signal)
     if os.getppid() != parent:
         raise SystemExit("the parent process has ended")
+
+
+def end_after_parent(parent: int, seconds: float) -> None:
+    """Let this process be killed some time after its parent has ended, if it still runs then.
+
+    A process that gets SIGTERM when its parent ends may wait for ever for a server that has ended too.
+
+    Args:
+        parent: the parent's pid, from before the start of this process.
+        seconds: from the parent's end to SIGKILL.
+    """
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        time.sleep(seconds)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, name="zk0-parent", daemon=True).start()
 
 
 def collect_garbage_less_often() -> None:

@@ -15,7 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from zk0.errors import PrefectServerError
-from zk0.processes import die_with_parent
+from zk0.processes import die_with_parent, end_after_parent
+
+KILL_SECONDS = 60.0
+"""From the end of its parent, when it gets SIGTERM, to its SIGKILL."""
 
 
 @dataclass(frozen=True)
@@ -135,6 +138,7 @@ def _last_line(log: Path) -> str:
 
 if __name__ == "__main__":
     die_with_parent(int(sys.argv[1]), signal.SIGTERM)
+    end_after_parent(int(sys.argv[1]), KILL_SECONDS)
     sys.argv[:2] = ["prefect"]
     if sys.argv[1:3] == ["server", "start"]:
         from flows.prefect_local.own_origin import OwnOriginOnly
