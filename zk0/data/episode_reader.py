@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from zk0.data.dataset_folder import list_folder
 from zk0.data.dataset_info import TOLERANCE_SECONDS, read_dataset_info
 from zk0.data.episode_table import read_episode_table, read_task_table
-from zk0.data.frame_stream import FrameSequence, decode_frames, stack_pieces
+from zk0.data.frame_stream import FrameSequence, RgbFrame, decode_frames, stack_pieces
 from zk0.data.frame_table import EpisodeFrames, collect_episodes
 from zk0.errors import DatasetError
 from zk0.records import CAMERA_PREFIX
@@ -176,12 +176,15 @@ class EpisodeReader:
             ) from e
 
     def _stored_images(self, episode: Episode, key: str, every: int) -> Iterator[NDArray[np.uint8]]:
-        from lerobot.datasets import LeRobotDataset
+        rows = open_lerobot_dataset(self.root, [episode.index], {}).hf_dataset
+        for index in range(0, len(rows), every):
+            yield image_bytes(rows[index][key])
 
-        name = f"local/{self.root.name}"
-        data = LeRobotDataset(name, root=self.root, episodes=[episode.index], video_backend=VIDEO_BACKEND)
-        for index in range(0, len(data), every):
-            yield data[index][key].mul(255).round().clamp(0, 255).byte().numpy()
+
+def image_bytes(image: Any) -> RgbFrame:
+    """Return an image as LeRobot reads it from parquet, a tensor (3, H, W) in 0..1, as bytes."""
+    found: RgbFrame = image.mul(255).round().clamp(0, 255).byte().numpy()
+    return found
 
 
 def open_lerobot_dataset(root: Path, episodes: Sequence[int], offsets: Mapping[str, Sequence[int]]) -> Any:
@@ -215,7 +218,18 @@ def action_chunks(episodes: Sequence[Episode], chunk_size: int) -> tuple[NDArray
     chunks, pads = [], []
     for episode in episodes:
         length = len(episode.actions)
-        wanted = np.arange(length)[:, None] + np.arange(chunk_size)[None]
-        chunks.append(episode.actions[np.minimum(wanted, length - 1)])
-        pads.append(wanted >= length)
+        at, outside = offset_frames(length, np.arange(length)[:, None], range(chunk_size))
+        chunks.append(episode.actions[at])
+        pads.append(outside)
     return np.concatenate(chunks), np.concatenate(pads)
+
+
+def offset_frames(
+    frames: int, frame: int | NDArray[np.int64], offsets: Sequence[int]
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Return the frames at offsets from one or more frames of an episode, and where these are outside of the episode.
+
+    Outside, the frame is the episode's first or last one.
+    """
+    at = frame + np.asarray(offsets)
+    return at.clip(0, frames - 1), (at < 0) | (at >= frames)

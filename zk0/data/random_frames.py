@@ -19,7 +19,7 @@ from av.error import FFmpegError
 from numpy.typing import NDArray
 
 from zk0.data.dataset_info import TOLERANCE_SECONDS
-from zk0.data.episode_reader import Episode, EpisodeReader, open_lerobot_dataset
+from zk0.data.episode_reader import Episode, EpisodeReader, image_bytes, open_lerobot_dataset
 from zk0.data.frame_stream import RgbFrame, nearest_frames
 from zk0.errors import DatasetError
 
@@ -125,6 +125,4 @@ class _StoredImages:
 
     def image(self, number: int, frame: int) -> RgbFrame:
         """(3, H, W) RGB of a frame of one of the episodes."""
-        image = self._rows[self._first[number] + frame][self._key]
-        stored: RgbFrame = image.mul(255).round().clamp(0, 255).byte().numpy()
-        return stored
+        return image_bytes(self._rows[self._first[number] + frame][self._key])

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from zk0.data.episode_reader import EpisodeReader, action_chunks
+from zk0.data.episode_reader import EpisodeReader, action_chunks, offset_frames
 from zk0.data.random_frames import RandomFrames
 from zk0.policy.kinds import kind_of
 from zk0.policy.policy_kind import Draws
@@ -45,7 +45,7 @@ class DecodedExamples:
         self.frame_in_episode = np.concatenate([np.arange(length) for length in lengths])
         self.raw_chunks, padding = action_chunks(self._read, kind.predicted_actions(policy))
         self.padding = torch.from_numpy(padding)
-        self.action_counts = np.concatenate([_count_actions(length, self._window.actions) for length in lengths])
+        self.action_counts = np.concatenate([self._count_actions(length) for length in lengths])
         self.cameras = tuple(k.removeprefix(CAMERA_PREFIX) for k in policy.config.image_features if reader.has_key(k))
         self._images = RandomFrames(reader, self._read, self.cameras)
         self._copies = copy_plan(str(policy.config.device))
@@ -75,29 +75,31 @@ class DecodedExamples:
     def _batch(self, indices: Sequence[int]) -> dict[str, Any]:
         """The policy's input of some frames, on its device."""
         places = [self._positions[i] for i in indices]
-        episodes = [self._read[number] for number, _ in places]
-        inside = [
-            _offset_frames(len(e.states), t, self._window.actions) for e, (_, t) in zip(episodes, places, strict=True)
-        ]
+        actions, padding = zip(*(self._actions(*place) for place in places), strict=True)
         batch: dict[str, Any] = {
-            ACTION: torch.from_numpy(np.stack([e.actions[at] for e, (at, _) in zip(episodes, inside, strict=True)])),
-            _PADDING: torch.from_numpy(np.stack([outside for _, outside in inside])),
-            "task": [e.tasks[t] for e, (_, t) in zip(episodes, places, strict=True)],
+            ACTION: torch.from_numpy(np.stack(actions)),
+            _PADDING: torch.from_numpy(np.stack(padding)),
+            "task": [self._read[number].tasks[frame] for number, frame in places],
             **self._observations(places),
         }
         prepared: dict[str, Any] = self._preprocessor(batch)
         return prepared
 
+    def _count_actions(self, frames: int) -> NDArray[np.int64]:
+        """For each frame of an episode: how many actions of its window are inside the episode."""
+        _, outside = offset_frames(frames, np.arange(frames)[:, None], self._window.actions)
+        return np.asarray((~outside).sum(axis=1))
+
     def _actions(self, number: int, frame: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """The actions of a frame's window (steps, joints), and which of them are padding."""
         actions = self._read[number].actions
-        at, outside = _offset_frames(len(actions), frame, self._window.actions)
+        at, outside = offset_frames(len(actions), frame, self._window.actions)
         return actions[at], outside
 
     def _observations(self, places: Sequence[tuple[int, int]]) -> dict[str, Tensor]:
         """States and images of some frames, with an axis of time if the policy asks for one."""
         offsets = self._window.observations or (0,)
-        seen = [_offset_frames(len(self._read[number].states), t, offsets)[0] for number, t in places]
+        seen = [offset_frames(len(self._read[number].states), t, offsets)[0] for number, t in places]
         times = () if self._window.observations is None else (len(offsets),)
         flat = [(number, int(t)) for (number, _), at in zip(places, seen, strict=True) for t in at]
 
@@ -112,16 +114,3 @@ class DecodedExamples:
         """Bytes as numbers in 0..1 on the policy's device, in LeRobot's bits."""
         on_device = self._copies.to_device(images).float()
         return on_device.div_(torch.full((), 255.0, device=on_device.device))  # by a number, a GPU would multiply
-
-
-def _offset_frames(frames: int, frame: int, offsets: Sequence[int]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """The frames at these offsets, the first or last one of the episode where they are outside of it; and where."""
-    at = frame + np.asarray(offsets)
-    return at.clip(0, frames - 1), (at < 0) | (at >= frames)
-
-
-def _count_actions(frames: int, offsets: Sequence[int]) -> NDArray[np.int64]:
-    """For each frame of an episode: how many of the actions at these offsets are inside the episode."""
-    at = np.arange(frames)[:, None] + np.asarray(offsets)
-    counts: NDArray[np.int64] = ((at >= 0) & (at < frames)).sum(axis=1)
-    return counts
