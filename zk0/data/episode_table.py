@@ -99,29 +99,33 @@ def read_episode_statistics(
         BrokenFile: the table is unreadable.
     """
     found: dict[str, dict[int, dict[str, Any]]] = {key: {} for key in keys}
-    for row in _statistics_rows(folder, info, keys):
-        for key in keys:
-            prefix = f"stats/{key}/"
-            moments = {name.removeprefix(prefix): value for name, value in row.items() if name.startswith(prefix)}
-            if moments and isinstance(row.get("episode_index"), int):
-                found[key][row["episode_index"]] = moments
+    read = _v3_statistics if info.is_v3 else _v2_statistics
+    for episode, key, moments in read(folder, keys):
+        if moments and isinstance(episode, int):
+            found[key][episode] = moments
     return found
 
 
-def _statistics_rows(folder: DatasetFolder, info: DatasetInfo, keys: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Yield each episode's index and its moments under the names of the columns of a v3 table."""
-    if info.is_v3:
-        wanted = tuple(f"stats/{key}/" for key in keys)
-        for file in folder.files_under(EPISODES_DIR, ".parquet"):
-            yield from _rows(folder, file, lambda name: name == "episode_index" or name.startswith(wanted))
-        return
+def _v3_statistics(folder: DatasetFolder, keys: Sequence[str]) -> Iterator[tuple[Any, str, dict[str, Any]]]:
+    """Yield episode, feature and moments from the columns `stats/FEATURE/MOMENT` of the episode table."""
+    prefixes = {key: f"stats/{key}/" for key in keys}
+    wanted = tuple(prefixes.values())
+    for file in folder.files_under(EPISODES_DIR, ".parquet"):
+        for row in _rows(folder, file, lambda name: name == "episode_index" or name.startswith(wanted)):
+            for key, prefix in prefixes.items():
+                moments = {name.removeprefix(prefix): value for name, value in row.items() if name.startswith(prefix)}
+                yield row.get("episode_index"), key, moments
+
+
+def _v2_statistics(folder: DatasetFolder, keys: Sequence[str]) -> Iterator[tuple[Any, str, dict[str, Any]]]:
+    """Yield episode, feature and moments from the lines of v2.1."""
     for line in folder.read_json_lines(EPISODE_STATISTICS_PATH) if EPISODE_STATISTICS_PATH in folder else ():
-        row = line if isinstance(line, dict) else {}
-        stated = row.get("stats")
+        stated = line.get("stats") if isinstance(line, dict) else None
+        if not isinstance(stated, dict):
+            continue
         for key in keys:
-            moments = stated.get(key) if isinstance(stated, dict) else None
-            values = moments if isinstance(moments, dict) else {}
-            yield row | {f"stats/{key}/{name}": value for name, value in values.items()}
+            if isinstance(stated.get(key), dict):
+                yield line.get("episode_index"), key, stated[key]
 
 
 def has_task_index(folder: DatasetFolder) -> bool:

@@ -103,12 +103,12 @@ def infer_units(values: NDArray[Any], grippers: NDArray[np.bool_] | None = None)
     rows = np.abs(finite).max(axis=1)
     largest = float(np.quantile(rows, ROBUST_SHARE, method="lower"))
     smallest = float(np.quantile(finite.min(axis=1), 1 - ROBUST_SHARE, method="higher"))
-    is_whole = (finite == np.floor(finite)).all(axis=1).mean() >= ROBUST_SHARE
-    if is_whole and smallest >= 0 and MAX_DEGREES < largest <= TICKS_PER_TURN:
+    are_integers = (finite == np.floor(finite)).all(axis=1).mean() >= ROBUST_SHARE
+    if are_integers and smallest >= 0 and MAX_DEGREES < largest <= TICKS_PER_TURN:
         return "ticks"
     if largest <= MAX_RADIANS:
         return "radians"
-    if largest <= 100.0 and not is_whole and (rows == 100.0).sum() > (rows > 100.0).sum():
+    if largest <= 100.0 and not are_integers and (rows == 100.0).sum() > (rows > 100.0).sum():
         return "normalized"
     return "degrees" if 100.0 < largest <= MAX_DEGREES else None
 

@@ -148,7 +148,7 @@ class ClientsInRound(Record):
 
 
 def _settled(arrival: Arrival, accepted: Mapping[str, float | None]) -> Arrival:
-    """Return the arrival with its waiting time, or as refused where its update was put aside after it had arrived."""
+    """Return the arrival with its waiting time, or as refused where its update was quarantined."""
     if arrival.factor is None:
         return arrival
     if arrival.client not in accepted:

@@ -128,17 +128,14 @@ def short_clips(contents: Contents, key: str) -> frozenset[int]:
     """
     fps, found = contents.fps, set()
     for clips in _clips_in_order(contents, key):
-        short = [
-            c
-            for c in clips
-            if c.clip.start_seconds < c.clip.end_seconds < c.clip.start_seconds + (c.frames - 0.5) / fps
-        ]
-        starts = {a.episode: b.clip.start_seconds for a, b in pairwise(clips)}
-        found |= {c.episode for c in short if c.clip.end_seconds <= starts.get(c.episode, 0.0) + 0.5 / fps}
-        video = contents.video_by_file.get(clips[-1].clip.file)
-        if clips[-1] in short and video is not None and len(video.seconds):
-            end = float(video.seconds[-1]) + 1 / fps
-            found |= {clips[-1].episode} if abs(clips[-1].clip.end_seconds - end) <= 0.5 / fps else set()
+        for a, b in pairwise(clips):
+            if a.is_stated_short(fps) and a.clip.end_seconds <= b.clip.start_seconds + 0.5 / fps:
+                found.add(a.episode)
+        last = clips[-1]
+        video = contents.video_by_file.get(last.clip.file)
+        if last.is_stated_short(fps) and video is not None and len(video.seconds):
+            video_end = float(video.seconds[-1]) + 1 / fps
+            found |= {last.episode} if abs(last.clip.end_seconds - video_end) <= 0.5 / fps else set()
     return frozenset(found)
 
 

@@ -64,6 +64,11 @@ class EpisodeClip:
             return 0
         return int((np.abs(wanted - video.seconds[_nearest(video.seconds, wanted)]) >= TOLERANCE_SECONDS).sum())
 
+    def is_stated_short(self, fps: float) -> bool:
+        """Return whether the episode table itself states an end before all frames."""
+        start, end = self.clip.start_seconds, self.clip.end_seconds
+        return start < end < start + (self.frames - 0.5) / fps
+
     def stated_frames(self, fps: float) -> int:
         """Return the number of frames between the start and the end that the episode table states."""
         return round((self.clip.end_seconds - self.clip.start_seconds) * fps)

@@ -16,21 +16,16 @@ def build_tiny_act(recipe: PolicyRecipe) -> Any:
     from lerobot.policies.act.configuration_act import ACTConfig
     from lerobot.policies.act.modeling_act import ACTPolicy
 
-    inputs, outputs = contract_features(recipe, _IMAGE)
     config = ACTConfig(
-        device="cpu",
-        input_features=inputs,
-        output_features=outputs,
+        **_common_settings(recipe),
         chunk_size=10,
         n_action_steps=10,
-        pretrained_backbone_weights=None,
         dim_model=32,
         n_heads=2,
         dim_feedforward=64,
         n_encoder_layers=1,
         n_vae_encoder_layers=1,
         latent_dim=8,
-        push_to_hub=False,
     )
     return ACTPolicy(config)
 
@@ -40,15 +35,11 @@ def build_tiny_diffusion(recipe: PolicyRecipe) -> Any:
     from lerobot.policies.diffusion.configuration_diffusion import DiffusionConfig
     from lerobot.policies.diffusion.modeling_diffusion import DiffusionPolicy
 
-    inputs, outputs = contract_features(recipe, _IMAGE)
     config = DiffusionConfig(
-        device="cpu",
-        input_features=inputs,
-        output_features=outputs,
+        **_common_settings(recipe),
         horizon=16,
         n_action_steps=8,
         resize_shape=(64, 64),
-        pretrained_backbone_weights=None,
         use_separate_rgb_encoder_per_camera=False,
         spatial_softmax_num_keypoints=8,
         down_dims=(16, 32),
@@ -57,9 +48,15 @@ def build_tiny_diffusion(recipe: PolicyRecipe) -> Any:
         num_train_timesteps=20,
         num_inference_steps=4,
         do_mask_loss_for_padding=True,
-        push_to_hub=False,
     )
     return DiffusionPolicy(config)
+
+
+def _common_settings(recipe: PolicyRecipe) -> dict[str, Any]:
+    """What both configurations have in common: the contract's features, and a vision encoder with random weights."""
+    inputs, outputs = contract_features(recipe, _IMAGE)
+    features = {"input_features": inputs, "output_features": outputs}
+    return {"device": "cpu", "pretrained_backbone_weights": None, "push_to_hub": False, **features}
 
 
 _IMAGE = (96, 96)
