@@ -14,7 +14,6 @@ from typing import Any
 
 from zk0.audit.merkle import Receipt
 from zk0.errors import FederationError
-from zk0.federation.protocol.arrival_log import ArrivalLog
 from zk0.federation.protocol.collect import Federation
 from zk0.federation.protocol.open_requests import OpenRequests, TimedReply
 from zk0.federation.protocol.replies import CollectedUpdates, ResultListener, SilentListener
@@ -23,6 +22,7 @@ from zk0.records import Arrival, BufferedRound, Record, Refusal, Update
 from zk0.rules.buffered_rounds import ClientsInRound, staleness_factor
 from zk0.settings.buffer_settings import BufferSettings
 from zk0.settings.plans import RoundPlan, SessionTerms
+from zk0.storage.record_lines import RecordLines
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,8 @@ class _Buffer:
     def __init__(self, request: BufferedRequest, listener: ResultListener) -> None:
         self.request, self.listener = request, listener
         request.spool.mkdir(parents=True, exist_ok=True)
-        self.log = ArrivalLog(request.spool)
+        self.log = RecordLines(request.spool / "arrivals.jsonl", Arrival)
+        """One line for each answer, written when the spool holds it."""
         self.clients = ClientsInRound.begin(request.number, request.clients, request.last, request.settings)
         self._shown: set[str] = set()
         self._updates: dict[str, Update] = {}

@@ -15,7 +15,7 @@ from zk0.federation.protocol.answers import MAX_REASON, UPDATE, parse_answer
 from zk0.records import Record, Refusal, Update, clean_text
 from zk0.settings.plans import RoundPlan
 from zk0.storage.atomic import atomic_path, atomic_write_text
-from zk0.storage.disk_space import translate_disk_full
+from zk0.storage.record_lines import RecordLines
 from zk0.weights.compression import decompress_weights
 from zk0.weights.files import open_weights
 from zk0.weights.update_files import update_file_bytes, update_file_specs
@@ -94,16 +94,12 @@ class Spool:
     def refuse(self, client: str, reason: str) -> Refusal:
         """Record a refusal at once, so that neither a retry nor a killed session loses it."""
         refusal = Refusal(client=client, reason=clean_text(reason, MAX_REASON))
-        with translate_disk_full(self._refusals), self._refusals.open("a", encoding="utf-8") as file:
-            file.write(refusal.model_dump_json() + "\n")
+        self._refusals.append(refusal)
         return refusal
 
     def refusals(self) -> tuple[Refusal, ...]:
         """Return all refusals of this round in the order of client names, those of earlier attempts first."""
-        if not self._refusals.is_file():
-            return ()
-        lines = self._refusals.read_text(encoding="utf-8").split("\n")[:-1]  # a killed writer may leave half a line
-        return tuple(sorted((Refusal.model_validate_json(line) for line in lines), key=lambda r: r.client))
+        return tuple(sorted(self._refusals.read(), key=lambda r: r.client))
 
     def _checked_size(self, update: Update, source: Path) -> int:
         """Return the bytes of the file that arrived, which is not stored where they exceed those of its tensors."""
@@ -122,8 +118,8 @@ class Spool:
             decompress_weights(source, target, update_file_specs(update, file.specs))
 
     @property
-    def _refusals(self) -> Path:
-        return self._folder / "refusals.jsonl"
+    def _refusals(self) -> RecordLines[Refusal]:
+        return RecordLines(self._folder / "refusals.jsonl", Refusal)
 
     def _weights(self, client: str) -> Path:
         return self._folder / f"{client}.safetensors"
