@@ -132,9 +132,9 @@ def test_a_buffer_of_all_clients_has_the_weights_of_synchronous_rounds(
 
 def test_a_worker_that_dies_costs_one_update(local_engine: Any, drive: type, tmp_path: Path) -> None:
     """Its client is refused and asked again, in another attempt at the round or in the next round."""
-    session = BufferedDriver(
-        drive(local_engine.session, tmp_path, "dies"), buffered_on(local_engine), BufferSettings(size=3)
-    )
+    training = local_engine.session.training.model_copy(update={"local_steps": 40})  # b is at work when it is killed
+    longer = local_engine.session.model_copy(update={"training": training})
+    session = BufferedDriver(drive(longer, tmp_path, "dies"), buffered_on(local_engine), BufferSettings(size=3))
     killed: list[int] = []
 
     def kill_b(client: str, number: int, step: int, steps: int, work: str) -> None:
