@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +35,18 @@ class Motion:
     """(dims,) 90 % quantile of the absolute change of a state from one frame to the next."""
     action_step: Floats
     """(dims,) the same for the actions."""
+
+    @cached_property
+    def delta_episodes(self) -> tuple[int, ...]:
+        """All episodes if the actions are differences, else those single ones whose actions are."""
+        if _are_deltas(self, list(self.episodes)):
+            return tuple(self.episodes)
+        return tuple(e for e in self.episodes if _are_deltas(self, [e]))
+
+    @property
+    def moving(self) -> NDArray[np.bool_]:
+        """(dims,) whether state and action of a joint move; only if both have the same dimensions."""
+        return (self.state_range > 0) & (self.action_range > 0)
 
     @property
     def same_space(self) -> bool:
@@ -128,13 +141,6 @@ def column_correlations(a: Floats, b: Floats) -> Floats:
     return np.divide((a * b).sum(axis=0), norms, out=np.full(a.shape[1], np.nan), where=norms > 0)
 
 
-def find_delta_episodes(motion: Motion) -> list[int]:
-    """Return all episodes if the actions are differences, else those single ones whose actions are."""
-    if _are_deltas(motion, list(motion.episodes)):
-        return list(motion.episodes)
-    return [e for e in motion.episodes if _are_deltas(motion, [e])]
-
-
 def delta_scale(motion: Motion, episodes: Sequence[int]) -> float:
     """Return the range of the actions over that of the states in these episodes: the median over the moving joints."""
     state, action = (np.concatenate([getattr(motion.episodes[e], k) for e in episodes]) for k in ("state", "action"))
@@ -147,8 +153,7 @@ def _are_deltas(motion: Motion, episodes: Sequence[int]) -> bool:
     """Return whether actions are small and follow the change of the states instead of the states."""
     if not motion.same_space or delta_scale(motion, episodes) > MAX_DELTA_SCALE:
         return False
-    moving = (motion.state_range > 0) & (motion.action_range > 0)
-    parts = [motion.episodes[e] for e in episodes]
+    parts, moving = [motion.episodes[e] for e in episodes], motion.moving
     like_state = np.concatenate([column_correlations(p.action, p.state)[moving] for p in parts])
     like_change = np.concatenate([column_correlations(p.action[:-1], np.diff(p.state, axis=0))[moving] for p in parts])
     both = np.isfinite(like_state) & np.isfinite(like_change)

@@ -13,7 +13,6 @@ from zk0.data.check.detected_units import detect_grippers, detect_so_arm, detect
 from zk0.data.check.motion_measures import (
     Motion,
     delta_scale,
-    find_delta_episodes,
     find_glitches,
     find_zero_rows,
     follow_correlations,
@@ -163,14 +162,14 @@ def action_lag(contents: Contents) -> Iterator[Violation]:
 def delta_actions(contents: Contents) -> Iterator[Violation]:
     """Actions are positions like the states, not differences; a policy that mixes both is of no use."""
     motion = contents.motion
-    if motion is not None and (deltas := find_delta_episodes(motion)):
-        is_whole = len(deltas) == len(motion.episodes)
+    if motion is not None and (deltas := motion.delta_episodes):
+        in_all = len(deltas) == len(motion.episodes)
         scale = delta_scale(motion, deltas)
         yield Violation(
-            where=f"data {contents.action_key}" + ("" if is_whole else f" of {join_episodes(deltas)}"),
+            where=f"data {contents.action_key}" + ("" if in_all else f" of {join_episodes(deltas)}"),
             found=f"actions that follow the change of the state (range {scale:.2g} of the states')",
             expected="target positions in the space of the states",
-            episodes=() if is_whole else tuple(deltas),
+            episodes=() if in_all else deltas,
         )
 
 
@@ -263,7 +262,7 @@ def _lags(motion: Motion | None, fps: float) -> dict[int, int]:
     """Return episode -> frames from an action to the state that follows it, where that is certain."""
     if motion is None or not motion.same_space:
         return {}
-    found, deltas = {}, set(find_delta_episodes(motion))
+    found, deltas = {}, set(motion.delta_episodes)
     for episode, frames in ((e, f) for e, f in motion.episodes.items() if e not in deltas):
         most = min(max(round(MAX_FOLLOW_SECONDS * fps) + 3, 5), (len(frames.state) - 1) // 4)
         values = follow_correlations(frames.state, frames.action, motion.state_range, most)

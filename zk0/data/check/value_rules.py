@@ -87,7 +87,7 @@ def mixed_units(contents: Contents) -> Iterator[Violation]:
     motion = contents.motion
     if motion is None or not motion.same_space or not detect_so_arm(contents):
         return
-    joints = (motion.state_range > 0) & (motion.action_range > 0) & ~detect_grippers(contents)
+    joints = motion.moving & ~detect_grippers(contents)
     states, actions = (np.concatenate([getattr(f, k) for f in motion.episodes.values()]) for k in ("state", "action"))
     if not joints.any() or np.nanmedian(column_correlations(states, actions)[joints]) < MIN_FOLLOWED:
         return
