@@ -1,12 +1,11 @@
 """Datasets of the Hub: revisions, complete downloads, and what to do if there is none."""
 
-import resource
-import signal
 import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
+from full_disk import files_limited_to
 from hub_state import Repository
 
 from zk0.data.check import check_dataset
@@ -104,17 +103,12 @@ def test_a_hub_that_refuses_connections_may_come_back(hub, tmp_path, monkeypatch
 
 
 def test_a_download_that_does_not_fit(hub, tmp_path) -> None:
-    """A limit on the size of files acts as a full disk."""
     hub.repositories[f"datasets/{NAME}"].commit("third", {"meta/info.json": INFO, "data/new.parquet": bytes(50_000)})
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
-    try:
-        with pytest.raises(DiskFull, match=r"lab/arm: cannot be written: .*; free some space"):
-            locate(NAME, tmp_path)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        signal.signal(signal.SIGXFSZ, before)
+    with (
+        files_limited_to(20_000),
+        pytest.raises(DiskFull, match=r"lab/arm: cannot be written: .*; free some space"),
+    ):
+        locate(NAME, tmp_path)
     assert downloaded_commit(tmp_path / "datasets" / "lab" / "arm") is None
     assert stored(locate(NAME, tmp_path)) == {"meta/info.json", "data/new.parquet"}
 

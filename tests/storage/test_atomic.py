@@ -1,6 +1,5 @@
 """Atomic writes: old or new content, never a part; no temporary file is left; a full disk is named."""
 
-import resource
 import signal
 import stat
 import subprocess
@@ -8,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from full_disk import files_limited_to
 
 from zk0.errors import DiskFull, ReportError
 from zk0.storage.atomic import (
@@ -51,11 +51,9 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def small_files() -> None:
-    """No file of this process may exceed 2,000 bytes meanwhile; the system then reports EFBIG."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    """No file of this process may exceed 2,000 bytes meanwhile."""
+    with files_limited_to(2000):
+        yield
 
 
 class TestPath:

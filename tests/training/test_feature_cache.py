@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from full_disk import files_limited_to
 
 from zk0.data.episode_reader import EpisodeReader
 from zk0.errors import DatasetError, PolicyError, SettingsError
@@ -262,19 +263,11 @@ class TestLimit:
     def test_a_full_disk_gives_a_clear_error(
         self, policy: Any, recordings: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """A limit on the size of files acts as a full disk."""
-        import resource
-        import signal
-
-        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-        before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
-        try:
-            with pytest.raises(SettingsError, match=r"no room on the disk for 5\d,\d+ bytes of features"):
-                build(tmp_path, policy, recordings["a"], (0,))
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-            signal.signal(signal.SIGXFSZ, before)
+        with (
+            files_limited_to(20_000),
+            pytest.raises(SettingsError, match=r"no room on the disk for 5\d,\d+ bytes of features"),
+        ):
+            build(tmp_path, policy, recordings["a"], (0,))
         assert not [f for f in tmp_path.iterdir() if f.name != ".lock"]
 
     def test_too_many_open_files_give_a_clear_error(
