@@ -21,7 +21,7 @@ def test_the_session_trains_evaluates_films_rolls_out_and_saves(tmp_path: Path) 
     where = {"output_dir": str(tmp_path / "outputs"), "cache_dir": str(tmp_path / "cache")}
     results = zk0.run(ROOT / "deployments/sessions/act.toml", where)
     here = results.folder
-    ledger = [json.loads(line) for line in here.ledger.read_text().splitlines()]
+    ledger = [json.loads(line)["record"] for line in here.ledger.read_text().splitlines()]
     assert len({line["checkpoint"]["digest"] for line in ledger}) == 3
     assert [len(line["updates"]) for line in ledger] == [0, 2, 2]
     assert all(line["evaluation"]["policy_loss"] > 0 for line in ledger)

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 MEGABYTES = int(os.environ.get("ZK0_MB", "400"))
-MAX_GROWTH = 350
-"""Megabytes that chunks of 5 MB need in several threads (303 at 800 MB each way); a whole model would need more."""
+MAX_GROWTH = 150
+"""Megabytes that chunks of 5 MB need in several threads (38 at 400 MB each way); a whole model would need more."""
 
 
 class Echo:

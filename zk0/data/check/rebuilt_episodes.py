@@ -68,7 +68,10 @@ def _v2_entry(
 ) -> EpisodeEntry:
     """Return the entry of an episode of v2.x, which has files of its own, named by its number."""
     row = {"episode_index": episode, "length": len(positions), "tasks": list(_texts(table, positions, tasks))}
-    entry = v2_entry(row, info, table.file)
+    try:
+        entry = v2_entry(row, info, table.file)
+    except BrokenFile as e:
+        raise NotCertain(f"{e.where} has {e.found}, expected {e.expected}") from e
     if entry.data_file != table.file:
         raise NotCertain(f"the rows of episode {episode} are in {table.file}, expected {entry.data_file}")
     return entry

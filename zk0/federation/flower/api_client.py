@@ -91,6 +91,7 @@ class ApiClient:
         except httpx.TransportError as e:
             name = e or type(e).__name__
             raise ServerUnavailable(f"{self.endpoint.address}{method.path} does not answer: {name}") from e
+        del found.stream  # it refers to the response: the cycle would keep the bytes of both until garbage is collected
         if found.is_success:
             return found.content
         problem = f"{self.endpoint.address}{method.path} answers {found.status_code}: {found.text[:300]}"
