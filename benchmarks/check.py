@@ -1,9 +1,9 @@
-"""Measure the time of the data check, compared with decoding the videos twice.
+"""Measure the time of the data check and of a repair, compared with decoding the videos twice.
 
     python benchmarks/check.py [--episodes 50] [--frames 60]
 
 Records a synthetic dataset with two 480x640 cameras at 30 fps (AV1, LeRobot's default), then times the full check, the
-quick check, and decoding every video twice.
+quick check, a repair that drops an episode, and decoding every video twice.
 """
 
 import argparse
@@ -15,9 +15,13 @@ from time import perf_counter
 
 import av
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from zk0.data.check import check_dataset
 from zk0.data.dataset_writer import RecordedFrame, write_dataset
+from zk0.data.repair.repair_dataset import repair_dataset
+from zk0.records import DatasetReport
 from zk0.settings.dataset_settings import SO101_JOINTS
 
 HEIGHT, WIDTH, FPS = 480, 640, 30
@@ -54,6 +58,21 @@ def decode(root: Path) -> int:
     return count
 
 
+def spoil(root: Path) -> None:
+    """Give the first action of the dataset a value that is no number."""
+    path = root / "data/chunk-000/file-000.parquet"
+    table = pq.read_table(path)
+    actions = table["action"].to_pylist()
+    actions[0][0] = float("nan")
+    column = pa.array(actions, table.schema.field("action").type)
+    pq.write_table(table.set_column(table.schema.get_field_index("action"), "action", column), path)
+
+
+def repair(root: Path) -> DatasetReport:
+    """Repair the spoiled dataset into a folder beside it; return the check of the copy."""
+    return repair_dataset(root, root.with_name("repaired"), dataset="benchmark")[1]
+
+
 def main() -> None:
     """Run the benchmark and print the times."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -69,6 +88,7 @@ def main() -> None:
             ("check", lambda: check_dataset(root, dataset="benchmark")),
             ("quick check", lambda: check_dataset(root, dataset="benchmark", quick=True)),
             ("decode twice", lambda: (decode(root), decode(root))),
+            ("repair", lambda: (spoil(root), repair(root))),
         ):
             start = perf_counter()
             result = run()

@@ -169,6 +169,24 @@ def test_videos_in_another_folder_are_found(breaker, where) -> None:
     assert repaired(breaker.root, {"clip-places"}).cameras == ("overhead", "wrist")
 
 
+def test_a_wrong_file_number_is_corrected_where_only_one_video_fits(breaker) -> None:
+    split_wrist_video(breaker, first=slice(0, 12), second=slice(12, 48))
+    breaker.column(EPISODES, FILE, lambda v: [0, 7, 7, 7])
+    breaker.column(EPISODES, FROM, lambda v: [0.0, 0.0, 1.2, 2.4])
+    breaker.column(EPISODES, TO, lambda v: [1.2, 1.2, 2.4, 3.6])
+    assert repaired(breaker.root, {"clip-places"}).episodes == 4
+
+
+@pytest.mark.parametrize("numbers", [[0, 0, 7, 7], [1, 1, 2, 2]], ids=["one wrong", "all off by one"])
+def test_a_wrong_file_number_is_refused_where_another_video_fits_as_well(breaker, numbers) -> None:
+    split_wrist_video(breaker)
+    breaker.column(EPISODES, FILE, lambda v: numbers)
+    breaker.column(EPISODES, FROM, lambda v: [0.0, 1.2, 0.0, 1.2])
+    breaker.column(EPISODES, TO, lambda v: [1.2, 2.4, 1.2, 2.4])
+    with pytest.raises(DatasetError, match=r"no episode names .*; rename the video that belongs to these episodes"):
+        repair_dataset(breaker.root, breaker.root.with_name("repaired"), dataset="x")
+
+
 def test_another_fps_in_info_is_corrected_and_the_motion_is_not_stretched(breaker) -> None:
     stored = pq.read_table(breaker.root / DATA)["timestamp"].to_pylist()
     breaker.info(lambda i: i.update(fps=30))

@@ -35,19 +35,12 @@ def check_dataset(
     Raises:
         DatasetError: there is no such folder.
     """
-    return build_report(read_contents(root, rename_map), dataset, quick=quick, progress=progress)
+    contents = read_contents(root, rename_map)
+    return build_report(contents, dataset, None if quick else observe_frames(contents, "checking", progress))
 
 
-def build_report(
-    contents: Contents,
-    dataset: str,
-    *,
-    quick: bool,
-    work: str = "checking",
-    progress: FrameProgress = no_progress,
-) -> DatasetReport:
-    """Return facts and broken rules of contents that are already read; `work` names the check in the progress."""
-    observed = None if quick else observe_frames(contents, work, progress)
+def build_report(contents: Contents, dataset: str, observed: ObservedFrames | None) -> DatasetReport:
+    """Return facts and broken rules of contents that are already read; without `observed`, only what needs no frame."""
     findings = tuple(_findings(contents, observed))
     info, rows = contents.info, contents.rows
     if info is None:

@@ -8,10 +8,10 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from zk0.data.dataset_folder import DatasetFolder
+from zk0.data.dataset_folder import BrokenFile, DatasetFolder
 from zk0.data.dataset_info import TOLERANCE_SECONDS
 from zk0.data.episode_table import EpisodeEntry, VideoClip
-from zk0.data.video_file import VideoFile
+from zk0.data.video_file import VideoFile, probe_video
 
 MAX_SNAP_FRAMES = 0.45
 """Largest distance of a clip's start from a frame of its video, in frames, that leaves no doubt which one is meant."""
@@ -123,23 +123,52 @@ def place_clips(
 def moved_videos(folder: DatasetFolder, episodes: Sequence[EpisodeEntry]) -> dict[str, str]:
     """Return the path that the table names -> the path where such a missing video certainly lies.
 
-    It lies below another first folder (video/ instead of videos/), or it is the camera's only video and the
-    table names none of the camera's videos that are there.
+    It lies below another first folder (video/ instead of videos/), or it is the camera's only missing video, and only
+    one of the camera's videos is named by no episode. It is the only one, or it alone has as many frames as the missing
+    one's episodes.
     """
-    present = [f for f in folder.sizes if f.endswith(".mp4")]
     by_tail: dict[str, list[str]] = defaultdict(list)
-    for file in present:
-        by_tail[file.partition("/")[2]].append(file)
-    named = {clip.file for e in episodes for clip in e.clips.values()}
+    for file in folder.sizes:
+        if file.endswith(".mp4"):
+            by_tail[file.partition("/")[2]].append(file)
+    missing: dict[str, set[str]] = defaultdict(set)
+    for key, file in ((k, c.file) for e in episodes for k, c in e.clips.items()):
+        if file not in folder:
+            missing[key].add(file)
     moved: dict[str, str] = {}
-    for key, file in sorted({(k, c.file) for e in episodes for k, c in e.clips.items() if c.file not in folder}):
-        same_tail = by_tail.get(file.partition("/")[2], [])
-        of_camera = [f for f in present if key in f.split("/")]
-        of_camera = [] if named & set(of_camera) else of_camera
-        found = same_tail if len(same_tail) == 1 else of_camera
-        if len(found) == 1:
-            moved[file] = found[0]
+    for key, files in sorted(missing.items()):
+        same_tail = {f: found[0] for f in files if len(found := by_tail.get(f.partition("/")[2], [])) == 1}
+        unnamed = set(unnamed_videos(folder, episodes, key)) - set(same_tail.values())
+        moved |= same_tail
+        lost = files - same_tail.keys()
+        if len(lost) == len(unnamed) == 1 and _is_the_only_fit(folder, episodes, key, *lost, *unnamed):
+            moved[lost.pop()] = unnamed.pop()
     return moved
+
+
+def unnamed_videos(folder: DatasetFolder, episodes: Sequence[EpisodeEntry], key: str) -> list[str]:
+    """Return the videos of a camera that no episode names."""
+    named = {e.clips[key].file for e in episodes if key in e.clips}
+    return [f for f in folder.sizes if f.endswith(".mp4") and key in f.split("/") and f not in named]
+
+
+def _is_the_only_fit(
+    folder: DatasetFolder, episodes: Sequence[EpisodeEntry], key: str, missing: str, unnamed: str
+) -> bool:
+    """Return whether of a camera's videos the unnamed one alone has as many frames as the missing one's episodes.
+
+    Where another video has as many, all names may be off by one: nothing tells which video belongs to which episodes.
+    """
+    frames: dict[str, int] = defaultdict(int)
+    for e in episodes:
+        frames[e.clips[key].file] += e.length
+    wanted = frames.pop(missing)
+    if not frames:
+        return True
+    try:
+        return len(probe_video(folder, unnamed).seconds) == wanted and wanted not in frames.values()
+    except BrokenFile:
+        return False
 
 
 def _nearest(seconds: NDArray[np.float64], wanted: NDArray[np.float64]) -> NDArray[np.int64]:

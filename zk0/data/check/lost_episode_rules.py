@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from zk0.data.check.camera_rules import short_clips
-from zk0.data.check.clip_places import EpisodeClip
+from zk0.data.check.clip_places import EpisodeClip, unnamed_videos
 from zk0.data.check.contents import Contents
 from zk0.data.check.name_lists import join_episodes, join_names
 from zk0.data.check.observed_frames import NOT_OBSERVED, ObservedFrames
@@ -41,7 +41,7 @@ def lost_episode_findings(contents: Contents, observed: ObservedFrames = NOT_OBS
     remain = len(contents.episodes or ()) > len(lost_episodes(contents, observed))
     for rule, loss in LOST_EPISODE_RULES.violations(contents, observed):
         where = f"{loss.where} ({join_episodes(loss.episodes)})" if loss.episodes else loss.where
-        yield rule.finding(replace(loss, where=where, repairable=remain))
+        yield rule.finding(replace(loss, where=where, repairable=remain and loss.repairable))
 
 
 @LOST_EPISODE_RULES.rule("missing-data", repairs=DROP_EPISODES, repair_if=IF_ONE_REMAINS)
@@ -104,17 +104,29 @@ def not_finite(contents: Contents, observed: ObservedFrames) -> Iterator[Episode
             )
 
 
-@LOST_EPISODE_RULES.rule("missing-video", repairs=DROP_EPISODES, repair_if=IF_ONE_REMAINS)
+@LOST_EPISODE_RULES.rule(
+    "missing-video",
+    repairs=DROP_EPISODES,
+    repair_if=f"{IF_ONE_REMAINS} and every video of the camera is named",
+)
 def missing_video(contents: Contents, observed: ObservedFrames) -> Iterator[EpisodeLoss]:
-    """Every video that the episode table names is there."""
+    """Every video that the episode table names is there.
+
+    Where a video that no episode names lies beside a missing one and nothing proves that it is this one, the names of
+    the others are in doubt, too.
+    """
     for key in contents.info.video_keys if contents.info else ():
         if key in contents.absent_cameras:
             continue  # camera-without-video reports it
         absent = {file: clips for file, clips in contents.clips_by_file(key).items() if file not in contents.folder}
         if absent:
             gone = tuple(sorted(c.episode for clips in absent.values() for c in clips))
-            expected = f"a video of {key} for every episode"
-            yield EpisodeLoss(join_names(sorted(absent), 3), f"{len(absent)} missing files", expected, episodes=gone)
+            found, expected = f"{len(absent)} missing files", f"a video of {key} for every episode"
+            if unnamed := unnamed_videos(contents.folder, contents.episodes or (), key):
+                found += f", and no episode names {join_names(unnamed, 3)}"
+                expected += "; rename the video that belongs to these episodes, or remove it if it belongs to none"
+            where = join_names(sorted(absent), 3)
+            yield EpisodeLoss(where, found, expected, repairable=not unnamed, episodes=gone)
 
 
 @LOST_EPISODE_RULES.rule("video-frames", repairs=DROP_EPISODES, repair_if=IF_ONE_REMAINS)

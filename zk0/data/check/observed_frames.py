@@ -32,21 +32,26 @@ NOT_OBSERVED = ObservedFrames({}, {}, {}, {})
 """Stands for a check that decodes nothing."""
 
 
-def observe_frames(contents: Contents, work: str, progress: FrameProgress) -> ObservedFrames:
+def observe_frames(
+    contents: Contents, work: str, progress: FrameProgress, known: Mapping[str, DecodedVideo] | None = None
+) -> ObservedFrames:
     """Decode every readable video that the episode table names, and every stored image, once.
 
     Args:
         contents: the dataset's.
         work: what is done, for the progress.
-        progress: called after each frame.
+        progress: called after each frame that is decoded.
+        known: file -> measurements, of videos that need no decoding: a file of equal content was decoded before.
     """
+    known = known or {}
     stored = len(contents.info.image_keys) * sum(t.rows for t in contents.frame_tables) if contents.info else 0
-    counter = FrameCounter(work, stored + sum(len(v.seconds) for v in contents.videos), progress)
+    unknown = sum(len(v.seconds) for v in contents.videos if v.file not in known)
+    counter = FrameCounter(work, stored + unknown, progress)
     videos: dict[str, DecodedVideo] = {}
     broken: dict[str, str] = {}
     for video in contents.videos:
         try:
-            decoded = decode_video(contents.folder, video.file, counter.count)
+            decoded = known.get(video.file) or decode_video(contents.folder, video.file, counter.count)
         except BrokenFile as e:
             broken[video.file] = e.found
             continue

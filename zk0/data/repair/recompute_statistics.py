@@ -1,6 +1,7 @@
 """Statistics of columns and images as LeRobot's meta/stats.json has them, for a repaired copy."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import count, islice
 from typing import Any
 
 import av
@@ -49,15 +50,28 @@ def image_statistics(images: Iterable[NDArray[np.uint8]]) -> dict[str, list[Any]
 
 
 def video_images(folder: DatasetFolder, files: Iterable[str]) -> Iterator[NDArray[np.uint8]]:
-    """Yield about `IMAGES_PER_VIDEO` evenly spaced frames (H, W, 3) of each video."""
+    """Yield about `IMAGES_PER_VIDEO` evenly spaced frames (H, W, 3) of each video.
+
+    Only key frames are decoded, if there are enough of them.
+    """
     for file in files:
         with av.open(str(folder.file_path(file))) as container:
             stream = container.streams.video[0]
             stream.thread_type = "NONE"
-            every = max(1, (stream.frames or IMAGES_PER_VIDEO) // IMAGES_PER_VIDEO)
-            for number, frame in enumerate(container.decode(stream)):
-                if number % every == 0:
-                    yield frame.to_ndarray(format="rgb24")
+            flags = [bool(packet.is_keyframe) for packet in container.demux(stream) if packet.size]
+            only_key = sum(flags) >= IMAGES_PER_VIDEO
+            every = max(1, (sum(flags) if only_key else len(flags)) // IMAGES_PER_VIDEO)
+            container.seek(0)
+            for frame in islice(_frames(container, stream, only_key, every), 0, None, 1 if only_key else every):
+                yield frame.to_ndarray(format="rgb24")
+
+
+def _frames(container: Any, stream: Any, only_key: bool, every: int) -> Iterator[Any]:
+    """Yield all frames, or every n-th of the key frames alone, whose packets need no other packet."""
+    keys = count()
+    for packet in container.demux(stream):
+        if not only_key or not packet.size or (packet.is_keyframe and next(keys) % every == 0):
+            yield from packet.decode()
 
 
 def stored_images(folder: DatasetFolder, files: Iterable[str], key: str, rows: int) -> Iterator[NDArray[np.uint8]]:

@@ -1,17 +1,21 @@
 """The repair of one dataset: check the original, plan, write the copy, check the copy."""
 
+import filecmp
 import hashlib
 import json
 import shutil
+from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 
 from zk0.data.check.check_dataset import build_report
 from zk0.data.check.contents import Contents, read_contents
+from zk0.data.check.observed_frames import ObservedFrames, observe_frames
 from zk0.data.dataset_folder import list_folder
 from zk0.data.frame_progress import FrameProgress, no_progress
 from zk0.data.repair.repair_plan import RepairPlan, plan_repair
 from zk0.data.repair.write_copy import write_copy
+from zk0.data.video_file import DecodedVideo
 from zk0.errors import DatasetError
 from zk0.records import DatasetReport, Record
 from zk0.storage.atomic import atomic_folder
@@ -54,7 +58,7 @@ def repair_dataset(
         target: folder of the copy.
         dataset: name of the dataset in the report.
         rename_map: feature key in the dataset -> key in the contract; the copy has the contract's keys.
-        progress: called after each frame of the original and of the copy that is decoded for the check.
+        progress: called after each frame that is decoded, of the original and of what differs from it in the copy.
         source: the original's `source_digest`, if it is known; all files are read for it.
 
     Raises:
@@ -67,16 +71,31 @@ def repair_dataset(
         return _earlier_repair(target, source, rename_map or {}, dataset)
     if target.resolve().is_relative_to(root.resolve()):
         raise DatasetError(f"{target}: lies inside the dataset to repair; choose a folder outside of it")
-    before = build_report(contents, dataset, quick=False, work="checking the original", progress=progress)
-    plan = plan_repair(contents, before)
+    observed = observe_frames(contents, "checking the original", progress)
+    before = build_report(contents, dataset, observed)
+    plan = plan_repair(contents, before, observed)
     with atomic_folder(target) as temporary:
         done = _write(contents, plan, before, source, temporary)
         copied = read_contents(temporary)
-        after = build_report(copied, dataset, quick=False, work="checking the copy", progress=progress)
+        known = _known_videos(contents, observed, copied)
+        after = build_report(copied, dataset, observe_frames(copied, "checking the copy", progress, known))
         left = [f for f in after.findings if f.severity == "error" or f.repair]
         if left:
             raise DatasetError(f"{dataset}: the repaired copy still has findings: " + "; ".join(map(str, left)))
     return done, after.model_copy(update={"root": str(target.resolve())})
+
+
+def _known_videos(original: Contents, observed: ObservedFrames, copy: Contents) -> dict[str, DecodedVideo]:
+    """Return the measurements of those videos of the copy whose content, byte for byte, is a decoded original's."""
+    by_size = defaultdict(list)
+    for file in observed.videos:
+        by_size[original.folder.sizes[file]].append(file)
+    return {
+        video.file: observed.videos[file]
+        for video in copy.videos
+        for file in by_size[copy.folder.sizes[video.file]]
+        if filecmp.cmp(original.folder.file_path(file), copy.folder.file_path(video.file), shallow=False)
+    }
 
 
 def _write(contents: Contents, plan: RepairPlan, before: DatasetReport, source: str, target: Path) -> RepairRecord:
@@ -112,7 +131,7 @@ def source_digest(root: Path, rename_map: Mapping[str, str]) -> str:
 def _earlier_repair(
     target: Path, source: str, rename_map: Mapping[str, str], dataset: str
 ) -> tuple[RepairRecord, DatasetReport]:
-    report = build_report(read_contents(target), dataset, quick=True)
+    report = build_report(read_contents(target), dataset, None)
     if source_digest(target, rename_map) == source and report.episodes is not None:
         return RepairRecord(
             source=source, repairs=(), findings=(), episodes=tuple(range(report.episodes)), dropped=()

@@ -9,11 +9,10 @@ from numpy.typing import NDArray
 from zk0.data.check.contents import Contents
 from zk0.data.check.detected_units import detect_percent_grippers, detect_units
 from zk0.data.check.lost_episode_rules import lost_episodes
-from zk0.data.check.observed_frames import NOT_OBSERVED, observe_frames
+from zk0.data.check.observed_frames import ObservedFrames
 from zk0.data.check.value_rules import copied_episodes
 from zk0.data.dataset_info import DEFAULT_FEATURES, TOLERANCE_SECONDS
 from zk0.data.episode_table import EpisodeEntry
-from zk0.data.frame_progress import no_progress
 from zk0.data.units import Units
 from zk0.errors import DatasetError
 from zk0.records import DatasetReport
@@ -55,8 +54,8 @@ class RepairPlan:
     """Columns of the copy, under their names in the original."""
 
 
-def plan_repair(contents: Contents, report: DatasetReport) -> RepairPlan:
-    """Decide how to repair the findings of a report.
+def plan_repair(contents: Contents, report: DatasetReport, observed: ObservedFrames) -> RepairPlan:
+    """Decide how to repair the findings of a report; `observed` are the decoded frames that it is about.
 
     Raises:
         DatasetError: an error cannot be repaired (names all such), or no episode would be left.
@@ -68,8 +67,6 @@ def plan_repair(contents: Contents, report: DatasetReport) -> RepairPlan:
     info, rows = contents.info, contents.rows
     if info is None or rows is None or contents.episodes is None:
         raise DatasetError(f"{report.dataset}: cannot be repaired: no readable frames")
-    undecodable = any(f.rule.startswith("undecodable") for f in report.findings)
-    observed = observe_frames(contents, "planning", no_progress) if undecodable else NOT_OBSERVED
     gone = lost_episodes(contents, observed) | set(copied_episodes(contents))
     entries = sorted((e for e in contents.episodes if e.index not in gone), key=lambda e: e.index)
     if not entries:
