@@ -151,6 +151,17 @@ def no_task_table(b) -> None:
     (b.root / TASKS).unlink()
 
 
+@defect("task-table")
+def a_task_table_cut_short(b) -> None:
+    (b.root / TASKS).write_bytes((b.root / TASKS).read_bytes()[:100])
+
+
+@defect("task-table")
+def no_task_table_and_two_texts_for_one_number(b) -> None:
+    (b.root / TASKS).unlink()
+    b.column(EPISODES, "tasks", lambda v: [["Pick up the cube."], *([["Lift it."]] * 3)])
+
+
 @defect("missing-data")
 def no_data_file(b) -> None:
     (b.root / DATA).unlink()

@@ -27,7 +27,7 @@ REFUSED = {
     "git_lfs_pointers",
     "no_info", "info_without_fps", "info_with_impossible_fps", "version_of_the_future", "no_camera",
     "state_under_another_name_in_info_only", "the_data_is_a_link_out_of_the_folder", "truncated_table",
-    "no_task_table", "no_data_file", "empty_video", "video_truncated_in_its_header",
+    "no_task_table_and_two_texts_for_one_number", "no_data_file", "empty_video", "video_truncated_in_its_header",
     "video_truncated_in_its_pictures", "a_video_with_a_hole", "a_row_twice_with_other_numbers",
     "fewer_numbers_than_declared", "impossible_angles", "two_episodes_in_the_same_frames", "no_task_text",
     "rows_of_a_task_that_is_not_there", "tasks_numbered_from_one", "episodes_numbered_from_one",

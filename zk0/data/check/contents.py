@@ -21,7 +21,7 @@ from zk0.data.check.reading_rules import (
     UNREADABLE_DATA,
     UNREADABLE_VIDEO,
 )
-from zk0.data.check.rebuilt_episodes import NotCertain, rebuild_episodes
+from zk0.data.check.rebuilt_tables import NotCertain, rebuild_episodes, rebuild_tasks
 from zk0.data.check.rule import Rule, Severity, Violation
 from zk0.data.check.true_rate import are_equal_rates, clock_rate
 from zk0.data.dataset_folder import BrokenFile, DatasetFolder, list_folder
@@ -207,7 +207,7 @@ def read_contents(root: Path, rename: Mapping[str, str] | None = None) -> Conten
     info = reader.read(INFO, lambda: read_dataset_info(folder))
     if info is None:
         return Contents(folder, given, unreadable=tuple(reader.unreadable))
-    tasks = reader.read(TASK_TABLE, lambda: read_task_table(folder, info))
+    tasks, broken_tasks = _read_tasks(folder, info)
     episodes = _read_episodes(folder, info, tasks or {}, reader)
     statistics = None
     if STATISTICS_PATH in folder or EPISODE_STATISTICS_PATH not in folder or info.is_v3:
@@ -216,6 +216,9 @@ def read_contents(root: Path, rename: Mapping[str, str] | None = None) -> Conten
     tables = _read_frame_tables(folder, resolve_renames(info, given), named, reader)
     used = None if episodes is None else _used_tables(tables, episodes, folder)
     moved = moved_videos(folder, episodes or ())
+    if broken_tasks is not None:
+        tasks = rebuild_tasks(episodes or (), tables)
+        reader.unreadable.append(_task_table_finding(broken_tasks, repairable=tasks is not None))
     return Contents(
         folder=folder,
         given_renames=given,
@@ -229,6 +232,20 @@ def read_contents(root: Path, rename: Mapping[str, str] | None = None) -> Conten
         moved=moved,
         unreadable=tuple(reader.unreadable),
     )
+
+
+def _read_tasks(folder: DatasetFolder, info: DatasetInfo) -> tuple[dict[int, str] | None, BrokenFile | None]:
+    """Return the task table, or None and what is wrong with it."""
+    try:
+        return read_task_table(folder, info), None
+    except BrokenFile as e:
+        return None, e
+
+
+def _task_table_finding(broken: BrokenFile, *, repairable: bool) -> Finding:
+    doubt = "; the episode table does not have the text of every task of the rows. Copy it from where it was recorded"
+    expected = broken.expected if repairable else broken.expected + doubt
+    return TASK_TABLE.finding(Violation(broken.where, broken.found, expected, repairable=repairable))
 
 
 def _read_episodes(

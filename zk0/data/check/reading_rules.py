@@ -17,7 +17,12 @@ EPISODE_TABLE = READING_RULES.declare(
     repairs=("rebuild-episodes",),
     repair_if="the rows are whole, and in v3 each camera has exactly their frames",
 )
-TASK_TABLE = READING_RULES.declare("task-table", "The task table is readable and each row has an index and a text.")
+TASK_TABLE = READING_RULES.declare(
+    "task-table",
+    "The task table is readable and each row has an index and a text.",
+    repairs=("rebuild-tasks",),
+    repair_if="the episode table has the text of every task of the rows",
+)
 STATISTICS_MISSING = READING_RULES.declare(
     "statistics-missing",
     "`meta/stats.json` is readable and has statistics of state, action and every camera.",

@@ -28,6 +28,7 @@ REPAIRS = {
     "drop-rows": "Leave out the rows that belong to no episode.",
     "index-tasks": "Write the task texts as the index of meta/tasks.parquet.",
     "rebuild-episodes": "Build the episode table again from the rows and the videos.",
+    "rebuild-tasks": "Build the task table again from the texts in the episode table and the numbers in the rows.",
     "recompute-statistics": "Compute meta/stats.json anew from the frames of the copy.",
     "recount": "Write counts, lengths, boundaries, files and offsets as they are in the data and the videos.",
     "regularize-timestamps": "Write timestamp = frame_index / fps in every episode whose timestamps are off.",

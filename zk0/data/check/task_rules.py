@@ -6,6 +6,7 @@ import numpy as np
 
 from zk0.data.check.contents import Contents
 from zk0.data.check.name_lists import join_episodes, join_names
+from zk0.data.check.reading_rules import TASK_TABLE
 from zk0.data.check.rule import RuleGroup, Violation
 from zk0.data.episode_table import TASKS_PATH, has_task_index
 
@@ -28,6 +29,8 @@ def task_text(contents: Contents) -> Iterator[Violation]:
 @TASK_RULES.rule("task-index", repairs=("index-tasks",))
 def task_index(contents: Contents) -> Iterator[Violation]:
     """The texts in meta/tasks.parquet are its pandas index; LeRobot returns numbers for texts in a plain column."""
+    if any(f.rule == TASK_TABLE.id for f in contents.unreadable):
+        return
     if contents.tasks and contents.info and contents.info.is_v3 and not has_task_index(contents.folder):
         yield Violation(TASKS_PATH, "the texts in a plain column", "the texts as the index of the table")
 

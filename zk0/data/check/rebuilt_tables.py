@@ -1,5 +1,6 @@
-"""The episode table of an interrupted recording, built again from the rows and the videos."""
+"""The episode table of an interrupted recording and a lost task table, built again from the rest of the dataset."""
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -56,6 +57,22 @@ def rebuild_episodes(
         )
         start += lengths[episode]
     return tuple(entries)
+
+
+def rebuild_tasks(episodes: Sequence[EpisodeEntry], tables: Sequence[FrameTable]) -> dict[int, str] | None:
+    """Return task_index -> task text, from the episodes with one number and one text; None if that proves not all."""
+    numbers: dict[int, set[int]] = defaultdict(set)
+    for table in tables:
+        if table.episode_index is None or table.task_index is None:
+            return None
+        for episode, task in zip(table.episode_index.tolist(), table.task_index.tolist(), strict=True):
+            numbers[episode].add(task)
+    texts: dict[int, set[str]] = defaultdict(set)
+    for e in episodes:
+        if len(e.tasks) == len(numbers[e.index]) == 1:
+            texts[min(numbers[e.index])].add(e.tasks[0])
+    is_certain = texts.keys() == set().union(*numbers.values()) and all(len(found) == 1 for found in texts.values())
+    return {task: min(found) for task, found in sorted(texts.items())} if texts and is_certain else None
 
 
 def _texts(table: FrameTable, positions: Positions, tasks: Mapping[int, str]) -> tuple[str, ...]:
