@@ -127,6 +127,35 @@ def test_the_servers_reply_that_a_request_has_expired(grid: DeploymentGrid, weig
     assert (reply.sender, reply.content, reply.error) == ("a", None, "no answer within 1 s")
 
 
+def test_a_node_that_answers_with_errors_of_the_delivery(
+    grid: DeploymentGrid, weights: Path, log_lines: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its text is one clean line, and the weights are sent to it a limited number of times."""
+    from zk0.federation.protocol.exchange import exchange_messages
+
+    sent_ids: list[str] = []
+
+    class Failing(Answers):
+        def push_messages(self, messages: Sequence[SerializedMessage]) -> list[str]:
+            sent = super().push_messages(messages)
+            for sent_id in sent:
+                metadata = Metadata(1, "r", 1, 1, sent_id, "", time.time(), 60.0, "train")
+                error = Error(ErrorCode.NODE_UNAVAILABLE, "gone\n2026-01-01 INFO \x1b[31mforged" + "x" * 10**6)
+                self.replies[sent_id] = to_flower(Message(error, metadata=metadata))
+            sent_ids.extend(sent)
+            return sent
+
+    monkeypatch.setattr(deployment, "_CHECK_NODES_SECONDS", 0.0)
+    grid._task = Failing(("a",), "a", weights)
+    grid.get_nodes()
+    request = {"a": (1, RecordDict({"config": ConfigRecord({"plan": "{}", "weights-path": str(weights)})}))}
+    (reply,) = exchange_messages(_Undisturbed(grid), request, "train", "1", 60.0)
+    assert (reply.content, reply.error[:31]) == (None, "gone 2026-01-01 INFO (31mforged")
+    assert len(sent_ids) == deployment._MAX_DELIVERIES
+    assert len(log_lines) == deployment._MAX_DELIVERIES - 1
+    assert all(line[:-1].isprintable() and len(line) < 3000 for line in log_lines)
+
+
 class _Undisturbed:
     """The grid, without the call that stops a run on the SuperLink."""
 

@@ -346,6 +346,8 @@ def test_a_joining_report_has_bounds_and_clean_text(lie: str) -> None:
 
 TEXTS = [
     "[/x] hello",
+    "[/a[b]c] nested",
+    "[link=http://evil.example/[b]]nested[/link]",
     "[link=http://evil.example]click[/link]",
     "\x1b]0;pwn\x07\x1b[2J",
     "a\r\n2026 INFO forged",
@@ -358,6 +360,7 @@ def test_a_refusal_is_one_clean_line_in_journal_and_audit(
     text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from flwr.app import Message, Metadata
+    from rich.markup import render
 
     from flows.bot.audit_view import print_received_answers
     from zk0.audit.journal import ReceivedJournal
@@ -368,6 +371,7 @@ def test_a_refusal_is_one_clean_line_in_journal_and_audit(
     reply = parse_reply(
         "a", Message(content=RecordDict({"answer": ConfigRecord({"refusal": text})}), metadata=metadata), ""
     )
+    assert (render(reply.error).plain, render(reply.error).spans) == (reply.error, [])
     log = ReceivedLog(tmp_path / "accepted.jsonl", "s")
     log.record(reply, ("train", 1), refusal=reply.error)
     log.record(reply._replace(error=text), ("train", 1), refusal=text)  # in a journal of an earlier version

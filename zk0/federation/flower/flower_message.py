@@ -38,6 +38,8 @@ _MAX_DEPTH = 3
 """Message, RecordDict, ArrayRecord, Array."""
 _MAX_OBJECTS, _MAX_OBJECT_BYTES = 32, 64 << 20
 """Of one message, its chunks left out."""
+_MAX_LIST_BYTES = 1 << 20
+"""Of an object that only lists others, which is JSON: one of 1 MiB lists the chunks of 60 GB."""
 _CLASSES = {c.__qualname__: c for c in (ArrayRecord, ConfigRecord, MetricRecord, RecordDict, Message)}
 
 FetchObject = Callable[[str], bytes]
@@ -129,7 +131,7 @@ def from_flower(object_tree: Any, fetch_object: FetchObject, target: Path, max_b
             if size == 0:
                 temporary.unlink()  # the message carries no weights
             _set_weights_path(message, target if size else None)
-    except (ValueError, LookupError, TypeError, AttributeError, DecodeError) as e:
+    except (ValueError, LookupError, TypeError, AttributeError, DecodeError, RecursionError) as e:
         raise FederationError(f"a message that zk0 does not understand ({type(e).__name__}: {e})") from e
     set_message_id(message, object_tree.object_id)
     return message
@@ -160,6 +162,8 @@ class _Inflater:
         if self._objects > _MAX_OBJECTS or self._object_bytes > _MAX_OBJECT_BYTES:
             raise ValueError(f"more than {_MAX_OBJECTS} objects or {_MAX_OBJECT_BYTES} bytes besides the weights")
         object_type, children = object_type_and_children(content)
+        if object_type != ConfigRecord.__qualname__ and len(content) > _MAX_LIST_BYTES:
+            raise ValueError(f"an object of type {object_type[:40]} with {len(content)} bytes")
         if object_type == Array.__qualname__:
             return self._write_array(content, children)
         if object_type not in _CLASSES or depth > _MAX_DEPTH:
