@@ -20,7 +20,7 @@ from zk0.federation.protocol.answers import answer_problem
 from zk0.federation.protocol.exchange import Reply
 from zk0.federation.protocol.registry import Registry
 from zk0.federation.protocol.replies import parse_report, parse_score
-from zk0.federation.protocol.spool import Spool
+from zk0.federation.protocol.spool import JoinedWith, Spool
 from zk0.records import DatasetReport, Member, Refusal, Split, Update, WireFormat
 from zk0.settings.dataset_settings import ContractSettings
 from zk0.settings.loading import parse_session
@@ -181,20 +181,23 @@ def test_a_claim_out_of_bounds_costs_the_update(planned: PlannedUpdate, claim: s
     sent = (planned.folder / "sent.safetensors").read_bytes()
     (planned.folder / "received").write_bytes(sent)
     answer = {"update": json.dumps(values | change), WEIGHTS_PATH: str(planned.folder / "received")}
-    spool = Spool(planned.folder / "spool", planned.folder / "global.safetensors", {"a": 1})
+    spool = Spool(planned.folder / "spool", planned.folder / "global.safetensors", {"a": JoinedWith(1, "d")})
     found = spool.receive(RecordDict({"answer": ConfigRecord(answer)}), planned.plan, ())
     assert isinstance(found, Refusal)
     assert spool.load(planned.plan) is None
 
 
-def test_examples_are_those_of_the_joining_answer(planned: PlannedUpdate) -> None:
+def test_examples_and_dataset_are_those_of_the_joining_answer(planned: PlannedUpdate) -> None:
     (planned.folder / "received").write_bytes((planned.folder / "sent.safetensors").read_bytes())
     text = planned.update.model_dump_json()
     answer = RecordDict({"answer": ConfigRecord({"update": text, WEIGHTS_PATH: str(planned.folder / "received")})})
-    spool = Spool(planned.folder / "spool", planned.folder / "global.safetensors", {"a": 5})
+    spool = Spool(planned.folder / "spool", planned.folder / "global.safetensors", {"a": JoinedWith(5, "d")})
     found = spool.receive(answer, planned.plan, ())
     assert found.reason == "1 examples, expected the 5 training frames that it joined with"
-    assert isinstance(Spool(spool._folder, spool._global, {"a": 1}).receive(answer, planned.plan, ()), Update)
+    joined = {"a": JoinedWith(1, "local:a")}
+    found = Spool(spool._folder, spool._global, joined).receive(answer, planned.plan, ())
+    assert isinstance(found, Update)
+    assert (planned.update.dataset, found.dataset) == ("d", "local:a")
 
 
 def test_a_digest_of_another_algorithm_than_the_sessions_is_refused(planned: PlannedUpdate) -> None:
@@ -312,7 +315,8 @@ def test_a_score_must_be_that_of_the_held_out_episodes(lie: str) -> None:
         text = json.dumps({"client": "evil", "score": score})
         return parse_score(Reply("evil", RecordDict({"answer": ConfigRecord({"score": text})})), member)
 
-    assert not isinstance(parsed(honest_score()), Refusal)
+    assert parsed(honest_score() | {"dataset": "hf:lab/famous"}) == parsed(honest_score())
+    assert parsed(honest_score()).score.dataset == "local:x"
     found = parsed(honest_score() | FALSE_SCORES[lie])
     assert isinstance(found, Refusal)
     assert re.search("is not that of its episodes|is not a score", found.reason)
