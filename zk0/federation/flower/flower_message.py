@@ -36,7 +36,7 @@ _WEIGHTS = "weights"
 _STYPE = "zk0.safetensors"
 _MAX_DEPTH = 3
 """Message, RecordDict, ArrayRecord, Array."""
-_MAX_OBJECTS, _MAX_OBJECT_BYTES = 32, 64 << 20
+_MAX_OBJECTS, _MAX_OBJECT_BYTES = 32, 24 << 20
 """Of one message, its chunks left out."""
 _MAX_LIST_BYTES = 1 << 20
 """Of an object that only lists others, which is JSON: one of 1 MiB lists the chunks of 60 GB."""
@@ -107,6 +107,16 @@ def to_flower(message: Message) -> SerializedMessage:
         set_message_id(message, message.object_id)
         tree, objects = get_object_tree(message), get_all_nested_objects(message)
         return SerializedMessage(message_to_proto(remove_content_from_message(message)), tree, objects)
+
+
+def has_too_many_objects(object_tree: Any, max_bytes: int) -> bool:
+    """Return whether a message has more objects than one with weights of this size."""
+    most, left = _MAX_OBJECTS + 1 + max_bytes // MAX_CHUNK_BYTES, [object_tree]
+    found = 0
+    while left and found <= most:
+        found += 1
+        left.extend(left.pop().children)
+    return found > most
 
 
 def from_flower(object_tree: Any, fetch_object: FetchObject, target: Path, max_bytes: int | None = None) -> Message:
