@@ -52,7 +52,7 @@ class NodeLimits(Record):
     max_epochs: int = Field(default=100, ge=1, description="most passes over the data in a round")
     max_batch_frames: int = Field(default=4096, ge=1, description="most frames per optimizer step")
     max_round_hours: float = Field(
-        default=24.0, gt=0, description="longest training of a round, or of the models of a joining report"
+        default=24.0, gt=0, description="longest training of a round or for a joining report, and longest evaluation"
     )
     max_rounds_per_day: int = Field(
         default=1000,

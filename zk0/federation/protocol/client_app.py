@@ -175,7 +175,8 @@ def _evaluate(message: Message, config: dict[str, Any]) -> RecordDict:
 
     videos: tuple[EpisodeVideo, ...] = ()
     with _gpu_share(client, plan):
-        found = client.evaluate(plan, weights, _frame_listener(plan, "held-out frames", round_clock(config)))
+        stop_late = round_clock(config)
+        found = client.evaluate(plan, weights, _frame_listener(plan, "held-out frames", stop_late), stop_late)
         check_score(found.score, config)
         if plan.video is not None:
             from zk0.client.held_out_videos import render_held_out_videos  # takes seconds
