@@ -63,7 +63,7 @@ def test_equal_sketches_cost_no_memory() -> None:
     sketch = path_sketch(random_path(1), "degrees")
     many = ("evil", dict.fromkeys(range(20_000), sketch))
     (found,) = find_near_copies([many], [("b", {0: sketch}), many], same_places=False).values()
-    assert (found.first, found.second, found.count, len(found.episodes)) == ("evil", "evil", 25_000_000, 1000)
+    assert (found.first, found.second, found.number, len(found.episodes)) == ("evil", "evil", 25_000_000, 1000)
     assert str(found) == "episode 0 of evil is nearly a copy of episode 0 of evil and 24999999 more"
     assert list(find_near_copies([many], [many], same_places=False)) == []
 

@@ -45,12 +45,12 @@ class NearCopies(NamedTuple):
     second: str
     episodes: tuple[tuple[int, int], ...]
     """Pairs of an episode of the first and one of the second, at most MAX_LISTED_PAIRS."""
-    count: int
-    """All pairs."""
+    number: int
+    """Of all pairs."""
 
     def __str__(self) -> str:
         one, other = self.episodes[0]
-        more = f" and {self.count - 1} more" if self.count > 1 else ""
+        more = f" and {self.number - 1} more" if self.number > 1 else ""
         return f"episode {one} of {self.first} is nearly a copy of episode {other} of {self.second}{more}"
 
 
