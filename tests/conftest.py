@@ -6,6 +6,7 @@ from typing import Any
 import hub
 import numpy as np
 import pytest
+from loguru import logger
 
 from zk0.processes import collect_garbage_less_often
 
@@ -143,3 +144,12 @@ def hub_server() -> Iterator[Any]:
     """A Hub on loopback that huggingface_hub can talk to."""
     with hub.running_hub() as running:
         yield running
+
+
+@pytest.fixture
+def log_lines() -> Iterator[list[str]]:
+    """The lines that are logged."""
+    lines: list[str] = []
+    sink = logger.add(lambda line: lines.append(str(line)), format="{message}")
+    yield lines
+    logger.remove(sink)

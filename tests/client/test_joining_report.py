@@ -62,6 +62,27 @@ def test_four_models(
     assert f"| {report.models['base'].policy_loss:.4f} (" in page
     assert "2 held-out episode(s)" in page
     assert not list((tmp_path / "node").glob("sessions/*"))  # the session's own updates are not touched
+    assert not list((tmp_path / "node").rglob("*.safetensors"))
+
+
+def test_a_joining_report_that_takes_too_long(
+    client_in: Callable[[Path], Any], start: tuple[Path, str], plan: Callable[..., RoundPlan], tmp_path: Path
+) -> None:
+    from zk0.client.joining_report import train_locally
+    from zk0.errors import FederationError
+
+    client, steps = client_in(tmp_path), []
+
+    def stop(step: int, of: int, loss: float, lr: float) -> None:
+        steps.append(step)
+        if len(steps) == 3:
+            raise FederationError("late")
+
+    shared = {n: getattr(plan(terms=client.terms), n) for n in ("terms", "client", "recipe", "statistics", "training")}
+    shared |= {"round": 2, "times": 2, "batch_size": 8, "every_frames": 1, "global_digest": start[1]}
+    with pytest.raises(FederationError, match="late"):
+        train_locally(client, JoiningReportPlan(lrs=(1e-3,) * 9, scheduler=plan().scheduler, **shared), start[0], stop)
+    assert len(steps) == 3
 
 
 def test_one_episode_has_no_interval() -> None:

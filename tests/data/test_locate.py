@@ -176,3 +176,14 @@ def test_the_hub_names_the_size_of_a_dataset(hub, tmp_path) -> None:
     with pytest.raises(DatasetError):
         hub_bytes("hf:lab/other")
     assert list(tmp_path.rglob("*.parquet")) == []
+
+
+@pytest.mark.parametrize("name", ["../evil", "data/../../../evil", "data/./x", "/etc/evil", "..\\evil", "a//b", "a\nb"])
+def test_a_file_that_would_lie_elsewhere(hub, tmp_path, name) -> None:
+    """Git stores no such files; whoever answers in place of the Hub may name them."""
+    hub.repositories[f"datasets/{NAME}"].commit("third", {"meta/info.json": INFO, name: b"x"})
+    cache, requests = tmp_path / "a" / "cache", len(hub.requests)
+    with pytest.raises(DatasetError, match="the Hub names a file"):
+        locate(NAME, cache)
+    assert len(hub.requests) == requests + 1
+    assert not cache.exists()

@@ -58,6 +58,16 @@ def test_arms_that_stand_still_are_no_copies() -> None:
     assert find_near_copies([("a", still)], [("b", still)]) == {}
 
 
+def test_equal_sketches_cost_no_memory() -> None:
+    """A node may send any number of equal sketches: of 5000 there are 25 million pairs."""
+    sketch = path_sketch(random_path(1), "degrees")
+    many = ("evil", dict.fromkeys(range(20_000), sketch))
+    (found,) = find_near_copies([many], [("b", {0: sketch}), many], same_places=False).values()
+    assert (found.first, found.second, found.number, len(found.episodes)) == ("evil", "evil", 25_000_000, 1000)
+    assert str(found) == "episode 0 of evil is nearly a copy of episode 0 of evil and 24999999 more"
+    assert list(find_near_copies([many], [many], same_places=False)) == []
+
+
 def test_units_do_not_change_what_is_found() -> None:
     path = np.radians(random_path(1))
     one, other = ({0: path_sketch(p, "radians")} for p in (path, path[10:-10]))

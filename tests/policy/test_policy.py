@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from published_hub import hub_in_use
 
 from zk0.errors import CheckpointError, PolicyError
 from zk0.policy.policy_shapes import TINY_SHAPES, read_policy_sizes
@@ -268,6 +269,25 @@ class TestSaved:
         for file in ("config.json", "policy_preprocessor.json"):
             assert json.loads((tmp_path / "new" / file).read_text()) == json.loads((saved / file).read_text()), file
         assert (tmp_path / "new/model.safetensors").read_bytes() == (saved / "model.safetensors").read_bytes()
+
+    def test_a_policy_of_the_hub_names_no_folder_of_this_machine(
+        self, saved: Path, shared_cache: Path, tmp_path: Path
+    ) -> None:
+        """Else its author would choose which folder's files are saved and published with the trained policy."""
+        from zk0.policy.build import build_policy
+        from zk0.policy.smolvla.tiny_geometry import write_tiny_vlm
+
+        evil = Path(shutil.copytree(saved, tmp_path / "evil"))
+        change_config(type="smolvla", vlm_model_name=str(write_tiny_vlm(shared_cache)))(evil)
+        settings = json.loads((evil / "config.json").read_text())
+        del settings["vlm_files"]
+        (evil / "config.json").write_text(json.dumps(settings))
+        recipe = PolicyRecipe(path="lab/evil", cameras=("overhead", "wrist"), joints=6, seed=1)
+        with hub_in_use(tmp_path / "hub-cache") as hub:
+            hub.publish("lab/evil", evil)
+            with pytest.raises(PolicyError, match=r"lab/evil: its config.json names a folder of this machine"):
+                build_policy(recipe, shared_cache)
+        build_policy(recipe.model_copy(update={"path": str(evil)}), shared_cache)  # its owner has named the folder
 
     def test_a_saved_policy_can_be_built_again(self, tiny: Any, saved: Path, shared_cache: Path) -> None:
         from zk0.policy.build import build_policy

@@ -1,12 +1,10 @@
 """Motion analysis of videos with known motion, and side-by-side videos of several rounds."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from loguru import logger
 from typer.testing import CliRunner
 
 from zk0.errors import ReportError
@@ -109,15 +107,6 @@ def test_a_video_that_cannot_be_read_is_named(videos: Path) -> None:
     (videos / "round_0/lifts/rollout_20260101_000000.mp4").write_bytes(b"not a video")
     with pytest.raises(ReportError, match=r"rollout_20260101_000000.mp4: cannot be read"):
         analyze_videos(videos)
-
-
-@pytest.fixture
-def log_lines() -> Iterator[list[str]]:
-    """The lines that are logged."""
-    lines: list[str] = []
-    sink = logger.add(lambda line: lines.append(str(line)), format="{message}")
-    yield lines
-    logger.remove(sink)
 
 
 def test_a_session_measures_its_videos(videos: Path, tmp_path: Path, log_lines: list[str]) -> None:

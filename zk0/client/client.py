@@ -253,7 +253,11 @@ class Client:
             return self.outbox.store(plan, trained, weights)
 
     def evaluate(
-        self, plan: EvaluationPlan, weights: Path, on_frames: FrameProgressCallback | None = None
+        self,
+        plan: EvaluationPlan,
+        weights: Path,
+        on_frames: FrameProgressCallback | None = None,
+        on_batch: Callable[[], None] | None = None,
     ) -> ClientScore:
         """Evaluate the global model on the client's held-out episodes.
 
@@ -261,6 +265,7 @@ class Client:
             plan: of the evaluation.
             weights: the file that the server sent.
             on_frames: called while missing features are computed.
+            on_batch: called after each batch of frames.
 
         Raises:
             CheckpointError: the weights are not those that the plan names.
@@ -279,6 +284,7 @@ class Client:
             times=plan.times,
             batch_size=plan.batch_size,
             every_frames=plan.every_frames,
+            on_batch=on_batch,
         )
         return ClientScore(client=self.name, score=score)
 

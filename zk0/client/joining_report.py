@@ -12,11 +12,13 @@ from pathlib import Path
 from pydantic import Field
 
 from zk0.client.client import Client
+from zk0.client.round_state import LOCAL_TRAINING, remove_session_state
 from zk0.errors import EvaluationError
 from zk0.records import MAX_INDEX, Record, SetScore, Text
 from zk0.settings.plans import EvaluationPlan, JoiningReportPlan, RoundPlan
 from zk0.stats.intervals import Estimate, set_improvement, weighted_mean
 from zk0.storage.atomic import atomic_write_text
+from zk0.training.fit import TrainingStepCallback
 
 _TITLES = {
     "base": "the policy that everyone started from",
@@ -44,13 +46,16 @@ class _LocalScores(Record):
     scores: dict[str, SetScore]
 
 
-def train_locally(client: Client, plan: JoiningReportPlan, base: Path) -> None:
+def train_locally(
+    client: Client, plan: JoiningReportPlan, base: Path, on_step: TrainingStepCallback | None = None
+) -> None:
     """First part: evaluate `base`, train `local_only` from it for as many rounds as the session, and evaluate it.
 
     Args:
         client: trains and evaluates.
         plan: learning rates of the session's rounds; its `global_digest` is that of `base`.
         base: the file with the weights of round 0.
+        on_step: called after each optimizer step.
 
     Raises:
         EvaluationError: no episode is held out.
@@ -58,14 +63,16 @@ def train_locally(client: Client, plan: JoiningReportPlan, base: Path) -> None:
     scores = {"base": _evaluate(client, plan, base, plan.global_digest)}
     weights, digest = base, plan.global_digest
     for number in range(1, len(plan.lrs) + 1):
-        update = _local_client(client).train(_local_round(client, plan, number, digest), weights)
+        update = _local_client(client).train(_local_round(client, plan, number, digest), weights, on_step)
         weights, digest = Path(update.path), update.digest
     scores["local_only"] = _evaluate(client, plan, weights, digest)
     atomic_write_text(_scores_file(client), _LocalScores(scores=scores).model_dump_json())
 
 
-def evaluate_joining(client: Client, plan: JoiningReportPlan, final: Path) -> JoiningReport:
-    """Second part: evaluate `federated` and `fine_tuned`, and write the report.
+def evaluate_joining(
+    client: Client, plan: JoiningReportPlan, final: Path, on_step: TrainingStepCallback | None = None
+) -> JoiningReport:
+    """Second part: evaluate `federated` and `fine_tuned`, and write the report; the trained models are removed.
 
     It lies in the client's scratch folder, as `joining.json` and, to read, `joining.md`.
 
@@ -73,6 +80,7 @@ def evaluate_joining(client: Client, plan: JoiningReportPlan, final: Path) -> Jo
         client: trains and evaluates.
         plan: as for `train_locally`; its `global_digest` is that of the final global model.
         final: the file with the final global weights.
+        on_step: called after each optimizer step.
 
     Raises:
         EvaluationError: `train_locally` has not run in this session.
@@ -81,7 +89,8 @@ def evaluate_joining(client: Client, plan: JoiningReportPlan, final: Path) -> Jo
         raise EvaluationError(f"{client.name}: has not trained locally in this session; expected that request first")
     local = _LocalScores.model_validate_json(_scores_file(client).read_text(encoding="utf-8")).scores
     federated = _evaluate(client, plan, final, plan.global_digest)
-    update = _local_client(client).train(_local_round(client, plan, len(plan.lrs) + 1, plan.global_digest), final)
+    tuning = _local_round(client, plan, len(plan.lrs) + 1, plan.global_digest)
+    update = _local_client(client).train(tuning, final, on_step)
     fine_tuned = _evaluate(client, plan, Path(update.path), update.digest)
     models = {**local, "federated": federated, "fine_tuned": fine_tuned}
     pairs = (
@@ -97,6 +106,7 @@ def evaluate_joining(client: Client, plan: JoiningReportPlan, final: Path) -> Jo
     )
     atomic_write_text(client.scratch / "joining.json", report.model_dump_json(indent=2))
     atomic_write_text(client.scratch / "joining.md", joining_page(report))
+    remove_session_state(_local_client(client).scratch, plan.terms.session)
     return report
 
 
@@ -130,7 +140,7 @@ def _scores_file(client: Client) -> Path:
 
 def _local_client(client: Client) -> Client:
     """The same client with another scratch folder, so that the session's updates stay unchanged."""
-    return replace(client, scratch=client.scratch / "local-training")
+    return replace(client, scratch=client.scratch / LOCAL_TRAINING)
 
 
 def _evaluate(client: Client, plan: JoiningReportPlan, weights: Path, digest: str) -> SetScore:

@@ -9,6 +9,8 @@ from time import time
 from zk0.settings.plans import RoundPlan
 
 _SESSIONS = "sessions"
+LOCAL_TRAINING = "local-training"
+"""Folder in a client's scratch folder: what it keeps of the models that it trains alone, for its joining report."""
 
 
 class RoundState:
@@ -56,7 +58,7 @@ def remove_session_state(scratch: Path, session: str) -> None:
 def remove_old_sessions(scratch: Path, seconds: float) -> None:
     """Remove what the client kept of sessions of which it has written nothing for so many seconds."""
     limit = time() - seconds
-    for folder in (scratch / _SESSIONS).glob("*"):
+    for folder in (*(scratch / _SESSIONS).glob("*"), *(scratch / LOCAL_TRAINING / _SESSIONS).glob("*")):
         if max(path.stat().st_mtime for path in (folder, *folder.rglob("*"))) < limit:
             rmtree(folder, ignore_errors=True)
 

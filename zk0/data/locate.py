@@ -139,6 +139,7 @@ def _download(wanted: _HubDataset, target: Path) -> Path:
     with _translated_errors(wanted), translate_disk_full(target):
         info = HfApi().dataset_info(wanted.name, revision=wanted.revision)
         files = [one.rfilename for one in info.siblings or ()]
+        _check_names(wanted, files)
         if info.sha == downloaded_commit(target) and not _missing(target, files):
             return target
         (target / COMMIT_FILE).unlink(missing_ok=True)
@@ -152,6 +153,13 @@ def _download(wanted: _HubDataset, target: Path) -> Path:
     (target / COMMIT_FILE).parent.mkdir(parents=True, exist_ok=True)
     atomic_write_text(target / COMMIT_FILE, f"{info.sha}\n")
     return target
+
+
+def _check_names(wanted: _HubDataset, files: Sequence[str]) -> None:
+    """Check that every file of a repository lies in its folder; git stores no other ones."""
+    for file in files:
+        if {"", ".", ".."} & {*file.split("/")} or "\\" in file or not file.isprintable():
+            raise DatasetError(f"{wanted}: the Hub names a file {file[:100]!r}, expected files of the dataset's folder")
 
 
 def _missing(target: Path, files: Sequence[str]) -> list[str]:

@@ -26,6 +26,11 @@ MIN_CELLS = 6
 """A path through fewer cells has no sketch: arms that stand still are all alike."""
 MIN_OVERLAP = 0.3
 """Share of the cells of two paths that both visit, above which one is nearly a copy of the other."""
+MAX_COMPARED = 5000
+"""Most episodes of a dataset that are compared, the first ones: the sketches of a node may be any number, and equal."""
+MAX_LISTED_PAIRS = 1000
+_BLOCK = 200_000
+"""Pairs of episodes that are compared at a time."""
 _LOW_BITS = np.uint64(0x5555555555555555)
 
 SketchedDataset = tuple[str, Mapping[int, PathSketch]]
@@ -39,11 +44,13 @@ class NearCopies(NamedTuple):
     """Name of a dataset."""
     second: str
     episodes: tuple[tuple[int, int], ...]
-    """Pairs of an episode of the first and one of the second."""
+    """Pairs of an episode of the first and one of the second, at most MAX_LISTED_PAIRS."""
+    number: int
+    """Of all pairs."""
 
     def __str__(self) -> str:
         one, other = self.episodes[0]
-        more = f" and {len(self.episodes) - 1} more" if len(self.episodes) > 1 else ""
+        more = f" and {self.number - 1} more" if self.number > 1 else ""
         return f"episode {one} of {self.first} is nearly a copy of episode {other} of {self.second}{more}"
 
 
@@ -66,23 +73,49 @@ def path_sketch(state: NDArray[np.floating], units: Units) -> PathSketch:
 
 
 def find_near_copies(
-    first: Sequence[SketchedDataset], second: Sequence[SketchedDataset]
+    first: Sequence[SketchedDataset], second: Sequence[SketchedDataset], *, same_places: bool = True
 ) -> dict[tuple[int, int], NearCopies]:
-    """Return the episodes whose paths overlap by more than MIN_OVERLAP, by the places of their two datasets."""
-    rows = [(j, e, sketch) for j, (_, sketches) in enumerate(second) for e, sketch in sketches.items() if sketch]
-    words, found = _words([sketch for *_, sketch in rows]), dict[tuple[int, int], list[tuple[int, int]]]()
-    for i, (_, sketches) in enumerate(first):
-        for episode, sketch in sketches.items() if rows else ():
-            copies = np.flatnonzero(_overlap(_words([sketch])[0], words) > MIN_OVERLAP) if sketch else ()
-            for j, other, _ in (rows[row] for row in copies):
-                found.setdefault((i, j), []).append((episode, other))
-    return {(i, j): NearCopies(first[i][0], second[j][0], tuple(pairs)) for (i, j), pairs in found.items()}
+    """Return the episodes whose paths overlap by more than MIN_OVERLAP, by the places of their two datasets.
+
+    Args:
+        first: datasets; of each the first MAX_COMPARED episodes with a sketch count.
+        second: datasets that each of these is compared with.
+        same_places: also compare datasets at the same place of both.
+    """
+    compared = [[_compared(sketches) for _, sketches in datasets] for datasets in (first, second)]
+    found = {}
+    for i, (episodes, words) in enumerate(compared[0]):
+        for j, (others, other_words) in enumerate(compared[1]):
+            pairs, count = _near_pairs(words, other_words) if same_places or i != j else ([], 0)
+            if count:
+                listed = tuple((episodes[one], others[other]) for one, other in pairs)
+                found[i, j] = NearCopies(first[i][0], second[j][0], listed, count)
+    return found
+
+
+def _compared(sketches: Mapping[int, PathSketch]) -> tuple[list[int], NDArray[np.uint64]]:
+    """Return the episodes that are compared, and their sketches as words."""
+    episodes = [episode for episode, sketch in sketches.items() if sketch][:MAX_COMPARED]
+    return episodes, _words([sketches[episode] for episode in episodes])
+
+
+def _near_pairs(words: NDArray[np.uint64], others: NDArray[np.uint64]) -> tuple[list[tuple[int, int]], int]:
+    """Return the first pairs of rows whose sketches overlap, and the number of all such pairs."""
+    pairs, count = list[tuple[int, int]](), 0
+    step = max(1, _BLOCK // max(1, len(others)))
+    for start in range(0, len(words) if len(others) else 0, step):
+        near = _overlap(words[start : start + step, None], others) > MIN_OVERLAP
+        count += int(near.sum())
+        if len(pairs) < MAX_LISTED_PAIRS:
+            rows, columns = (where[: MAX_LISTED_PAIRS - len(pairs)].tolist() for where in np.nonzero(near))
+            pairs += [(start + row, column) for row, column in zip(rows, columns, strict=True)]
+    return pairs, count
 
 
 def _overlap(sketch: NDArray[np.uint64], others: NDArray[np.uint64]) -> NDArray[np.float64]:
-    """Return the estimated Jaccard index of a set of cells with each of the others, from the hashes of equal bits."""
+    """Return the estimated Jaccard index of sets of cells, from the hashes of equal bits; words are the last axis."""
     differ = sketch ^ others
-    unequal = np.bitwise_count((differ | differ >> np.uint64(1)) & _LOW_BITS).sum(axis=1, dtype=np.int64)
+    unequal = np.bitwise_count((differ | differ >> np.uint64(1)) & _LOW_BITS).sum(axis=-1, dtype=np.int64)
     by_chance = 1 / 2**BITS
     return np.asarray((1 - unequal / HASHES - by_chance) / (1 - by_chance))
 

@@ -32,8 +32,8 @@ def _near_copies(members: Sequence[Member], sets: Sequence[EvaluationSet]) -> It
     training = [_training_sketches(member) for member in members]
     evaluating = [_held_out_sketches(member) for member in members]
     found = [
-        *(copies for (i, j), copies in find_near_copies(training, training).items() if i < j),
-        *(copies for (i, j), copies in find_near_copies(training, evaluating).items() if i != j),
+        *(copies for (i, j), copies in find_near_copies(training, training, same_places=False).items() if i < j),
+        *find_near_copies(training, evaluating, same_places=False).values(),
         *find_near_copies(training, [_set_sketches(one) for one in sets]).values(),
     ]
     for copies in found:

@@ -4,7 +4,7 @@ The random numbers of each frame are fixed by seed, episode and frame, not drawn
 weights get the same numbers in every evaluation, and rounds are comparable.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -95,6 +95,7 @@ def score_policy(
     times: int = 8,
     batch_size: int = 32,
     every_frames: int = 1,
+    on_batch: Callable[[], None] | None = None,
 ) -> SetScore:
     """Policy loss and action error of a policy on an evaluation set.
 
@@ -111,6 +112,7 @@ def score_policy(
         times: draws of each frame's loss; for SmolVLA flow-matching times.
         batch_size: frames at a time.
         every_frames: N: only frames 0, N, 2N, ... of each episode are evaluated.
+        on_batch: called after each batch of frames.
 
     Raises:
         EvaluationError: the set has no frame, or a number is not finite.
@@ -123,6 +125,8 @@ def score_policy(
     sums = _ScoreAccumulator(joints, horizon)
     for start in range(0, len(chosen), batch_size):
         _score_batch(policy, examples, chosen[start : start + batch_size], (seed, times), statistics, sums)
+        if on_batch:
+            on_batch()
     loss = sum(s.loss for s in sums.by_episode.values()) / (sums.count.sum() * joints * times)
     error = float(sums.error.sum() / (sums.count.sum() * joints))
     if not np.isfinite([loss, error]).all():

@@ -15,7 +15,7 @@ MAX_TEXT = 4000
 _INVISIBLE = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
 """Unicode categories that are removed: control and format characters, surrogates, line and paragraph separators."""
 _MARKUP = re.compile(r"\[([a-zA-Z#/@!][^\[\]]*)\]")
-"""What Rich reads as a style, a link or the end of one."""
+"""The innermost brackets of what Rich reads as a style, a link or the end of one."""
 
 
 def clean_text(text: str, max_length: int = MAX_TEXT) -> str:
@@ -25,11 +25,20 @@ def clean_text(text: str, max_length: int = MAX_TEXT) -> str:
     'a (31mred line (link=http://x)y(/link) [0.1, 2]'
     >>> clean_text("abcdef", 4)
     'a...'
+    >>> clean_text("[/a[b]c]")
+    '(/a(b)c)'
     """
     text = text[: 2 * max_length].replace("\x1b[", " (")
     shown = "".join(" " if unicodedata.category(c) in _INVISIBLE else c for c in text)
-    shown = re.sub(r" {2,}", " ", _MARKUP.sub(r"(\1)", shown)) if shown != text or "[" in shown else shown
+    shown = re.sub(r" {2,}", " ", _without_markup(shown)) if shown != text or "[" in shown else shown
     return shown if len(shown) <= max_length else shown[: max_length - 3] + "..."
+
+
+def _without_markup(text: str) -> str:
+    """Return the text with other brackets around what Rich reads as markup, from the inside out."""
+    while (found := _MARKUP.sub(r"(\1)", text)) != text:
+        text = found
+    return text
 
 
 Text = Annotated[str, Field(max_length=10**6), AfterValidator(clean_text)]

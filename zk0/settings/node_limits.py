@@ -26,6 +26,11 @@ class NodeLimits(Record):
     min_beta: float = Field(default=0.5, ge=0, lt=1, description="least AdamW beta")
     max_beta: float = Field(default=0.9999, gt=0, lt=1, description="largest AdamW beta")
     max_weight_decay: float = Field(default=1.0, ge=0, description="largest AdamW weight decay")
+    min_grad_clip_norm: float = Field(
+        default=0.01,
+        gt=0,
+        description="least norm that gradients are clipped to; a small one makes them small beside AdamW's epsilon",
+    )
     max_grad_clip_norm: float = Field(default=100.0, gt=0, description="largest norm that gradients are clipped to")
     fixed_holdout: bool = Field(
         default=True,
@@ -40,15 +45,28 @@ class NodeLimits(Record):
     min_score_frames: int = Field(default=3, ge=1, description="least frames behind the score of an episode")
     policies: tuple[str, ...] = Field(
         default=("tiny", "tiny-act", "tiny-diffusion", "base", "lerobot/smolvla_base"),
-        description="`policy.path` of the policies that it may train",
+        description="`policy.path` of the policies that it may train, `path@revision` where the session sets "
+        "`policy.revision`: anybody can propose a revision of a policy on the Hub",
     )
     max_steps: int = Field(default=100_000, ge=1, description="most optimizer steps of a round")
     max_epochs: int = Field(default=100, ge=1, description="most passes over the data in a round")
     max_batch_frames: int = Field(default=4096, ge=1, description="most frames per optimizer step")
-    max_round_hours: float = Field(default=24.0, gt=0, description="longest training of a round")
-    max_rounds_per_day: int = Field(default=1000, ge=1, description="most requests to train in 24 hours")
+    max_round_hours: float = Field(
+        default=24.0, gt=0, description="longest training of a round or for a joining report, and longest evaluation"
+    )
+    max_rounds_per_day: int = Field(
+        default=1000,
+        ge=1,
+        description="most requests of each kind in 24 hours: to join, compute features, train, evaluate or report",
+    )
     max_baseline_rounds: int = Field(default=1000, ge=1, description="most rounds of the local-only baseline")
     max_threads: int = Field(default=64, ge=1, description="most CPU threads")
+    max_disk_gb: float = Field(
+        default=100.0,
+        gt=0,
+        description="largest size of the node's folder with updates, videos and journal, in GB (1e9 bytes), for which "
+        "it takes requests",
+    )
     max_feature_cache_gb: float = Field(default=100.0, gt=0, description="largest size of the feature cache, in GB")
     max_lora_rank: int = Field(default=256, ge=1, description="largest LoRA rank")
     max_times: int = Field(default=64, ge=1, description="most flow-matching times per frame")

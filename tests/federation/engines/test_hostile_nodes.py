@@ -84,6 +84,29 @@ def chunk_bomb(node: HostileNode, request: Message) -> None:
     node.answer(request, RecordDict({"weights": record, "answer": ConfigRecord(answer)}))
 
 
+def flood(node: HostileNode, request: Message) -> None:
+    """A thousand pieces, of which the first ones alone would be more than the weights."""
+    array = Array("uint8", (1000,), "zk0.safetensors", b"")
+    set_array_chunks(array, [ArrayChunk(memoryview(n.to_bytes(4) * 10_000)) for n in range(1000)])
+    record = ArrayRecord()
+    record["file"] = array
+    answer = {"update": update(node, request)["answer"]["update"]}
+    node.answer(request, RecordDict({"weights": record, "answer": ConfigRecord(answer)}))
+
+
+class Nested(ArrayRecord):
+    """A record whose list of arrays is nested deeper than a parser recurses."""
+
+    def deflate(self) -> bytes:
+        body = b"[" * 100_000
+        return f"ArrayRecord  {len(body)}".encode() + b"\0" + body
+
+
+def nested(node: HostileNode, request: Message) -> None:
+    answer = {"update": update(node, request)["answer"]["update"]}
+    node.answer(request, RecordDict({"weights": Nested(), "answer": ConfigRecord(answer)}))
+
+
 def compressed_bomb(node: HostileNode, request: Message) -> None:
     """A zstd file of 200 MB of zeros, although the plan asks for no compression."""
     content = update(node, request, wire={"upload": "fp32", "compressed": True, "download": "fp32"})
@@ -99,6 +122,8 @@ HOSTILE: dict[str, tuple[Callable[[HostileNode, Message], None], str]] = {
     "stalls": (lambda node, asked: node.answer(asked, update(node, asked), objects=2), "no answer within|not complete"),
     "stalls-too": (lambda node, asked: node.answer(asked, update(node, asked), 1), "no answer within|not complete"),
     "chunks": (chunk_bomb, "does not understand .*(chunks of more|an empty one)"),
+    "floods": (flood, "a message of more objects than weights of"),
+    "nests": (nested, "does not understand .*RecursionError"),
     "compresses": (compressed_bomb, "its wire format is"),
     "claims": (lambda n, asked: n.answer(asked, update(n, asked, examples=10**12)), "is not an update .*examples"),
     "more-frames": (lambda n, asked: n.answer(asked, update(n, asked, examples=91)), "expected the 90 training frames"),

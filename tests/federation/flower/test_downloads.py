@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from flwr.app import ConfigRecord, Error, Message, Metadata, RecordDict
+from flwr.proto.message_pb2 import ObjectTree
 
 from zk0.errors import FederationError, MessageLost
 from zk0.federation.engines import deployment
@@ -16,6 +17,7 @@ from zk0.federation.engines.deployment import DeploymentGrid
 from zk0.federation.flower.api_client import Endpoint
 from zk0.federation.flower.flower_message import SerializedMessage, embed_weights, to_flower
 from zk0.federation.flower.private_api import (
+    CONFIRM_MESSAGE_RECEIVED,
     GET_NODES,
     PULL_MESSAGES,
     PULL_OBJECT,
@@ -34,6 +36,7 @@ class Answers(RuntimeTask):
         self.names, self.complete, self.weights = nodes, set(complete), weights
         self.replies: dict[str, SerializedMessage] = {}
         self.missing: set[str] = set()
+        self.calls: list[ApiMethod] = []
         self.run_id = 1
 
     def push_messages(self, messages: Sequence[SerializedMessage]) -> list[str]:
@@ -50,6 +53,7 @@ class Answers(RuntimeTask):
         return sent
 
     def call(self, method: ApiMethod, /, **fields: Any) -> Any:
+        self.calls.append(method)
         if method == GET_NODES:
             nodes = [SimpleNamespace(node_id=i + 1, name=n, last_activated_at="x") for i, n in enumerate(self.names)]
             return SimpleNamespace(nodes=nodes)
@@ -127,6 +131,35 @@ def test_the_servers_reply_that_a_request_has_expired(grid: DeploymentGrid, weig
     assert (reply.sender, reply.content, reply.error) == ("a", None, "no answer within 1 s")
 
 
+def test_a_node_that_answers_with_errors_of_the_delivery(
+    grid: DeploymentGrid, weights: Path, log_lines: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its text is one clean line, and the weights are sent to it a limited number of times."""
+    from zk0.federation.protocol.exchange import exchange_messages
+
+    sent_ids: list[str] = []
+
+    class Failing(Answers):
+        def push_messages(self, messages: Sequence[SerializedMessage]) -> list[str]:
+            sent = super().push_messages(messages)
+            for sent_id in sent:
+                metadata = Metadata(1, "r", 1, 1, sent_id, "", time.time(), 60.0, "train")
+                error = Error(ErrorCode.NODE_UNAVAILABLE, "gone\n2026-01-01 INFO \x1b[31mforged" + "x" * 10**6)
+                self.replies[sent_id] = to_flower(Message(error, metadata=metadata))
+            sent_ids.extend(sent)
+            return sent
+
+    monkeypatch.setattr(deployment, "_CHECK_NODES_SECONDS", 0.0)
+    grid._task = Failing(("a",), "a", weights)
+    grid.get_nodes()
+    request = {"a": (1, RecordDict({"config": ConfigRecord({"plan": "{}", "weights-path": str(weights)})}))}
+    (reply,) = exchange_messages(_Undisturbed(grid), request, "train", "1", 60.0)
+    assert (reply.content, reply.error[:31]) == (None, "gone 2026-01-01 INFO (31mforged")
+    assert len(sent_ids) == deployment._MAX_DELIVERIES
+    assert len(log_lines) == deployment._MAX_DELIVERIES - 1
+    assert all(line[:-1].isprintable() and len(line) < 3000 for line in log_lines)
+
+
 class _Undisturbed:
     """The grid, without the call that stops a run on the SuperLink."""
 
@@ -167,3 +200,25 @@ def test_limits_of_a_download(weights: Path, tmp_path: Path) -> None:
     with pytest.raises(FederationError, match="not complete in time"):
         fetched(Answers(("a",), "", weights), FetchLimit(now() + 9, 9, 1000, stopped), target)
     assert not target.exists()
+
+
+@pytest.mark.parametrize(("children", "most"), [(33, 1000), (40, 10_000_000), (100_000, 0)])
+def test_a_message_of_too_many_objects_is_deleted_before_any_is_fetched(
+    children: int, most: int, weights: Path, tmp_path: Path
+) -> None:
+    """The server would take any number of objects of it, of 26 MB each."""
+    answers = Answers(("a",), "a", weights)
+    tree = ObjectTree(object_id="0" * 64, children=[ObjectTree(object_id=f"{n:064x}") for n in range(children)])
+    with pytest.raises(FederationError, match=f"more objects than weights of {most} bytes"):
+        answers.fetch_message(tree, tmp_path / "arrived", FetchLimit(time.monotonic() + 9, 9, most))
+    assert answers.calls == [CONFIRM_MESSAGE_RECEIVED]
+
+
+def test_a_refused_message_is_deleted_and_a_lost_one_is_not(weights: Path, tmp_path: Path) -> None:
+    refused, lost, now = Answers(("a",), "a", weights), Answers(("a",), "", weights), time.monotonic
+    with pytest.raises(FederationError, match="expected at most 999"):
+        fetched(refused, FetchLimit(now() + 9, 9, 999), tmp_path / "arrived")
+    assert refused.calls[-1] == CONFIRM_MESSAGE_RECEIVED
+    with pytest.raises(MessageLost):
+        fetched(lost, FetchLimit(now() + 9, 0.1, 1000), tmp_path / "arrived")
+    assert CONFIRM_MESSAGE_RECEIVED not in lost.calls

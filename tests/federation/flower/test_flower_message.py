@@ -187,3 +187,20 @@ class TestForeignMessages:
             objects[child] = content
         with pytest.raises(FederationError, match="depth 4"):
             from_flower(ObjectTree(object_id=child), objects.__getitem__, tmp_path / "arrived")
+
+    @pytest.mark.parametrize("kind", ["RecordDict", "ArrayRecord", "Array"])
+    @pytest.mark.parametrize("body", [b"[" * 100_000, b'{"a":' * 100_000, b"[" * 2_000_000], ids=["[", "{", "long"])
+    def test_lists_that_are_nested_too_deep(self, kind: str, body: bytes, tmp_path: Path) -> None:
+        content = f"{kind}  {len(body)}".encode() + b"\0" + body
+        child = get_object_id(content)
+        with pytest.raises(FederationError, match="does not understand"):
+            from_flower(ObjectTree(object_id=child), {child: content}.__getitem__, tmp_path / "arrived")
+        assert list(tmp_path.iterdir()) == []
+
+    def test_a_list_of_a_megabyte(self, tmp_path: Path) -> None:
+        """Its parsed form would take thirty times as much memory."""
+        body = b'{"arraychunk_ids": [' + b"0," * 600_000 + b'0], "shape": [1], "stype": "zk0.safetensors"}'
+        content = f"Array  {len(body)}".encode() + b"\0" + body
+        child = get_object_id(content)
+        with pytest.raises(FederationError, match="an object of type Array with 1200"):
+            from_flower(ObjectTree(object_id=child), {child: content}.__getitem__, tmp_path / "arrived")

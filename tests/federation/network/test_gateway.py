@@ -104,7 +104,7 @@ class TestRejectedRequests:
         assert gateway.superlink.connections == before
 
     def test_a_body_is_not_read_before_its_sender_is_authenticated(self, gateway: RunningGateway) -> None:
-        head = f"POST {PUSH} HTTP/1.1\r\nhost: x\r\ncontent-length: 60000000\r\n\r\n"
+        head = f"POST {PUSH} HTTP/1.1\r\nhost: x\r\ncontent-length: 26000000\r\n\r\n"
         assert gateway.raw(head.encode()) == 401
 
     def test_a_revoked_node_is_rejected_at_once(self, gateway: RunningGateway) -> None:
@@ -167,6 +167,8 @@ class TestRejectedRequests:
             f"{start}content-length: 4\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n".encode(): {400},
             f"{start}content-length: 4\r\ncontent-length: 5\r\n\r\n12345".encode(): {400},
             f"{start}content-length: 99999999999\r\n\r\n".encode(): {413},
+            f"{start}content-length: 26000001\r\n\r\n".encode(): {413},
+            f"{start.replace('push-object', 'push-messages')}content-length: 4000001\r\n\r\n".encode(): {413},
             f"{start}content-length: -1\r\n\r\n".encode(): {400},
             f"{start}x: a\r\n folded\r\ncontent-length: 70000000\r\n\r\n".encode(): {400, 413},
             f"{start}x y: a\r\n\r\n".encode(): {400},

@@ -20,7 +20,7 @@ from zk0.federation.protocol.answers import answer_problem
 from zk0.federation.protocol.exchange import Reply
 from zk0.federation.protocol.registry import Registry
 from zk0.federation.protocol.replies import parse_report, parse_score
-from zk0.federation.protocol.spool import Spool
+from zk0.federation.protocol.spool import JoinedWith, Spool
 from zk0.records import DatasetReport, Member, Refusal, Split, Update, WireFormat
 from zk0.settings.dataset_settings import ContractSettings
 from zk0.settings.loading import parse_session
@@ -64,7 +64,8 @@ LIES = {
     "no dimension": claimed(moments={k: [] for k in ("mean", "std", "min", "max")}),
     "min above max": claimed(moments={"min": [9.0] * 6, "max": [-9.0] * 6, "mean": [0.0] * 6}),
     "mean above max": claimed(moments={"mean": [91.0] * 6}),
-    "implausible degrees": claimed(moments={"max": [1e155] * 6}),
+    "impossible degrees": claimed(moments={"max": [1e155] * 6}),
+    "implausible degrees": claimed(moments={"std": [1000.0] * 6, "min": [-1001.0] * 6, "max": [1001.0] * 6}),
     "count 1e15": claimed(moments={"count": 10**15, "std": [0.0] * 6}),
     "count 10**400": claimed(moments={"count": HUGE}),
     "count of other frames": claimed(moments={"count": 91}),
@@ -83,6 +84,7 @@ LIES = {
     "a megabyte of name": claimed(dataset="x" * 1_000_000),
     "thousands of tasks": claimed(report={"tasks": ["t"] * 5000}),
     "thousands of repairs": claimed(report={"repairs": ["r"] * 5000}),
+    "megabytes of warnings": claimed(report={"findings": [ERROR | {"severity": "warning", "found": "f" * 3900}] * 900}),
     "a negative frame rate": claimed(report={"fps": -10.0}),
     "a frame rate of 1e300": claimed(report={"fps": 1e300}),
     "another client's name": claimed(client="a"),
@@ -181,20 +183,23 @@ def test_a_claim_out_of_bounds_costs_the_update(planned: PlannedUpdate, claim: s
     sent = (planned.folder / "sent.safetensors").read_bytes()
     (planned.folder / "received").write_bytes(sent)
     answer = {"update": json.dumps(values | change), WEIGHTS_PATH: str(planned.folder / "received")}
-    spool = Spool(planned.folder / "spool", planned.folder / "global.safetensors", {"a": 1})
+    spool = Spool(planned.folder / "spool", planned.folder / "global.safetensors", {"a": JoinedWith(1, "d")})
     found = spool.receive(RecordDict({"answer": ConfigRecord(answer)}), planned.plan, ())
     assert isinstance(found, Refusal)
     assert spool.load(planned.plan) is None
 
 
-def test_examples_are_those_of_the_joining_answer(planned: PlannedUpdate) -> None:
+def test_examples_and_dataset_are_those_of_the_joining_answer(planned: PlannedUpdate) -> None:
     (planned.folder / "received").write_bytes((planned.folder / "sent.safetensors").read_bytes())
     text = planned.update.model_dump_json()
     answer = RecordDict({"answer": ConfigRecord({"update": text, WEIGHTS_PATH: str(planned.folder / "received")})})
-    spool = Spool(planned.folder / "spool", planned.folder / "global.safetensors", {"a": 5})
+    spool = Spool(planned.folder / "spool", planned.folder / "global.safetensors", {"a": JoinedWith(5, "d")})
     found = spool.receive(answer, planned.plan, ())
     assert found.reason == "1 examples, expected the 5 training frames that it joined with"
-    assert isinstance(Spool(spool._folder, spool._global, {"a": 1}).receive(answer, planned.plan, ()), Update)
+    joined = {"a": JoinedWith(1, "local:a")}
+    found = Spool(spool._folder, spool._global, joined).receive(answer, planned.plan, ())
+    assert isinstance(found, Update)
+    assert (planned.update.dataset, found.dataset) == ("d", "local:a")
 
 
 def test_a_digest_of_another_algorithm_than_the_sessions_is_refused(planned: PlannedUpdate) -> None:
@@ -295,6 +300,7 @@ FALSE_SCORES: dict[str, dict[str, Any]] = {
     "more episodes": {"episodes": [EPISODE, EPISODE | {"episode": 4}], "frames": 8},
     "other frames than its episodes": {"frames": 5},
     "an episode without a frame": {"episodes": [EPISODE | {"frames": 0}], "frames": 0},
+    "smaller errors of the joints than of all": {"joint_error_degrees": [0.0] * 6},
     "five joints": {"joint_error_degrees": [7.0] * 5},
     "no joint": {"joint_error_degrees": []},
     "no step": {"horizon_error_degrees": []},
@@ -312,7 +318,8 @@ def test_a_score_must_be_that_of_the_held_out_episodes(lie: str) -> None:
         text = json.dumps({"client": "evil", "score": score})
         return parse_score(Reply("evil", RecordDict({"answer": ConfigRecord({"score": text})})), member)
 
-    assert not isinstance(parsed(honest_score()), Refusal)
+    assert parsed(honest_score() | {"dataset": "hf:lab/famous"}) == parsed(honest_score())
+    assert parsed(honest_score()).score.dataset == "local:x"
     found = parsed(honest_score() | FALSE_SCORES[lie])
     assert isinstance(found, Refusal)
     assert re.search("is not that of its episodes|is not a score", found.reason)
@@ -346,6 +353,8 @@ def test_a_joining_report_has_bounds_and_clean_text(lie: str) -> None:
 
 TEXTS = [
     "[/x] hello",
+    "[/a[b]c] nested",
+    "[link=http://evil.example/[b]]nested[/link]",
     "[link=http://evil.example]click[/link]",
     "\x1b]0;pwn\x07\x1b[2J",
     "a\r\n2026 INFO forged",
@@ -358,6 +367,7 @@ def test_a_refusal_is_one_clean_line_in_journal_and_audit(
     text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from flwr.app import Message, Metadata
+    from rich.markup import render
 
     from flows.bot.audit_view import print_received_answers
     from zk0.audit.journal import ReceivedJournal
@@ -368,6 +378,7 @@ def test_a_refusal_is_one_clean_line_in_journal_and_audit(
     reply = parse_reply(
         "a", Message(content=RecordDict({"answer": ConfigRecord({"refusal": text})}), metadata=metadata), ""
     )
+    assert (render(reply.error).plain, render(reply.error).spans) == (reply.error, [])
     log = ReceivedLog(tmp_path / "accepted.jsonl", "s")
     log.record(reply, ("train", 1), refusal=reply.error)
     log.record(reply._replace(error=text), ("train", 1), refusal=text)  # in a journal of an earlier version

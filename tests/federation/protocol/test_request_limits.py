@@ -16,6 +16,7 @@ from zk0.federation.network.node import NodeFolder
 from zk0.federation.protocol.client_app import flower_client_app
 from zk0.federation.protocol.request_limits import (
     LIMITS,
+    check_epochs,
     check_member,
     check_plan,
     check_score,
@@ -25,7 +26,7 @@ from zk0.federation.protocol.request_limits import (
 from zk0.records import Member, PolicyRecipe, SetScore
 from zk0.settings.dataset_settings import ClientSettings, ContractSettings, DataSettings, SimulatorSettings
 from zk0.settings.node_limits import NodeLimits
-from zk0.settings.plans import EvaluationPlan, JoiningReportPlan, RoundPlan, SessionTerms, VideoPlan
+from zk0.settings.plans import EvaluationPlan, FeaturePlan, JoiningReportPlan, RoundPlan, SessionTerms, VideoPlan
 from zk0.settings.training_settings import LocalTrainingSettings, SchedulerSettings
 
 
@@ -60,8 +61,12 @@ def evaluation(**changes: Any) -> EvaluationPlan:
     return EvaluationPlan(**{**common(), "times": 8, "batch_size": 32, "every_frames": 4, **changes})
 
 
-def recipe(path: str, cameras: tuple[str, ...] = ("overhead",)) -> dict[str, Any]:
-    return {"recipe": PolicyRecipe(path=path, cameras=cameras, joints=6, seed=1)}
+def joining_report(rounds: int = 2) -> JoiningReportPlan:
+    return JoiningReportPlan(**{**dict(evaluation()), "lrs": (1e-4,) * rounds, "scheduler": SchedulerSettings()})
+
+
+def recipe(path: str, cameras: tuple[str, ...] = ("overhead",), revision: str | None = None) -> dict[str, Any]:
+    return {"recipe": PolicyRecipe(path=path, cameras=cameras, joints=6, seed=1, revision=revision)}
 
 
 @pytest.fixture
@@ -85,14 +90,18 @@ ASKED: dict[str, Any] = {
     "a large eps": plan({"eps": 1e-2}),
     "a large lr": plan(lr=1e6),
     "a learning rate that rises": plan(scheduler=SchedulerSettings(eta_min=1e6)),
+    "a last step that alone counts": plan(lr=1e-30, scheduler=SchedulerSettings(eta_min=0.1)),
     "a large mu": plan(mu=1e6),
     "no momentum": plan({"betas": (0.0, 0.999)}),
     "no clipping": plan({"grad_clip_norm": 1e30}),
+    "gradients far below eps": plan({"grad_clip_norm": 1e-12}),
     "weight decay": plan({"weight_decay": 1e3}),
     "a folder as policy": plan(**recipe("/etc")),
     "a home as policy": plan(**recipe("~/.ssh")),
     "a parent as policy": plan(**recipe("../../..")),
     "a policy of the Hub": plan(**recipe("evil-org/evil-policy")),
+    "a proposed revision of an allowed policy": plan(**recipe("lerobot/smolvla_base", revision="refs/pr/7")),
+    "a commit of an allowed policy": plan(**recipe("lerobot/smolvla_base", revision="0" * 40)),
     "a camera with a path": plan(**recipe("tiny", ("../../../../etc/passwd",))),
     "threads": plan({"torch_threads": 1000}),
     "steps": plan({"local_steps": 10**6}),
@@ -103,9 +112,7 @@ ASKED: dict[str, Any] = {
     "a batch": evaluation(batch_size=10**9),
     "videos": evaluation(video=VideoPlan(episodes=1000, camera_height=240, **VIDEO)),
     "large videos": evaluation(video=VideoPlan(episodes=1, camera_height=100_000, **VIDEO)),
-    "a long baseline": JoiningReportPlan(
-        **{**dict(evaluation()), "lrs": (1e-4,) * 2000, "scheduler": SchedulerSettings()}
-    ),
+    "a long baseline": joining_report(rounds=2000),
     "a session with a path": plan(terms=terms("../../../lab/pwned")),
     "a session with a line": plan(terms=terms("x\n2026 INFO forged")),
     "simulated episodes": plan(terms=terms(episodes=10**9)),
@@ -200,6 +207,15 @@ def test_statistics_of_few_episodes_or_frames(config: dict[str, Any]) -> None:
         check_member(member(3, 1, 90), terms(), strict)
 
 
+def test_few_frames_in_epochs(config: dict[str, Any]) -> None:
+    check_epochs(plan({"local_epochs": 2}), 128, config)
+    check_epochs(plan({"local_steps": 32, "batch_size": 8}), 10, config)
+    with pytest.raises(FederationError, match="255 frames in the epochs of a round, at least 256 is allowed"):
+        check_epochs(plan(), 255, config)
+    del config[LIMITS]
+    check_epochs(plan(), 1, config)
+
+
 def test_the_score_of_one_frame(config: dict[str, Any]) -> None:
     def score(frames: int) -> SetScore:
         episode = {"episode": 1, "frames": frames, "actions": 3, "policy_loss": 1.0, "action_error_degrees": 1.0}
@@ -215,17 +231,57 @@ def test_the_score_of_one_frame(config: dict[str, Any]) -> None:
         check_score(score(1), config)
 
 
-def test_rounds_a_day_and_hours_of_a_round(config: dict[str, Any]) -> None:
-    few = config | {LIMITS: NodeLimits(max_rounds_per_day=2, max_round_hours=1e-9).model_dump_json()}
-    check_plan(plan(), few)
-    check_plan(plan(), few)
-    with pytest.raises(FederationError, match="3 rounds in 24 hours"):
-        check_plan(plan(), few)
-    clock = round_clock(few)
+def test_a_revision_that_the_node_allows(config: dict[str, Any]) -> None:
+    limits = NodeLimits(policies=("lerobot/smolvla_base@v2",)).model_dump_json()
+    check_plan(plan(**recipe("lerobot/smolvla_base", revision="v2")), config | {LIMITS: limits})
+    with pytest.raises(FederationError, match="policy 'lerobot/smolvla_base', one of lerobot/smolvla_base@v2"):
+        check_plan(plan(**recipe("lerobot/smolvla_base")), config | {LIMITS: limits})
+
+
+def test_requests_of_each_kind_a_day(config: dict[str, Any]) -> None:
+    few = config | {LIMITS: NodeLimits(max_rounds_per_day=2).model_dump_json()}
+    features = FeaturePlan(**common(), every_frames=None)
+    for asked in (plan(), evaluation(), joining_report(), features):
+        check_plan(asked, few)
+        check_plan(asked, few)
+        with pytest.raises(FederationError, match=r"3 requests to .* in 24 hours, at most 2"):
+            check_plan(asked, few)
+    check_terms(terms(), few)
+    check_terms(terms(), few)
+    with pytest.raises(FederationError, match="3 requests to join in 24 hours"):
+        check_terms(terms(), few)
+
+
+def test_hours_of_a_round(config: dict[str, Any]) -> None:
+    clock = round_clock(config | {LIMITS: NodeLimits(max_round_hours=1e-9).model_dump_json()})
     time.sleep(0.01)
     with pytest.raises(FederationError, match="a round of more than"):
         clock()
     round_clock(config)()
+
+
+def test_the_size_of_the_nodes_folder(config: dict[str, Any]) -> None:
+    """Updates of sessions that never end, or videos, fill the disk up to the limit only."""
+    check_plan(plan(), config)
+    folder = Path(config["scratch"]) / "sessions" / "x"
+    folder.mkdir(parents=True)
+    with (folder / "round-001.safetensors").open("wb") as file:
+        file.truncate(100_100_000_000)
+    for asked in (plan(), evaluation(), joining_report()):
+        with pytest.raises(FederationError, match="100 GB in this node's folder, at most 100 is allowed"):
+            check_plan(asked, config)
+
+
+def test_a_long_text_does_not_hide_what_was_asked(config: dict[str, Any]) -> None:
+    cameras = tuple(f"c{n}" + "x" * 900 for n in range(64))
+    contract = ContractSettings(joints=tuple("j" * 900 for _ in range(1024)))
+    long = terms().model_copy(update={"contract": contract})
+    asked = plan({"batch_size": 1}, terms=long, **recipe("p" * 4000, cameras), lr=5e5)
+    assert list(answer("train", config, plan=asked.model_dump_json())) == ["refusal"]
+    (sent,) = SentJournal(Path(config["scratch"]) / "sent.jsonl").read()
+    assert len(sent.asked) < 20_000
+    assert "lr 500000.0" in asked_lines([sent])[0]
+    assert json.loads(sent.asked)["recipe"]["cameras"][-1] == "44 more"
 
 
 def test_a_node_keeps_its_limits(tmp_path: Path) -> None:

@@ -1,13 +1,12 @@
 """Server and node store the heads of each other's journals: a removed end is found by the other side."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from flwr.app import ConfigRecord, Message, RecordDict
-from loguru import logger
 from typer.testing import CliRunner
 
 from flows.bot.main import zk0bot_app
@@ -65,14 +64,6 @@ class Pair:
 @pytest.fixture
 def pair(tmp_path: Path) -> Pair:
     return Pair(tmp_path / "home")
-
-
-@pytest.fixture
-def log_lines() -> Iterator[list[str]]:
-    lines: list[str] = []
-    handler = logger.add(lambda text: lines.append(str(text)), format="{message}")
-    yield lines
-    logger.remove(handler)
 
 
 def cut(path: Path, lines: int) -> None:

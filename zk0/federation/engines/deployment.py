@@ -27,6 +27,8 @@ from zk0.federation.flower.flower_message import WEIGHTS_PATH, embed_weights, fi
 from zk0.federation.flower.flower_run import open_run, stop_run
 from zk0.federation.flower.private_api import GET_NODES, ErrorCode, new_message, set_reply_to_message_id
 from zk0.federation.flower.runtime_task import FetchLimit, RuntimeTask
+from zk0.federation.protocol.answers import MAX_REASON
+from zk0.records import clean_text
 
 _POLL_SECONDS = 0.5
 _CHECK_NODES_SECONDS = 2.0
@@ -42,6 +44,8 @@ _EXTRA_BYTES = 1 << 16
 """What another header may add to a file."""
 _DELIVERY_ERRORS = {ErrorCode.MESSAGE_UNAVAILABLE, ErrorCode.REPLY_MESSAGE_UNAVAILABLE, ErrorCode.NODE_UNAVAILABLE}
 """Errors of the delivery, not of the node: the request is sent again, and finished work is answered from disk."""
+_MAX_DELIVERIES = 20
+"""Of one request; a node that answers each with such an error would make the server upload the weights for ever."""
 
 
 @dataclass
@@ -57,6 +61,8 @@ class _PendingRequest:
     """Object tree of the reply, once the node has begun to upload it."""
     fetch: Future[Message] | None = None
     """The download of the reply."""
+    lost: int = 0
+    """Replies that were errors of the delivery."""
 
     @property
     def node(self) -> int:
@@ -66,6 +72,10 @@ class _PendingRequest:
     def seconds_left(self) -> float:
         metadata = self.message.metadata
         return float(metadata.created_at + metadata.ttl - time.time())
+
+    @property
+    def may_be_sent_again(self) -> bool:
+        return self.seconds_left > 0 and self.lost + 1 < _MAX_DELIVERIES
 
     def reset(self) -> None:
         """Mark the request as to be sent again."""
@@ -198,8 +208,10 @@ class DeploymentGrid:
         except FederationError as e:
             code = ErrorCode.REPLY_MESSAGE_UNAVAILABLE if isinstance(e, MessageLost) else ErrorCode.UNKNOWN
             found = Message(Error(code, str(e)), reply_to=pending.message)
-        if found.has_error() and found.error.code in _DELIVERY_ERRORS and pending.seconds_left > 0:
-            logger.warning("node {}: {} (code {}); sending again", pending.node, found.error.reason, found.error.code)
+        if found.has_error() and found.error.code in _DELIVERY_ERRORS and pending.may_be_sent_again:
+            reason = clean_text(found.error.reason or "", MAX_REASON)
+            logger.warning("node {}: {} (code {}); sending again", pending.node, reason, found.error.code)
+            pending.lost += 1
             pending.reset()
             return None
         set_reply_to_message_id(found, name)

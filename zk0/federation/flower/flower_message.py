@@ -36,8 +36,10 @@ _WEIGHTS = "weights"
 _STYPE = "zk0.safetensors"
 _MAX_DEPTH = 3
 """Message, RecordDict, ArrayRecord, Array."""
-_MAX_OBJECTS, _MAX_OBJECT_BYTES = 32, 64 << 20
+_MAX_OBJECTS, _MAX_OBJECT_BYTES = 32, 24 << 20
 """Of one message, its chunks left out."""
+_MAX_LIST_BYTES = 1 << 20
+"""Of an object that only lists others, which is JSON: one of 1 MiB lists the chunks of 60 GB."""
 _CLASSES = {c.__qualname__: c for c in (ArrayRecord, ConfigRecord, MetricRecord, RecordDict, Message)}
 
 FetchObject = Callable[[str], bytes]
@@ -107,6 +109,16 @@ def to_flower(message: Message) -> SerializedMessage:
         return SerializedMessage(message_to_proto(remove_content_from_message(message)), tree, objects)
 
 
+def has_too_many_objects(object_tree: Any, max_bytes: int) -> bool:
+    """Return whether a message has more objects than one with weights of this size."""
+    most, left = _MAX_OBJECTS + 1 + max_bytes // MAX_CHUNK_BYTES, [object_tree]
+    found = 0
+    while left and found <= most:
+        found += 1
+        left.extend(left.pop().children)
+    return found > most
+
+
 def from_flower(object_tree: Any, fetch_object: FetchObject, target: Path, max_bytes: int | None = None) -> Message:
     """Rebuild a message from its objects; weights that it carries are written to `target`, completely or not at all.
 
@@ -129,7 +141,7 @@ def from_flower(object_tree: Any, fetch_object: FetchObject, target: Path, max_b
             if size == 0:
                 temporary.unlink()  # the message carries no weights
             _set_weights_path(message, target if size else None)
-    except (ValueError, LookupError, TypeError, AttributeError, DecodeError) as e:
+    except (ValueError, LookupError, TypeError, AttributeError, DecodeError, RecursionError) as e:
         raise FederationError(f"a message that zk0 does not understand ({type(e).__name__}: {e})") from e
     set_message_id(message, object_tree.object_id)
     return message
@@ -160,6 +172,8 @@ class _Inflater:
         if self._objects > _MAX_OBJECTS or self._object_bytes > _MAX_OBJECT_BYTES:
             raise ValueError(f"more than {_MAX_OBJECTS} objects or {_MAX_OBJECT_BYTES} bytes besides the weights")
         object_type, children = object_type_and_children(content)
+        if object_type != ConfigRecord.__qualname__ and len(content) > _MAX_LIST_BYTES:
+            raise ValueError(f"an object of type {object_type[:40]} with {len(content)} bytes")
         if object_type == Array.__qualname__:
             return self._write_array(content, children)
         if object_type not in _CLASSES or depth > _MAX_DEPTH:

@@ -7,6 +7,7 @@ acquire it. The token that it then gets stands for the task; the task ends when 
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -18,7 +19,7 @@ from loguru import logger
 
 from zk0.errors import FederationError, MessageLost, TransientError
 from zk0.federation.flower.api_client import ApiClient, Endpoint
-from zk0.federation.flower.flower_message import SerializedMessage, from_flower
+from zk0.federation.flower.flower_message import SerializedMessage, from_flower, has_too_many_objects
 from zk0.federation.flower.private_api import (
     ACQUIRE_TASK,
     CONFIRM_MESSAGE_RECEIVED,
@@ -146,18 +147,33 @@ class RuntimeTask:
     def fetch_message(self, object_tree: Any, target: Path, limit: FetchLimit) -> Message:
         """Download a message; weights that it carries are written to `target`.
 
+        The server deletes a message that is complete, and one that is refused: it takes no more objects of it.
+
         Raises:
             MessageLost: its sender has aborted the upload, or no object of it has arrived for too long.
             FederationError: it is larger than the limit, or was not complete in time.
         """
-        message = from_flower(object_tree, partial(self._fetch_object, limit), target, limit.max_bytes)
+        try:
+            if has_too_many_objects(object_tree, limit.max_bytes):
+                raise FederationError(f"a message of more objects than weights of {limit.max_bytes} bytes have")
+            message = from_flower(object_tree, partial(self._fetch_object, limit), target, limit.max_bytes)
+        except MessageLost:
+            raise
+        except FederationError:
+            with suppress(FederationError, TransientError):  # the run may be over, which deletes it, too
+                self._confirm(object_tree)
+            raise
+        self._confirm(object_tree)
+        return message
+
+    def _confirm(self, object_tree: Any) -> None:
+        """Let the server delete a message."""
         self.call(
             CONFIRM_MESSAGE_RECEIVED,
             node=self._node(),
             run_id=self.run_id,
             message_object_id=object_tree.object_id,
         )
-        return message
 
     def _push_once(self, messages: Sequence[SerializedMessage]) -> tuple[bool, list[str]]:
         """Return whether all objects of the messages are stored, and the ids of the messages."""

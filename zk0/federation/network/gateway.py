@@ -38,7 +38,9 @@ ALLOWED_PATHS = frozenset(path.encode() for path in SUPERNODE_PATHS)
 _REQUEST_HEADERS = (b"content-type", b"content-length", b"accept")
 _RESPONSE_HEADERS = (b"content-type", b"content-length", b"transfer-encoding")
 _HEAD_BYTES = 16_384
-_BODY_BYTES = 64_000_000
+_BODY_BYTES, _OBJECT_BYTES = 4_000_000, 26_000_000
+"""Of a request, and of one with an object of a message: a piece of the weights, or an answer without its weights."""
+_OBJECT_PATH = b"/v1/fleet/push-object"
 _PIECE_BYTES = 262_144
 _HEAD_SECONDS = 10.0
 _IDLE_SECONDS = 90.0
@@ -163,7 +165,8 @@ class Gateway:
             headers.setdefault(name, []).append(value)
         if found := headers.keys() & {b"upgrade", b"expect", b"transfer-encoding", b"te", b"trailer"}:
             raise _Rejected(400, f"headers that no SuperNode sends: {sorted(found)}")
-        if int(headers.get(b"content-length", [b"0"])[0]) > _BODY_BYTES:
+        most = _OBJECT_BYTES if request.target == _OBJECT_PATH else _BODY_BYTES
+        if int(headers.get(b"content-length", [b"0"])[0]) > most:
             raise _Rejected(413, "body too large")
         try:
             return self._nodes.authenticate(headers)

@@ -17,7 +17,7 @@ from zk0.errors import FederationError
 from zk0.federation.protocol.collect import Federation
 from zk0.federation.protocol.open_requests import OpenRequests, TimedReply
 from zk0.federation.protocol.replies import CollectedUpdates, ResultListener, SilentListener
-from zk0.federation.protocol.spool import Spool
+from zk0.federation.protocol.spool import JoinedWith, Spool
 from zk0.records import Arrival, BufferedRound, Record, Refusal, Update
 from zk0.rules.buffered_rounds import ClientsInRound, staleness_factor
 from zk0.settings.buffer_settings import BufferSettings
@@ -113,7 +113,7 @@ class BufferedFederation(Federation):
         timed = self._open_requests.next(awaited)
         client = timed.reply.sender
         began, member = buffer.clients.began(client), self._registry.members.get(client)
-        found = buffer.receive(timed, None if member is None else member.train_frames, is_logged)
+        found = buffer.receive(timed, None if member is None else JoinedWith.of(member), is_logged)
         if isinstance(found, Refusal):
             self._log.record(timed.reply, ("train", began), refusal=found.reason)
         else:
@@ -180,18 +180,18 @@ class _Buffer:
         self._arrived_at[client] = self.clients.clock if self.request.settings.simulated_seconds else None
         return None
 
-    def receive(self, timed: TimedReply, frames: int | None, is_logged: bool) -> Update | Refusal:
+    def receive(self, timed: TimedReply, joined: JoinedWith | None, is_logged: bool) -> Update | Refusal:
         """Take the answer of a client at work into the buffer, or refuse it.
 
         Args:
             timed: the answer.
-            frames: that the client trains on, as it joined; None: not known.
+            joined: of the client's joining answer; None: not known.
             is_logged: the arrival log has the answer already.
         """
         client, settings = timed.reply.sender, self.request.settings
         began, seconds = self.clients.began(client), settings.simulated_seconds
         start = self.request.start_of(client, began)
-        spool = self._spool(start, frames)
+        spool = self._spool(start, joined)
         if timed.reply.content is None:
             found: Update | Refusal = spool.refuse(client, timed.reply.error)
         elif problem := self.clients.staleness_problem(client, settings):
@@ -226,8 +226,8 @@ class _Buffer:
         """Seconds of the virtual clock, or else of this machine's."""
         return self.clients.clock if self.request.settings.simulated_seconds else time.monotonic()
 
-    def _spool(self, start: RoundStart, frames: int | None = None) -> Spool:
-        return Spool(self.request.spool, start.weights, None if frames is None else {start.plan.client: frames})
+    def _spool(self, start: RoundStart, joined: JoinedWith | None = None) -> Spool:
+        return Spool(self.request.spool, start.weights, {start.plan.client: joined} if joined else None)
 
     def _move(self, arrival: Arrival) -> None:
         self.clients = self.clients.with_arrival(arrival, self.request.settings.simulated_seconds)

@@ -25,7 +25,14 @@ from zk0.federation.protocol.client_log import client_log
 from zk0.federation.protocol.exchange import FEATURES, JOINING_REPORT, LOCAL_BASELINE, RECEIPTS
 from zk0.federation.protocol.process_clients import client_for_plan, get_client, node_config
 from zk0.federation.protocol.receipts import store_receipts
-from zk0.federation.protocol.request_limits import check_member, check_plan, check_score, check_terms, round_clock
+from zk0.federation.protocol.request_limits import (
+    check_epochs,
+    check_member,
+    check_plan,
+    check_score,
+    check_terms,
+    round_clock,
+)
 from zk0.federation.protocol.sent_log import REMOTE, record_sent, redacted_answer, with_journal_head
 from zk0.federation.protocol.shown_heads import LEDGER_KEY, SESSION_NAME, check_heads, head_store
 from zk0.records import EpisodeVideo, JoiningStep
@@ -36,6 +43,7 @@ from zk0.training.gpu_share import gpu_share_for
 
 if TYPE_CHECKING:
     from zk0.training.feature_cache import FrameProgressCallback
+    from zk0.training.fit import TrainingStepCallback
 
 ProgressListener = Callable[[str, int, int, int, str], None]
 """Called with client, round, step, steps and kind of step: one of STEPS, GPU_WAIT or OWN_TURN."""
@@ -131,13 +139,14 @@ def _compute_features(message: Message, config: dict[str, Any]) -> RecordDict:
     client = client_for_plan(plan, config)
 
     with _gpu_share(client, plan):
-        client.compute_features(plan, _frame_listener(plan, "frames"))
+        client.compute_features(plan, _frame_listener(plan, "frames", round_clock(config)))
     return RecordDict({"answer": ConfigRecord({"done": True})})
 
 
 def _train(message: Message, config: dict[str, Any]) -> RecordDict:
     plan = _checked_plan(RoundPlan, message, config)
     client = client_for_plan(plan, config)
+    check_epochs(plan, client.statistics.state.count, config)
     client.outbox.remove_before(plan)
     every = plan.training.log_every_steps
 
@@ -152,7 +161,7 @@ def _train(message: Message, config: dict[str, Any]) -> RecordDict:
     )
     with _gpu_share(client, plan):
         stop_late = round_clock(config)
-        update = client.train(plan, _weights(message), on_step, _frame_listener(plan, "frames"))
+        update = client.train(plan, _weights(message), on_step, _frame_listener(plan, "frames", stop_late))
     seconds = update.metrics.seconds
     logger.info("{}: round {} trained in {:.1f} s; {}", client.name, plan.round, seconds, memory_summary())
     atomic_write_text(client.scratch / f"round_{update.round}.json", update.model_dump_json(indent=2))
@@ -166,7 +175,8 @@ def _evaluate(message: Message, config: dict[str, Any]) -> RecordDict:
 
     videos: tuple[EpisodeVideo, ...] = ()
     with _gpu_share(client, plan):
-        found = client.evaluate(plan, weights, _frame_listener(plan, "held-out frames"))
+        stop_late = round_clock(config)
+        found = client.evaluate(plan, weights, _frame_listener(plan, "held-out frames", stop_late), stop_late)
         check_score(found.score, config)
         if plan.video is not None:
             from zk0.client.held_out_videos import render_held_out_videos  # takes seconds
@@ -188,7 +198,7 @@ def _train_local_baseline(message: Message, config: dict[str, Any]) -> RecordDic
     client = client_for_plan(plan, config)
     logger.info("{}: trains the local-only baseline for {} rounds", client.name, len(plan.lrs))
     with _gpu_share(client, plan):
-        train_locally(client, plan, _weights(message))
+        train_locally(client, plan, _weights(message), _step_clock(config))
     return RecordDict({"answer": ConfigRecord({"done": True})})
 
 
@@ -198,7 +208,7 @@ def _report_joining(message: Message, config: dict[str, Any]) -> RecordDict:
     plan = _checked_plan(JoiningReportPlan, message, config)
     client = client_for_plan(plan, config)
     with _gpu_share(client, plan):
-        report = evaluate_joining(client, plan, _weights(message))
+        report = evaluate_joining(client, plan, _weights(message), _step_clock(config))
     logger.info("{}: joining report written to {}", client.name, client.scratch / "joining.md")
     shared = report.model_dump_json() if client.settings.share_joining_report else ""
     for score in report.models.values() if shared else ():
@@ -236,10 +246,21 @@ def _checked_plan[P: ClientPlan](kind: type[P], message: Message, config: dict[s
     return plan
 
 
-def _frame_listener(plan: ClientPlan, what: str) -> "FrameProgressCallback":
-    """Return the function that logs and reports how many of these frames have features."""
+def _step_clock(config: dict[str, Any]) -> "TrainingStepCallback":
+    """Return the function that ends a training which takes longer than the node allows."""
+    stop_late = round_clock(config)
+
+    def on_step(step: int, steps: int, loss: float, lr: float) -> None:
+        stop_late()
+
+    return on_step
+
+
+def _frame_listener(plan: ClientPlan, what: str, stop_late: Callable[[], None]) -> "FrameProgressCallback":
+    """Return the function that logs and reports how many of these frames have features, and ends what is late."""
 
     def on_frames(done: int, frames: int) -> None:
+        stop_late()
         logger.info("{}: features of {}/{} {} computed", plan.client, done, frames, what)
         _report_progress(plan.client, plan.round, done, frames, "encode")
 

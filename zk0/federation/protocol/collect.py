@@ -25,7 +25,7 @@ from zk0.federation.protocol.replies import (
     parse_report,
     parse_score,
 )
-from zk0.federation.protocol.spool import Spool
+from zk0.federation.protocol.spool import JoinedWith, Spool
 from zk0.records import ClientScore, Refusal, Update
 from zk0.settings.plans import ClientPlan, EvaluationPlan, FeaturePlan, JoiningReportPlan, RoundPlan, SessionTerms
 
@@ -60,8 +60,9 @@ class Federation(Membership):
             sent_weights: file that is sent to the clients; None: `weights`.
         """
         plan_of = {plan.client: plan for plan in plans}
-        frames = {name: self._registry.members[name].train_frames for name in plan_of if name in self._registry.members}
-        spooled, listener = Spool(spool, weights, frames), listener or SilentListener()
+        members = self._registry.members
+        joined = {name: JoinedWith.of(members[name]) for name in plan_of if name in members}
+        spooled, listener = Spool(spool, weights, joined), listener or SilentListener()
         updates = {name: u for name, plan in plan_of.items() if (u := spooled.load(plan)) is not None}
         refusals: list[Refusal] = []
         for update in updates.values():

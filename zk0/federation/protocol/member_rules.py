@@ -7,9 +7,11 @@ from zk0.records import Member, Moments
 from zk0.settings.dataset_settings import ContractSettings
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_LARGEST = {"degrees": 1e4, "radians": 200.0, "normalized": 1e4}
-"""Of a state or action, by units: far above what an arm reaches, and far below what ruins pooled statistics."""
+_LARGEST = {"degrees": 1000.0, "radians": 20.0, "normalized": 1000.0}
+"""Of a state or action, by units: above what an arm reaches, and not so far above that pooled statistics are ruined."""
 _MOST_EPISODES, _MOST_DIMENSIONS, _MOST_NAMES = 200_000, 64, 1000
+_MOST_TEXT = 2_000_000
+"""Of a dataset check, in characters; reports and the UI show it."""
 _SLACK = 1e-6
 """Relative; moments are rounded."""
 
@@ -36,6 +38,8 @@ def _lists_are_short(member: Member, contract: ContractSettings | None) -> Itera
     for name in ("findings", "cameras", "state_names", "action_names", "tasks", "repairs"):
         if (count := len(getattr(report, name))) > _MOST_NAMES:
             yield f"{count} {name}, expected at most {_MOST_NAMES}"
+    if (size := len(report.model_dump_json())) > _MOST_TEXT:
+        yield f"a dataset check of {size} characters, expected at most {_MOST_TEXT}"
 
 
 def _episodes_are_listed_once(member: Member, contract: ContractSettings | None) -> Iterator[str]:

@@ -56,7 +56,8 @@ def parse_score(reply: Reply, member: Member | None = None) -> ClientScore | Ref
 
     Args:
         reply: of a client.
-        member: the client's joining answer, whose held-out episodes are evaluated; None: this is not checked.
+        member: the client's joining answer, whose held-out episodes are evaluated, and under whose dataset the score is
+            recorded; None: this is not checked.
     """
     if reply.content is None:
         return Refusal(client=reply.sender, reason=reply.error)
@@ -68,7 +69,9 @@ def parse_score(reply: Reply, member: Member | None = None) -> ClientScore | Ref
         return Refusal(client=reply.sender, reason=f"its answer names client {found.client}")
     if member is not None and (faults := score_faults(found.score, member)):
         return Refusal(client=reply.sender, reason=f"its score is not that of its episodes: {'; '.join(faults)}")
-    return found
+    if member is None:
+        return found
+    return found.model_copy(update={"score": found.score.model_copy(update={"dataset": member.dataset})})
 
 
 def parse_report(reply: Reply, *, expected: bool) -> str | Refusal:

@@ -9,15 +9,25 @@ from typing import Any
 
 from zk0.errors import FederationError
 from zk0.records import Member, SetScore
+from zk0.resources.disk_limit import folder_shares
 from zk0.settings.node_limits import NodeLimits
-from zk0.settings.plans import ClientPlan, EvaluationPlan, JoiningReportPlan, RoundPlan, SessionTerms
+from zk0.settings.plans import ClientPlan, EvaluationPlan, FeaturePlan, JoiningReportPlan, RoundPlan, SessionTerms
 from zk0.storage.atomic import atomic_write_text
 
 LIMITS = "limits"
 """Key in a node's configuration: its limits as JSON; a client of a session on one machine has none."""
 _STATE = "limits_state.json"
 _DAY = 86_400.0
+_ROUNDING = 1e-9
+"""Relative; a schedule ends at its minimum up to rounding."""
 _SESSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
+_KINDS = {
+    FeaturePlan: "compute features",
+    RoundPlan: "train",
+    EvaluationPlan: "evaluate",
+    JoiningReportPlan: "report what joining brought",
+}
+"""What plans of each class ask a node to do."""
 
 
 def node_limits(config: dict[str, Any]) -> NodeLimits | None:
@@ -33,6 +43,7 @@ def check_terms(terms: SessionTerms, config: dict[str, Any]) -> None:
     """
     if limits := node_limits(config):
         _raise_for(_terms_faults(terms, limits, Path(config["scratch"])))
+        _count_request("join", Path(config["scratch"]), limits)
 
 
 def check_plan(plan: ClientPlan, config: dict[str, Any]) -> None:
@@ -42,14 +53,16 @@ def check_plan(plan: ClientPlan, config: dict[str, Any]) -> None:
         FederationError: names each limit that is broken.
     """
     if limits := node_limits(config):
-        faults = [*_terms_faults(plan.terms, limits, Path(config["scratch"])), *_plan_faults(plan, limits)]
+        scratch = Path(config["scratch"])
+        faults = [*_terms_faults(plan.terms, limits, scratch), *_plan_faults(plan, limits)]
         if isinstance(plan, RoundPlan):
             faults += [*_round_faults(plan, limits)]
         if isinstance(plan, EvaluationPlan):
             faults += [*_evaluation_faults(plan, limits)]
+        if (used := sum(share.bytes for share in folder_shares(scratch)) / 1e9) > limits.max_disk_gb:
+            faults.append(f"{used:.3g} GB in this node's folder, at most {limits.max_disk_gb:g}")
         _raise_for(faults)
-        if isinstance(plan, RoundPlan):
-            _count_round(Path(config["scratch"]), limits)
+        _count_request(_KINDS[type(plan)], scratch, limits)
 
 
 def check_member(member: Member, terms: SessionTerms, config: dict[str, Any]) -> None:
@@ -77,8 +90,19 @@ def check_member(member: Member, terms: SessionTerms, config: dict[str, Any]) ->
         _write_state(scratch, state | {"holdout": terms.data.holdout_episodes})
 
 
+def check_epochs(plan: RoundPlan, train_frames: int, config: dict[str, Any]) -> None:
+    """Raise unless the passes over the client's frames that a plan asks for are as many frames as a round needs.
+
+    Raises:
+        FederationError: they are fewer.
+    """
+    limits, epochs = node_limits(config), plan.training.local_epochs
+    if limits and epochs and (frames := epochs * train_frames) < limits.min_round_frames:
+        _raise_for([f"{frames} frames in the epochs of a round, at least {limits.min_round_frames}"])
+
+
 def round_clock(config: dict[str, Any]) -> Callable[[], None]:
-    """Return a function that raises a FederationError once a round that starts now takes longer than allowed."""
+    """Return a function that raises a FederationError once work that starts now takes longer than a round may."""
     limits, started = node_limits(config), time.monotonic()
 
     def check() -> None:
@@ -117,9 +141,10 @@ def _terms_faults(terms: SessionTerms, limits: NodeLimits, scratch: Path) -> lis
 
 
 def _plan_faults(plan: ClientPlan, limits: NodeLimits) -> Iterator[str]:
-    training = plan.training
-    if plan.recipe.path not in limits.policies:
-        yield f"policy {plan.recipe.path[:80]!r}, one of {', '.join(limits.policies)}"
+    training, recipe = plan.training, plan.recipe
+    policy = recipe.path if recipe.revision is None else f"{recipe.path[:200]}@{recipe.revision}"
+    if policy not in limits.policies:
+        yield f"policy {policy[:300]!r}, one of {', '.join(limits.policies)}"
     if bad := [c for c in plan.recipe.cameras if not _SESSION.fullmatch(c)]:
         yield f"a camera named {bad[0][:40]!r}, letters, digits and _.- only"
     yield from _above("training.torch_threads", training.torch_threads, limits.max_threads)
@@ -131,6 +156,8 @@ def _plan_faults(plan: ClientPlan, limits: NodeLimits) -> Iterator[str]:
     yield from _above("training.eps", training.eps, limits.max_eps)
     yield from _above("training.weight_decay", training.weight_decay, limits.max_weight_decay)
     yield from _above("training.grad_clip_norm", training.grad_clip_norm, limits.max_grad_clip_norm)
+    if training.grad_clip_norm < limits.min_grad_clip_norm:
+        yield f"training.grad_clip_norm {training.grad_clip_norm:g}, at least {limits.min_grad_clip_norm:g}"
     if any(not limits.min_beta <= beta <= limits.max_beta for beta in training.betas):
         yield f"training.betas {training.betas}, {limits.min_beta:g} to {limits.max_beta:g}"
 
@@ -139,7 +166,7 @@ def _round_faults(plan: RoundPlan, limits: NodeLimits) -> Iterator[str]:
     training = plan.training
     yield from _above("lr", plan.lr, limits.max_lr)
     yield from _above("mu", plan.mu, limits.max_mu)
-    yield from _above("scheduler.eta_min", plan.scheduler.eta_min, limits.max_lr)
+    yield from _above("scheduler.eta_min", plan.scheduler.eta_min, plan.lr * (1 + _ROUNDING))
     if training.batch_size < limits.min_batch_frames:
         yield f"training.batch_size {training.batch_size}, at least {limits.min_batch_frames}"
     if training.local_steps is not None:
@@ -171,13 +198,14 @@ def _raise_for(faults: list[str]) -> None:
         )
 
 
-def _count_round(scratch: Path, limits: NodeLimits) -> None:
-    """Count a request to train; more than the limit in 24 hours are refused."""
+def _count_request(kind: str, scratch: Path, limits: NodeLimits) -> None:
+    """Count a request of a kind; more than the limit in 24 hours are refused."""
     state, now = _read_state(scratch), time.time()
-    recent = [at for at in state.get("rounds", []) if at > now - _DAY]
+    counted = state.get("requests", {})
+    recent = [at for at in counted.get(kind, []) if at > now - _DAY]
     if len(recent) >= limits.max_rounds_per_day:
-        _raise_for([f"{len(recent) + 1} rounds in 24 hours, at most {limits.max_rounds_per_day}"])
-    _write_state(scratch, state | {"rounds": [*recent, now]})
+        _raise_for([f"{len(recent) + 1} requests to {kind} in 24 hours, at most {limits.max_rounds_per_day}"])
+    _write_state(scratch, state | {"requests": {**counted, kind: [*recent, now]}})
 
 
 def _read_state(scratch: Path) -> dict[str, Any]:

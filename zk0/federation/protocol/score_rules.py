@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from math import isclose
+from statistics import fmean
 
 from zk0.records import EpisodeScore, Member, SetScore
 
@@ -41,8 +42,15 @@ def _size_faults(score: SetScore, member: Member) -> Iterator[str]:
 def _mean_faults(score: SetScore) -> Iterator[str]:
     for name in ("policy_loss", "action_error_degrees"):
         stated, mean = float(getattr(score, name)), _mean(score.episodes, name)
-        if score.episodes and not isclose(stated, mean, rel_tol=_TOLERANCE, abs_tol=_TOLERANCE):
+        if score.episodes and not _is_close(stated, mean):
             yield f"{name} {stated:.4g}, the mean of its episodes is {mean:.4g}"
+    stated, joints = score.action_error_degrees, score.joint_error_degrees
+    if joints and not _is_close(stated, mean := fmean(joints)):
+        yield f"action_error_degrees {stated:.4g}, the mean of its joints is {mean:.4g}"
+
+
+def _is_close(stated: float, mean: float) -> bool:
+    return isclose(stated, mean, rel_tol=_TOLERANCE, abs_tol=_TOLERANCE)
 
 
 def _mean(episodes: tuple[EpisodeScore, ...], name: str) -> float:

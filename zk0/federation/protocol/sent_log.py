@@ -22,6 +22,8 @@ REMOTE = "remote"
 """Key in a node's configuration: the server is on another machine."""
 _MAX_NAME, _MAX_ASKED, _MAX_ROUND = 200, 20_000, 10**7
 """Of a request, in the journal."""
+_MAX_PART, _MAX_LISTED = 130, 20
+"""Characters of a text and entries of a list in it: a long one must not displace what else was asked."""
 SENT_JOURNAL = "sent.jsonl"
 """Name of the journal in a client's scratch folder."""
 
@@ -74,7 +76,7 @@ def record_sent(message: Message, content: RecordDict, scratch: Path) -> None:
         round=number if type(number := plan.get("round")) is int and 0 <= number < _MAX_ROUND else None,
         text=json.dumps(answer, ensure_ascii=False),
         weights=None if path is None else _sent_weights(Path(str(path)), str(answer["update"])),
-        asked=clean_text(json.dumps({k: v for k, v in plan.items() if k != "statistics"}), _MAX_ASKED),
+        asked=clean_text(json.dumps(_shortened({k: v for k, v in plan.items() if k != "statistics"})), _MAX_ASKED),
         asked_digest=hashlib.sha256(asked.encode()).hexdigest(),
         ledger_head=newest_head_digest(request),
         server_journal=_server_journal(str(request.get(JOURNAL, "")), session, scratch / SENT_JOURNAL),
@@ -98,6 +100,16 @@ def _parsed_request(text: str) -> dict[str, Any]:
     except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def _shortened(value: Any) -> Any:
+    """Return a JSON value in which long texts are cut, and of long lists the first entries and the number are left."""
+    if isinstance(value, dict):
+        return {key[:_MAX_PART]: _shortened(one) for key, one in value.items()}
+    if isinstance(value, list):
+        more = [f"{len(value) - _MAX_LISTED} more"] if len(value) > _MAX_LISTED else []
+        return [*map(_shortened, value[:_MAX_LISTED]), *more]
+    return value[:_MAX_PART] if isinstance(value, str) else value
 
 
 def _session_terms(plan: dict[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import os
 import shutil
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import NamedTuple, Self
 
 from flwr.app import RecordDict
 from pydantic import ValidationError
@@ -12,13 +13,26 @@ from zk0.aggregation.verify import verify_update
 from zk0.errors import CheckpointError, FederationError, UpdateError
 from zk0.federation.flower.flower_message import WEIGHTS_PATH
 from zk0.federation.protocol.answers import MAX_REASON, UPDATE, parse_answer
-from zk0.records import Record, Refusal, Update, clean_text
+from zk0.records import Member, Record, Refusal, Update, clean_text
 from zk0.settings.plans import RoundPlan
 from zk0.storage.atomic import atomic_path, atomic_write_text
 from zk0.storage.record_lines import RecordLines
 from zk0.weights.compression import decompress_weights
 from zk0.weights.files import open_weights
 from zk0.weights.update_files import update_file_bytes, update_file_specs
+
+
+class JoinedWith(NamedTuple):
+    """What a client's updates may not say otherwise than its joining answer."""
+
+    frames: int
+    """Training frames."""
+    dataset: str
+
+    @classmethod
+    def of(cls, member: Member) -> Self:
+        """Return that of a joining answer."""
+        return cls(member.train_frames, member.dataset)
 
 
 class Spool:
@@ -30,15 +44,15 @@ class Spool:
     Args:
         folder: of the round; created if it does not exist.
         weights: file of the global weights that the plans start from.
-        frames: training frames of each client's joining answer, which its update must claim, too; a client that is
-            missing here may claim any number.
+        joined: of each client's joining answer. Its update must claim the same number of frames, and is recorded under
+            the same dataset; a client that is missing here may claim any.
     """
 
-    def __init__(self, folder: Path, weights: Path, frames: Mapping[str, int] | None = None) -> None:
+    def __init__(self, folder: Path, weights: Path, joined: Mapping[str, JoinedWith] | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._global = weights
-        self._frames = frames or {}
+        self._joined = joined or {}
         self.delta_norms: dict[str, float] = {}
         """L2 norm of each accepted update minus the global weights, by client."""
 
@@ -70,7 +84,9 @@ class Spool:
             source = Path(str(answer["answer"][WEIGHTS_PATH]))
             if problem := _form_problem(update, plan):
                 return self.refuse(plan.client, problem)
-            update = update.model_copy(update={"path": str(target), "bytes": self._checked_size(update, source)})
+            size = self._checked_size(update, source)
+            dataset = known.dataset if (known := self._joined.get(plan.client)) else update.dataset
+            update = update.model_copy(update={"path": str(target), "bytes": size, "dataset": dataset})
             self._store(update, source, target)
         except (FederationError, CheckpointError, UpdateError) as e:
             return self.refuse(plan.client, str(e))
@@ -133,8 +149,8 @@ class Spool:
             return problem
         if update.client != plan.client:
             return f"its answer names client {update.client}"
-        if update.examples != (frames := self._frames.get(plan.client, update.examples)):
-            return f"{update.examples} examples, expected the {frames} training frames that it joined with"
+        if (known := self._joined.get(plan.client)) and update.examples != known.frames:
+            return f"{update.examples} examples, expected the {known.frames} training frames that it joined with"
         found = verify_update(
             update,
             round=plan.round,

@@ -11,7 +11,7 @@ from zk0.errors import PolicyError
 from zk0.hub_outages import HUB_ERRORS
 from zk0.policy.load_files import check_complete, contract_features, locate_weights, policy_load_error
 from zk0.policy.smolvla.tiny_geometry import tiny_config, write_tiny_vlm
-from zk0.records import PolicyRecipe
+from zk0.records import PolicyRecipe, clean_text
 
 _VLM_PREFIX = "model.vlm_with_expert.vlm."
 
@@ -38,7 +38,7 @@ def carry_vlm_files(path: str, config: Any) -> Any:
     So the policy can be saved for other places.
 
     Raises:
-        PolicyError: the folder's files cannot be read.
+        PolicyError: the folder's files cannot be read, or a policy of the Hub names a folder of this machine.
     """
     from lerobot_policy_smolvla_bundled.configuration_smolvla_bundled import bundled
 
@@ -52,9 +52,18 @@ def vlm_folder(path: str, config: Any) -> Path | None:
     """The folder by which a policy's configuration names its vision-language model; None if it names none.
 
     Policies that zk0 0.1 saved name it relative to their own folder.
+
+    Raises:
+        PolicyError: the policy is of the Hub. Its author would choose which folder's files a saved policy carries.
     """
     relative = Path(path) / config.vlm_model_name
-    return next((f for f in (relative, Path(config.vlm_model_name)) if f.is_dir()), None)
+    found = next((f for f in (relative, Path(config.vlm_model_name)) if f.is_dir()), None)
+    if found is not None and not Path(path).is_dir():
+        raise PolicyError(
+            f"{path}: its config.json names a folder of this machine as its vision-language model "
+            f"({clean_text(config.vlm_model_name, 200)}); expected the name of a model on the Hub"
+        )
+    return found
 
 
 def load_smolvla(path: str, config: Any, revision: str | None = None) -> Any:
