@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _RIGHT_ALIGNED = ("round", "text", "weights", "norm")
 _DIGITS = 8
 _SHOWN = 5
-_ASKED_TRAINING = ("local_steps", "local_epochs", "batch_size", "betas", "eps", "grad_clip_norm", "adapter")
+_ASKED_TRAINING = ("local_steps", "local_epochs", "batch_size", "betas", "eps", "grad_clip_norm", "scope")
 
 
 def print_sent_messages(found: "Sequence[AuditedMessage]") -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from zk0.policy.kinds import kind_of_type
+from zk0.policy.kinds import kind_of, kind_of_type
 from zk0.policy.load_files import contract_features, read_policy_config
 from zk0.policy.plain.tiny_plain import TINY_PLAIN
 from zk0.policy.published_config import resolve_policy_path
@@ -27,7 +27,7 @@ def build_policy(recipe: PolicyRecipe, cache: Path, device: str = "cpu") -> Any:
         device: `cpu` or `cuda`.
 
     Raises:
-        PolicyError: the policy cannot be loaded, or SmolVLA's vision-language model would be trained.
+        PolicyError: the policy cannot be loaded, or a pattern of the recipe matches nothing that can be trained.
         HubUnavailable: the Hub cannot be reached now.
     """
     rng = torch.get_rng_state()
@@ -37,9 +37,7 @@ def build_policy(recipe: PolicyRecipe, cache: Path, device: str = "cpu") -> Any:
             policy = _build(recipe, cache)
     finally:
         torch.set_rng_state(rng)
-    for parameter in policy.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()
+    kind_of(policy).select_trained(policy, recipe.trained)
     policy.config.device = device
     policy.to(device)
     policy.eval()

@@ -22,6 +22,12 @@ def trainable_parameters(policy: Any) -> dict[str, torch.nn.Parameter]:
     return {n: p for n, p in sorted(policy.named_parameters()) if p.requires_grad}
 
 
+def cast_trainable(policy: Any) -> None:
+    """Make the trainable parameters fp32: in bf16, most of them would not change in a step of a small learning rate."""
+    for parameter in trainable_parameters(policy).values():
+        parameter.data = parameter.data.float()
+
+
 def trainable_weights(policy: Any) -> dict[str, NDArray[np.float32]]:
     """The trainable weights: fp32 arrays by name; names of LoRA factors are those of `zk0.weights.lora_factors`.
 

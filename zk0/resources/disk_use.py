@@ -131,7 +131,7 @@ def _updates(session: Session, shapes: PolicySizes) -> DiskPart:
 
 def update_bytes(session: Session, shapes: PolicySizes) -> int:
     """Return the size of the file that a client sends in a round, without lossless compression."""
-    if session.training.adapter == "lora":
+    if session.training.scope == "lora":
         return 4 * session.training.lora_rank * shapes.lora_sides + _FILE_BYTES
     each = _WIRE_BYTES[session.federation.wire] * (2 if _uses_control_variates(session) else 1)
     return ceil(each * shapes.trainable) + _FILE_BYTES

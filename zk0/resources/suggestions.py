@@ -177,7 +177,7 @@ def _smaller_images(needs: SessionNeeds) -> tuple[str, SessionNeeds] | None:
     )
 
 
-_MEMORY_CHANGES: Sequence[Change] = (_accumulate, _one_worker, _setting(training__adapter="lora"))
+_MEMORY_CHANGES: Sequence[Change] = (_accumulate, _one_worker, _setting(training__scope="lora"))
 _FOLDER_CHANGES: Sequence[Change] = (
     _setting(keep_updates=False),
     _setting(keep_weights=False),

@@ -6,9 +6,9 @@ weights that come with it, and the settings of the work. A client keeps no state
 
 import hashlib
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from zk0.records import MAX_INDEX, MAX_TEXT, PolicyRecipe, Record, Statistics, WireFormat
 from zk0.settings.dataset_settings import ContractSettings, DataSettings, SimulatorSettings
@@ -43,6 +43,12 @@ class ClientPlan(Record):
     """Statistics of the federation; None: the client normalizes with its own."""
     training: LocalTrainingSettings
     wire: WireFormat = WireFormat()
+
+    @model_validator(mode="after")
+    def _recipe_trains_the_scope(self) -> Self:
+        if self.recipe.trained != self.training.trained_patterns():
+            raise ValueError(f"the recipe trains {self.recipe.trained}, training.scope is {self.training.scope}")
+        return self
 
 
 class FeaturePlan(ClientPlan):

@@ -116,14 +116,14 @@ class Session(Record):
             )
         if self.evaluation.joining_report and self.data.holdout_episodes == 0:
             raise ValueError("evaluation.joining_report needs data.holdout_episodes of 1 or more")
-        if self.training.adapter != "none" and self.federation.wire != "fp32":
+        if self.training.scope == "lora" and self.federation.wire != "fp32":
             raise ValueError(
-                f"federation.wire {self.federation.wire} with training.adapter lora: LoRA factors are sent as fp32"
+                f"federation.wire {self.federation.wire} with training.scope lora: LoRA factors are sent as fp32"
             )
-        if self.federation.wire_down != "fp32" and self.federation.wire == "fp32" and self.training.adapter == "none":
+        if self.federation.wire_down != "fp32" and self.federation.wire == "fp32" and self.training.scope != "lora":
             raise ValueError(
                 f"federation.wire_down {self.federation.wire_down} needs deltas in return (federation.wire bf16 or "
-                "int8, or training.adapter lora): full weights would carry its rounding errors to the server"
+                "int8, or training.scope lora): full weights would carry its rounding errors to the server"
             )
         if self.federation.engine == "ray" and self.federation.workers == 0:
             raise ValueError("federation.workers must be at least 1 with the ray engine")

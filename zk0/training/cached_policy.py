@@ -22,7 +22,7 @@ from zk0.training.gpu_share import lock_folder, own_gpu
 
 def planned_adapter(policy: Any, plan: RoundPlan) -> AbstractContextManager[None]:
     """Inside the block the policy has the adapter of the plan: none, or LoRA with the same factors on all clients."""
-    if plan.training.adapter == "none":
+    if plan.training.scope != "lora":
         return nullcontext()
     seed = round_seed(plan.terms.seed, plan.round, "adapters")  # this string decides every factor A: it must not change
     return lora_attached(policy, plan.training, seed)
