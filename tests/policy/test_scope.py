@@ -80,8 +80,14 @@ def test_the_language_model_without_the_vision_encoder(built: Callable[..., Any]
 @pytest.mark.parametrize(
     ("patterns", "message"),
     [
-        (("model.actionin_proj.*",), r"model.actionin_proj.\* matches no parameter; the nearest are model.action_in_proj"),
-        ((f"{VLM}lm_head.*",), r"lm_head.\* matches only parameters that LeRobot never trains \(first: .*lm_head.weight"),
+        (
+            ("model.actionin_proj.*",),
+            r"model.actionin_proj.\* matches no parameter; the nearest are model.action_in_proj",
+        ),
+        (
+            (f"{VLM}lm_head.*",),
+            r"lm_head.\* matches only parameters that LeRobot never trains \(first: .*lm_head.weight",
+        ),
         (("q_proj", "model.state_proj.bias", "v_proj"), "q_proj matches no parameter.*v_proj matches no parameter"),
         (("state_proj.bias",), "state_proj.bias matches no parameter; the nearest are model.state_proj.bias"),
     ],
@@ -99,7 +105,7 @@ def test_other_policies(built: Callable[..., Any]) -> None:
     assert trained(built("model.action_head.*", path="tiny-act")) == {
         "model.action_head.weight", "model.action_head.bias",
     }  # fmt: skip
-    with pytest.raises(PolicyError, match="the nearest are model.action_head.bias"):
+    with pytest.raises(PolicyError, match=r"the nearest are model\.action_head\.bias"):
         built("model.actionhead.bias", path="tiny-act")
 
 
