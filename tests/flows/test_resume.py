@@ -41,6 +41,7 @@ SETTINGS = {
     "late": (f"clients=[{LATE}]",),
     "act": ACT,
     "all": EVERYTHING,
+    "personal": ("training.personal=['model.action_out_proj.*']",),
     "buffered": BUFFERED,
     "buffered-int8": (*BUFFERED, *INT8),
 }
@@ -128,6 +129,7 @@ KILLS |= {
     "arrival without line, int8": Kill(("open", ARRIVALS, 1), settings="buffered-int8"),
 }
 KILLS["training, act"] = replace(KILLS["training"], settings="act", to_the_end=True)
+KILLS["training, personal"] = replace(KILLS["training"], settings="personal", to_the_end=True)
 KILLS["training, all"] = replace(KILLS["training"], settings="all")
 BY_DEFAULT += ("update cut, scaffold", "between arrivals")
 

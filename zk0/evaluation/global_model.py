@@ -39,6 +39,7 @@ def policy_recipe(session: Session) -> PolicyRecipe:
         joints=len(session.contract.joints),
         seed=session.seed,
         trained=session.training.trained_patterns(),
+        personal=session.training.personal,
     )
 
 

@@ -11,6 +11,7 @@ from zk0.policy.kinds import kind_of, kind_of_type
 from zk0.policy.load_files import contract_features, read_policy_config
 from zk0.policy.plain.tiny_plain import TINY_PLAIN
 from zk0.policy.published_config import resolve_policy_path
+from zk0.policy.scope import mark_personal
 from zk0.policy.smolvla.build_smolvla import build_tiny_smolvla
 from zk0.records import PolicyRecipe
 from zk0.settings.training_settings import TINY
@@ -38,6 +39,7 @@ def build_policy(recipe: PolicyRecipe, cache: Path, device: str = "cpu") -> Any:
     finally:
         torch.set_rng_state(rng)
     kind_of(policy).select_trained(policy, recipe.trained)
+    mark_personal(policy, recipe.personal)
     policy.config.device = device
     policy.to(device)
     policy.eval()

@@ -1,5 +1,6 @@
 """What in a policy's config.json a session cannot work with, known before weights are downloaded."""
 
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -7,11 +8,11 @@ from typing import Any
 from zk0.errors import PolicyError
 from zk0.policy.policy_shapes import VLM_PREFIX
 from zk0.policy.published_config import SMOLVLA_TYPES, read_published_config, resolve_policy_path
-from zk0.policy.scope import matching_names, unmatched_patterns
+from zk0.policy.scope import matching_names, personal_faults, unmatched_patterns
 from zk0.policy.stored_tensors import read_stored_tensors
 from zk0.records import ACTION, STATE, PolicyRecipe
 from zk0.settings.session import Session
-from zk0.settings.training_settings import BASE, TINY, TINY_ACT, TINY_DIFFUSION
+from zk0.settings.training_settings import BASE, TINY, TINY_ACT, TINY_DIFFUSION, TrainingSettings
 
 _NO_CACHE = {
     "add_image_special_tokens": "adds image tokens",
@@ -52,22 +53,31 @@ def policy_config_faults(session: Session) -> list[str]:
 
 
 def _scope_faults(session: Session) -> list[str]:
-    """Patterns of `training.scope` that match nothing, and parameters among them whose outputs are cached."""
-    scope, features = session.training.scope, session.training.features
-    if not isinstance(scope, tuple):
+    """Patterns that match nothing, and parameters of the scope whose outputs are cached."""
+    training, features = session.training, session.training.features
+    scope = training.scope if isinstance(training.scope, tuple) else ()
+    if not (scope or training.personal):
         return []
     try:
         names = _parameter_names(session)
     except PolicyError as e:
         return [str(e)]
-    found = unmatched_patterns(scope, names)
-    cached = sorted(name for name in matching_names(scope, names) if name.startswith(VLM_PREFIX))
+    trained = _trained_names(training, names)
+    found = [*unmatched_patterns(scope, names), *personal_faults(training.personal, trained)]
+    cached = [name for name in trained if name.startswith(VLM_PREFIX)]
     if cached and features != "off":
         found.append(
             f"training.scope trains {len(cached)} tensors of the vision-language model (first: {cached[0]}), whose "
             f'outputs training.features {features} caches; set training.features = "off"'
         )
     return found
+
+
+def _trained_names(training: TrainingSettings, names: Sequence[str]) -> list[str]:
+    patterns = training.trained_patterns()
+    if patterns:
+        return sorted(matching_names(patterns, names))
+    return [name for name in names if not name.startswith(VLM_PREFIX)]
 
 
 def _parameter_names(session: Session) -> list[str]:

@@ -181,7 +181,9 @@ class PolicyRecipe(Record):
     type: Name = "smolvla"
     """LeRobot's type of the policy; `smolvla` also for `smolvla_bundled`. Reports name the policy by it."""
     trained: ParameterPatterns = ()
-    """Patterns of the parameters that are trained and sent; empty: those of the scope `expert`."""
+    """Patterns of the parameters that are trained; empty: those of the scope `expert`."""
+    personal: ParameterPatterns = ()
+    """Patterns of the trained parameters that each client keeps for itself; all others are sent."""
 
 
 JoiningStepName = Literal["fetch", "repair", "check", "split", "statistics"]

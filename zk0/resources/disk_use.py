@@ -163,9 +163,10 @@ def _uses_control_variates(session: Session) -> bool:
 
 
 def _saved_policies(session: Session, shapes: PolicySizes) -> DiskPart:
-    """Saved policies, among them that of the best round."""
+    """Saved policies, among them that of the best round and the clients' own."""
     saved = sum(session.saves_policy_after(number) for number in range(session.rounds + 1))
-    size = min(saved + 1, session.rounds + 1) * (shapes.saved_bytes + _DESCRIPTION_BYTES)
+    own = len(session.client_names()) if session.training.personal else 0
+    size = (min(saved + 1, session.rounds + 1) + own) * (shapes.saved_bytes + _DESCRIPTION_BYTES)
     return _in_session("saved policies", size, size)
 
 

@@ -48,6 +48,8 @@ class ClientPlan(Record):
     def _recipe_trains_the_scope(self) -> Self:
         if self.recipe.trained != self.training.trained_patterns():
             raise ValueError(f"the recipe trains {self.recipe.trained}, training.scope is {self.training.scope}")
+        if self.recipe.personal != self.training.personal:
+            raise ValueError(f"personal are {self.recipe.personal} in the recipe, {self.training.personal} in training")
         return self
 
 
@@ -80,6 +82,8 @@ class EvaluationPlan(ClientPlan):
     """Frames 0, N, 2N, ... of each episode are evaluated."""
     video: VideoPlan | None = None
     """None: no video is rendered."""
+    save_personal: bool = False
+    """The client saves its own policy: the global weights with its own parameters."""
 
 
 class JoiningReportPlan(EvaluationPlan):

@@ -130,6 +130,20 @@ class Session(Record):
         return self
 
     @model_validator(mode="after")
+    def _personal_policies_are_evaluated(self) -> Self:
+        if self.training.personal and not self.evaluates_on_clients():
+            raise ValueError(
+                "training.personal needs data.holdout_episodes and evaluation.clients_frequency of 1 or more, and "
+                "evaluation.datasets beside a [partition]: a client saves its own policy when it evaluates"
+            )
+        if self.training.personal and self.evaluation.joining_report:
+            raise ValueError(
+                "evaluation.joining_report with training.personal: the report compares models that all parameters are "
+                "federated of; leave one of the two out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _clients_of_a_ray_cluster_keep_no_state(self) -> Self:
         if self.federation.ray_address is None:
             return self
@@ -139,6 +153,7 @@ class Session(Record):
             "federation.wire int8": self.federation.wire == "int8",
             "aggregation.strategy scaffold": self.aggregation.strategy == "scaffold",
             "evaluation.joining_report": self.evaluation.joining_report,
+            "training.personal": bool(self.training.personal),
         }
         if found := [name for name, is_set in stateful.items() if is_set]:
             raise ValueError(

@@ -68,6 +68,11 @@ class LocalTrainingSettings(Record):
         "vision-language model, too, with features off; or a list of patterns of parameter names, such as "
         '`["model.action_*"]`',
     )
+    personal: ParameterPatterns = Field(
+        default=(),
+        description="patterns of parameters, among those of `scope`, that each client trains for itself: they are kept "
+        "on the client, never sent, and saved as a policy of its own; empty: none",
+    )
     lora_rank: int = Field(default=16, ge=1, le=4096, description="LoRA rank")
     lora_alpha: int = Field(default=32, ge=1, le=10**6, description="LoRA scaling: alpha / rank")
     lora_dropout: float = Field(default=0.1, ge=0, lt=1, description="LoRA dropout")
@@ -159,6 +164,14 @@ class LocalTrainingSettings(Record):
             raise ValueError(
                 f"scope all trains the vision-language model, whose outputs features {self.features} caches; "
                 'set training.features = "off"'
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _personal_parameters_are_weights(self) -> Self:
+        if self.personal and self.scope == "lora":
+            raise ValueError(
+                'personal with scope lora: only factors are trained then; expected scope "expert", "all" or patterns'
             )
         return self
 

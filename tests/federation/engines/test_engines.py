@@ -11,6 +11,7 @@ import pytest
 from zk0.settings.session import Session
 from zk0.weights.digests import load_weights
 
+PERSONAL = ("model.action_out_proj.*", "model.vlm_with_expert.vlm.model.connector.*")
 STEPS = {(c, r, s, 3) for c in "abc" for r in (1, 2) for s in (1, 2, 3)} | {(c, 3, 1, 1) for c in "abc"}
 
 
@@ -161,16 +162,18 @@ def test_ray_ends_with_the_same_digest(
     check_client_folders(tmp_path)
 
 
-@pytest.fixture(scope="module", params=["act", "all"])
+@pytest.fixture(scope="module", params=["act", "all", "personal"])
 def other_session(request: pytest.FixtureRequest, session_of: Callable[..., Session]) -> Session:
     """A session that decodes its frames in each step.
 
-    act: a policy that draws from torch's global random state; all: SmolVLA with its vision-language model.
+    act: a policy that draws from torch's global random state; all: SmolVLA with its vision-language model; personal:
+    each client keeps a part of it.
     """
     training = {"local_steps": 2, "batch_size": 4, "features": "off", "lr": 1e-4}
     if request.param == "act":
         return session_of(policy={"path": "tiny-act"}, training=training)
-    return session_of(training=training | {"scope": "all"})
+    personal = {"personal": PERSONAL} if request.param == "personal" else {}
+    return session_of(training=training | {"scope": "all"} | personal)
 
 
 @pytest.fixture(scope="module")
@@ -193,6 +196,10 @@ def other_digests_on(federation: Any, driven: Any) -> list[str]:
         driven.average(collected.updates)
     scores = driven.evaluate(federation, every_frames=6).scores
     assert len(scores) == 3
+    personal = bool(driven.recipe.personal)
+    assert [score.personal is not None for score in scores] == [personal] * 3
+    assert all(score.personal != score.score for score in scores)
+    assert ("model.action_out_proj.bias" in load_weights(Path(driven.history[-1].path))) is not (personal or is_act)
     return [*(checkpoint.digest for checkpoint in driven.history), *(s.model_dump_json() for s in scores)]
 
 
