@@ -19,7 +19,7 @@ BUILT_IN_POLICIES = (TINY, BASE, TINY_ACT, TINY_DIFFUSION)
 
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
-Scope = Literal["expert", "lora", "all"]
+TrainingScope = Literal["expert", "lora", "all"]
 """Names of the sets of parameters that may be trained; any other set is a list of patterns."""
 
 
@@ -61,7 +61,7 @@ class LocalTrainingSettings(Record):
     eps: float = Field(default=1e-8, gt=0, le=1e-2, description="AdamW epsilon")
     weight_decay: float = Field(default=1e-10, ge=0, description="AdamW weight decay")
     grad_clip_norm: float = Field(default=10.0, gt=0, description="gradients are clipped to this L2 norm")
-    scope: Scope | ParameterPatterns = Field(
+    scope: TrainingScope | ParameterPatterns = Field(
         default="expert",
         description="parameters that are trained and sent. expert: SmolVLA's action expert and projections, and all of "
         "a policy that has no action expert; lora: LoRA factors of the action expert's matrices; all: the "
@@ -141,7 +141,7 @@ class LocalTrainingSettings(Record):
     def _scope_is_known(cls, scope: Any) -> Any:
         if scope in ([], ()):
             raise ValueError("an empty list trains nothing; expected at least one pattern")
-        if isinstance(scope, str) and scope not in (names := get_args(Scope)):
+        if isinstance(scope, str) and scope not in (names := get_args(TrainingScope)):
             raise ValueError(f'expected {", ".join(names)} or a list of patterns such as ["{scope}"], found {scope!r}')
         return scope
 
