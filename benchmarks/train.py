@@ -33,7 +33,7 @@ ZK0_VARIANTS: dict[str, dict[str, Any]] = {
     "off": {"features": "off"},
     "embeddings": {"features": "embeddings"},
     "kv": {"features": "kv"},
-    "lora": {"features": "embeddings", "adapter": "lora"},
+    "lora": {"features": "embeddings", "scope": "lora"},
     "deterministic": {"features": "embeddings", "deterministic": True},
     "compiled": {"features": "kv", "compile": True},
 }

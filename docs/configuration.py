@@ -107,10 +107,13 @@ def limits(field: FieldInfo) -> Iterator[str]:
 def type_text(annotation: Any) -> str:
     """A type in words."""
     origin, inner = get_origin(annotation), get_args(annotation)
+    if origin is Annotated and get_origin(inner[0]) is tuple:
+        return type_text(inner[0])
     if origin is Annotated:
         return ", ".join([type_text(inner[0]), *(limit for m in inner[1:] for limit in limits(m))])
     if origin in (Union, UnionType):
-        return type_text(next(a for a in inner if a is not NoneType)) + (", or unset" if NoneType in inner else "")
+        kinds = " or ".join(type_text(a) for a in inner if a is not NoneType)
+        return kinds + (", or unset" if NoneType in inner else "")
     if origin is Literal:
         return " or ".join(
             f'`"{choice}"`' if isinstance(choice, str) else f"`{str(choice).lower()}`" for choice in inner

@@ -166,5 +166,6 @@ def _enter_state(run: TaskRun, state: State[Any], follows: Event | None) -> tupl
 def answer_summary(found: Update | ClientScore) -> str:
     """Return the numbers of a client's result, for a log line."""
     if isinstance(found, ClientScore):
-        return f"policy loss {found.score.policy_loss:.4f} on held-out episodes"
+        own = "" if found.personal is None else f", {found.personal.policy_loss:.4f} of the client's own policy"
+        return f"policy loss {found.score.policy_loss:.4f}{own} on held-out episodes"
     return f"loss {found.metrics.policy_loss:.4f}, {found.metrics.local_steps} steps, {found.metrics.seconds:.1f} s"

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _RIGHT_ALIGNED = ("round", "text", "weights", "norm")
 _DIGITS = 8
 _SHOWN = 5
-_ASKED_TRAINING = ("local_steps", "local_epochs", "batch_size", "betas", "eps", "grad_clip_norm", "adapter")
+_ASKED_TRAINING = ("local_steps", "local_epochs", "batch_size", "betas", "eps", "grad_clip_norm", "scope", "personal")
 
 
 def print_sent_messages(found: "Sequence[AuditedMessage]") -> None:
@@ -88,7 +88,7 @@ def _asked_text(asked: str) -> str:
             "policy": plan.get("recipe", {}).get("path"),
             "holdout_episodes": terms.get("data", {}).get("holdout_episodes"),
             **{key: plan.get(key) for key in ("lr", "mu", "use_control_variates", "every_frames", "times")},
-            **{key: training.get(key) for key in _ASKED_TRAINING},
+            **{key: training.get(key) or None for key in _ASKED_TRAINING},
         }
     except (ValueError, AttributeError):
         return "something that is no plan"

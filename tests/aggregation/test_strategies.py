@@ -125,7 +125,7 @@ def test_what_needs_a_mean_of_all_updates(aggregation, changes, what):
     [
         {"federation": {"wire": "bf16"}},
         {"federation": {"wire": "int8", "wire_down": "int8"}},
-        {"training": {"adapter": "lora"}},
+        {"training": {"scope": "lora"}},
     ],
 )
 def test_control_variates_need_dense_float32_weights(changes):

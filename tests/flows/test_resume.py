@@ -33,12 +33,15 @@ LATE = ", ".join(f'{{name="{n}", dataset="local:DATA/{n}", from_round={1 + (n ==
 ALL = ", ".join(f'{{name="{n}", dataset="local:DATA/{n}"}}' for n in "abc")
 BUFFERED = (f"clients=[{ALL}]", "federation.mode=buffered", "buffer.simulated_seconds={a=1, b=2, c=3}")
 ACT = ("policy.path=tiny-act", "training.features=off")
+EVERYTHING = ("training.features=off", "training.scope=all")
 SETTINGS = {
     "fedavgm": (),
     "scaffold": SCAFFOLD,
     "int8": INT8,
     "late": (f"clients=[{LATE}]",),
     "act": ACT,
+    "all": EVERYTHING,
+    "personal": ("training.personal=['model.action_out_proj.*']",),
     "buffered": BUFFERED,
     "buffered-int8": (*BUFFERED, *INT8),
 }
@@ -126,6 +129,8 @@ KILLS |= {
     "arrival without line, int8": Kill(("open", ARRIVALS, 1), settings="buffered-int8"),
 }
 KILLS["training, act"] = replace(KILLS["training"], settings="act", to_the_end=True)
+KILLS["training, personal"] = replace(KILLS["training"], settings="personal", to_the_end=True)
+KILLS["training, all"] = replace(KILLS["training"], settings="all")
 BY_DEFAULT += ("update cut, scaffold", "between arrivals")
 
 

@@ -28,7 +28,7 @@ SMALL = {
 }
 KINDS: dict[str, dict[str, Any]] = {
     "plain": {},
-    "lora": {"training.adapter": "lora"},
+    "lora": {"training.scope": "lora"},
     "int8": {"federation.wire": "int8", "federation.wire_down": "int8"},
 }
 

@@ -295,10 +295,10 @@ CONFIG = {
 def test_what_a_session_cannot_do_is_named_before_anything_starts(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))
     assert faults(tmp_path, lambda c: None) == []
-    cached, lora = faults(tmp_path, lambda c: None, features="kv", adapter="lora")
+    cached, lora = faults(tmp_path, lambda c: None, features="kv", scope="lora")
     assert cached.startswith("training.features kv: ")
     assert cached.endswith('set training.features = "off"')
-    assert lora.startswith("training.adapter lora: ")
+    assert lora.startswith("training.scope lora: ")
     (size,) = faults(tmp_path, lambda c: c["output_features"][ACTION].update(shape=[7]))
     assert size == "action of shape [7], expected the contract's 6 joints: [6]"
     found = faults(tmp_path, lambda c: c["normalization_mapping"].update(STATE="QUANTILES"))

@@ -359,10 +359,6 @@ UNUSABLE = {
     "config is no JSON": (lambda f: (f / "config.json").write_text("{"), "cannot be loaded"),
     "config has an unknown field": (change_config(surprise=1), "surprise|cannot be loaded"),
     "another kind of policy": (change_config(type="nonsense"), "nonsense"),
-    "the language model is trained": (change_config(train_expert_only=False), "would be trained.*train_expert_only"),
-    "the vision encoder is trained": (
-        change_config(train_expert_only=False, freeze_vision_encoder=False), "would be trained",
-    ),
 }  # fmt: skip
 
 

@@ -69,7 +69,7 @@ def test_attempts_in_closed_loop(
 
 
 def test_lora_settings_are_listed(session: Session, members: list[Member], history: list[RoundRecord]) -> None:
-    lora = session.training.model_copy(update={"adapter": "lora", "lora_rank": 8})
+    lora = session.training.model_copy(update={"scope": "lora", "lora_rank": 8})
     _, body = _parts(model_card(session.model_copy(update={"training": lora}), members, history))
     trained = dict(_rows(body, "setting"))["trained weights"]
     assert trained == "LoRA on the action expert's matrices, rank 8, alpha 32, dropout 0.1, merged into these weights"

@@ -97,7 +97,7 @@ def test_updates_of_clients(tmp_path: Path, full: PolicyShapes) -> None:
     for name, changes in {
         "fp32": {},
         "kept": {"keep_updates": True, "rounds": 3},
-        "lora": {"training.adapter": "lora"},
+        "lora": {"training.scope": "lora"},
         "bf16": {"federation.wire": "bf16"},
         "int8": {"federation.wire": "int8"},
     }.items():

@@ -69,7 +69,7 @@ def test_operations_are_those_that_were_counted(full: PolicyShapes) -> None:
         ({}, 4475),
         ({"training.features": "kv"}, 4458),
         ({"training.features": "off"}, 4654),
-        ({"training.adapter": "lora"}, 3029),
+        ({"training.scope": "lora"}, 3029),
     ],
 )
 def test_memory_of_a_worker_is_what_was_measured(in_fp32: PolicyShapes, changes: dict[str, Any], peak_mib: int) -> None:
@@ -137,7 +137,7 @@ def test_suggestions_fit_a_laptop_and_are_computed(full: PolicyShapes) -> None:
     small = LAPTOP.model_copy(update={"memory_bytes": 8 * 10**9})
     (memory,) = find_shortages(needs_of(full, small))
     assert [s.change.removeprefix("--set ") for s in memory.suggestions] == [
-        "training.accumulate_steps=8", "federation.workers=1", "training.adapter=lora",
+        "training.accumulate_steps=8", "federation.workers=1", "training.scope=lora",
     ]  # fmt: skip
     needed = [s.needed for s in memory.suggestions]
     assert needed == sorted(needed, reverse=True)

@@ -112,6 +112,31 @@ class TestOneClientIsPlainTraining:
         assert mean.param_update_norm == pytest.approx(moved, rel=1e-6)
         assert update.metrics.update_norm == pytest.approx(moved, rel=1e-6)
 
+    def test_with_the_vision_language_model(
+        self, client: Any, recordings: dict, plan: Callable[..., RoundPlan], shared_cache: Path, tmp_path: Path
+    ) -> None:
+        """Full fine-tuning, scope `all`: to the bit as LeRobot's training of an unfrozen policy."""
+        from zk0.policy.build import build_policy
+        from zk0.policy.trainable import trainable_weights
+        from zk0.weights.digests import load_weights
+        from zk0.weights.writer import save_weights
+
+        recipe = plan().recipe.model_copy(update={"trained": ("*",)})
+        policy = build_policy(recipe, shared_cache)
+        start = tmp_path / "start.safetensors"
+        digest, _ = save_weights(start, trainable_weights(policy))
+        training = {"scope": "all", "features": "off", "local_steps": 3}
+        round_plan = plan(training, recipe=recipe, global_digest=digest)
+        update = client.train(round_plan, start)
+        frozen = {n: p.clone() for n, p in policy.named_parameters() if not p.requires_grad}
+        plain_training(policy, recordings["a"], round_plan.statistics, round_seed(42, 1, "a"), cosine(1e-3, 3), mu=0.0)
+        expected, found, before = arrays(policy), load_weights(Path(update.path), update.digest), load_weights(start)
+        assert expected.keys() == found.keys()
+        assert all(expected[n].tobytes() == found[n].tobytes() for n in expected)
+        assert all((before[n] != found[n]).any() for n in found)
+        assert all(torch.equal(p, frozen[n]) for n, p in policy.named_parameters() if n in frozen)
+        assert client.train(plan(training, recipe=recipe, global_digest=digest, mu=0.1), start).digest != update.digest
+
     def test_with_the_proximal_term(
         self, client: Any, policy: Any, recordings: dict, start: tuple, plan: Callable[..., RoundPlan]
     ) -> None:
@@ -429,12 +454,12 @@ class TestOutOfMemory:
         assert [sizes for _, sizes in found] == [[16, 8, 4] + [4] * 8, [4] * 8, [4] * 8]
         assert found[0][0] == found[1][0] == found[2][0]
 
-    @pytest.mark.parametrize("adapter", ["none", "lora"])
+    @pytest.mark.parametrize("scope", ["expert", "lora"])
     def test_looking_for_parts_changes_no_number(
-        self, client: Any, start: tuple, plan: Callable[..., RoundPlan], adapter: str
+        self, client: Any, start: tuple, plan: Callable[..., RoundPlan], scope: str
     ) -> None:
         """LoRA's dropout draws random numbers while the memory is tried, too."""
-        whole, found = (client.train(plan({"adapter": adapter, "accumulate_steps": n}), start[0]) for n in (1, 0))
+        whole, found = (client.train(plan({"scope": scope, "accumulate_steps": n}), start[0]) for n in (1, 0))
         assert found.digest == whole.digest
 
     def test_looking_for_parts_when_not_even_one_fits(

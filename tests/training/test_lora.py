@@ -16,7 +16,7 @@ from zk0.weights.digests import load_weights
 from zk0.weights.files import open_weights
 from zk0.weights.lora_factors import MergedWeights, lora_factor_names, lora_factor_specs, lora_targets
 
-LORA = {"adapter": "lora", "lora_rank": 4, "lora_alpha": 32, "local_steps": 3}
+LORA = {"scope": "lora", "lora_rank": 4, "lora_alpha": 32, "local_steps": 3}
 EXPERT = r".*lm_expert\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
 
 
@@ -195,7 +195,7 @@ class TestFullGeometry:
         from zk0.weights.tensor_spec import TensorSpec
 
         specs = {n: TensorSpec.of(w) for n, w in trainable_weights(full).items()}
-        training = LocalTrainingSettings(adapter="lora")
+        training = LocalTrainingSettings(scope="lora")
         with lora_attached(full, training, seed=1):
             assert sum(p.numel() for p in trainable_parameters(full).values()) == 3_416_064
             sent = {n: TensorSpec.of(w) for n, w in trainable_weights(full).items()}

@@ -119,7 +119,7 @@ class TestCompiled:
 
         monkeypatch.setattr(compilation, "BACKEND", "eager")
         counters.clear()
-        for changes in ({"local_steps": 4}, {"local_steps": 1, "adapter": "lora"}):
+        for changes in ({"local_steps": 4}, {"local_steps": 1, "scope": "lora"}):
             found = []
             for chosen in (plan({**changes, "compile": compiled, "features": "kv"}) for compiled in (False, True)):
 

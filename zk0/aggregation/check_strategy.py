@@ -39,9 +39,9 @@ def _mismatches(strategy: Strategy, session: Session) -> Iterator[str]:
     for name in (name for name, is_set in needing_a_mean.items() if is_set and not strategy.is_mean_of_all):
         means = ", ".join(name for name, other in STRATEGIES.items() if other.is_mean_of_all)
         yield f"{name} needs a strategy that is a mean of all updates ({means}), found strategy {strategy.name}"
-    is_dense = session.training.adapter == "none" and session.federation.wire == session.federation.wire_down == "fp32"
+    is_dense = session.training.scope != "lora" and session.federation.wire == session.federation.wire_down == "fp32"
     if strategy.uses_control_variates and not is_dense:
         yield (
             f"aggregation.strategy {strategy.name} needs dense float32 weights in both directions: expected "
-            'federation.wire "fp32", federation.wire_down "fp32" and training.adapter "none"'
+            'federation.wire "fp32", federation.wire_down "fp32" and no training.scope "lora"'
         )

@@ -21,7 +21,7 @@ from zk0.audit.ledger import Ledger
 from zk0.client.client import Client
 from zk0.client.pooled_examples import PooledExamples
 from zk0.client.update_outbox import TrainedUpdate, UpdateOutbox
-from zk0.errors import DatasetError, LedgerError
+from zk0.errors import DatasetError, LedgerError, SettingsError
 from zk0.evaluation.closed_loop import roll_out_task
 from zk0.evaluation.global_model import evaluate_weights, policy_with_weights
 from zk0.evaluation.session_setup import SessionSetup
@@ -90,7 +90,16 @@ class Baseline:
         return clients
 
     def run(self) -> tuple[RoundRecord, ...]:
-        """Train the missing rounds, evaluate the last model and roll it out; all rounds of the baseline."""
+        """Train the missing rounds, evaluate the last model and roll it out; all rounds of the baseline.
+
+        Raises:
+            SettingsError: the session has personal parameters, which a baseline would not keep apart.
+        """
+        if personal := self.session.training.personal:
+            raise SettingsError(
+                f"{self.source.path}: training.personal {', '.join(personal)}; baselines of such a session are not "
+                "available, expected one in which all parameters are federated"
+            )
         self.folder.mkdir(parents=True, exist_ok=True)
         ledger, last = Ledger(self.folder / "ledger.jsonl"), self.federated[-1].round
         history = ledger.read() or self._record_round_0(ledger)

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from zk0.client.personal_policy import PersonalPolicy
 from zk0.client.start_weights import open_start_weights
 from zk0.client.update_outbox import TrainedUpdate, UpdateOutbox
 from zk0.data.check.admission import admit_dataset
@@ -26,13 +27,14 @@ from zk0.data.split import split_episodes
 from zk0.data.statistics import measure_statistics, with_smallest_std
 from zk0.errors import EvaluationError
 from zk0.evaluation.scores import score_policy
-from zk0.policy.trainable import install_weights, trainable_parameters, trainable_weights
+from zk0.policy.trainable import install_weights, sent_parameters, trainable_weights
 from zk0.records import (
     ClientScore,
     DatasetReport,
     JoiningStep,
     JoiningStepName,
     Member,
+    SetScore,
     Split,
     Statistics,
     Update,
@@ -245,11 +247,14 @@ class Client:
         with open_start_weights(plan, weights) as start:
             install_weights(policy, without_control(start))
             control = self._control_correction(plan, policy, start)
+        own = self.own_policy(plan)
+        own.begin_round(policy)
         examples = self.training_examples(plan, policy, on_frames)
         with planned_adapter(policy, plan):
             metrics = fit(policy, examples, plan, on_step, control)
             new_control = control.new_client_control() if control else None
             trained = TrainedUpdate(trainable_weights(policy), examples.frames, metrics, new_control)
+            own.store(policy)  # before the update, whose record says that the round is trained
             return self.outbox.store(plan, trained, weights)
 
     def evaluate(
@@ -259,10 +264,10 @@ class Client:
         on_frames: FrameProgressCallback | None = None,
         on_batch: Callable[[], None] | None = None,
     ) -> ClientScore:
-        """Evaluate the global model on the client's held-out episodes.
+        """Evaluate the global model on the client's held-out episodes, and the client's own policy if it has one.
 
         Args:
-            plan: of the evaluation.
+            plan: of the evaluation; it says whether the client's own policy is saved.
             weights: the file that the server sent.
             on_frames: called while missing features are computed.
             on_batch: called after each batch of frames.
@@ -274,19 +279,32 @@ class Client:
         if not self.split.held_out:
             raise EvaluationError(f"{self.name}: no episode is held out; set data.holdout_episodes to 1 or more")
         torch.set_num_threads(plan.training.torch_threads)
-        policy = self.load_global_model(plan, weights)
-        score = score_policy(
-            policy,
-            self.held_out_examples(plan, policy, on_frames),
-            self.normalization_statistics(plan),
-            dataset=self.settings.dataset,
-            seed=plan.terms.seed,
-            times=plan.times,
-            batch_size=plan.batch_size,
-            every_frames=plan.every_frames,
-            on_batch=on_batch,
-        )
-        return ClientScore(client=self.name, score=score)
+        policy, own = self.load_global_model(plan, weights), self.own_policy(plan)
+        examples, statistics = self.held_out_examples(plan, policy, on_frames), self.normalization_statistics(plan)
+
+        def score() -> SetScore:
+            return score_policy(
+                policy,
+                examples,
+                statistics,
+                dataset=self.settings.dataset,
+                seed=plan.terms.seed,
+                times=plan.times,
+                batch_size=plan.batch_size,
+                every_frames=plan.every_frames,
+                on_batch=on_batch,
+            )
+
+        of_global = score()
+        has_own = own.install(policy)
+        found = ClientScore(client=self.name, score=of_global, personal=score() if has_own else None)
+        if has_own and plan.save_personal:
+            own.save(policy, statistics)
+        return found
+
+    def own_policy(self, plan: ClientPlan) -> PersonalPolicy:
+        """The client's own policy in the plan's session."""
+        return PersonalPolicy(self.scratch, plan)
 
     def load_global_model(self, plan: ClientPlan, weights: Path) -> Any:
         """The policy with the global weights of a file.
@@ -348,7 +366,7 @@ class Client:
         if not plan.use_control_variates:
             return None
         own = self.outbox.client_control(plan)
-        return ControlVariateCorrection(trainable_parameters(policy), server_control(start), own)
+        return ControlVariateCorrection(sent_parameters(policy), server_control(start), own)
 
     def _build_policy(self, plan: ClientPlan) -> Any:
         return cached_policy(plan.recipe, self.cache, pick_device(plan.training.device))[0]

@@ -1,4 +1,4 @@
-"""What a client keeps of a session: its updates, and its control variate or int8's quantization error."""
+"""What a client keeps of a session: its updates, and its control variate, quantization error or personal weights."""
 
 import hashlib
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from pathlib import Path
 from shutil import rmtree
 from time import time
 
-from zk0.settings.plans import RoundPlan
+from zk0.settings.plans import ClientPlan
 
 _SESSIONS = "sessions"
 LOCAL_TRAINING = "local-training"
@@ -19,10 +19,10 @@ class RoundState:
     Args:
         scratch: the client's scratch folder.
         plan: of the current round.
-        kind: what the files hold: `control` or `quantization-error`.
+        kind: what the files hold: `control`, `quantization-error` or `personal`.
     """
 
-    def __init__(self, scratch: Path, plan: RoundPlan, kind: str) -> None:
+    def __init__(self, scratch: Path, plan: ClientPlan, kind: str) -> None:
         self._folder, self._kind, self._round = session_state_folder(scratch, plan.terms.session), kind, plan.round
 
     @property
@@ -35,6 +35,11 @@ class RoundState:
         """The file of the client's last round before this one; None if there is none."""
         number = max(self._previous_rounds(), default=None)
         return None if number is None else self._file(number)
+
+    @property
+    def latest(self) -> Path | None:
+        """The file of this round, else of the client's last round before it; None if there is none."""
+        return self.current if self.current.is_file() else self.previous
 
     def remove_older(self) -> None:
         """Remove the files that neither this round nor the next one reads."""

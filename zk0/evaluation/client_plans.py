@@ -46,21 +46,29 @@ def evaluating_clients(session: Session, setup: SessionSetup) -> list[str]:
     """Return the clients that evaluate the global model on their held-out episodes.
 
     Of clients that share one dataset, and so its held-out episodes, the first one evaluates for all, unless each
-    normalizes with statistics of its own.
+    normalizes with statistics of its own or has a policy of its own.
     """
     names = [member.client for member in setup.members]
+    if session.training.personal:
+        return names
     return names[:1] if session.partition is not None and setup.normalization != "client" else names
 
 
 def client_evaluation_plan(
     client: str, session: Session, name: str, setup: SessionSetup, checkpoint: Checkpoint
 ) -> EvaluationPlan:
-    """Return the plan by which one client evaluates a checkpoint on its held-out episodes."""
+    """Return the plan by which one client evaluates a checkpoint on its held-out episodes.
+
+    A client saves its own policy where the global one is saved, and in each round of a session that may end early.
+    """
+    number = checkpoint.round
+    saves = bool(session.training.personal) and (session.saves_policy_after(number) or session.patience > 0)
     return EvaluationPlan(
         **_common_fields(client, session, name, setup, checkpoint),
         times=session.evaluation.times,
         batch_size=session.evaluation.batch_size,
         every_frames=session.evaluation.every_frames,
+        save_personal=saves and number > 0,
     )
 
 

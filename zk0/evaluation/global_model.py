@@ -38,6 +38,8 @@ def policy_recipe(session: Session) -> PolicyRecipe:
         cameras=session.contract.cameras,
         joints=len(session.contract.joints),
         seed=session.seed,
+        trained=session.training.trained_patterns(),
+        personal=session.training.personal,
     )
 
 

@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 
-from zk0.policy.kinds import kind_of_type
+from zk0.policy.kinds import kind_of, kind_of_type
 from zk0.policy.load_files import contract_features, read_policy_config
 from zk0.policy.plain.tiny_plain import TINY_PLAIN
 from zk0.policy.published_config import resolve_policy_path
+from zk0.policy.scope import mark_personal
 from zk0.policy.smolvla.build_smolvla import build_tiny_smolvla
 from zk0.records import PolicyRecipe
 from zk0.settings.training_settings import TINY
@@ -27,7 +28,7 @@ def build_policy(recipe: PolicyRecipe, cache: Path, device: str = "cpu") -> Any:
         device: `cpu` or `cuda`.
 
     Raises:
-        PolicyError: the policy cannot be loaded, or SmolVLA's vision-language model would be trained.
+        PolicyError: the policy cannot be loaded, or a pattern of the recipe matches nothing that can be trained.
         HubUnavailable: the Hub cannot be reached now.
     """
     rng = torch.get_rng_state()
@@ -37,9 +38,8 @@ def build_policy(recipe: PolicyRecipe, cache: Path, device: str = "cpu") -> Any:
             policy = _build(recipe, cache)
     finally:
         torch.set_rng_state(rng)
-    for parameter in policy.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()
+    kind_of(policy).select_trained(policy, recipe.trained)
+    mark_personal(policy, recipe.personal)
     policy.config.device = device
     policy.to(device)
     policy.eval()

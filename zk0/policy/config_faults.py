@@ -1,13 +1,18 @@
 """What in a policy's config.json a session cannot work with, known before weights are downloaded."""
 
+from collections.abc import Sequence
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from zk0.errors import PolicyError
-from zk0.policy.published_config import SMOLVLA_TYPES, read_published_config
-from zk0.records import ACTION, STATE
+from zk0.policy.policy_shapes import VLM_PREFIX
+from zk0.policy.published_config import SMOLVLA_TYPES, read_published_config, resolve_policy_path
+from zk0.policy.scope import matching_names, personal_faults, unmatched_patterns
+from zk0.policy.stored_tensors import read_stored_tensors
+from zk0.records import ACTION, STATE, PolicyRecipe
 from zk0.settings.session import Session
-from zk0.settings.training_settings import BASE, TINY, TINY_ACT, TINY_DIFFUSION
+from zk0.settings.training_settings import BASE, TINY, TINY_ACT, TINY_DIFFUSION, TrainingSettings
 
 _NO_CACHE = {
     "add_image_special_tokens": "adds image tokens",
@@ -29,9 +34,9 @@ def policy_config_faults(session: Session) -> list[str]:
     """Return everything in a policy's config.json that the session cannot work with."""
     path = session.policy.path
     if path in (TINY, BASE):
-        return []
+        return _scope_faults(session)
     if path in _TINY_TYPES:
-        return _unavailable(_TINY_TYPES[path], session)
+        return _unavailable(_TINY_TYPES[path], session) or _scope_faults(session)
     try:
         config = read_published_config(path, session.policy.revision)
     except PolicyError as e:
@@ -39,9 +44,52 @@ def policy_config_faults(session: Session) -> list[str]:
     kind, joints = config.get("type"), len(session.contract.joints)
     if not isinstance(kind, str):
         return [f"config.json names no type of policy (type {kind!r})"]
+    found = _unavailable(kind, session) if kind not in SMOLVLA_TYPES else []
     if kind not in SMOLVLA_TYPES:
-        return [*_unavailable(kind, session), *_feature_faults(config, joints), *_normalization_faults(config)]
-    return [*_frozen_faults(config), *_size_faults(config, joints), *_cache_faults(config, session)]
+        found += [*_feature_faults(config, joints), *_normalization_faults(config)]
+    else:
+        found += [*_size_faults(config, joints), *_cache_faults(config, session)]
+    return [*found, *_scope_faults(session)]
+
+
+def _scope_faults(session: Session) -> list[str]:
+    """Patterns that match nothing, and parameters of the scope whose outputs are cached."""
+    training, features = session.training, session.training.features
+    scope = training.scope if isinstance(training.scope, tuple) else ()
+    if not (scope or training.personal):
+        return []
+    try:
+        names = _parameter_names(session)
+    except PolicyError as e:
+        return [str(e)]
+    trained = _trained_names(training, names)
+    found = [*unmatched_patterns(scope, names), *personal_faults(training.personal, trained)]
+    cached = [name for name in trained if name.startswith(VLM_PREFIX)]
+    if cached and features != "off":
+        found.append(
+            f"training.scope trains {len(cached)} tensors of the vision-language model (first: {cached[0]}), whose "
+            f'outputs training.features {features} caches; set training.features = "off"'
+        )
+    return found
+
+
+def _trained_names(training: TrainingSettings, names: Sequence[str]) -> list[str]:
+    patterns = training.trained_patterns()
+    if patterns:
+        return sorted(matching_names(patterns, names))
+    return [name for name in names if not name.startswith(VLM_PREFIX)]
+
+
+def _parameter_names(session: Session) -> list[str]:
+    """Names of the policy's tensors: of its file, or of a tiny policy, which has no file and is built."""
+    path = session.policy.path
+    if path != TINY and path not in _TINY_TYPES:
+        return sorted(read_stored_tensors(resolve_policy_path(path), session.policy.revision))
+    from zk0.policy.build import build_policy
+
+    cameras, joints = session.contract.cameras, len(session.contract.joints)
+    recipe = PolicyRecipe(path=path, cameras=cameras, joints=joints, seed=session.seed)
+    return sorted(dict(build_policy(recipe, Path(session.cache_dir)).named_parameters()))
 
 
 def _unavailable(kind: str, session: Session) -> list[str]:
@@ -54,10 +102,10 @@ def _unavailable(kind: str, session: Session) -> list[str]:
             f"training.features {training.features}: features are cached of SmolVLA's frozen layers, and a policy of "
             f'type {kind} trains all that it computes from images; set training.features = "off"'
         )
-    if training.adapter == "lora":
+    if training.scope == "lora":
         found.append(
-            f"training.adapter lora: LoRA changes SmolVLA's action expert, which a policy of type {kind} does not "
-            'have; set training.adapter = "none"'
+            f"training.scope lora: LoRA changes SmolVLA's action expert, which a policy of type {kind} does not "
+            'have; set training.scope = "all"'
         )
     return found
 
@@ -82,13 +130,6 @@ def _normalization_faults(config: dict[str, Any]) -> list[str]:
         for name, allowed in _NORMALIZATIONS.items()
         if modes.get(name) not in allowed
     ]
-
-
-def _frozen_faults(config: dict[str, Any]) -> list[str]:
-    unfrozen = [name for name in ("train_expert_only", "freeze_vision_encoder") if config.get(name) is False]
-    if not unfrozen:
-        return []
-    return [f"{' and '.join(unfrozen)} false, expected true: only the action expert is trained"]
 
 
 def _size_faults(config: dict[str, Any], joints: int) -> list[str]:

@@ -29,7 +29,7 @@ def lora_attached(policy: Any, training: LocalTrainingSettings, seed: int) -> It
     trainable = trainable_parameters(policy)
     targets = [name.removesuffix(".weight") for name in lora_targets(trainable)]
     if not targets:
-        raise PolicyError('training.adapter "lora": the policy has no trainable matrix in an action expert')
+        raise PolicyError('training.scope "lora": the policy has no trainable matrix in an action expert')
     config = LoraConfig(
         r=training.lora_rank,
         lora_alpha=training.lora_alpha,

@@ -34,6 +34,17 @@ class PolicyKind(Protocol):
             PolicyError: the policy cannot be loaded, or the file lacks tensors.
         """
 
+    def select_trained(self, policy: Any, patterns: Sequence[str]) -> None:
+        """Make the parameters trainable that match a pattern, and no others; they become fp32.
+
+        Args:
+            policy: as `load` returned it.
+            patterns: `fnmatch` patterns of parameter names; empty: the scope `expert`.
+
+        Raises:
+            PolicyError: a pattern matches no parameter that can be trained; the message names the nearest.
+        """
+
     def example_window(self, policy: Any) -> ExampleWindow:
         """The actions and observations of a training example."""
 

@@ -3,7 +3,7 @@
 Tensors never travel in a record: it names them by path, digest and bytes. Import every record from here.
 """
 
-from zk0.records.bounds import MAX_INDEX, MAX_TEXT, PathSketch, Text, clean_text
+from zk0.records.bounds import MAX_INDEX, MAX_TEXT, ParameterPatterns, PathSketch, Text, clean_text
 from zk0.records.dataset_records import (
     ACTION,
     CAMERA_PREFIX,
@@ -90,6 +90,7 @@ __all__ = [
     "Mismatch",
     "Moments",
     "NormalizationKind",
+    "ParameterPatterns",
     "PathSketch",
     "PolicyRecipe",
     "PrivacySpent",

@@ -49,6 +49,11 @@ DigestText = Annotated[str, Field(max_length=128), AfterValidator(clean_text)]
 """A digest in hexadecimal; it is compared with one that was computed here."""
 PathSketch = Annotated[str, Field(pattern=r"^([0-9a-f]{128})?$")]
 """Sketch of an episode's path (`zk0.data.path_sketches`); empty: the arm hardly moves."""
+ParameterPatterns = Annotated[
+    tuple[Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[A-Za-z0-9_.*?!\[\]-]+$")], ...],
+    Field(max_length=64),
+]
+"""Patterns of parameter names, as `fnmatch` reads them."""
 Frames = Annotated[int, Field(strict=True, ge=1, lt=2**29)]
 """Number of frames; below 2^29, its product with a float32 weight is exact in float64."""
 Count = Annotated[int, Field(strict=True, ge=0, le=10**12)]

@@ -4,7 +4,18 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field
 
-from zk0.records.bounds import MAX_TEXT, Count, DigestText, Frames, Index, Name, PathSketch, Seconds, Text
+from zk0.records.bounds import (
+    MAX_TEXT,
+    Count,
+    DigestText,
+    Frames,
+    Index,
+    Name,
+    ParameterPatterns,
+    PathSketch,
+    Seconds,
+    Text,
+)
 from zk0.records.record import Record
 
 STATE = "observation.state"
@@ -169,6 +180,10 @@ class PolicyRecipe(Record):
     """SHA-256 of the server's frozen weights; a client that builds other ones gets an error."""
     type: Name = "smolvla"
     """LeRobot's type of the policy; `smolvla` also for `smolvla_bundled`. Reports name the policy by it."""
+    trained: ParameterPatterns = ()
+    """Patterns of the parameters that are trained; empty: those of the scope `expert`."""
+    personal: ParameterPatterns = ()
+    """Patterns of the trained parameters that each client keeps for itself; all others are sent."""
 
 
 JoiningStepName = Literal["fetch", "repair", "check", "split", "statistics"]

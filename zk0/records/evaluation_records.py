@@ -72,6 +72,8 @@ class ClientScore(Record):
 
     client: Name
     score: SetScore
+    personal: SetScore | None = None
+    """Scores of the client's own policy, which has its own values of some parameters; None: it has none."""
 
 
 class ClientEvaluation(Record):

@@ -262,7 +262,11 @@ def _aggregation(session: Session) -> str:
 
 def _trained(session: Session, policy_type: str) -> str:
     training = session.training
-    if training.lora_shape() is None:
+    if isinstance(training.scope, tuple):
+        return f"the parameters that match {', '.join(f'`{pattern}`' for pattern in training.scope)}"
+    if training.scope == "all":
+        return "all parameters"
+    if training.scope == "expert":
         return policy_text(policy_type).trained
     return (
         f"LoRA on the action expert's matrices, rank {training.lora_rank}, alpha {training.lora_alpha}, "

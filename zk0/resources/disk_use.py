@@ -131,7 +131,7 @@ def _updates(session: Session, shapes: PolicySizes) -> DiskPart:
 
 def update_bytes(session: Session, shapes: PolicySizes) -> int:
     """Return the size of the file that a client sends in a round, without lossless compression."""
-    if session.training.adapter == "lora":
+    if session.training.scope == "lora":
         return 4 * session.training.lora_rank * shapes.lora_sides + _FILE_BYTES
     each = _WIRE_BYTES[session.federation.wire] * (2 if _uses_control_variates(session) else 1)
     return ceil(each * shapes.trainable) + _FILE_BYTES
@@ -163,9 +163,10 @@ def _uses_control_variates(session: Session) -> bool:
 
 
 def _saved_policies(session: Session, shapes: PolicySizes) -> DiskPart:
-    """Saved policies, among them that of the best round."""
+    """Saved policies, among them that of the best round and the clients' own."""
     saved = sum(session.saves_policy_after(number) for number in range(session.rounds + 1))
-    size = min(saved + 1, session.rounds + 1) * (shapes.saved_bytes + _DESCRIPTION_BYTES)
+    own = len(session.client_names()) if session.training.personal else 0
+    size = (min(saved + 1, session.rounds + 1) + own) * (shapes.saved_bytes + _DESCRIPTION_BYTES)
     return _in_session("saved policies", size, size)
 
 

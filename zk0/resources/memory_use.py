@@ -65,7 +65,7 @@ def memory_use(session: Session, sizes: Sequence[DatasetSize], shapes: PolicySha
 
 def _training_bytes(session: Session, shapes: PolicyShapes) -> int:
     """Gradient, AdamW's two moments and the anchor of the proximal term, float32, of each trained parameter."""
-    lora = session.training.adapter == "lora"
+    lora = session.training.scope == "lora"
     return 16 * (session.training.lora_rank * shapes.lora_sides if lora else shapes.trainable)
 
 

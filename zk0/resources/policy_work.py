@@ -37,12 +37,14 @@ def activation_bytes(shapes: PolicyShapes, cameras: int, features: str) -> int:
     """Return the bytes that a training step keeps of each frame for the backward pass, estimated.
 
     With cached features that is the action expert, in float32; without, LeRobot's own forward pass keeps the language
-    model's activations, too, because the state token has a gradient.
+    model's activations, too, because the state token has a gradient, and those of the vision encoder if it is trained.
     """
     tokens, steps = cameras * shapes.image_tokens + shapes.task_tokens, shapes.chunk + 1
     expert = 4 * shapes.expert.layers * _kept_values(shapes.expert, steps, tokens + steps)
     language = shapes.value_bytes * shapes.text.layers * tokens * (8 * shapes.text.width + 2 * shapes.text.hidden)
-    return expert + (language if features == "off" else 0)
+    images = cameras * shapes.patches * shapes.vision.layers if shapes.trains_vision else 0
+    vision = shapes.value_bytes * images * (8 * shapes.vision.width + 2 * shapes.vision.hidden)
+    return expert + (language + vision if features == "off" else 0)
 
 
 _HEAD_WIDTH = 64

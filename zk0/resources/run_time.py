@@ -147,9 +147,11 @@ def _training_seconds(
     training, frames = session.training, ceil(size.training_frames / max(size.clients, 1))
     steps = training.local_steps or ceil(frames / training.batch_size) * (training.local_epochs or 1)
     per_frame = _prefix_seconds(session, work, speed) + 3 * work.expert / speed.expert
+    per_frame += work.text / speed.text if shapes.trains_text or shapes.trains_vision else 0.0
+    per_frame += 2 * work.vision / speed.vision if shapes.trains_vision else 0.0
     if training.features == "off":
         per_frame += _decode_seconds(size, 10)  # random access decodes 10 times as much
-    trained = training.lora_rank * shapes.lora_sides if training.adapter == "lora" else shapes.trainable
+    trained = training.lora_rank * shapes.lora_sides if training.scope == "lora" else shapes.trainable
     return steps * (min(training.batch_size, frames) * per_frame + trained / speed.optimizer)
 
 

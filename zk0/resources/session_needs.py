@@ -42,7 +42,7 @@ def session_needs(session: Session) -> SessionNeeds:
 @lru_cache(maxsize=1)
 def _needs(session_json: str) -> SessionNeeds:
     session = Session.model_validate_json(session_json)
-    policy, host = read_policy_sizes(session.policy), host_capacity(session)
+    policy, host = read_policy_sizes(session.policy, session.training.trained_patterns()), host_capacity(session)
     speed = _known_speed(session, policy, host) if isinstance(policy, PolicyShapes) else None
     return SessionNeeds(session=session, sizes=dataset_sizes(session), policy=policy, machine=host, speed=speed)
 

@@ -34,7 +34,7 @@ def write_speed(session: Session, shapes: PolicyShapes, machine: HostCapacity, s
 
 def _file(session: Session, shapes: PolicyShapes, machine: HostCapacity) -> Path:
     """The file's name is a digest of everything that the speed depends on."""
-    sizes = shapes.model_dump(exclude={"download_bytes", "parameters", "lora_sides"})
+    sizes = shapes.model_dump(exclude={"download_bytes", "parameters", "lora_sides", "trains_text", "trains_vision"})
     training = session.training
     depends_on = [
         _VERSION, sizes, len(session.contract.cameras), training.torch_threads, training.amp, machine.has_gpu,

@@ -5,7 +5,7 @@ from math import ceil
 from typing import Any, Literal
 
 from zk0.errors import SettingsError
-from zk0.policy.policy_shapes import PolicyShapes, PolicySizes
+from zk0.policy.policy_shapes import PolicyShapes, PolicySizes, read_policy_sizes
 from zk0.records import Record
 from zk0.resources.dataset_sizes import DatasetSize
 from zk0.resources.host_capacity import HostCapacity
@@ -138,6 +138,13 @@ def _one_worker(needs: SessionNeeds) -> tuple[str, SessionNeeds] | None:
     return _set(needs, {"federation.workers": 1}) if needs.session.federation.workers > 1 else None
 
 
+def _lora(needs: SessionNeeds) -> tuple[str, SessionNeeds] | None:
+    if (found := _set(needs, {"training.scope": "lora"})) is None or needs.session.training.scope in ("expert", "lora"):
+        return found
+    text, changed = found  # the vision-language model is frozen then
+    return text, changed.model_copy(update={"policy": read_policy_sizes(needs.session.policy)})
+
+
 def _fewer_steps(needs: SessionNeeds) -> tuple[str, SessionNeeds] | None:
     training = needs.session.training
     if training.local_steps is not None and training.local_steps <= 100:
@@ -177,7 +184,7 @@ def _smaller_images(needs: SessionNeeds) -> tuple[str, SessionNeeds] | None:
     )
 
 
-_MEMORY_CHANGES: Sequence[Change] = (_accumulate, _one_worker, _setting(training__adapter="lora"))
+_MEMORY_CHANGES: Sequence[Change] = (_accumulate, _one_worker, _lora)
 _FOLDER_CHANGES: Sequence[Change] = (
     _setting(keep_updates=False),
     _setting(keep_weights=False),

@@ -6,9 +6,9 @@ weights that come with it, and the settings of the work. A client keeps no state
 
 import hashlib
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from zk0.records import MAX_INDEX, MAX_TEXT, PolicyRecipe, Record, Statistics, WireFormat
 from zk0.settings.dataset_settings import ContractSettings, DataSettings, SimulatorSettings
@@ -44,6 +44,14 @@ class ClientPlan(Record):
     training: LocalTrainingSettings
     wire: WireFormat = WireFormat()
 
+    @model_validator(mode="after")
+    def _recipe_trains_the_scope(self) -> Self:
+        if self.recipe.trained != self.training.trained_patterns():
+            raise ValueError(f"the recipe trains {self.recipe.trained}, training.scope is {self.training.scope}")
+        if self.recipe.personal != self.training.personal:
+            raise ValueError(f"personal are {self.recipe.personal} in the recipe, {self.training.personal} in training")
+        return self
+
 
 class FeaturePlan(ClientPlan):
     """Request to compute the features of the client's frames before its first round, whose time limit they exceed."""
@@ -74,6 +82,8 @@ class EvaluationPlan(ClientPlan):
     """Frames 0, N, 2N, ... of each episode are evaluated."""
     video: VideoPlan | None = None
     """None: no video is rendered."""
+    save_personal: bool = False
+    """The client saves its own policy: the global weights with its own parameters."""
 
 
 class JoiningReportPlan(EvaluationPlan):

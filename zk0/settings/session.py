@@ -116,17 +116,31 @@ class Session(Record):
             )
         if self.evaluation.joining_report and self.data.holdout_episodes == 0:
             raise ValueError("evaluation.joining_report needs data.holdout_episodes of 1 or more")
-        if self.training.adapter != "none" and self.federation.wire != "fp32":
+        if self.training.scope == "lora" and self.federation.wire != "fp32":
             raise ValueError(
-                f"federation.wire {self.federation.wire} with training.adapter lora: LoRA factors are sent as fp32"
+                f"federation.wire {self.federation.wire} with training.scope lora: LoRA factors are sent as fp32"
             )
-        if self.federation.wire_down != "fp32" and self.federation.wire == "fp32" and self.training.adapter == "none":
+        if self.federation.wire_down != "fp32" and self.federation.wire == "fp32" and self.training.scope != "lora":
             raise ValueError(
                 f"federation.wire_down {self.federation.wire_down} needs deltas in return (federation.wire bf16 or "
-                "int8, or training.adapter lora): full weights would carry its rounding errors to the server"
+                "int8, or training.scope lora): full weights would carry its rounding errors to the server"
             )
         if self.federation.engine == "ray" and self.federation.workers == 0:
             raise ValueError("federation.workers must be at least 1 with the ray engine")
+        return self
+
+    @model_validator(mode="after")
+    def _personal_policies_are_evaluated(self) -> Self:
+        if self.training.personal and not self.evaluates_on_clients():
+            raise ValueError(
+                "training.personal needs data.holdout_episodes and evaluation.clients_frequency of 1 or more, and "
+                "evaluation.datasets beside a [partition]: a client saves its own policy when it evaluates"
+            )
+        if self.training.personal and self.evaluation.joining_report:
+            raise ValueError(
+                "evaluation.joining_report with training.personal: the report compares models that all parameters are "
+                "federated of; leave one of the two out"
+            )
         return self
 
     @model_validator(mode="after")
@@ -139,6 +153,7 @@ class Session(Record):
             "federation.wire int8": self.federation.wire == "int8",
             "aggregation.strategy scaffold": self.aggregation.strategy == "scaffold",
             "evaluation.joining_report": self.evaluation.joining_report,
+            "training.personal": bool(self.training.personal),
         }
         if found := [name for name, is_set in stateful.items() if is_set]:
             raise ValueError(

@@ -1,10 +1,10 @@
 """Settings of the policy, of local training on a client, and of the schedules between rounds."""
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from zk0.records import LoraShape, Record
+from zk0.records import LoraShape, ParameterPatterns, Record
 
 TINY = "tiny"
 """`policy.path` of a tiny, randomly initialized policy that needs no download."""
@@ -19,6 +19,8 @@ BUILT_IN_POLICIES = (TINY, BASE, TINY_ACT, TINY_DIFFUSION)
 
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
+TrainingScope = Literal["expert", "lora", "all"]
+"""Names of the sets of parameters that may be trained; any other set is a list of patterns."""
 
 
 class PolicySettings(Record):
@@ -59,10 +61,17 @@ class LocalTrainingSettings(Record):
     eps: float = Field(default=1e-8, gt=0, le=1e-2, description="AdamW epsilon")
     weight_decay: float = Field(default=1e-10, ge=0, description="AdamW weight decay")
     grad_clip_norm: float = Field(default=10.0, gt=0, description="gradients are clipped to this L2 norm")
-    adapter: Literal["none", "lora"] = Field(
-        default="none",
-        description="none: train all of the action expert and the projections; lora: train and send LoRA factors of "
-        "the action expert's matrices only",
+    scope: TrainingScope | ParameterPatterns = Field(
+        default="expert",
+        description="parameters that are trained and sent. expert: SmolVLA's action expert and projections, and all of "
+        "a policy that has no action expert; lora: LoRA factors of the action expert's matrices; all: the "
+        "vision-language model, too, with features off; or a list of patterns of parameter names, such as "
+        '`["model.action_*"]`',
+    )
+    personal: ParameterPatterns = Field(
+        default=(),
+        description="patterns of parameters, among those of `scope`, that each client trains for itself: they are kept "
+        "on the client, never sent, and saved as a policy of its own; empty: none",
     )
     lora_rank: int = Field(default=16, ge=1, le=4096, description="LoRA rank")
     lora_alpha: int = Field(default=32, ge=1, le=10**6, description="LoRA scaling: alpha / rank")
@@ -107,7 +116,34 @@ class LocalTrainingSettings(Record):
 
     def lora_shape(self) -> LoraShape | None:
         """Rank and alpha of the LoRA factors that are trained; None if full matrices are trained."""
-        return LoraShape(rank=self.lora_rank, alpha=self.lora_alpha) if self.adapter == "lora" else None
+        return LoraShape(rank=self.lora_rank, alpha=self.lora_alpha) if self.scope == "lora" else None
+
+    def trained_patterns(self) -> tuple[str, ...]:
+        """Patterns of the parameters that are trained or that LoRA changes; empty: those of the scope `expert`."""
+        if isinstance(self.scope, tuple):
+            return self.scope
+        return ("*",) if self.scope == "all" else ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _scope_replaces_adapter(cls, values: Any) -> Any:
+        """Read the settings of versions before `scope`."""
+        if not isinstance(values, dict) or "adapter" not in values:
+            return values
+        scopes = {"none": "expert", "lora": "lora"}
+        scope = scopes.get(values["adapter"]) if isinstance(values["adapter"], str) else None
+        if scope is None or "scope" in values:
+            raise ValueError(f'adapter {values["adapter"]!r} is now scope: expected scope = "expert", "lora" or "all"')
+        return {name: value for name, value in values.items() if name != "adapter"} | {"scope": scope}
+
+    @field_validator("scope", mode="before")
+    @classmethod
+    def _scope_is_known(cls, scope: Any) -> Any:
+        if scope in ([], ()):
+            raise ValueError("an empty list trains nothing; expected at least one pattern")
+        if isinstance(scope, str) and scope not in (names := get_args(TrainingScope)):
+            raise ValueError(f'expected {", ".join(names)} or a list of patterns such as ["{scope}"], found {scope!r}')
+        return scope
 
     @model_validator(mode="before")
     @classmethod
@@ -120,6 +156,23 @@ class LocalTrainingSettings(Record):
     def _exactly_one_length(self) -> Self:
         if (self.local_steps is None) == (self.local_epochs is None):
             raise ValueError("exactly one of local_steps and local_epochs must be set")
+        return self
+
+    @model_validator(mode="after")
+    def _caches_frozen_layers(self) -> Self:
+        if self.scope == "all" and self.features != "off":
+            raise ValueError(
+                f"scope all trains the vision-language model, whose outputs features {self.features} caches; "
+                'set training.features = "off"'
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _personal_parameters_are_weights(self) -> Self:
+        if self.personal and self.scope == "lora":
+            raise ValueError(
+                'personal with scope lora: only factors are trained then; expected scope "expert", "all" or patterns'
+            )
         return self
 
     @model_validator(mode="after")

@@ -1,16 +1,18 @@
 """The policy of a session, built once per process, with the adapter and the feature cache that its plans ask for."""
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 
 from zk0.errors import PolicyError
 from zk0.policy.build import build_policy
 from zk0.policy.lora import lora_attached
-from zk0.policy.trainable import frozen_digest
+from zk0.policy.trainable import frozen_digest, install_personal, personal_weights
 from zk0.records import PolicyRecipe
 from zk0.settings.plans import RoundPlan
 from zk0.settings.training_settings import LocalTrainingSettings
@@ -22,7 +24,7 @@ from zk0.training.gpu_share import lock_folder, own_gpu
 
 def planned_adapter(policy: Any, plan: RoundPlan) -> AbstractContextManager[None]:
     """Inside the block the policy has the adapter of the plan: none, or LoRA with the same factors on all clients."""
-    if plan.training.adapter == "none":
+    if plan.training.scope != "lora":
         return nullcontext()
     seed = round_seed(plan.terms.seed, plan.round, "adapters")  # this string decides every factor A: it must not change
     return lora_attached(policy, plan.training, seed)
@@ -41,7 +43,8 @@ def _gpu_memory() -> ReservedMemory:
     return ReservedMemory(lock_folder(), own_gpu(), torch.cuda.empty_cache)
 
 
-_cached: dict[str, tuple[Any, str]] = {}
+_cached: dict[str, tuple[Any, str, Mapping[str, NDArray[Any]]]] = {}
+"""Policy, digest of its frozen weights, and the start policy's personal weights."""
 
 
 def cached_policy(recipe: PolicyRecipe, cache: Path, device: str, rebuild: bool = False) -> tuple[Any, str]:
@@ -49,8 +52,8 @@ def cached_policy(recipe: PolicyRecipe, cache: Path, device: str, rebuild: bool 
 
     On a GPU, other processes of this machine first give back the memory that they keep and do not use.
 
-    The trainable weights are those of the previous user: install your own before you use the policy. With `rebuild` the
-    policy is built again and has its initial weights.
+    The trainable weights are those of the previous user: install your own before you use the policy. Personal weights
+    are those of the start policy. With `rebuild` the policy is built again and has its initial weights.
 
     Args:
         recipe: what to build.
@@ -67,8 +70,9 @@ def cached_policy(recipe: PolicyRecipe, cache: Path, device: str, rebuild: bool 
     if rebuild or key not in _cached:
         _cached.clear()
         policy = build_policy(recipe, cache, device)
-        _cached[key] = (policy, frozen_digest(policy))
-    policy, found = _cached[key]
+        _cached[key] = (policy, frozen_digest(policy), personal_weights(policy))
+    policy, found, personal = _cached[key]
+    install_personal(policy, personal)
     if recipe.frozen_digest not in (None, found):
         raise PolicyError(
             f"{recipe.path}: frozen weights {found[:12]}, expected {str(recipe.frozen_digest)[:12]}: server and client "

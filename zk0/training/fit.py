@@ -80,7 +80,7 @@ def fit(
             taken.add(rate, optimizer.step(staged, rate, taken.where(step)))
         taken.read_all()
     policy.eval()
-    distance = squared_distance(optimizer.weights, optimizer.anchor)
+    distance = squared_distance(optimizer.sent, optimizer.anchor)
     return ClientMetrics(
         policy_loss=sum(taken.losses) / steps,
         fedprox_loss=plan.mu / 2 * distance,

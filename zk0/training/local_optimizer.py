@@ -13,7 +13,7 @@ from torch import Tensor
 from zk0.errors import UpdateError
 from zk0.policy.kinds import kind_of
 from zk0.policy.smolvla.action_expert import compiled_layers
-from zk0.policy.trainable import trainable_parameters
+from zk0.policy.trainable import sent_parameters, trainable_parameters
 from zk0.settings.plans import RoundPlan
 from zk0.training.batches import Batch
 from zk0.training.compilation import compile_backend
@@ -62,7 +62,9 @@ class LocalOptimizer:
         training = plan.training
         self._control = control
         self.weights = list(trainable_parameters(policy).values())
-        self.anchor = [w.detach().clone() for w in self.weights]
+        self.sent = list(sent_parameters(policy).values())
+        """Without the personal ones, which have no anchor and no control variate."""
+        self.anchor = [w.detach().clone() for w in self.sent]
         self._policy, self._examples, self._plan = policy, examples, plan
         self._parts = training.accumulate_steps
         self._copies = copies or copy_plan(str(policy.config.device))
@@ -174,8 +176,8 @@ class LocalOptimizer:
             piece, staged = next(following)
             loss = loss + self._add_gradient(piece, staged())
         if self._control is not None:
-            self._control.correct([w.grad for w in self.weights if w.grad is not None])
-        add_proximal_gradient(self.weights, self.anchor, self._plan.mu)
+            self._control.correct([w.grad for w in self.sent if w.grad is not None])
+        add_proximal_gradient(self.sent, self.anchor, self._plan.mu)
         norm = torch.nn.utils.clip_grad_norm_(self.weights, self._plan.training.grad_clip_norm)
         self._adamw.step()
         return ResultOnItsWay(torch.stack([loss, norm.double()]))

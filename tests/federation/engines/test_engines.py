@@ -11,6 +11,7 @@ import pytest
 from zk0.settings.session import Session
 from zk0.weights.digests import load_weights
 
+PERSONAL = ("model.action_out_proj.*", "model.vlm_with_expert.vlm.model.connector.*")
 STEPS = {(c, r, s, 3) for c in "abc" for r in (1, 2) for s in (1, 2, 3)} | {(c, 3, 1, 1) for c in "abc"}
 
 
@@ -161,38 +162,50 @@ def test_ray_ends_with_the_same_digest(
     check_client_folders(tmp_path)
 
 
-@pytest.fixture(scope="module")
-def act_session(session_of: Callable[..., Session]) -> Session:
-    """A policy that decodes its frames in each step, and draws from torch's global random state."""
+@pytest.fixture(scope="module", params=["act", "all", "personal"])
+def other_session(request: pytest.FixtureRequest, session_of: Callable[..., Session]) -> Session:
+    """A session that decodes its frames in each step.
+
+    act: a policy that draws from torch's global random state; all: SmolVLA with its vision-language model; personal:
+    each client keeps a part of it.
+    """
     training = {"local_steps": 2, "batch_size": 4, "features": "off", "lr": 1e-4}
-    return session_of(policy={"path": "tiny-act"}, training=training)
+    if request.param == "act":
+        return session_of(policy={"path": "tiny-act"}, training=training)
+    personal = {"personal": PERSONAL} if request.param == "personal" else {}
+    return session_of(training=training | {"scope": "all"} | personal)
 
 
 @pytest.fixture(scope="module")
-def act_in_this_process(act_session: Session, drive: type, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+def other_in_this_process(other_session: Session, drive: type, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Digests and scores of the session in this process."""
     from zk0.federation.open import open_federation
 
-    folder = tmp_path_factory.mktemp("act")
-    with open_federation(act_session, "mini", folder) as federation:
-        return act_digests_on(federation, drive(act_session, folder))
+    folder = tmp_path_factory.mktemp("other")
+    with open_federation(other_session, "mini", folder) as federation:
+        return other_digests_on(federation, drive(other_session, folder))
 
 
-def act_digests_on(federation: Any, driven: Any) -> list[str]:
+def other_digests_on(federation: Any, driven: Any) -> list[str]:
     driven.begin(federation)
-    assert driven.recipe.type == "act"
+    is_act = driven.session.policy.path == "tiny-act"
+    assert (driven.recipe.type, driven.recipe.trained) == (("act", ()) if is_act else ("smolvla", ("*",)))
     for _ in range(2):
         collected = driven.train(federation)
         assert [refusal.reason for refusal in collected.refusals] == []
         driven.average(collected.updates)
     scores = driven.evaluate(federation, every_frames=6).scores
     assert len(scores) == 3
+    personal = bool(driven.recipe.personal)
+    assert [score.personal is not None for score in scores] == [personal] * 3
+    assert all(score.personal != score.score for score in scores)
+    assert ("model.action_out_proj.bias" in load_weights(Path(driven.history[-1].path))) is not (personal or is_act)
     return [*(checkpoint.digest for checkpoint in driven.history), *(s.model_dump_json() for s in scores)]
 
 
-def test_ray_trains_another_policy_to_the_same_digest(
-    act_session: Session,
-    act_in_this_process: list[str],
+def test_ray_trains_another_session_to_the_same_digest(
+    other_session: Session,
+    other_in_this_process: list[str],
     ray_engine: Any,
     nodes_of: Callable,
     drive: type,
@@ -201,22 +214,22 @@ def test_ray_trains_another_policy_to_the_same_digest(
     from zk0.federation.protocol.collect import Federation
 
     nodes = tmp_path / "nodes.json"
-    nodes.write_text(json.dumps(nodes_of(act_session, tmp_path)))
-    found = act_digests_on(Federation(ray_engine.grid, "abc", 240, nodes), drive(act_session, tmp_path))
-    assert found == act_in_this_process
+    nodes.write_text(json.dumps(nodes_of(other_session, tmp_path)))
+    found = other_digests_on(Federation(ray_engine.grid, "abc", 240, nodes), drive(other_session, tmp_path))
+    assert found == other_in_this_process
     assert len(set(found)) == 6
 
 
 @pytest.mark.slow
-def test_two_local_workers_train_another_policy_to_the_same_digest(
-    act_session: Session, act_in_this_process: list[str], drive: type, tmp_path: Path
+def test_two_local_workers_train_another_session_to_the_same_digest(
+    other_session: Session, other_in_this_process: list[str], drive: type, tmp_path: Path
 ) -> None:
     from zk0.federation.open import open_federation
 
-    workers = act_session.federation.model_copy(update={"workers": 2})
-    parallel = act_session.model_copy(update={"federation": workers})
+    workers = other_session.federation.model_copy(update={"workers": 2})
+    parallel = other_session.model_copy(update={"federation": workers})
     with open_federation(parallel, "mini", tmp_path) as federation:
-        assert act_digests_on(federation, drive(parallel, tmp_path)) == act_in_this_process
+        assert other_digests_on(federation, drive(parallel, tmp_path)) == other_in_this_process
 
 
 def check_client_folders(folder: Path) -> None:

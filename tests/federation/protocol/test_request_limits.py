@@ -107,7 +107,7 @@ ASKED: dict[str, Any] = {
     "steps": plan({"local_steps": 10**6}),
     "epochs": plan({"local_epochs": 10_000}),
     "a cache": plan({"feature_cache_gb": 1e6}),
-    "a rank": plan({"adapter": "lora", "lora_rank": 4096}),
+    "a rank": plan({"scope": "lora", "lora_rank": 4096}),
     "times": evaluation(times=10**6),
     "a batch": evaluation(batch_size=10**9),
     "videos": evaluation(video=VideoPlan(episodes=1000, camera_height=240, **VIDEO)),

@@ -177,13 +177,20 @@ def _evaluate(message: Message, config: dict[str, Any]) -> RecordDict:
     with _gpu_share(client, plan):
         stop_late = round_clock(config)
         found = client.evaluate(plan, weights, _frame_listener(plan, "held-out frames", stop_late), stop_late)
-        check_score(found.score, config)
+        for score in (found.score, found.personal):
+            if score is not None:
+                check_score(score, config)
         if plan.video is not None:
             from zk0.client.held_out_videos import render_held_out_videos  # takes seconds
 
             videos = render_held_out_videos(client, plan, weights, found.score)
     loss, frames = found.score.policy_loss, found.score.frames
-    logger.info("{}: round {} evaluated on {} held-out frames: loss {:.4f}", client.name, plan.round, frames, loss)
+    own = "" if found.personal is None else f", of its own policy {found.personal.policy_loss:.4f}"
+    logger.info(
+        "{}: round {} evaluated on {} held-out frames: loss {:.4f}{}", client.name, plan.round, frames, loss, own
+    )
+    if found.personal is not None and plan.save_personal:
+        logger.info("{}: its own policy is saved in {}", client.name, client.own_policy(plan).folder)
     for video in videos:
         if video.video_error:
             logger.warning("{}: no video of episode {}: {}", client.name, video.episode, video.video_error)

@@ -67,7 +67,8 @@ def parse_score(reply: Reply, member: Member | None = None) -> ClientScore | Ref
         return Refusal(client=reply.sender, reason=str(e))
     if found.client != reply.sender:
         return Refusal(client=reply.sender, reason=f"its answer names client {found.client}")
-    if member is not None and (faults := score_faults(found.score, member)):
+    scores = (found.score, found.personal) if found.personal else (found.score,)
+    if member is not None and (faults := [fault for score in scores for fault in score_faults(score, member)]):
         return Refusal(client=reply.sender, reason=f"its score is not that of its episodes: {'; '.join(faults)}")
     if member is None:
         return found

@@ -15,6 +15,8 @@ from torch import Tensor
 from zk0.errors import PolicyError
 from zk0.policy.plain.load_plain import load_plain
 from zk0.policy.policy_kind import Draws, ExampleWindow
+from zk0.policy.scope import keep_trained
+from zk0.policy.trainable import cast_trainable
 from zk0.records import ACTION
 
 _SEED = "seed"
@@ -29,6 +31,12 @@ class PlainKind:
     def load(self, path: str, config: Any, revision: str | None = None) -> Any:
         """As `load_plain`."""
         return load_plain(path, config, revision)
+
+    def select_trained(self, policy: Any, patterns: Sequence[str]) -> None:
+        """Those that the policy's configuration does not freeze, or the ones among them that match."""
+        cast_trainable(policy)
+        if patterns:
+            keep_trained(policy, patterns)
 
     def example_window(self, policy: Any) -> ExampleWindow:
         """The frames that the policy's configuration asks for."""

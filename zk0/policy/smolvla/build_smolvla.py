@@ -1,4 +1,4 @@
-"""Build or load a SmolVLA policy with LeRobot; only the action expert and the projections are trainable."""
+"""Build or load a SmolVLA policy with LeRobot."""
 
 from pathlib import Path
 from typing import Any
@@ -7,7 +7,6 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_model
 
-from zk0.errors import PolicyError
 from zk0.hub_outages import HUB_ERRORS
 from zk0.policy.load_files import check_complete, contract_features, locate_weights, policy_load_error
 from zk0.policy.smolvla.tiny_geometry import tiny_config, write_tiny_vlm
@@ -74,8 +73,7 @@ def load_smolvla(path: str, config: Any, revision: str | None = None) -> Any:
     `load_vlm_weights` is then false, so a folder that it is saved to does not ask for them again.
 
     Raises:
-        PolicyError: the policy cannot be loaded, the file lacks tensors, or a tensor of the vision-language model would
-            be trained.
+        PolicyError: the policy cannot be loaded, or the file lacks tensors.
     """
     from lerobot.policies.factory import get_policy_class
 
@@ -89,7 +87,6 @@ def load_smolvla(path: str, config: Any, revision: str | None = None) -> Any:
     except (*HUB_ERRORS, ValueError, RuntimeError, SafetensorError) as e:
         raise policy_load_error(path, e) from e
     check_complete(policy, path, revision)
-    _check_frozen(policy)
     return policy
 
 
@@ -123,13 +120,3 @@ def _is_cross_projection(both: Any, name: str) -> bool:
         return False
     every = both.self_attn_every_n_layers
     return not (every > 0 and int(parts[parts.index("layers") + 1]) % every == 0)
-
-
-def _check_frozen(policy: Any) -> None:
-    """Check that the vision-language model is frozen."""
-    trainable_vlm = [n for n, p in policy.model.vlm_with_expert.vlm.named_parameters() if p.requires_grad]
-    if trainable_vlm:
-        raise PolicyError(
-            f"{len(trainable_vlm)} tensors of the vision-language model would be trained (first: {trainable_vlm[0]}); "
-            "expected it frozen: train_expert_only and freeze_vision_encoder must be true in the policy's config.json"
-        )

@@ -12,6 +12,7 @@ from torch import Tensor
 from zk0.policy.policy_kind import Draws, ExampleWindow
 from zk0.policy.smolvla.build_smolvla import load_smolvla
 from zk0.policy.smolvla.draws import CHUNK_NOISE, NOISE, TIME, chunk_noise, draw_noise_and_time, fixed_noise_and_times
+from zk0.policy.smolvla.trained_parts import select_trained
 
 
 class SmolVLAKind:
@@ -20,6 +21,10 @@ class SmolVLAKind:
     def load(self, path: str, config: Any, revision: str | None = None) -> Any:
         """As `load_smolvla`."""
         return load_smolvla(path, config, revision)
+
+    def select_trained(self, policy: Any, patterns: Sequence[str]) -> None:
+        """As `zk0.policy.smolvla.trained_parts.select_trained`."""
+        select_trained(policy, patterns)
 
     def example_window(self, policy: Any) -> ExampleWindow:
         """A chunk of actions, and the frame's own observation."""

@@ -84,7 +84,26 @@ def client_round_table(history: Sequence[RoundRecord]) -> Table:
     )
     mus = {r.round: r.decision.mu for r in history if r.decision}
     rows = tuple(row for r in sorted_by_round(history) for row in _round_rows(r, mus))
+    if any(score.personal for r in history if r.client_evaluation for score in r.client_evaluation.scores):
+        return _with_own_losses(Table(caption="Every client in every round", columns=columns, rows=rows), history)
     return Table(caption="Every client in every round", columns=columns, rows=rows)
+
+
+def _with_own_losses(table: Table, history: Sequence[RoundRecord]) -> Table:
+    """The table with a column beside the held-out loss: that of the client's own policy (`training.personal`)."""
+    at = [column.title for column in table.columns].index("held-out loss") + 1
+    records = [(r, update.client) for r in sorted_by_round(history) for update in r.updates]
+    rows = tuple(
+        (*row[:at], decimal_cell(_own_loss(record, client), 3), *row[at:])
+        for row, (record, client) in zip(table.rows, records, strict=True)
+    )
+    columns = (*table.columns[:at], Column(title="held-out loss, own policy"), *table.columns[at:])
+    return table.model_copy(update={"columns": columns, "rows": rows})
+
+
+def _own_loss(record: RoundRecord, client: str) -> float | None:
+    scores = record.client_evaluation.scores if record.client_evaluation else ()
+    return next((s.personal.policy_loss for s in scores if s.client == client and s.personal), None)
 
 
 def _round_rows(record: RoundRecord, mus: Mapping[int, float]) -> list[tuple[Cell, ...]]:
