@@ -3,7 +3,7 @@
 Tensors never travel in a record: it names them by path, digest and bytes. Import every record from here.
 """
 
-from zk0.records.bounds import MAX_INDEX, MAX_TEXT, PathSketch, Text, clean_text
+from zk0.records.bounds import MAX_INDEX, MAX_TEXT, PathSketch, Text, clean_text, Frames, Name
 from zk0.records.dataset_records import (
     ACTION,
     CAMERA_PREFIX,
@@ -46,11 +46,13 @@ from zk0.records.round_records import (
     ServerState,
 )
 from zk0.records.update_records import (
+    SUM_NAME,
     ClientMetrics,
     Contribution,
     DigestAlgorithm,
     LoraShape,
     Refusal,
+    SummedUpdates,
     Update,
     WireDtype,
     WireFormat,
@@ -111,4 +113,8 @@ __all__ = [
     "WireDtype",
     "WireFormat",
     "clean_text",
+    "SUM_NAME",
+    "Frames",
+    "Name",
+    "SummedUpdates",
 ]

@@ -56,6 +56,32 @@ class WireFormat(Record):
     """Digest of the downloaded file; None: it is the file of the global weights."""
 
 
+class SummedUpdates(Record):
+    """A sum of updates that the server made in secure aggregation, without learning any (docs/secure-aggregation.md).
+
+    Word x of the sum stands for the mean delta `x * step / share` (`zk0.weights.fixed_point`).
+    """
+
+    clients: tuple[Name, ...] = Field(min_length=1)
+    """Whose updates were summed, in the order of their names."""
+    dropped: tuple[Name, ...] = ()
+    """Clients that had agreed on masks, and whose masks were removed from the sum because their updates did not come."""
+    roster: DigestText
+    """SHA-256 of what the clients have agreed on."""
+    threshold: int = Field(ge=2)
+    """Clients whose answers were needed."""
+    bits: Literal[16, 32]
+    """Of a word."""
+    step: float = Field(gt=0)
+    """Of the grid."""
+    share: float = Field(gt=0)
+    """Of the summed clients in the mean of all that had agreed on masks."""
+
+
+SUM_NAME = "secure-sum"
+"""The client's name in the record of a sum of updates."""
+
+
 class Update(Record):
     """One client's trained weights: where the file lies, what it holds, how it was made."""
 
@@ -77,6 +103,9 @@ class Update(Record):
     wire: WireFormat = WireFormat()
     has_control_variates: bool = False
     """The file also holds the change of the client's control variate (SCAFFOLD)."""
+    summed: SummedUpdates | None = None
+    """The file holds the sum of the updates of several clients, examples and bytes are their sums and metrics their means;
+    None: it is the update of one client."""
 
 
 class Refusal(Record):

@@ -161,6 +161,8 @@ def _form_problem(update: Update, plan: RoundPlan) -> str | None:
         return f"its LoRA shape is {update.lora}, expected {plan.training.lora_shape()}"
     if update.has_control_variates != plan.use_control_variates:
         return f"control variates: {update.has_control_variates}, expected {plan.use_control_variates}"
+    if update.summed is not None:
+        return "it claims to be a sum of updates, which only a server makes"
     if update.wire != plan.wire:
         return f"its wire format is {update.wire}, expected {plan.wire}"
     return None
