@@ -42,7 +42,7 @@ class SecureGroup:
     folder: Path
     deltas: dict[str, dict[str, NDArray[Any]]]
     frames: dict[str, int]
-    rules: SecureRules = SecureRules(bits=16, neighbors=10, limit=1.0, max_share_factor=0)
+    rules: SecureRules
     round: int = 1
     sealed: dict[str, SealedShares] = field(default_factory=dict)
 

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 from itertools import combinations, product
 from typing import Any
 
-import numpy as np
 import pytest
 
 from zk0.errors import FederationError
@@ -49,12 +48,18 @@ def dropouts(names: list[str], most: int) -> Iterator[list[list[str]]]:
                 yield [[n for n, at in zip(chosen, places, strict=True) if at == message] for message in MESSAGES]
 
 
-def test_a_third_may_drop_out_at_any_message(secure_group: Callable[..., Any]) -> None:
-    """Every pattern of one or two dropouts among six clients: up to the keys they are no members, then they drop out."""
-    patterns = list(dropouts([f"c{i:02d}" for i in range(6)], 2))
-    assert len(patterns) == 1 + 6 * 5 + 15 * 25
-    for number, gone in enumerate(patterns):
-        group = secure_group(6, folder=f"group-{number}")
+@pytest.mark.parametrize(("count", "may_stop", "patterns"), [(4, 4, 1 + 4 * 5), (6, 2, 1 + 2 * 5 + 25)])
+def test_a_third_may_drop_out_at_any_message(
+    secure_group: Callable[..., Any], count: int, may_stop: int, patterns: int
+) -> None:
+    """Every client of four at every message; two clients of six at every pair of messages.
+
+    A client that announces no keys is no member of the roster.
+    """
+    found = list(dropouts([f"c{i:02d}" for i in range(may_stop)], count // 3))
+    assert len(found) == patterns
+    for number, gone in enumerate(found):
+        group = secure_group(count, folder=f"group-{number}")
         members = [n for n in group.names if n not in gone[0]]
         if len(gone[0]) and sum(map(len, gone)) > len(gone[0]) and len(members) - 1 < -(-2 * len(members) // 3):
             continue  # more than a third of the members

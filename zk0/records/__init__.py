@@ -3,7 +3,7 @@
 Tensors never travel in a record: it names them by path, digest and bytes. Import every record from here.
 """
 
-from zk0.records.bounds import MAX_INDEX, MAX_TEXT, PathSketch, Text, clean_text, Frames, Name
+from zk0.records.bounds import MAX_INDEX, MAX_TEXT, Frames, Name, PathSketch, Text, clean_text
 from zk0.records.dataset_records import (
     ACTION,
     CAMERA_PREFIX,
@@ -67,6 +67,7 @@ __all__ = [
     "MAX_STARTS",
     "MAX_TEXT",
     "STATE",
+    "SUM_NAME",
     "Arrival",
     "BufferedRound",
     "CalibrationName",
@@ -84,6 +85,7 @@ __all__ = [
     "EpisodeVideo",
     "Evaluation",
     "Finding",
+    "Frames",
     "JoiningStep",
     "JoiningStepName",
     "JointUnits",
@@ -91,6 +93,7 @@ __all__ = [
     "Member",
     "Mismatch",
     "Moments",
+    "Name",
     "NormalizationKind",
     "PathSketch",
     "PolicyRecipe",
@@ -107,14 +110,11 @@ __all__ = [
     "Split",
     "Statistics",
     "StatisticsGroup",
+    "SummedUpdates",
     "Text",
     "UnseenBy",
     "Update",
     "WireDtype",
     "WireFormat",
     "clean_text",
-    "SUM_NAME",
-    "Frames",
-    "Name",
-    "SummedUpdates",
 ]

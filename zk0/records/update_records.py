@@ -57,7 +57,7 @@ class WireFormat(Record):
 
 
 class SummedUpdates(Record):
-    """A sum of updates that the server made in secure aggregation, without learning any (docs/secure-aggregation.md).
+    """A sum of updates, of which the server has learned no single one (docs/secure-aggregation.md).
 
     Word x of the sum stands for the mean delta `x * step / share` (`zk0.weights.fixed_point`).
     """
@@ -104,8 +104,8 @@ class Update(Record):
     has_control_variates: bool = False
     """The file also holds the change of the client's control variate (SCAFFOLD)."""
     summed: SummedUpdates | None = None
-    """The file holds the sum of the updates of several clients, examples and bytes are their sums and metrics their means;
-    None: it is the update of one client."""
+    """The file holds the sum of several clients' updates, examples and bytes are their sums, metrics their means; None: it
+    is the update of one client."""
 
 
 class Refusal(Record):

@@ -48,9 +48,7 @@ class SecureRound(Record):
         """
         if plan.secure is None:
             raise FederationError(f"round {plan.round}: its plan asks for updates, not for secure aggregation")
-        return cls(
-            session=plan.terms.session, round=plan.round, global_digest=plan.global_digest, rules=plan.secure
-        )
+        return cls(session=plan.terms.session, round=plan.round, global_digest=plan.global_digest, rules=plan.secure)
 
 
 class KeyAdvert(Record):

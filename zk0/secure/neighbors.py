@@ -26,6 +26,4 @@ def neighbor_graph(clients: Sequence[str], count: int, seed: bytes) -> dict[str,
         return {name: tuple(sorted(other for other in clients if other != name)) for name in clients}
     ring = sorted(clients, key=lambda name: hashlib.sha256(seed + b"/" + name.encode()).digest())
     steps = [step for step in range(-count // 2, count // 2 + 1) if step]
-    return {
-        name: tuple(sorted(ring[(at + step) % len(ring)] for step in steps)) for at, name in enumerate(ring)
-    }
+    return {name: tuple(sorted(ring[(at + step) % len(ring)] for step in steps)) for at, name in enumerate(ring)}

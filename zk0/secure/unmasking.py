@@ -1,4 +1,4 @@
-"""The server's part of a sum: whose masks are left in it, their keys from the clients' shares, and the sum without them.
+"""The server's part of a sum: which masks are left in it, their keys from shares of clients, and the sum without them.
 
 In the sum of the clients' masked updates the masks of two summed clients cancel. What is left is the own mask of each,
 and the masks that they share with clients that dropped out.
@@ -9,16 +9,46 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+from zk0.audit.signing_key import is_signed
 from zk0.errors import FederationError, UpdateError
 from zk0.records import DigestAlgorithm, SummedUpdates
 from zk0.secure.key_agreement import KEY_BYTES, public_key
 from zk0.secure.mask_streams import Mask, MaskStreams
 from zk0.secure.masking_client import pairwise_mask
-from zk0.secure.messages import MaskingRequest, RevealedShares, Roster, SealedShares, SumRequest
+from zk0.secure.messages import (
+    Consent,
+    KeyAdvert,
+    MaskingRequest,
+    RevealedShares,
+    Roster,
+    SealedShares,
+    SecureRound,
+    SumRequest,
+)
 from zk0.secure.shamir import join_shares
 from zk0.weights.files import open_weights
 from zk0.weights.fixed_point import summed_blocks
 from zk0.weights.writer import open_weights_writer
+
+
+def check_advert(common: SecureRound, found: KeyAdvert) -> None:
+    """Check that a client has signed its keys for a round.
+
+    Raises:
+        FederationError: it has not.
+    """
+    if not is_signed(found.identity, found.signed_bytes(common), found.signature):
+        raise FederationError("its keys are not signed by its node for this round")
+
+
+def check_consent(roster: Roster, request: SumRequest, found: Consent) -> None:
+    """Check that a client has signed a sum.
+
+    Raises:
+        FederationError: it has not.
+    """
+    if not is_signed(roster.advert(found.client).identity, request.signed_bytes(), found.signature):
+        raise FederationError("its consent to the sum is not signed by its node")
 
 
 def check_sealed(roster: Roster, found: SealedShares) -> None:
@@ -67,9 +97,7 @@ def has_enough(roster: Roster, request: SumRequest, answered: Sequence[str]) -> 
     )
 
 
-def remaining_masks(
-    roster: Roster, request: SumRequest, revealed: Mapping[str, RevealedShares]
-) -> Iterator[Mask]:
+def remaining_masks(roster: Roster, request: SumRequest, revealed: Mapping[str, RevealedShares]) -> Iterator[Mask]:
     """Yield the masks that remove what is left in the sum.
 
     Args:

@@ -85,7 +85,7 @@ class JoiningReportPlan(EvaluationPlan):
 
 
 class SecureRules(Record):
-    """How the updates of a round are summed in secure aggregation; all clients of the round must have the same rules."""
+    """How the updates of a round are summed in secure aggregation; the same for all its clients."""
 
     bits: Literal[16, 32]
     """Of a word."""

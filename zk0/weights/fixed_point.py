@@ -77,7 +77,12 @@ def summed_specs(specs: Mapping[str, TensorSpec], bits: int) -> dict[str, Tensor
 
 
 def encoded_blocks(
-    names: Sequence[str], deltas: WeightsSource, grid: FixedPointGrid, share: float, scale: float, metrics: ClientMetrics
+    names: Sequence[str],
+    deltas: WeightsSource,
+    grid: FixedPointGrid,
+    share: float,
+    scale: float,
+    metrics: ClientMetrics,
 ) -> Iterator[NDArray[Any]]:
     """Yield the words of a client's deltas and metrics in blocks, in the order of `names`; each is a new array.
 

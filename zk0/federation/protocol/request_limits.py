@@ -35,8 +35,13 @@ def check_terms(terms: SessionTerms, config: dict[str, Any]) -> None:
         _raise_for(_terms_faults(terms, limits, Path(config["scratch"])))
 
 
-def check_plan(plan: ClientPlan, config: dict[str, Any]) -> None:
+def check_plan(plan: ClientPlan, config: dict[str, Any], *, trains: bool = True) -> None:
     """Raise unless a plan and its terms are within the node's limits.
+
+    Args:
+        plan: of the request.
+        config: of this node.
+        trains: whether a request with a round's plan asks for its training, which counts as a round of the day.
 
     Raises:
         FederationError: names each limit that is broken.
@@ -48,7 +53,7 @@ def check_plan(plan: ClientPlan, config: dict[str, Any]) -> None:
         if isinstance(plan, EvaluationPlan):
             faults += [*_evaluation_faults(plan, limits)]
         _raise_for(faults)
-        if isinstance(plan, RoundPlan):
+        if isinstance(plan, RoundPlan) and trains:
             _count_round(Path(config["scratch"]), limits)
 
 

@@ -112,7 +112,7 @@ class Spool:
 
     def _store(self, update: Update, source: Path, target: Path) -> None:
         if not update.wire.compressed:
-            _link(source, target)
+            link_file(source, target)
             return
         with open_weights(self._global) as file:
             decompress_weights(source, target, update_file_specs(update, file.specs))
@@ -168,7 +168,7 @@ def _form_problem(update: Update, plan: RoundPlan) -> str | None:
     return None
 
 
-def _link(source: Path, target: Path) -> None:
+def link_file(source: Path, target: Path) -> None:
     """Hard-link a file, so that the disk holds it once; copy it where the file system cannot."""
     with atomic_path(target, durable=False) as temporary:
         _link_or_copy(source, temporary)
