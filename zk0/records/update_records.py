@@ -65,7 +65,7 @@ class SummedUpdates(Record):
     clients: tuple[Name, ...] = Field(min_length=1)
     """Whose updates were summed, in the order of their names."""
     dropped: tuple[Name, ...] = ()
-    """Clients that had agreed on masks, and whose masks were removed from the sum because their updates did not come."""
+    """Clients whose updates did not come after they had agreed on masks, which were removed from the sum."""
     roster: DigestText
     """SHA-256 of what the clients have agreed on."""
     threshold: int = Field(ge=2)
@@ -104,8 +104,8 @@ class Update(Record):
     has_control_variates: bool = False
     """The file also holds the change of the client's control variate (SCAFFOLD)."""
     summed: SummedUpdates | None = None
-    """The file holds the sum of several clients' updates, examples and bytes are their sums, metrics their means; None: it
-    is the update of one client."""
+    """The file holds the sum of several clients' updates; examples and bytes are sums, metrics are means. None: it is
+    the update of one client."""
 
 
 class Refusal(Record):

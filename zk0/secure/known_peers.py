@@ -46,8 +46,8 @@ class KnownPeers:
         shown = {advert.client: advert.identity for advert in adverts}
         if other := sorted(name for name, key in shown.items() if known.get(name, key) != key):
             raise FederationError(
-                f"the server shows another key of {', '.join(other)} than before; expected the one in {self._file}: ask "
-                "its owner for the key, and write it there if it is new"
+                f"the server shows another key of {', '.join(other)} than before; expected the one in {self._file}: "
+                "ask its owner for the key, and write it there if it is new"
             )
         if new := {name: key for name, key in shown.items() if name not in known}:
             atomic_write_text(self._file, json.dumps(known | new, indent=1, sort_keys=True))

@@ -45,6 +45,6 @@ class MaskStreams:
         if self._stream.size != words.nbytes:
             self._zeros, self._stream = bytes(words.nbytes), np.empty(words.nbytes, np.uint8)
         for cipher, is_added in self._streams:
-            cipher.update_into(self._zeros, self._stream)
+            cipher.update_into(self._zeros, self._stream.data)
             mask = self._stream.view(words.dtype.newbyteorder("<"))
             (np.add if is_added else np.subtract)(words, mask, out=words)

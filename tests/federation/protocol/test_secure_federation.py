@@ -123,5 +123,5 @@ def test_a_client_refuses_to_mask_an_update_twice(secure_session: Any) -> None:
     driver, federation, _ = secure_session
     train(driver, federation)
     shutil.rmtree(driver.spool())
-    with pytest.raises(RoundIncomplete, match="0 clients have sent masked updates.*not the one that it has masked"):
+    with pytest.raises(RoundIncomplete, match=r"0 clients have sent masked updates.*not the one that it has masked"):
         train(driver, federation, lr=2e-3)

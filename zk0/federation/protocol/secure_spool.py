@@ -62,9 +62,11 @@ class SecureSpool:
         """Return the record of the sum; None where there is none, or its file is damaged."""
         found = _read(self._folder / f"{SUM_NAME}.json", Update)
         try:
-            return found if found and not check_weights(self.sum_file, found.digest) else None
+            if found is not None:
+                check_weights(self.sum_file, found.digest)
         except CheckpointError:
             return None
+        return found
 
     def write_sum(self, found: Update) -> Update:
         """Store the record of the sum, and return it."""
@@ -78,10 +80,13 @@ class SecureSpool:
     def has_masked(self, client: str, roster: Roster) -> bool:
         """Whether the masked update of a client is here, undamaged."""
         found = _read(self._folder / f"{client}.json", MaskedUpdate)
+        if found is None or found.roster != roster.digest:
+            return False
         try:
-            return found is not None and found.roster == roster.digest and not self._check(client, found, roster)
+            self._check(client, found, roster)
         except (CheckpointError, UpdateError):
             return False
+        return True
 
     def receive(self, client: str, found: MaskedUpdate, source: Path, roster: Roster) -> None:
         """Store a masked update.
