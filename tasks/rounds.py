@@ -167,7 +167,7 @@ def aggregate_updates(
     """Aggregate the updates into new global weights with the session's strategy."""
     from zk0.aggregation.aggregate import aggregate
     from zk0.aggregation.privacy import privacy_spent, session_secret
-    from zk0.aggregation.reduction_plan import AggregationTerms, client_count
+    from zk0.aggregation.reduction_plan import AggregationTerms
     from zk0.aggregation.stale_updates import StaleStart
 
     here, number = SessionFolder(Path(folder)), last.next_round
@@ -183,7 +183,7 @@ def aggregate_updates(
     target = here.weights(number)
     drop_page_cache(here.weights(number - 2))  # no client reads them any more
     made = aggregate(absolute, here.path / last.checkpoint.path, target, terms, aggregation_threads())
-    clients = client_count(updates)
+    clients = sum(update.client_count for update in updates)
     privacy = privacy_spent(settings, clients, last.privacy)
     norm = f"update norm {made.param_update_norm:.4g}, digest {made.digest[:12]}"
     epsilon = f"; epsilon {privacy.epsilon:.3g} at delta {privacy.delta:g}" if privacy else ""

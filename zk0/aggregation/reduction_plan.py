@@ -1,6 +1,6 @@
 """How the updates of one round become new global weights: the strategy's part, clipping and noise."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,6 @@ from zk0.aggregation.privacy import gaussian_noise, noise_std
 from zk0.aggregation.stale_updates import StaleStart
 from zk0.aggregation.strategy import Strategy, equal_weights
 from zk0.errors import UpdateError
-from zk0.records import Update
 from zk0.settings.aggregation_settings import AggregationSettings
 
 Combine = Callable[[NDArray[Any], Float64Array], Float64Array]
@@ -76,7 +75,7 @@ def plan_reduction(
     equal = settings.weighting == "equal" or settings.noise_multiplier > 0
     is_sum = any(update.summed for update in open_round.updates)
     clips = settings.clip_norm is not None and not is_sum  # the clients have clipped the updates in a sum
-    std = noise_std(settings, client_count(open_round.updates))
+    std = noise_std(settings, sum(update.client_count for update in open_round.updates))
     factors = [terms.stale[u.client].factor if u.client in terms.stale else 1.0 for u in open_round.updates]
     return ReductionPlan(
         combine=strategy.combine,
@@ -88,11 +87,6 @@ def plan_reduction(
         * (clip_scales(delta_norms(open_round, threads), settings.clip_norm or 0.0) if clips else 1.0),
         noise=gaussian_noise(std, terms.secret, open_round.updates) if std else None,
     )
-
-
-def client_count(updates: Sequence[Update]) -> int:
-    """Return of how many clients updates are; a sum of secure aggregation is of several."""
-    return sum(len(update.summed.clients) if update.summed else 1 for update in updates)
 
 
 def clip_scales(norms: tuple[float, ...], clip_norm: float) -> Float64Array:

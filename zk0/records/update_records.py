@@ -107,6 +107,11 @@ class Update(Record):
     """The file holds the sum of several clients' updates; examples and bytes are sums, metrics are means. None: it is
     the update of one client."""
 
+    @property
+    def client_count(self) -> int:
+        """Of how many clients it is."""
+        return len(self.summed.clients) if self.summed else 1
+
 
 class Refusal(Record):
     """An update or another answer that the server rejected, or did not get."""

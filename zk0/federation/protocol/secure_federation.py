@@ -138,6 +138,7 @@ class _SecureRoundRun:
         self._spool = SecureSpool(spool, weights[0])
         self.refusals = Spool(spool, weights[0])
         self._reasons: dict[str, str] = {}
+        self._asked = set[str]()
 
     def run(self) -> Update:
         """Return the sum."""
@@ -153,8 +154,6 @@ class _SecureRoundRun:
 
     def _share_secrets(self) -> SharedSecrets:
         """Let clients train and announce keys, then share their secrets."""
-        for name in self._plans:
-            self._listener.on_request(name)
         adverts = self._ask(ADVERT, KeyAdvert, MessageType.TRAIN, dict.fromkeys(self._plans), self._check_advert)
         self._need("announced keys", adverts, LEAST_CLIENTS)
         common = self._common
@@ -249,6 +248,10 @@ class _SecureRoundRun:
         found: dict[str, R] = {}
         if not plans:
             return found
+        for name in requests:
+            if name not in self._asked:
+                self._asked.add(name)
+                self._listener.on_request(name)
         trains = message_type == MessageType.TRAIN
         for reply in self._federation.ask(plans, message_type, requests, self._weights[1] if trains else None):
             reason = reply.error
