@@ -3,7 +3,8 @@
     python benchmarks/wire.py deployments/sessions/demo.toml --seeds 42,43 --set policy.path=tiny --json wire.json
 
 A wire format is `up`, or `up/down`: that of updates and that of global weights (`federation.wire`,
-`federation.wire_down`). Losses are paired over episodes. Megabytes are those of files, per client and round; a relay in
+`federation.wire_down`); `secure` is secure aggregation, whose words cannot be compressed. Losses are
+paired over episodes. Megabytes are those of files, per client and round; a relay in
 tests/federation/protocol/test_wire_bytes.py counts the bytes on the socket. Compression is lossless; its column is that
 of the same session's last updates. Sessions that are already in `--out` are read, not run again.
 """
@@ -15,7 +16,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-WIRES = "fp32,bf16,int8,bf16/bf16,int8/int8"
+WIRES = "fp32,bf16,int8,bf16/bf16,int8/int8,secure"
+SECURE = {"federation.secure": True, "aggregation.quarantine_factor": 0, "evaluation.clients_frequency": 0}
 
 
 def main() -> None:
@@ -55,7 +57,14 @@ def run(session: Path, which: tuple[str, int], settings: dict[str, Any], out: Pa
         if Ledger(here.ledger).read()[-1:] and here.report.is_file():
             return folder
     up, _, down = wire.partition("/")
-    chosen = {"output_dir": str(place), "seed": seed, "federation.wire": up, "federation.wire_down": down or "fp32"}
+    secure = up == "secure"
+    chosen = {
+        "output_dir": str(place),
+        "seed": seed,
+        "federation.wire": "fp32" if secure else up,
+        "federation.wire_down": down or "fp32",
+        **(SECURE if secure else {}),
+    }
     quick = {"rollout.tasks": [], "checkpoint_interval": 0, "keep_updates": True}
     with configured_or_temporary_server(Path.cwd(), lambda _: None):
         return Path(federated_session(config=str(session), overrides=settings | chosen | quick))
@@ -77,8 +86,8 @@ def row(wire: str, base: str, seeds: list[int], folders: dict[tuple[str, int], P
     path = folders[wire, seeds[0]] / first.path
     return {
         "wire": wire,
-        "up_megabytes": first.bytes / 1e6,
-        "up_compressed_megabytes": compressed_bytes(path) / 1e6,
+        "up_megabytes": first.bytes / first.client_count / 1e6,
+        "up_compressed_megabytes": (first.bytes / first.client_count if first.summed else compressed_bytes(path)) / 1e6,
         "down_megabytes": (last.sent_bytes or last.checkpoint.bytes) / 1e6,
         "loss": [m.unseen.policy_loss for m in measured if m.unseen],
         "changes": changes,

@@ -14,7 +14,7 @@ from prefect.utilities.annotations import opaque, quote
 
 from flows.session_loading import check_session_inputs, load_session_to_run
 from flows.session_location import folder_of_flow_run, folder_to_resume
-from tasks import buffered_training, evaluation, preparation, releasing, reporting, rounds, tracking
+from tasks import buffered_training, evaluation, preparation, releasing, reporting, rounds, secure_training, tracking
 from tasks.crashed_task_runs import mark_task_runs_crashed
 from tasks.events import ProgressEvent, emit_progress, emit_step_progress, log_line
 from tasks.logs import session_logs
@@ -342,7 +342,11 @@ def federated_round(
     setup, known = without_dependency(setup), without_dependency(session)
     log_line(f"round {number} of {session.rounds}: {decision.reason}")
     with rounds.stage_timer(seconds, "train"):
-        collect = buffered_training.train_buffered if session.federation.mode == "buffered" else rounds.train_clients
+        collect = rounds.train_clients
+        if session.federation.secure:
+            collect = secure_training.train_secure
+        elif session.federation.mode == "buffered":
+            collect = buffered_training.train_buffered
         train = collect.with_options(retries=session.federation.round_retries, retry_delay_seconds=2)
         trained = train(known, folder, setup, without_dependency(history), decision)
     with rounds.stage_timer(seconds, "aggregate"):

@@ -18,6 +18,7 @@ from prefect.states import Completed, Crashed, Failed, Running
 from tasks.events import ProgressEvent, emit_progress, log_line
 from tasks.prefect_private import emit_state_change, nested_task_run
 from zk0.records import ClientScore, JoiningStep, Refusal, Update
+from zk0.secure.messages import MaskedUpdate
 
 
 class ClientTaskRuns:
@@ -60,7 +61,7 @@ class ClientTaskRuns:
         self._set_state(update.client, Completed(message=f"in an earlier attempt: {answer_summary(update)}"))
         emit_progress(ProgressEvent(kind="client_answered", client=update.client, round=self._round))
 
-    def on_result(self, found: Update | ClientScore | Refusal) -> None:
+    def on_result(self, found: Update | ClientScore | MaskedUpdate | Refusal) -> None:
         """End the client's task run: completed with its numbers, or failed with the reason of the refusal."""
         if isinstance(found, Refusal):
             self.mark_refused(found)
@@ -163,8 +164,10 @@ def _enter_state(run: TaskRun, state: State[Any], follows: Event | None) -> tupl
     return changed, emit_state_change(changed, run.state, follows)
 
 
-def answer_summary(found: Update | ClientScore) -> str:
+def answer_summary(found: Update | ClientScore | MaskedUpdate) -> str:
     """Return the numbers of a client's result, for a log line."""
+    if isinstance(found, MaskedUpdate):
+        return "masked update"
     if isinstance(found, ClientScore):
         own = "" if found.personal is None else f", {found.personal.policy_loss:.4f} of the client's own policy"
         return f"policy loss {found.score.policy_loss:.4f}{own} on held-out episodes"

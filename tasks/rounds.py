@@ -183,10 +183,11 @@ def aggregate_updates(
     target = here.weights(number)
     drop_page_cache(here.weights(number - 2))  # no client reads them any more
     made = aggregate(absolute, here.path / last.checkpoint.path, target, terms, aggregation_threads())
-    privacy = privacy_spent(settings, len(updates), last.privacy)
+    clients = sum(update.client_count for update in updates)
+    privacy = privacy_spent(settings, clients, last.privacy)
     norm = f"update norm {made.param_update_norm:.4g}, digest {made.digest[:12]}"
     epsilon = f"; epsilon {privacy.epsilon:.3g} at delta {privacy.delta:g}" if privacy else ""
-    log_line(f"round {number}: {len(updates)} updates, {settings.strategy}, {norm}{epsilon}")
+    log_line(f"round {number}: {clients} updates, {settings.strategy}, {norm}{epsilon}")
     return AggregatedRound(
         checkpoint=Checkpoint(round=number, path=here.relative(target), digest=made.digest, bytes=made.bytes),
         contributions=made.contributions,
@@ -289,7 +290,8 @@ def send_receipts(session: Session, folder: str, history: Sequence[RoundRecord])
     from zk0.federation.open import get_federation
 
     here = SessionFolder(Path(folder))
-    aggregated = sorted({update.client for record in history for update in record.updates})
+    updates = [update for record in history for update in record.updates]
+    aggregated = sorted({name for one in updates for name in (one.summed.clients if one.summed else (one.client,))})
     receipts = {client: merkle.client_receipts(history, client) for client in aggregated}
     for refusal in get_federation(here.name).send_receipts(session_terms(session, here.name), receipts):
         log_line(f"{refusal.client} has no receipts: {refusal.reason}")

@@ -106,6 +106,14 @@ def test_unknown_strategy_is_refused_with_the_names_of_all():
             "aggregation.noise_multiplier",
         ),
         ({}, {"federation": {"mode": "buffered"}, "buffer": {"size": 8}}, "federation.mode buffered"),
+        (
+            {"quarantine_factor": 0},
+            {
+                "federation": {"secure": True},
+                "evaluation": {"datasets": [{"dataset": "sim:lift_cube"}], "clients_frequency": 0},
+            },
+            "federation.secure",
+        ),
     ],
 )
 def test_what_needs_a_mean_of_all_updates(aggregation, changes, what):

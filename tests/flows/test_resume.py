@@ -32,6 +32,12 @@ INT8 = ("aggregation.strategy=fedavg", "federation.wire=int8", "federation.wire_
 LATE = ", ".join(f'{{name="{n}", dataset="local:DATA/{n}", from_round={1 + (n == "c")}}}' for n in "abc")
 ALL = ", ".join(f'{{name="{n}", dataset="local:DATA/{n}"}}' for n in "abc")
 BUFFERED = (f"clients=[{ALL}]", "federation.mode=buffered", "buffer.simulated_seconds={a=1, b=2, c=3}")
+SECURE = (
+    f"clients=[{ALL}]",
+    "federation.secure=true",
+    "aggregation.quarantine_factor=0",
+    "evaluation.clients_frequency=0",
+)
 ACT = ("policy.path=tiny-act", "training.features=off")
 EVERYTHING = ("training.features=off", "training.scope=all")
 SETTINGS = {
@@ -44,6 +50,7 @@ SETTINGS = {
     "personal": ("training.personal=['model.action_out_proj.*']",),
     "buffered": BUFFERED,
     "buffered-int8": (*BUFFERED, *INT8),
+    "secure": SECURE,
 }
 """In the second buffered round arrive c, which began in the first one, and then a; b is at work when it ends."""
 
@@ -128,10 +135,40 @@ KILLS |= {
     "record cut, buffered": replace(KILLS["record cut"], settings="buffered"),
     "arrival without line, int8": Kill(("open", ARRIVALS, 1), settings="buffered-int8"),
 }
+STATE = r"{}/sessions/.*/secure/round-002/\.state\.json"
+"""Written when the client announces keys, shares secrets, begins to mask, has masked, and agrees to the sum."""
+KILLS |= {
+    "training, secure": replace(KILLS["training"], settings="secure"),
+    "keys, secure": Kill(("os.rename", STATE.format("a"), 1), settings="secure"),
+    "shares, secure": Kill(("os.rename", STATE.format("b"), 2), settings="secure"),
+    "roster, secure": Kill(("open", r"002/updates/\.roster", 1), settings="secure"),
+    "masks, secure": Kill(("os.rename", STATE.format("a"), 3), "round-002/updates/roster.json", settings="secure"),
+    "masked update cut, secure": Kill(("open", r"b/.*/round-002/\.masked", 1), cut=10_000, settings="secure"),
+    "masked, secure": Kill(("os.rename", STATE.format("a"), 4), settings="secure"),
+    "masked round, secure": Kill(("open", r"a/\.masked_rounds", 1), settings="secure"),
+    "masked update not spooled, secure": Kill(("os.link", r"updates/\.a\.", 1), settings="secure"),
+    "between masked updates, secure": Kill(
+        ("os.link", r"updates/\.b\.", 1), "round-002/updates/a.json", settings="secure"
+    ),
+    "survivors, secure": Kill(("open", r"002/updates/\.survivors", 1), "round-002/updates/c.json", settings="secure"),
+    "consents, secure": Kill(
+        ("os.rename", STATE.format("b"), 5), "round-002/updates/survivors.json", settings="secure"
+    ),
+    "sum cut, secure": Kill(
+        ("open", r"\.secure-sum\.safe", 1), "round-002/updates/survivors.json", 5000, settings="secure"
+    ),
+    "sum without record, secure": Kill(
+        ("open", r"\.secure-sum\.json", 1), "round-002/updates/secure-sum.safetensors", settings="secure"
+    ),
+    "aggregation cut, secure": replace(
+        KILLS["aggregation cut"], left="round-002/updates/secure-sum.json", settings="secure"
+    ),
+    "report cut, secure": replace(KILLS["report cut"], settings="secure"),
+}
 KILLS["training, act"] = replace(KILLS["training"], settings="act", to_the_end=True)
 KILLS["training, personal"] = replace(KILLS["training"], settings="personal", to_the_end=True)
 KILLS["training, all"] = replace(KILLS["training"], settings="all")
-BY_DEFAULT += ("update cut, scaffold", "between arrivals")
+BY_DEFAULT += ("update cut, scaffold", "between arrivals", "consents, secure")
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,45 @@ def parse(**changes: Any) -> Session:
     return parse_session(MINIMAL | changes, "here")
 
 
+CLIENTS = [{"name": n, "dataset": f"x/{n}"} for n in "abc"]
+SECURE: dict[str, Any] = {
+    "clients": CLIENTS,
+    "federation": {"secure": True},
+    "aggregation": {"quarantine_factor": 0},
+    "evaluation": MINIMAL["evaluation"] | {"clients_frequency": 0},
+}
+
+
+def test_secure_aggregation_names_everything_that_it_excludes() -> None:
+    """All at once, before anything is downloaded."""
+    assert parse(**SECURE).federation.secure
+    with pytest.raises(SettingsError) as caught:
+        parse(
+            clients=[*CLIENTS[:1], {"name": "secure-sum", "dataset": "x/s"}],
+            federation={"secure": True, "wire": "int8", "compress": True},
+            evaluation=MINIMAL["evaluation"] | {"joining_report": True},
+            scheduler={"adaptive_lr_enabled": True, "adaptive_mu_enabled": True, "high_loss_multiplier": 1.5},
+        )
+    text = str(caught.value)
+    for expected in (
+        "needs aggregation.quarantine_factor = 0",
+        "no federation.wire or federation.compress",
+        "no scheduler.adaptive_lr_enabled",
+        "no scheduler.adaptive_mu_enabled",
+        "needs evaluation.clients_frequency = 0",
+        "no evaluation.joining_report",
+        "2 client(s) in a round, expected 3 or more",
+        "no client named secure-sum",
+    ):
+        assert expected in text
+    with pytest.raises(SettingsError, match=r"no federation\.mode buffered: the clients of a sum agree on one round"):
+        parse(**{**SECURE, "federation": {"secure": True, "mode": "buffered"}})
+    with pytest.raises(SettingsError, match=r"no training\.adapter lora"):
+        parse(**SECURE, training={"adapter": "lora"})
+    with pytest.raises(SettingsError, match=r"the engine must be local, or ray on"):
+        parse(**{**SECURE, "clients": [], "federation": {"secure": True, "engine": "deployment"}})
+
+
 class TestFaults:
     @pytest.mark.parametrize(
         ("changes", "message"),
@@ -58,6 +97,8 @@ class TestFaults:
             ({"partition": SHARED["partition"]}, r"exactly one of \[\[clients\]\] and \[partition\]"),
             ({"federation": {"min_updates": 3}}, "federation.min_updates 3 with 2 client"),
             ({"federation": {"engine": "ray", "workers": 0}}, "federation.workers must be at least 1 with the ray"),
+            ({"federation": {"secure_bits": 32}}, "secure_bits is of secure aggregation, found federation.secure fal"),
+            ({**SECURE, "federation": {"secure": True, "secure_neighbors": 5}}, "secure_neighbors: .*multiple of 2"),
             ({"buffer": {"size": 1}}, r"\[buffer\] is of federation.mode \"buffered\", found mode \"synchronous\""),
             ({**BUFFERED, "buffer": {"size": 3}}, r"buffer.size 3 with 2 client\(s\), of which a buffer holds one"),
             ({**BUFFERED, "buffer": {"size": 1}}, "federation.min_updates 2 with buffer.size 1"),

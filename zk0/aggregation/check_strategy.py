@@ -35,6 +35,7 @@ def _mismatches(strategy: Strategy, session: Session) -> Iterator[str]:
     needing_a_mean = {
         "aggregation.noise_multiplier": session.aggregation.noise_multiplier > 0,
         "federation.mode buffered": session.federation.mode == "buffered",
+        "federation.secure": session.federation.secure,
     }
     for name in (name for name, is_set in needing_a_mean.items() if is_set and not strategy.is_mean_of_all):
         means = ", ".join(name for name, other in STRATEGIES.items() if other.is_mean_of_all)

@@ -73,7 +73,9 @@ def plan_reduction(
     counts = [update.examples for update in open_round.updates]
     examples = np.array(capped_frames(counts, terms.max_share_factor), np.float64)
     equal = settings.weighting == "equal" or settings.noise_multiplier > 0
-    std = noise_std(settings, count)
+    is_sum = any(update.summed for update in open_round.updates)
+    clips = settings.clip_norm is not None and not is_sum  # the clients have clipped the updates in a sum
+    std = noise_std(settings, sum(update.client_count for update in open_round.updates))
     factors = [terms.stale[u.client].factor if u.client in terms.stale else 1.0 for u in open_round.updates]
     return ReductionPlan(
         combine=strategy.combine,
@@ -82,7 +84,7 @@ def plan_reduction(
             equal_weights(examples) if equal else examples, partial(squared_distances, open_round, threads)
         ),
         scales=np.array(factors)
-        * (clip_scales(delta_norms(open_round, threads), settings.clip_norm) if settings.clip_norm else 1.0),
+        * (clip_scales(delta_norms(open_round, threads), settings.clip_norm or 0.0) if clips else 1.0),
         noise=gaussian_noise(std, terms.secret, open_round.updates) if std else None,
     )
 

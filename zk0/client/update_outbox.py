@@ -11,7 +11,7 @@ from zk0.settings.plans import RoundPlan
 from zk0.storage.atomic import atomic_write_text
 from zk0.weights.compression import compress_weights
 from zk0.weights.control_variates import CONTROL_PREFIX
-from zk0.weights.deltas import ErrorFeedback, save_deltas
+from zk0.weights.deltas import ErrorFeedback, save_deltas, save_plain_deltas
 from zk0.weights.digests import algorithm_of, check_weights, load_weights
 from zk0.weights.files import Weights
 from zk0.weights.writer import save_weights
@@ -114,6 +114,9 @@ class UpdateOutbox:
         algorithm = algorithm_of(plan.global_digest)
         if trained.control is not None:
             return self._save_with_control(plan, trained.weights, trained.control, file)
+        if plan.secure is not None:
+            with open_start_weights(plan, start) as anchor:
+                return save_plain_deltas(file, trained.weights, anchor, self._spare(plan), algorithm)
         if plan.wire.upload == "fp32":
             return save_weights(file, trained.weights, False, self._spare(plan), algorithm)
         with open_start_weights(plan, start) as anchor:

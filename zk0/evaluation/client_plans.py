@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import Any
 
 from zk0.aggregation.strategies import build_strategy
+from zk0.evaluation.secure_plan import secure_rules
 from zk0.evaluation.session_setup import SessionSetup
 from zk0.records import Checkpoint, RoundDecision, RoundRecord
 from zk0.rules.round_decision import client_lr
@@ -39,6 +40,7 @@ def client_round_plan(
         mu=decision.mu,
         scheduler=session.scheduler,
         use_control_variates=build_strategy(session.aggregation).uses_control_variates,
+        secure=secure_rules(session, setup.members, decision),
     )
 
 

@@ -15,6 +15,7 @@ from zk0.federation.protocol.buffered_federation import BufferedFederation
 from zk0.federation.protocol.client_app import STEPS, ProgressListener
 from zk0.federation.protocol.collect import Federation
 from zk0.federation.protocol.received_log import RECEIVED_JOURNAL, ReceivedLog
+from zk0.federation.protocol.secure_federation import SecureFederation
 from zk0.settings.dataset_settings import ClientSettings
 from zk0.settings.session import Session
 from zk0.storage.session_folder import SessionFolder
@@ -46,7 +47,7 @@ def open_federation(
         settings = session.federation
         log = ReceivedLog(_received_journal(session), name)
         heads = _head_signer(session, name, folder)
-        kind = BufferedFederation if settings.mode == "buffered" else Federation
+        kind = _federation_kind(session)
         _federations[name] = kind(
             grid,
             clients,
@@ -91,6 +92,23 @@ def get_buffered_federation(name: str) -> BufferedFederation:
     found = get_federation(name)
     assert isinstance(found, BufferedFederation), f"{name} was opened for synchronous rounds"
     return found
+
+
+def get_secure_federation(name: str) -> SecureFederation:
+    """Return the open federation of this name, which a session with `federation.secure` has opened.
+
+    Raises:
+        FederationError: none is open.
+    """
+    found = get_federation(name)
+    assert isinstance(found, SecureFederation), f"{name} was opened for updates that are not masked"
+    return found
+
+
+def _federation_kind(session: Session) -> type[Federation]:
+    if session.federation.secure:
+        return SecureFederation
+    return BufferedFederation if session.federation.mode == "buffered" else Federation
 
 
 def _received_journal(session: Session) -> Path | None:

@@ -33,7 +33,7 @@ def _server_values(record: RoundRecord) -> dict[str, Any]:
         "mu": decision and decision.mu,
         "adaptive_factor": decision and decision.lr_factor,
         "param_update_norm": record.param_update_norm,
-        "num_clients": len(record.contributions),
+        "num_clients": sum(update.client_count for update in record.updates if update.client in used),
         "avg_client_loss": fmean(losses) if losses else None,
         "std_client_loss": pstdev(losses) if losses else None,
         "cross_task_loss": cross_task_loss(record),

@@ -3,7 +3,7 @@
 Tensors never travel in a record: it names them by path, digest and bytes. Import every record from here.
 """
 
-from zk0.records.bounds import MAX_INDEX, MAX_TEXT, ParameterPatterns, PathSketch, Text, clean_text
+from zk0.records.bounds import MAX_INDEX, MAX_TEXT, Frames, Name, ParameterPatterns, PathSketch, Text, clean_text
 from zk0.records.dataset_records import (
     ACTION,
     CAMERA_PREFIX,
@@ -46,11 +46,13 @@ from zk0.records.round_records import (
     ServerState,
 )
 from zk0.records.update_records import (
+    SUM_NAME,
     ClientMetrics,
     Contribution,
     DigestAlgorithm,
     LoraShape,
     Refusal,
+    SummedUpdates,
     Update,
     WireDtype,
     WireFormat,
@@ -65,6 +67,7 @@ __all__ = [
     "MAX_STARTS",
     "MAX_TEXT",
     "STATE",
+    "SUM_NAME",
     "Arrival",
     "BufferedRound",
     "CalibrationName",
@@ -82,6 +85,7 @@ __all__ = [
     "EpisodeVideo",
     "Evaluation",
     "Finding",
+    "Frames",
     "JoiningStep",
     "JoiningStepName",
     "JointUnits",
@@ -89,6 +93,7 @@ __all__ = [
     "Member",
     "Mismatch",
     "Moments",
+    "Name",
     "NormalizationKind",
     "ParameterPatterns",
     "PathSketch",
@@ -106,6 +111,7 @@ __all__ = [
     "Split",
     "Statistics",
     "StatisticsGroup",
+    "SummedUpdates",
     "Text",
     "UnseenBy",
     "Update",

@@ -56,6 +56,32 @@ class WireFormat(Record):
     """Digest of the downloaded file; None: it is the file of the global weights."""
 
 
+class SummedUpdates(Record):
+    """A sum of updates, of which the server has learned no single one (docs/secure-aggregation.md).
+
+    Word x of the sum stands for the mean delta `x * step / share` (`zk0.weights.fixed_point`).
+    """
+
+    clients: tuple[Name, ...] = Field(min_length=1)
+    """Whose updates were summed, in the order of their names."""
+    dropped: tuple[Name, ...] = ()
+    """Clients whose updates did not come after they had agreed on masks, which were removed from the sum."""
+    roster: DigestText
+    """SHA-256 of what the clients have agreed on."""
+    threshold: int = Field(ge=2)
+    """Clients whose answers were needed."""
+    bits: Literal[16, 32]
+    """Of a word."""
+    step: float = Field(gt=0)
+    """Of the grid."""
+    share: float = Field(gt=0)
+    """Of the summed clients in the mean of all that had agreed on masks."""
+
+
+SUM_NAME = "secure-sum"
+"""The client's name in the record of a sum of updates."""
+
+
 class Update(Record):
     """One client's trained weights: where the file lies, what it holds, how it was made."""
 
@@ -77,6 +103,14 @@ class Update(Record):
     wire: WireFormat = WireFormat()
     has_control_variates: bool = False
     """The file also holds the change of the client's control variate (SCAFFOLD)."""
+    summed: SummedUpdates | None = None
+    """The file holds the sum of several clients' updates; examples and bytes are sums, metrics are means. None: it is
+    the update of one client."""
+
+    @property
+    def client_count(self) -> int:
+        """Of how many clients it is."""
+        return len(self.summed.clients) if self.summed else 1
 
 
 class Refusal(Record):

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from math import fsum
 
 from zk0.records import Evaluation, Member, Record, Rollout, RoundRecord
-from zk0.report.metrics import sorted_by_round
+from zk0.report.metrics import sorted_by_round, used_updates
 from zk0.report.number_format import DASH, count, duration, fixed, megabytes, percent, spaced_timestamp
 from zk0.report.policy_text import policy_text
 from zk0.report.tables.rollout_tables import rollouts_of_round, shown_rounds
@@ -40,7 +40,7 @@ def key_results(
 ) -> list[KeyResult]:
     """Loss, action error, success rate, rounds, clients, frames, size of the weights, privacy budget and time."""
     rows = sorted_by_round(history)
-    used, rejected = sum(len(r.contributions) for r in rows), sum(len(r.refusals) for r in rows)
+    used, rejected = sum(u.client_count for r in rows for u in used_updates(r)), sum(len(r.refusals) for r in rows)
     sent = sum(u.bytes for r in rows for u in r.updates)
     frames = sum(m.train_frames for m in members)
     return [

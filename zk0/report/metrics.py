@@ -208,7 +208,7 @@ def _aggregated_clients(record: RoundRecord) -> AggregatedClients:
         std_client_loss=population_std([m.policy_loss for m in used]),
         avg_client_proximal_loss=mean_or_none([m.fedprox_loss for m in used]),
         avg_client_grad_norm=mean_or_none([m.grad_norm for m in used]),
-        num_clients=len(used),
+        num_clients=sum(update.client_count for update in used_updates(record)),
         param_update_norm=record.param_update_norm,
     )
 

@@ -257,7 +257,8 @@ def _settings(session: Session, history: Sequence[RoundRecord], policy_type: str
 def _aggregation(session: Session) -> str:
     strategy = session.aggregation.strategy
     is_weighted = strategy == "fedavg" and not session.aggregation.noise_multiplier
-    return f"{strategy}, weighted by training frames" if is_weighted else strategy
+    text = f"{strategy}, weighted by training frames" if is_weighted else strategy
+    return f"{text}; secure aggregation: the server learned sums of updates only" if session.federation.secure else text
 
 
 def _trained(session: Session, policy_type: str) -> str:

@@ -30,6 +30,22 @@ class FederationSettings(Record):
         description="HOST:PORT of a Ray cluster that is running; its machines need no common folder, and Ray decides "
         "how many clients train at a time; unset: Ray is started on this machine (ray only)",
     )
+    secure: bool = Field(
+        default=False,
+        description="secure aggregation: clients mask updates, so that the server learns their sum and no single one "
+        "(docs/secure-aggregation.md)",
+    )
+    secure_neighbors: int = Field(
+        default=10,
+        ge=2,
+        le=10_000,
+        multiple_of=2,
+        description="secure aggregation: clients with which each client shares masks; all others if there are no more",
+    )
+    secure_bits: Literal[16, 32] = Field(
+        default=16,
+        description="secure aggregation: bits of a weight's change on the wire; 16 is twice the bytes of int8",
+    )
     min_updates: int = Field(default=2, ge=1, description="minimum number of good updates in a round")
     fraction_fit: float = Field(
         default=1.0,

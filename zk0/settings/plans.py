@@ -6,7 +6,7 @@ weights that come with it, and the settings of the work. A client keeps no state
 
 import hashlib
 from datetime import datetime
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -94,6 +94,23 @@ class JoiningReportPlan(EvaluationPlan):
     scheduler: SchedulerSettings
 
 
+class SecureRules(Record):
+    """How the updates of a round are summed in secure aggregation; the same for all its clients."""
+
+    bits: Literal[16, 32]
+    """Of a word."""
+    neighbors: int = Field(ge=2, le=10_000, multiple_of=2)
+    """Clients with which a client shares masks; all others where there are no more."""
+    limit: float = Field(gt=0, le=1e6)
+    """The largest change of a weight; a client cuts a larger one to it."""
+    clip_norm: float | None = Field(default=None, gt=0, le=1e15)
+    """L2 norm to which a client clips its delta; None: it does not."""
+    equal_weights: bool = False
+    """Every client counts the same, whatever its number of training frames."""
+    max_share_factor: float = Field(ge=0)
+    """Limit of a client's frames, as a multiple of the lower median of all; 0: none."""
+
+
 class RoundPlan(ClientPlan):
     """Request to train in one round."""
 
@@ -105,6 +122,8 @@ class RoundPlan(ClientPlan):
     scheduler: SchedulerSettings
     use_control_variates: bool = False
     """SCAFFOLD: correct the gradients by control variates, and send their change."""
+    secure: SecureRules | None = None
+    """The client sends its update in secure aggregation only; None: it sends the update itself."""
 
     def digest(self) -> str:
         """SHA-256 of the plan. A client that already answered a plan with this digest need not train again."""

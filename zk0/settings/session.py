@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from zk0.records import Record
+from zk0.records import SUM_NAME, Record
 from zk0.settings.aggregation_settings import AggregationSettings
 from zk0.settings.buffer_settings import BufferSettings
 from zk0.settings.dataset_settings import (
@@ -194,6 +194,45 @@ class Session(Record):
                 f"scheduler.high_loss_multiplier {self.scheduler.high_loss_multiplier:g} with buffer.size "
                 f"{buffer.size}: a loss never exceeds the sum of the losses of a buffer; expected a lower multiplier"
             )
+
+    @model_validator(mode="after")
+    def _updates_can_be_summed_in_secret(self) -> Self:
+        if not self.federation.secure:
+            unused = FederationSettings()
+            for name in ("secure_neighbors", "secure_bits"):
+                if getattr(self.federation, name) != getattr(unused, name):
+                    raise ValueError(f"federation.{name} is of secure aggregation, found federation.secure false")
+        elif faults := list(self._secure_faults()):
+            raise ValueError("federation.secure: " + "; ".join(faults))
+        return self
+
+    def _secure_faults(self) -> Iterator[str]:
+        federation, scheduler = self.federation, self.scheduler
+        if federation.mode == "buffered":
+            yield (
+                "no federation.mode buffered: the clients of a sum agree on one round and its weights, and a buffer "
+                "holds updates that began in different ones"
+            )
+        if federation.engine == "deployment" or federation.ray_address is not None:
+            yield "the engine must be local, or ray on this machine"
+        if self.aggregation.quarantine_factor:
+            yield "needs aggregation.quarantine_factor = 0: the server does not learn the norm of an update"
+        if federation.wire != "fp32" or federation.compress:
+            yield "no federation.wire or federation.compress: words of secure_bits bits are sent, which look random"
+        if self.training.adapter != "none":
+            yield f"no training.adapter {self.training.adapter}: the sum of factors is not the factors of the sum"
+        for name in ("adaptive_lr_enabled", "adaptive_mu_enabled"):
+            if getattr(scheduler, name):
+                yield f"no scheduler.{name}: the server does not learn the loss of a client"
+        if self.evaluates_on_clients():
+            yield "needs evaluation.clients_frequency = 0: a score is a metric of a single client"
+        if self.evaluation.joining_report:
+            yield "no evaluation.joining_report: it compares the metrics of single clients"
+        names = self.initial_client_names()
+        if (count := max(federation.min_updates, int(len(names) * federation.fraction_fit))) < 3:
+            yield f"{count} client(s) in a round, expected 3 or more: of two, each would know the other's update"
+        if SUM_NAME in self.client_names():
+            yield f"no client named {SUM_NAME}: the record of the sum has this name"
 
     @model_validator(mode="after")
     def _scheduler_fits_training(self) -> Self:

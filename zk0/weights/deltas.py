@@ -85,6 +85,29 @@ def save_deltas(
     return writer.digest, writer.bytes
 
 
+def save_plain_deltas(
+    path: Path, weights: Weights, global_weights: Weights, reuse_file: Path, algorithm: DigestAlgorithm = "blake3"
+) -> tuple[str, int]:
+    """Write `weights - global_weights` as float32; return the digest and the bytes of the file.
+
+    Args:
+        path: the file.
+        weights: trained weights.
+        global_weights: what they were trained from.
+        reuse_file: see `open_weights_writer`.
+        algorithm: of the digest.
+
+    Raises:
+        UpdateError: the weights are not float32, or not finite.
+    """
+    specs = {name: TensorSpec.of(weights[name]) for name in weights}
+    deltas = _Deltas(weights, global_weights, None)
+    with open_weights_writer(path, specs, False, reuse_file, algorithm) as writer:
+        for name in writer.names:
+            writer.write(deltas.of(name))
+    return writer.digest, writer.bytes
+
+
 class DeltaWeights:
     """Source of the dense weights `global_weights + delta`, for a file of quantized deltas.
 

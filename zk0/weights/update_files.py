@@ -8,6 +8,7 @@ from zk0.records import Update
 from zk0.weights.control_variates import CONTROL_PREFIX, PrefixedTensors, specs_with_control_variates
 from zk0.weights.deltas import DeltaWeights, delta_specs
 from zk0.weights.files import WeightsSource, open_weights
+from zk0.weights.fixed_point import SummedWeights
 from zk0.weights.lora_factors import MergedWeights, lora_factor_specs
 from zk0.weights.tensor_spec import TensorSpec, encode_header, file_order
 
@@ -42,7 +43,9 @@ def open_update(update: Update, global_weights: WeightsSource) -> Iterator[Weigh
         UpdateError: it does not hold what the update names: dense weights, deltas, LoRA factors, control variates.
     """
     with open_weights(Path(update.path)) as file:
-        if update.lora is not None:
+        if update.summed is not None:
+            yield SummedWeights(global_weights, file, update.summed)
+        elif update.lora is not None:
             yield MergedWeights(global_weights, file, update.lora)
         elif update.has_control_variates:
             yield PrefixedTensors(file, global_weights.specs)

@@ -14,6 +14,7 @@ from zk0.errors import FederationError
 from zk0.federation.flower.flower_message import WEIGHTS_PATH
 from zk0.federation.protocol.shown_journals import JOURNAL
 from zk0.records import ClientScore, JoiningStep, Member, Record, Update, clean_text
+from zk0.secure.messages import Consent, KeyAdvert, MaskedUpdate, RevealedShares, SealedShares
 
 MAX_REASON = 2000
 """Longest reason of a refusal, in characters; a longer one is cut."""
@@ -37,11 +38,18 @@ MEMBER = AnswerForm("member", Member, 1 << 24, "a member record")
 UPDATE = AnswerForm("update", Update, 1 << 16, "an update")
 SCORE = AnswerForm("score", ClientScore, 1 << 23, "a score")
 REPORT = AnswerForm("report", None, 1 << 24, "a joining report")
+_MAX_SECURE = 1 << 23
+ADVERT = AnswerForm("advert", KeyAdvert, 1 << 13, "the keys of a client")
+SEALED = AnswerForm("sealed", SealedShares, _MAX_SECURE, "shares of its secrets")
+MASKED = AnswerForm("masked", MaskedUpdate, 1 << 13, "a masked update")
+CONSENT = AnswerForm("consent", Consent, _MAX_SECURE, "a consent to a sum")
+REVEALED = AnswerForm("revealed", RevealedShares, _MAX_SECURE, "shares of masks")
 STEPS_KEY = "steps"
 """Key of the steps of a client that joins, in an answer with a member record or a refusal."""
 _MAX_STEPS, _MAX_STEPS_TEXT = 8, 1 << 14
 _STEPS = TypeAdapter(tuple[JoiningStep, ...])
-_FORMS = {form.key: form for form in (MEMBER, UPDATE, SCORE, REPORT)}
+_ANSWER_FORMS = (MEMBER, UPDATE, SCORE, REPORT, ADVERT, SEALED, MASKED, CONSENT, REVEALED)
+_FORMS = {form.key: form for form in _ANSWER_FORMS}
 _LIMITS = {key: form.max_length for key, form in _FORMS.items()} | {
     WEIGHTS_PATH: _MAX_PATH, "refusal": 1 << 24, STEPS_KEY: _MAX_STEPS_TEXT,
     "done": 0, "checked": 0, "may_pass": 0, JOURNAL: 1 << 10,

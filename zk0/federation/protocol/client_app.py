@@ -15,14 +15,28 @@ from flwr.clientapp import ClientApp
 from loguru import logger
 from pydantic import Field, TypeAdapter
 
+from zk0.audit.journal import SentJournal
 from zk0.audit.ledger_heads import MAX_HEADS
 from zk0.audit.merkle import Receipt
+from zk0.audit.signing_key import SigningKey
 from zk0.client.round_state import remove_session_state
+from zk0.client.secure_answers import SecureAnswers
 from zk0.diagnostics import memory_summary
 from zk0.errors import FederationError, TransientError, Zk0Error, first_line
 from zk0.federation.flower.flower_message import WEIGHTS_PATH
+from zk0.federation.protocol.answers import ADVERT, CONSENT, MASKED, REVEALED, SEALED
 from zk0.federation.protocol.client_log import client_log
-from zk0.federation.protocol.exchange import FEATURES, JOINING_REPORT, LOCAL_BASELINE, RECEIPTS
+from zk0.federation.protocol.exchange import (
+    FEATURES,
+    JOINING_REPORT,
+    LOCAL_BASELINE,
+    RECEIPTS,
+    SECURE,
+    SECURE_CONSENT,
+    SECURE_MASK,
+    SECURE_REVEAL,
+    SECURE_SHARES,
+)
 from zk0.federation.protocol.process_clients import client_for_plan, get_client, node_config
 from zk0.federation.protocol.receipts import store_receipts
 from zk0.federation.protocol.request_limits import (
@@ -33,9 +47,16 @@ from zk0.federation.protocol.request_limits import (
     check_terms,
     round_clock,
 )
-from zk0.federation.protocol.sent_log import REMOTE, record_sent, redacted_answer, with_journal_head
+from zk0.federation.protocol.sent_log import (
+    REMOTE,
+    SENT_JOURNAL,
+    record_sent,
+    redacted_answer,
+    with_journal_head,
+)
 from zk0.federation.protocol.shown_heads import LEDGER_KEY, SESSION_NAME, check_heads, head_store
-from zk0.records import EpisodeVideo, JoiningStep
+from zk0.records import EpisodeVideo, JoiningStep, Record
+from zk0.secure.messages import MaskingRequest, Roster, SumRequest, UnmaskingRequest
 from zk0.settings.dataset_settings import ClientSettings
 from zk0.settings.plans import ClientPlan, EvaluationPlan, FeaturePlan, JoiningReportPlan, RoundPlan, SessionTerms
 from zk0.storage.atomic import atomic_write_text
@@ -109,6 +130,30 @@ def handle_receipts(message: Message, context: Context) -> Message:
     return _answer(message, context, _store_receipts)
 
 
+@flower_client_app.query(SECURE_SHARES)
+def handle_secure_shares(message: Message, context: Context) -> Message:
+    """Share the client's secrets of a round with the other clients."""
+    return _answer(message, context, _share_secrets)
+
+
+@flower_client_app.query(SECURE_MASK)
+def handle_secure_mask(message: Message, context: Context) -> Message:
+    """Answer with the client's masked update."""
+    return _answer(message, context, _mask_update)
+
+
+@flower_client_app.query(SECURE_CONSENT)
+def handle_secure_consent(message: Message, context: Context) -> Message:
+    """Sign the sum to which the client contributes."""
+    return _answer(message, context, _consent_to_sum)
+
+
+@flower_client_app.query(SECURE_REVEAL)
+def handle_secure_reveal(message: Message, context: Context) -> Message:
+    """Answer with the shares that remove the masks from the sum."""
+    return _answer(message, context, _reveal_shares)
+
+
 def _join(message: Message, config: dict[str, Any]) -> RecordDict:
     terms = _terms(message)
     check_heads(message.content["config"], config, terms)
@@ -165,6 +210,9 @@ def _train(message: Message, config: dict[str, Any]) -> RecordDict:
     seconds = update.metrics.seconds
     logger.info("{}: round {} trained in {:.1f} s; {}", client.name, plan.round, seconds, memory_summary())
     atomic_write_text(client.scratch / f"round_{update.round}.json", update.model_dump_json(indent=2))
+    if plan.secure is not None:
+        advert = SecureAnswers(client, plan, _node_key(config)).advertise(update)
+        return RecordDict({"answer": ConfigRecord({ADVERT.key: advert.model_dump_json()})})
     sent = update.model_copy(update={"path": Path(update.path).name})  # folders of this machine stay private
     return RecordDict({"answer": ConfigRecord({"update": sent.model_dump_json(), WEIGHTS_PATH: update.path})})
 
@@ -223,6 +271,44 @@ def _report_joining(message: Message, config: dict[str, Any]) -> RecordDict:
     return RecordDict({"answer": ConfigRecord({"report": shared})})
 
 
+def _secure_answers(message: Message, config: dict[str, Any]) -> SecureAnswers:
+    plan = _checked_plan(RoundPlan, message, config, trains=False)
+    return SecureAnswers(client_for_plan(plan, config), plan, _node_key(config))
+
+
+def _share_secrets(message: Message, config: dict[str, Any]) -> RecordDict:
+    sealed = _secure_answers(message, config).share(_secure_request(Roster, message))
+    return RecordDict({"answer": ConfigRecord({SEALED.key: sealed.model_dump_json()})})
+
+
+def _mask_update(message: Message, config: dict[str, Any]) -> RecordDict:
+    masked, file = _secure_answers(message, config).mask(_secure_request(MaskingRequest, message))
+    logger.info("{}: masked its update for the sum of roster {}", masked.client, masked.roster[:12])
+    return RecordDict({"answer": ConfigRecord({MASKED.key: masked.model_dump_json(), WEIGHTS_PATH: str(file)})})
+
+
+def _consent_to_sum(message: Message, config: dict[str, Any]) -> RecordDict:
+    request = _secure_request(SumRequest, message)
+    consent = _secure_answers(message, config).consent(request)
+    logger.info("{}: agrees to the sum of {}", consent.client, ", ".join(request.survivors))
+    return RecordDict({"answer": ConfigRecord({CONSENT.key: consent.model_dump_json()})})
+
+
+def _reveal_shares(message: Message, config: dict[str, Any]) -> RecordDict:
+    revealed = _secure_answers(message, config).reveal(_secure_request(UnmaskingRequest, message))
+    return RecordDict({"answer": ConfigRecord({REVEALED.key: revealed.model_dump_json()})})
+
+
+def _secure_request[R: Record](kind: type[R], message: Message) -> R:
+    return kind.model_validate_json(str(message.content["config"].get(SECURE, "")))
+
+
+def _node_key(config: dict[str, Any]) -> SigningKey:
+    """Return the key with which this node signs its journal."""
+    journal = SentJournal(Path(config["scratch"]) / SENT_JOURNAL)
+    return SigningKey(journal.private_key, journal.public_key)
+
+
 def _store_receipts(message: Message, config: dict[str, Any]) -> RecordDict:
     name, scratch = ClientSettings.model_validate_json(config["client"]).name, Path(config["scratch"])
     terms = _terms(message)
@@ -241,7 +327,7 @@ def _terms(message: Message) -> SessionTerms:
     return SessionTerms.model_validate_json(str(message.content["config"]["terms"]))
 
 
-def _checked_plan[P: ClientPlan](kind: type[P], message: Message, config: dict[str, Any]) -> P:
+def _checked_plan[P: ClientPlan](kind: type[P], message: Message, config: dict[str, Any], *, trains: bool = True) -> P:
     """Return the plan of a request that may be answered.
 
     Raises:
@@ -249,7 +335,7 @@ def _checked_plan[P: ClientPlan](kind: type[P], message: Message, config: dict[s
     """
     plan = kind.model_validate_json(str(message.content["config"]["plan"]))
     check_heads(message.content["config"], config, plan.terms, plan)
-    check_plan(plan, config)
+    check_plan(plan, config, trains=trains)
     return plan
 
 

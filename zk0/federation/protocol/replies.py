@@ -9,6 +9,7 @@ from zk0.federation.protocol.answers import REPORT, SCORE, answered_text, parse_
 from zk0.federation.protocol.exchange import Reply
 from zk0.federation.protocol.score_rules import score_faults
 from zk0.records import ClientScore, Member, Record, Refusal, Update
+from zk0.secure.messages import MaskedUpdate
 
 
 class CollectedUpdates(Record):
@@ -39,7 +40,7 @@ class ResultListener(Protocol):
     def on_reused(self, update: Update) -> None:
         """Called where no request is sent, because an earlier attempt has brought this update."""
 
-    def on_result(self, found: Update | ClientScore | Refusal) -> None:
+    def on_result(self, found: Update | ClientScore | MaskedUpdate | Refusal) -> None:
         """Called when the client's answer is accepted or refused."""
 
 
@@ -48,7 +49,7 @@ class SilentListener:
 
     def on_request(self, client: str) -> None: ...
     def on_reused(self, update: Update) -> None: ...
-    def on_result(self, found: Update | ClientScore | Refusal) -> None: ...
+    def on_result(self, found: Update | ClientScore | MaskedUpdate | Refusal) -> None: ...
 
 
 def parse_score(reply: Reply, member: Member | None = None) -> ClientScore | Refusal:

@@ -46,8 +46,13 @@ def check_terms(terms: SessionTerms, config: dict[str, Any]) -> None:
         _count_request("join", Path(config["scratch"]), limits)
 
 
-def check_plan(plan: ClientPlan, config: dict[str, Any]) -> None:
+def check_plan(plan: ClientPlan, config: dict[str, Any], *, trains: bool = True) -> None:
     """Raise unless a plan and its terms are within the node's limits.
+
+    Args:
+        plan: of the request.
+        config: of this node.
+        trains: whether a request with a round's plan asks for its training, which counts as a round of the day.
 
     Raises:
         FederationError: names each limit that is broken.
@@ -62,7 +67,8 @@ def check_plan(plan: ClientPlan, config: dict[str, Any]) -> None:
         if (used := sum(share.bytes for share in folder_shares(scratch)) / 1e9) > limits.max_disk_gb:
             faults.append(f"{used:.3g} GB in this node's folder, at most {limits.max_disk_gb:g}")
         _raise_for(faults)
-        _count_request(_KINDS[type(plan)], scratch, limits)
+        if trains:
+            _count_request(_KINDS[type(plan)], scratch, limits)
 
 
 def check_member(member: Member, terms: SessionTerms, config: dict[str, Any]) -> None:

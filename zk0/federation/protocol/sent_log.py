@@ -15,6 +15,7 @@ from zk0.federation.flower.flower_message import WEIGHTS_PATH
 from zk0.federation.protocol.shown_heads import newest_head_digest
 from zk0.federation.protocol.shown_journals import JOURNAL, last_server_head, parse_journal_head
 from zk0.records import Update, clean_text
+from zk0.secure.messages import MaskedUpdate
 from zk0.storage.redaction import last_component, public_values, without_folders
 from zk0.weights.files import open_weights
 
@@ -75,7 +76,7 @@ def record_sent(message: Message, content: RecordDict, scratch: Path) -> None:
         kind={MessageType.QUERY: "join"}.get(message_type, message_type.rpartition(".")[2]),
         round=number if type(number := plan.get("round")) is int and 0 <= number < _MAX_ROUND else None,
         text=json.dumps(answer, ensure_ascii=False),
-        weights=None if path is None else _sent_weights(Path(str(path)), str(answer["update"])),
+        weights=None if path is None else _sent_weights(Path(str(path)), answer),
         asked=clean_text(json.dumps(_shortened({k: v for k, v in plan.items() if k != "statistics"})), _MAX_ASKED),
         asked_digest=hashlib.sha256(asked.encode()).hexdigest(),
         ledger_head=newest_head_digest(request),
@@ -117,8 +118,13 @@ def _session_terms(plan: dict[str, Any]) -> dict[str, Any]:
     return terms if isinstance(terms, dict) else {}
 
 
-def _sent_weights(path: Path, update_json: str) -> SentWeights:
-    update = Update.model_validate_json(update_json)
+def _sent_weights(path: Path, answer: dict[str, Any]) -> SentWeights:
+    size, digest = path.stat().st_size, ""
+    if "masked" in answer:
+        digest = MaskedUpdate.model_validate_json(str(answer["masked"])).digest
+    else:
+        update = Update.model_validate_json(str(answer["update"]))
+        size, digest = update.bytes, update.digest
     with open_weights(path.with_suffix(".safetensors")) as file:  # a compressed file lies beside the original
         values = sum(spec.size for spec in file.specs.values())
-        return SentWeights(tensors=len(file), values=values, bytes=update.bytes, digest=update.digest)
+        return SentWeights(tensors=len(file), values=values, bytes=size, digest=digest)

@@ -128,7 +128,7 @@ class Spool:
 
     def _store(self, update: Update, source: Path, target: Path) -> None:
         if not update.wire.compressed:
-            _link(source, target)
+            link_file(source, target)
             return
         with open_weights(self._global) as file:
             decompress_weights(source, target, update_file_specs(update, file.specs))
@@ -177,12 +177,14 @@ def _form_problem(update: Update, plan: RoundPlan) -> str | None:
         return f"its LoRA shape is {update.lora}, expected {plan.training.lora_shape()}"
     if update.has_control_variates != plan.use_control_variates:
         return f"control variates: {update.has_control_variates}, expected {plan.use_control_variates}"
+    if update.summed is not None:
+        return "it claims to be a sum of updates, which only a server makes"
     if update.wire != plan.wire:
         return f"its wire format is {update.wire}, expected {plan.wire}"
     return None
 
 
-def _link(source: Path, target: Path) -> None:
+def link_file(source: Path, target: Path) -> None:
     """Hard-link a file, so that the disk holds it once; copy it where the file system cannot."""
     with atomic_path(target, durable=False) as temporary:
         _link_or_copy(source, temporary)

@@ -19,7 +19,7 @@ from zk0.report.page.template import render_template
 from zk0.report.palette import DARK_THEME, LIGHT_THEME, css_variables
 from zk0.report.policy_text import policy_text
 from zk0.report.setup_facts import RecipeFacts, read_setup_facts
-from zk0.report.tables import arrival_tables, client_tables, rollout_tables, round_tables, score_tables
+from zk0.report.tables import arrival_tables, client_tables, rollout_tables, round_tables, score_tables, sum_tables
 from zk0.report.tables.group_tables import group_table, statistics_table, still_joints_note
 from zk0.report.tables.improvement_table import improvement_table
 from zk0.report.tables.table import Table
@@ -125,6 +125,7 @@ def _tables(
         "refusals": round_tables.refusal_table(rows),
         "waiting": arrival_tables.waiting_table(rows),
         "arrivals": arrival_tables.arrival_table(rows),
+        "sums": sum_tables.sum_table(rows),
         "findings": client_tables.finding_table(members),
         "matrix": matrix_table(rows),
         "evaluation_refusals": round_tables.evaluation_refusal_table(rows),

@@ -1,0 +1,127 @@
+"""Rounds with secure aggregation over the local engine: the sum, dropouts, retries, and what the server may not do."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from zk0.aggregation.aggregate import aggregate
+from zk0.aggregation.reduction_plan import AggregationTerms
+from zk0.errors import RoundIncomplete
+from zk0.federation.engines.local import LocalGrid
+from zk0.federation.protocol.secure_federation import SecureFederation
+from zk0.settings.plans import SecureRules
+from zk0.weights.files import open_weights
+
+RULES = SecureRules(bits=16, neighbors=10, limit=0.004, max_share_factor=3.0)
+NAMES = ("a", "b", "c")
+
+
+class ForgetfulGrid(LocalGrid):
+    """A local engine in which some clients do not get some messages."""
+
+    lost: frozenset[tuple[str, str]] = frozenset()
+    """Client and part of the message type."""
+
+    def push_messages(self, messages: Any) -> list[str]:
+        kept, ids = [], []
+        for message in messages:
+            client = self._clients[message.metadata.dst_node_id]
+            ids.append(message.metadata.message_id)
+            if any(client == name and part in message.metadata.message_type for name, part in self.lost):
+                continue
+            kept.append(message)
+        super().push_messages(kept)
+        return ids
+
+
+@pytest.fixture
+def secure_session(session_of: Callable[..., Any], nodes_of: Any, drive: Any, tmp_path: Path) -> Iterator[Any]:
+    session = session_of(NAMES, federation={"min_updates": 2})
+    with ForgetfulGrid(nodes_of(session, tmp_path), 0, tmp_path / "server") as grid:
+        grid.limits_turns = False  # type: ignore[misc]  # a lost message is given up
+        federation = SecureFederation(grid, NAMES, 240.0)
+        driver = drive(session, tmp_path)
+        driver.begin(federation)
+        yield driver, federation, grid
+
+
+def train(driver: Any, federation: SecureFederation, timeout: float = 240.0, **changes: Any) -> Any:
+    federation._timeout = timeout
+    plans = driver.plans(secure=RULES, **changes)
+    return federation.train_secure(plans, Path(driver.history[-1].path), driver.spool())
+
+
+def mean_of_deltas(driver: Any, clients: tuple[str, ...]) -> dict[str, Any]:
+    """Return the mean of the clients' deltas by training frames, from the files on their disks."""
+    frames = {m.client: m.train_frames for m in driver.members}
+    total: dict[str, Any] = {}
+    for name in clients:
+        (file,) = (driver.folder / "clients" / name / "sessions").glob("*/updates/round-001-*.safetensors")
+        with open_weights(file) as deltas:
+            for tensor in deltas:
+                share = frames[name] / sum(frames[n] for n in clients)
+                total[tensor] = total.get(tensor, 0) + np.clip(deltas[tensor], -0.004, 0.004) * share
+    return total
+
+
+def assert_mean(driver: Any, update: Any, clients: tuple[str, ...]) -> None:
+    """Each client's rounding is half a step, of its share of all clients."""
+    target = driver.folder / "new.safetensors"
+    aggregate([update], Path(driver.history[-1].path), target, AggregationTerms())
+    expected = mean_of_deltas(driver, clients)
+    slack = 1.01 * len(clients) * 0.5 * update.summed.step / update.summed.share
+    with open_weights(target) as new, open_weights(Path(driver.history[-1].path)) as old:
+        worst = max(float(np.abs(new[n] - old[n] - expected[n]).max(initial=0)) for n in old)
+        largest = max(float(np.abs(expected[n]).max(initial=0)) for n in old)
+    assert worst <= slack + 1e-7
+    assert largest > 100 * slack
+
+
+def test_the_sum_is_the_mean_of_the_updates_and_a_retry_reads_it(secure_session: Any) -> None:
+    driver, federation, grid = secure_session
+    found = train(driver, federation)
+    assert found.sum.summed.clients == NAMES
+    assert found.refusals == ()
+    assert found.sum.examples == sum(m.train_frames for m in driver.members)
+    assert found.sum.metrics.local_steps == 3
+    assert_mean(driver, found.sum, NAMES)
+    grid.lost = frozenset((name, "") for name in NAMES)
+    assert train(driver, federation, 0.1).sum == found.sum
+
+
+@pytest.mark.parametrize("lost", ["secure_mask", "secure_consent", "secure_reveal"])
+def test_a_client_that_drops_out_is_left_out_or_not_needed(secure_session: Any, lost: str) -> None:
+    driver, federation, grid = secure_session
+    grid.lost = frozenset({("b", lost)})
+    found = train(driver, federation, 5.0)
+    summed = ("a", "c") if lost == "secure_mask" else NAMES
+    assert found.sum.summed.clients == summed
+    assert found.sum.summed.dropped == (("b",) if lost == "secure_mask" else ())
+    assert [(r.client, r.reason) for r in found.refusals] == [("b", "no answer within 5 s")]
+    assert_mean(driver, found.sum, summed)
+
+
+@pytest.mark.parametrize("lost", ["train", "secure_shares", "secure_mask", "secure_consent", "secure_reveal"])
+def test_a_round_with_too_few_clients_goes_on_when_they_are_back(secure_session: Any, lost: str) -> None:
+    driver, federation, grid = secure_session
+    grid.lost = frozenset({("b", lost), ("c", lost)})
+    with pytest.raises(RoundIncomplete, match="nothing of an update was opened"):
+        train(driver, federation, 5.0)
+    assert not (driver.spool() / "secure-sum.safetensors").exists()
+    grid.lost = frozenset()
+    found = train(driver, federation)
+    assert found.sum.summed.clients == NAMES
+    assert_mean(driver, found.sum, NAMES)
+
+
+def test_a_client_refuses_to_mask_an_update_twice(secure_session: Any) -> None:
+    """A server that forgets the round, and lets clients train again on another plan, gets no other update."""
+    driver, federation, _ = secure_session
+    train(driver, federation)
+    shutil.rmtree(driver.spool())
+    with pytest.raises(RoundIncomplete, match=r"0 clients have sent masked updates.*not the one that it has masked"):
+        train(driver, federation, lr=2e-3)
