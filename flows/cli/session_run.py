@@ -10,7 +10,7 @@ from flows.prefect_local.prefect_toml import remove_stale_prefect_toml
 from zk0.errors import SettingsError
 
 _IMPORTED_WHILE_PREFECT_STARTS = ("flows.federated_session", "zk0.federation.open", "zk0.training.device")
-"""The flow, Flower and PyTorch: less than the server takes. LeRobot takes longer, and the first task does not need it."""
+"""The flow, Flower and PyTorch, which take less time than the server. LeRobot takes more; the first task needs none."""
 
 
 def rerun_session(original: Path, overrides: dict[str, Any], moved: dict[str, str], quiet: bool) -> None:

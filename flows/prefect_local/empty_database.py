@@ -1,18 +1,15 @@
 """An empty database of the Prefect server, made from a file instead of by a hundred migrations (6 s of CPU time).
 
-`python -m flows.prefect_local.empty_database` writes that file, `prefect_schema.sql`, for the installed Prefect.
+`python -m flows.prefect_local.write_schema` writes that file, `prefect_schema.sql`.
 """
 
 import os
 import sqlite3
 from contextlib import closing, suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory
-
-from flows.prefect_local.prefect_process import CommandEnvironment, run_prefect
 
 SCHEMA = Path(__file__).with_name("prefect_schema.sql")
-_URL = "sqlite+aiosqlite:///"
+SQLITE_URL = "sqlite+aiosqlite:///"
 
 
 def create_empty_database(url: str, version: str) -> bool:
@@ -25,8 +22,9 @@ def create_empty_database(url: str, version: str) -> bool:
         url: `PREFECT_API_DATABASE_CONNECTION_URL`.
         version: of Prefect.
     """
-    schema, file = SCHEMA.read_text(encoding="utf-8"), Path(url.removeprefix(_URL))
-    if not (url.startswith(_URL) and file.is_absolute() and schema.startswith(_header(version))) or file.exists():
+    schema, file = SCHEMA.read_text(encoding="utf-8"), Path(url.removeprefix(SQLITE_URL))
+    fits = url.startswith(SQLITE_URL) and file.is_absolute() and schema.startswith(schema_header(version))
+    if not fits or file.exists():
         return False
     file.parent.mkdir(parents=True, exist_ok=True)
     half = file.with_name(f"{file.name}.{os.getpid()}.tmp")
@@ -41,30 +39,6 @@ def create_empty_database(url: str, version: str) -> bool:
     return False
 
 
-def migrated_schema(version: str) -> str:
-    """Return what `prefect_schema.sql` must hold: the database that Prefect's migrations make, as SQL.
-
-    Args:
-        version: of the installed Prefect.
-    """
-    with TemporaryDirectory() as folder:
-        home = Path(folder)
-        file = home / "prefect.db"
-        variables = {
-            **os.environ,
-            "PREFECT_HOME": folder,
-            "PREFECT_API_DATABASE_CONNECTION_URL": f"{_URL}{file}",
-        }
-        run_prefect("migrations", ["server", "database", "upgrade", "-y"], CommandEnvironment(home, variables, home))
-        with closing(sqlite3.connect(file)) as database:
-            return "\n".join([_header(version), *database.iterdump(), ""])
-
-
-def _header(version: str) -> str:
-    return f"-- written by flows.prefect_local.empty_database from the migrations of prefect {version}\n"
-
-
-if __name__ == "__main__":
-    import prefect
-
-    SCHEMA.write_text(migrated_schema(prefect.__version__), encoding="utf-8")
+def schema_header(version: str) -> str:
+    """Return the first line of `prefect_schema.sql` for a version of Prefect."""
+    return f"-- written by flows.prefect_local.write_schema from the migrations of prefect {version}\n"

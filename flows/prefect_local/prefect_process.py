@@ -141,10 +141,11 @@ if __name__ == "__main__":
     end_after_parent(int(sys.argv[1]), KILL_SECONDS)
     sys.argv[:2] = ["prefect"]
     if sys.argv[1:3] == ["server", "start"]:
-        from flows.prefect_local.empty_database import create_empty_database
-        from flows.prefect_local.own_origin import OwnOriginOnly
         from prefect import __version__
         from prefect.settings import PREFECT_API_DATABASE_CONNECTION_URL
+
+        from flows.prefect_local.empty_database import create_empty_database
+        from flows.prefect_local.own_origin import OwnOriginOnly
         from tasks.prefect_private import (
             apply_automation_changes_without_blocking,
             begin_sqlite_transactions_immediately,

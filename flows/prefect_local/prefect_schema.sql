@@ -1,4 +1,4 @@
--- written by flows.prefect_local.empty_database from the migrations of prefect 3.7.7
+-- written by flows.prefect_local.write_schema from the migrations of prefect 3.7.7
 
 BEGIN TRANSACTION;
 CREATE TABLE agent (
