@@ -141,7 +141,7 @@ if __name__ == "__main__":
     end_after_parent(int(sys.argv[1]), KILL_SECONDS)
     sys.argv[:2] = ["prefect"]
     if sys.argv[1:3] == ["server", "start"]:
-        from prefect import __version__
+        import prefect
         from prefect.settings import PREFECT_API_DATABASE_CONNECTION_URL
 
         from flows.prefect_local.empty_database import create_empty_database
@@ -152,7 +152,7 @@ if __name__ == "__main__":
             wrap_server_app,
         )
 
-        create_empty_database(PREFECT_API_DATABASE_CONNECTION_URL.value(), __version__)
+        create_empty_database(PREFECT_API_DATABASE_CONNECTION_URL.value(), prefect.__version__)
         begin_sqlite_transactions_immediately()
         apply_automation_changes_without_blocking()
         own_port = int(os.environ["PREFECT_SERVER_API_PORT"])
