@@ -101,14 +101,22 @@ def run_federation(session: Session, here: SessionFolder, finished: tuple[RoundR
         here: the session's folder.
         finished: rounds that are recorded already; none in a new session.
     """
+    progress = reporting.create_session_progress(session, finished[-1].round if finished else 0)
     with tracking.tracker_runs(session, here):
-        return run_tracked_rounds(session, here, finished)
+        return run_tracked_rounds(session, here, finished, progress)
 
 
 def run_tracked_rounds(
-    session: Session, here: SessionFolder, finished: tuple[RoundRecord, ...]
+    session: Session, here: SessionFolder, finished: tuple[RoundRecord, ...], progress: UUID
 ) -> tuple[RoundRecord, ...]:
-    """Run everything from the datasets to the report, while the runs of the trackers are open; return all rounds."""
+    """Run everything from the datasets to the report, while the runs of the trackers are open; return all rounds.
+
+    Args:
+        session: the settings.
+        here: the session's folder.
+        finished: rounds that are recorded already; none in a new session.
+        progress: id of the progress bar in the UI.
+    """
     from zk0.federation.open import open_federation
 
     folder, known = str(here.path), without_dependency(session)
@@ -117,7 +125,8 @@ def run_tracked_rounds(
         if history[-1].round < final_round(session, history):
             track_rounds(session, folder, history)
         setup = without_dependency(setup)
-        progress, shown = reporting.create_session_progress(session, history[-1].round), None
+        emit_progress(ProgressEvent(kind="round_finished", round=history[-1].round, rounds=session.rounds))
+        shown = None
         while history[-1].round < final_round(session, history):
             number, before = history[-1].next_round, with_dependency(history)
             if session.accepts_new_clients():

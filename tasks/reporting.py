@@ -27,16 +27,14 @@ _MIN_SECONDS_FOR_CHARTS = 60.0
 
 
 def create_session_progress(session: Session, done: int) -> UUID:
-    """Create the progress bar of this session in the UI and return its id.
+    """Create the progress bar of this session in the UI, and return its id.
 
     Args:
         session: the settings.
         done: rounds that are finished; more than 0 in a resumed session.
     """
     percent, text = 100.0 * done / session.rounds, f"{session.name}: {session.rounds} rounds"
-    found = create_progress_artifact(progress=percent, key="session-progress", description=text)
-    emit_progress(ProgressEvent(kind="round_finished", round=done, rounds=session.rounds))
-    return UUID(str(found))
+    return UUID(str(create_progress_artifact(progress=percent, key="session-progress", description=text)))
 
 
 @task(task_run_name="tables round {number}", cache_policy=NO_CACHE)

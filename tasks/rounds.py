@@ -86,7 +86,6 @@ def build_initial_policy(
     Raises:
         CheckpointError: the policy's weights are not those with which the session started.
     """
-    from zk0.evaluation.global_model import build_start_policy
     from zk0.resources.disk_limit import announce_disk_use
     from zk0.resources.session_needs import resource_lines, session_needs
 
@@ -94,6 +93,9 @@ def build_initial_policy(
         announce_disk_use(Path(folder), session_needs(session).estimate().disk)
         for line in resource_lines(session):
             log_line(line)
+    emit_progress(ProgressEvent(kind="stage", text="loading LeRobot"))
+    from zk0.evaluation.global_model import build_start_policy
+
     emit_progress(ProgressEvent(kind="stage", text=f"building the policy {session.policy.path}"))
     here = SessionFolder(Path(folder))
     target = here.weights(0)

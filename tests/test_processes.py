@@ -26,6 +26,17 @@ def test_only_the_youngest_generation_waits_longer() -> None:
     assert gc.get_threshold() == (10_000, *before[1:])
 
 
+def test_objects_that_stay_are_not_searched_at_the_end_of_a_process() -> None:
+    """Functions registered before run after: the collection at Python's end then finds no object to search."""
+    code = (
+        "import atexit, gc; atexit.register(lambda: print(gc.get_freeze_count(), len(gc.get_objects()))); import flows"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    frozen, searched = map(int, found.stdout.split())
+    assert frozen > 10_000
+    assert searched < 100
+
+
 def test_a_process_that_ignores_the_end_of_its_parent_is_killed() -> None:
     child = (
         "import os, signal, sys, time\n"

@@ -1,12 +1,19 @@
-"""What processes of zk0 have in common: they end with their parent, and collect garbage less often."""
+"""What processes of zk0 have in common: they end with their parent, collect garbage less often, need free ports."""
 
+import atexit
 import ctypes
+import errno
 import gc
 import os
 import signal
+import socket
 import sys
 import threading
 import time
+from contextlib import suppress
+from pathlib import Path
+
+from zk0.errors import SettingsError
 
 _PR_SET_PDEATHSIG = 1
 _NEW_OBJECTS = 10_000
@@ -51,6 +58,55 @@ def end_after_parent(parent: int, seconds: float) -> None:
 def collect_garbage_less_often() -> None:
     """Let this process collect garbage less often: LeRobot and PyTorch are then imported in a quarter less CPU time.
 
-    Imports make half a million objects that stay, and with Python's default they are searched again and again.
+    Imports make half a million objects that stay, and with Python's default they are searched again and again. At the
+    end of the process they are not searched at all, which takes 3 s of CPU time.
     """
     gc.set_threshold(_NEW_OBJECTS, *gc.get_threshold()[1:])
+    atexit.unregister(gc.freeze)
+    atexit.register(gc.freeze)
+
+
+def check_port_free(host: str, port: int, setting: str) -> None:
+    """Check that a server can listen on this port.
+
+    Args:
+        host: address to listen on.
+        port: TCP port.
+        setting: the option that changes it, for the message.
+
+    Raises:
+        SettingsError: it cannot; names the process that uses the port.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as e:
+        if e.errno == errno.EADDRINUSE:
+            reason, change = f"is in use by {_port_user(port)}; stop that, or choose", f"another port with {setting}"
+        else:
+            reason, change = f"cannot be listened on ({e.strerror});", f"choose another with {setting}"
+        raise SettingsError(f"port {port} on {host} {reason} {change}") from e
+
+
+def _port_user(port: int) -> str:
+    """Return the process that listens on a port, as far as this user may see it."""
+    for file in _listening_sockets(port):
+        for link in Path("/proc").glob("[0-9]*/fd/*"):
+            with suppress(OSError):  # a process of another user, or one that has ended
+                if str(link.readlink()) == file:
+                    folder = link.parents[1]
+                    return f"process {folder.name} ({(folder / 'comm').read_text().strip()})"
+    return "a process of another user"
+
+
+def _listening_sockets(port: int) -> list[str]:
+    """Return what the file descriptors of sockets that listen on this port link to (Linux only)."""
+    rows = [
+        line.split()
+        for file in (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
+        if file.is_file()
+        for line in file.read_text(encoding="ascii").splitlines()[1:]
+    ]
+    return [f"socket:[{row[9]}]" for row in rows if row[3] == "0A" and int(row[1].rpartition(":")[2], 16) == port]

@@ -11,6 +11,7 @@ from flows.bot.server_command import DEFAULT_HOME, ForegroundOption, HomeOption,
 from flows.bot.watch_options import DEFAULT_SESSION, ConfigArgument, CooldownOption, MinNodesOption, SettingsOption
 from flows.cli.errors_to_exit_codes import errors_to_exit_codes
 from zk0.errors import SettingsError
+from zk0.processes import check_port_free
 
 if TYPE_CHECKING:
     from zk0.federation.network.supervised_folder import ProcessSpec
@@ -35,9 +36,12 @@ def serve(
     """
     with errors_to_exit_codes():
         from flows.prefect_local.api_key import read_or_make_api_key
+        from flows.prefect_local.ports import LOOPBACK
 
         server = writable_server_folder(home)
         addresses = server.settings()
+        if server.supervised.state() is None:
+            check_port_free(LOOPBACK, ui_port, "--ui-port")
         prefect_home = server.path.parent / "prefect"
         read_or_make_api_key(prefect_home)
         watch = watch_arguments(

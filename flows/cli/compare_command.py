@@ -10,7 +10,8 @@ from flows.cli.errors_to_exit_codes import errors_to_exit_codes
 from zk0.errors import SettingsError
 
 if TYPE_CHECKING:
-    from zk0.stats.model_comparison import ModelDifference, ModelResults
+    from zk0.stats.folder_comparison import FolderComparison
+    from zk0.stats.model_comparison import ModelDifference
 
 _SCALES = {"policy_loss": (1, 3), "action_error": (1, 2), "success_rate": (100, 0)}
 """Factor and number of decimals by which a metric is shown."""
@@ -22,33 +23,53 @@ def compare_sessions(
         list[Path], typer.Argument(help="Folders of sessions, or of `zk0 rollout`; all are compared with the first.")
     ],
     metrics: Annotated[
-        str, typer.Option(help="One or more of policy_loss, action_error, success_rate, separated by commas.")
-    ] = "policy_loss",
+        str | None,
+        typer.Option(
+            help="One or more of policy_loss, action_error, success_rate, separated by commas; without it, all that "
+            "both have.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")] = False,
 ) -> None:
     """Compare the last models of several folders with that of the first, on the same episodes and attempts.
 
-    Differences are paired and have 95 % intervals; a difference is significant where its interval excludes zero. Models
-    that were evaluated with other statistics, seeds, episodes or conditions are refused.
+    Shows which settings of the sessions differ, too. Differences are paired and have 95 % intervals; a difference is
+    significant where its interval excludes zero. Models that were evaluated with other statistics, seeds, episodes or
+    conditions are refused.
     """
     with errors_to_exit_codes():
         import json
 
-        from zk0.stats.model_comparison import compare_models, parse_metrics, read_model_results
+        from zk0.stats.folder_comparison import compare_folders
+        from zk0.stats.model_comparison import parse_metrics
 
         if len(folders) < 2:
             raise SettingsError("zk0 compare: expected two or more folders, found one")
-        chosen = parse_metrics(metrics)
-        base, *others = [read_model_results(folder.resolve()) for folder in folders]
-        found = [(other, compare_models(base, other, chosen)) for other in others]
+        chosen = parse_metrics(metrics) if metrics is not None else None
+        found = [compare_folders(folders[0].resolve(), other.resolve(), chosen) for other in folders[1:]]
         if as_json:
-            texts = [
-                {"before": base.label, "after": o.label, "rows": [r.model_dump() for r in rows]} for o, rows in found
-            ]
-            typer.echo(json.dumps(texts, indent=2))
+            typer.echo(json.dumps([one.model_dump() for one in found], indent=2))
             return
-        for other, rows in found:
-            print_differences(f"{_title(other)} against {_title(base)}", rows)
+        for one in found:
+            _print_comparison(one)
+
+
+def _print_comparison(comparison: "FolderComparison") -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    if comparison.settings:
+        table = Table(title="settings that differ", title_justify="left", title_style="bold", box=None, pad_edge=False)
+        for heading in ("", comparison.before, comparison.after):
+            table.add_column(Text(heading), overflow="fold", header_style="dim")
+        for row in comparison.settings:
+            table.add_row(*map(Text, row))
+        Console().print(table, "")
+    print_differences(comparison.title, comparison.rows)
+    for reason in comparison.left_out:
+        typer.echo(f"not compared: {reason}", err=True)
 
 
 def print_differences(title: str, rows: "Sequence[ModelDifference]") -> None:
@@ -72,10 +93,6 @@ def print_differences(title: str, rows: "Sequence[ModelDifference]") -> None:
         change = (f"{scale * row.change:+.{places}f}", interval, conclusion)
         table.add_row(Text(f"  {row.subject}"), str(row.pairs), *values, *(Text(text, style=style) for text in change))
     Console().print(table, "")
-
-
-def _title(results: "ModelResults") -> str:
-    return results.label if results.round is None else f"{results.label}, round {results.round}"
 
 
 def _conclusion(row: "ModelDifference") -> tuple[str, str]:

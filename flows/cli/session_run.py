@@ -9,6 +9,9 @@ import typer
 from flows.prefect_local.prefect_toml import remove_stale_prefect_toml
 from zk0.errors import SettingsError
 
+_IMPORTED_WHILE_PREFECT_STARTS = ("flows.federated_session", "zk0.federation.open", "zk0.training.device")
+"""The flow, Flower and PyTorch, which take less time than the server. LeRobot takes more; the first task needs none."""
+
 
 def rerun_session(original: Path, overrides: dict[str, Any], moved: dict[str, str], quiet: bool) -> None:
     """Run a session again from its folder alone, and compare the weights of every round with the first run.
@@ -64,7 +67,7 @@ def run_session(
     with (
         resume_hint_on_interrupt(),
         session_progress(quiet) as on_status,
-        configured_or_temporary_server(Path.cwd(), on_status),
+        configured_or_temporary_server(Path.cwd(), on_status, _IMPORTED_WHILE_PREFECT_STARTS),
     ):
         from flows.federated_session import federated_session
 

@@ -73,7 +73,7 @@ def local_prefect(root: Path, home: Path, port: int | None, on_status: Callable[
             log.unlink()
         (logs / "lock").write_text(f"{os.getpid()} at {server.url}", encoding="utf-8")
         environment = CommandEnvironment(root, server_environment(home, chosen, key), logs)
-        on_status(f"starting the Prefect server at {server.url} (with a new database this takes up to half a minute)")
+        on_status(f"starting the Prefect server at {server.url}")
         with running_server(server, environment) as process:
             on_status("registering the deployments of prefect.yaml")
             server.create_pools(root / "deployments" / "pools")

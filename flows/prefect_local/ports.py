@@ -3,6 +3,7 @@
 import socket
 
 from zk0.errors import SettingsError
+from zk0.processes import check_port_free
 
 DEFAULT_PORT = 4200
 LOOPBACK = "127.0.0.1"
@@ -17,11 +18,14 @@ def choose_port(wanted: int | None) -> int:
     Raises:
         SettingsError: the wanted port is taken.
     """
-    if (free := _bound_port(DEFAULT_PORT if wanted is None else wanted)) is not None:
+    if wanted:
+        check_port_free(LOOPBACK, wanted, "--port, or leave it out")
+        return wanted
+    if wanted is None and (free := _bound_port(DEFAULT_PORT)) is not None:
         return free
-    if wanted is None and (free := _bound_port(0)) is not None:
+    if (free := _bound_port(0)) is not None:
         return free
-    raise SettingsError(f"port {wanted} on {LOOPBACK} is taken; choose another, or leave --port out")
+    raise SettingsError(f"no port on {LOOPBACK} is free")
 
 
 def _bound_port(port: int) -> int | None:

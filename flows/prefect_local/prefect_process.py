@@ -141,6 +141,10 @@ if __name__ == "__main__":
     end_after_parent(int(sys.argv[1]), KILL_SECONDS)
     sys.argv[:2] = ["prefect"]
     if sys.argv[1:3] == ["server", "start"]:
+        import prefect
+        from prefect.settings import PREFECT_API_DATABASE_CONNECTION_URL
+
+        from flows.prefect_local.empty_database import create_empty_database
         from flows.prefect_local.own_origin import OwnOriginOnly
         from tasks.prefect_private import (
             apply_automation_changes_without_blocking,
@@ -148,6 +152,7 @@ if __name__ == "__main__":
             wrap_server_app,
         )
 
+        create_empty_database(PREFECT_API_DATABASE_CONNECTION_URL.value(), prefect.__version__)
         begin_sqlite_transactions_immediately()
         apply_automation_changes_without_blocking()
         own_port = int(os.environ["PREFECT_SERVER_API_PORT"])

@@ -3,8 +3,9 @@
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 
 from flows.prefect_local.own_origin import own_origins
@@ -15,22 +16,33 @@ from zk0.errors import PrefectServerError
 
 _START_TIMEOUT_SECONDS = 180.0
 _STOP_TIMEOUT_SECONDS = 5.0  # an open page of the UI would keep the server from ending
+_NO_BLOCK_TYPES = {
+    "PREFECT_SERVER_REGISTER_BLOCKS_ON_START": "false",  # 2 s; whoever saves a block registers its type, too
+    "PREFECT_SERVER_MEMOIZE_BLOCK_AUTO_REGISTRATION": "false",  # else `zk0 ui` with this home would not register them
+}
 
 
 @contextmanager
-def running_server(server: PrefectServer, environment: CommandEnvironment) -> Iterator[PrefectProcess]:
+def running_server(
+    server: PrefectServer, environment: CommandEnvironment, modules: Sequence[str] = ()
+) -> Iterator[PrefectProcess]:
     """Run the server as a child process during the block, which starts when the server is healthy.
+
+    Args:
+        server: its address.
+        environment: of its process.
+        modules: imported while it starts.
 
     Raises:
         PrefectServerError: the server does not start.
     """
     with start_prefect("server", ["server", "start"], environment, _STOP_TIMEOUT_SECONDS) as process:
-        wait_until_ready(process, _START_TIMEOUT_SECONDS, server.healthy)
+        wait_until_ready(process, _START_TIMEOUT_SECONDS, server.healthy, modules)
         yield process
 
 
 @contextmanager
-def temporary_server(root: Path, home: Path) -> Iterator[PrefectServer]:
+def temporary_server(root: Path, home: Path, modules: Sequence[str] = ()) -> Iterator[PrefectServer]:
     """Run a server on a free port of loopback during the block, with the database of this home.
 
     Prefect can start a temporary server itself, but leaves it running when the command is killed.
@@ -38,6 +50,7 @@ def temporary_server(root: Path, home: Path) -> Iterator[PrefectServer]:
     Args:
         root: working directory of the server.
         home: Prefect's home; the log is in zk0-run in it, and is removed unless the server fails.
+        modules: imported while it starts.
 
     Raises:
         PrefectServerError: the server does not start.
@@ -46,8 +59,9 @@ def temporary_server(root: Path, home: Path) -> Iterator[PrefectServer]:
     logs.mkdir(parents=True, exist_ok=True)
     port = choose_port(0)
     server = PrefectServer(f"http://{LOOPBACK}:{port}")
+    environment = CommandEnvironment(root, {**server_environment(home, port), **_NO_BLOCK_TYPES}, logs)
     try:
-        with running_server(server, CommandEnvironment(root, server_environment(home, port), logs)):
+        with running_server(server, environment, modules):
             yield server
     except PrefectServerError:
         raise  # its message names the log
@@ -58,14 +72,17 @@ def temporary_server(root: Path, home: Path) -> Iterator[PrefectServer]:
 
 
 @contextmanager
-def configured_or_temporary_server(root: Path, on_status: Callable[[str], None]) -> Iterator[str]:
+def configured_or_temporary_server(
+    root: Path, on_status: Callable[[str], None], modules: Sequence[str] = ()
+) -> Iterator[str]:
     """Yield the API URL of the server that Prefect is configured to use, or else of a temporary one.
 
     During the block Prefect in this process uses that server.
 
     Args:
         root: working directory of a temporary server.
-        on_status: called with one line before a server is started.
+        on_status: called with one line before a server is started, and one when it is ready.
+        modules: imported while a temporary server starts.
 
     Raises:
         PrefectServerError: the temporary server does not start.
@@ -75,10 +92,12 @@ def configured_or_temporary_server(root: Path, on_status: Callable[[str], None])
     if url := PREFECT_API_URL.value():
         yield str(url)
         return
-    on_status("starting a Prefect server")
-    home = Path(PREFECT_HOME.value())
-    with temporary_server(root, home) as server, temporary_settings({PREFECT_API_URL: server.api_url}):
+    on_status("starting a Prefect server, for about 10 seconds")
+    home, started = Path(PREFECT_HOME.value()), time.monotonic()
+    with temporary_server(root, home, modules) as server, temporary_settings({PREFECT_API_URL: server.api_url}):
         from tasks.prefect_private import flush_logs_and_events
+
+        on_status(f"the Prefect server is ready after {time.monotonic() - started:.0f} seconds")
 
         try:
             yield server.api_url
@@ -112,21 +131,35 @@ def server_environment(home: Path, port: int, api_key: str = "") -> dict[str, st
     }
 
 
-def wait_until_ready(process: PrefectProcess, timeout_seconds: float, ready: Callable[[], bool]) -> None:
+def wait_until_ready(
+    process: PrefectProcess, timeout_seconds: float, ready: Callable[[], bool], modules: Sequence[str] = ()
+) -> None:
     """Call `ready` until it returns True; an OSError counts as not ready.
+
+    Args:
+        process: that gets ready.
+        timeout_seconds: for which is waited.
+        ready: called again and again.
+        modules: imported between the first calls, one after the other.
 
     Raises:
         PrefectServerError: the process has ended, or is not ready in time.
     """
-    deadline, problem = time.monotonic() + timeout_seconds, "not ready"
-    while time.monotonic() < deadline:
+    deadline, remaining = time.monotonic() + timeout_seconds, list(modules)
+    while True:
         process.check_running()
         try:
             if ready():
                 return
+            problem = "not ready"
         except OSError as e:
             problem = str(e)
-        time.sleep(0.2)
+        if remaining:
+            import_module(remaining.pop(0))
+        elif time.monotonic() < deadline:
+            time.sleep(0.2)
+        else:
+            break
     raise PrefectServerError(
         f"the Prefect {process.name} is not ready after {timeout_seconds:g} s ({problem}); see {process.log}"
     )

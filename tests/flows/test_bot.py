@@ -1,6 +1,8 @@
 """`zk0bot` commands that need no running process."""
 
 import json
+import os
+import socket
 import stat
 import subprocess
 import sys
@@ -103,7 +105,14 @@ def test_errors_name_the_missing_step(bot: Bot, tmp_path: Path) -> None:
     bot("server init")
     assert "start it with `zk0bot server start`" in bot.fails("run --rounds 3")
     assert "was not running" in bot("stop")
-    assert "needs --kit FILE" in bot.fails("client start sim:lift-red")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        bot(f"server init --port {taken.getsockname()[1]}")
+        refused = bot.fails("server start")
+        assert f"is in use by process {os.getpid()} (" in refused
+        assert "`zk0bot server init --port`" in refused
+        assert "choose another port with --ui-port" in bot.fails(f"serve --ui-port {taken.getsockname()[1]}")
+    bot("server init")
+    assert "needs --kit FILE (on the server: zk0bot server enroll)" in bot.fails("client start sim:lift-red")
     assert "no.kit: cannot be read" in bot.fails("client start sim:lift-red --kit no.kit")
     (tmp_path / "bad.kit").write_text("{}")
     assert "not a complete kit" in bot.fails("client start sim:lift-red --kit bad.kit")

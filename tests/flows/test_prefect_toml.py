@@ -85,7 +85,10 @@ def test_a_stale_file_is_removed(tmp_path: Path) -> None:
 
 
 def test_a_wanted_port_that_is_taken(taken_port: int) -> None:
-    with pytest.raises(SettingsError, match=f"port {taken_port} on 127.0.0.1 is taken"):
+    with pytest.raises(
+        SettingsError,
+        match=f"port {taken_port} on 127.0.0.1 is in use by process {os.getpid()} .*; stop that, or.* --port",
+    ):
         choose_port(taken_port)
 
 

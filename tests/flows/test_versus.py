@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pandas
 import pytest
 from four_arms_session import round_record
 from scipy import stats
@@ -141,3 +142,36 @@ def test_a_whole_benchmark(local_prefect: Any) -> None:
     dof = max(total**2 / sum(s * s for s in (*squares, rest)), 1)
     half = stats.t.ppf(0.975, dof) * (total / 4) ** 0.5
     assert row["interval"] == pytest.approx([mean - half, mean + half])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_settings_are_compared_by_real_sessions(forked_zk0: Any) -> None:
+    """Two strategies, two seeds; the numbers are recomputed from the ledgers of the four sessions."""
+    folder = forked_zk0.path / "algorithms"
+    done = forked_zk0.run(
+        [
+            *("versus", str(forked_zk0.path / "session.toml"), "--vary", "aggregation.strategy=fedavg,scaffold"),
+            *("--seeds", "1-2", "--out", str(folder), "--quiet", "--set", f"cache_dir={forked_zk0.path / 'cache'}"),
+        ]
+    )
+    assert done.code == 0, done.output
+
+    def losses(strategy: str, seed: int) -> list[float]:
+        (ledger,) = folder.glob(f"aggregation.strategy={strategy}/seed-{seed}/federated/*/ledger.jsonl")
+        return [e.policy_loss for s in Ledger(ledger).read()[-1].evaluation.sets for e in s.episodes]
+
+    found = json.loads((folder / "results.json").read_text())["summaries"]
+    first, second = (one for one in found if (one["metric"], one["evaluated_on"]) == ("policy_loss", "unseen"))
+    fedavg, scaffold = ([losses(name, seed) for seed in (1, 2)] for name in ("fedavg", "scaffold"))
+    assert fedavg != scaffold, "SCAFFOLD's corrections change the weights"
+    means = [sum(map(sum, rows)) / (2 * len(rows[0])) for rows in (fedavg, scaffold)]
+    assert (first["mean"], second["mean"]) == pytest.approx(means)
+    assert (first["change"], second["change"]) == (None, pytest.approx(means[1] - means[0]))
+    assert second["change_interval"][0] < second["change"] < second["change_interval"][1]
+    values = pandas.read_parquet(folder / "values.parquet")
+    unseen = values[(values.metric == "policy_loss") & (values.evaluated_on == "unseen")]
+    assert sorted(unseen.value) == pytest.approx(sorted(x for rows in (*fedavg, *scaffold) for x in rows))
+    for name in ("table.md", "table.tex", "chart.svg", "chart.pdf", "summary.csv", "values.csv"):
+        assert (folder / name).stat().st_size > 100, name
+    assert (folder / "table.md").read_text() in done.output

@@ -284,6 +284,31 @@ def test_sizes_of_the_tiny_policies(saved: tuple[Any, Path]) -> None:
     assert (of_file.frozen_bytes, of_file.download_bytes, of_file.feature_bytes(2, "off")) == (0, 0, 0)
 
 
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ((64, 64), r"images of .* 64 x 64 pixels, expected 96 x 96: .* make it with resize_shape or crop_shape"),
+        ((96, 64), r"overhead 96 x 96, .*wrist 64 x 64 pixels; a policy of type diffusion needs cameras of one size"),
+        ((96, 96), ""),
+    ],
+)
+def test_a_diffusion_policy_that_resizes_no_images(shared_cache: Path, sizes: tuple[int, int], message: str) -> None:
+    from zk0.policy.build import build_policy
+    from zk0.policy.plain.plain_kind import PlainKind
+
+    built = build_policy(recipe_of("tiny-diffusion"), shared_cache)
+    policy = type(built)(replace(built.config, resize_shape=None, crop_shape=None)).eval()
+    images = {key: torch.zeros(1, 2, 3, size, size) for key, size in zip(KEYS, sizes, strict=True)}
+    batch = {STATE: torch.zeros(1, 2, 6), ACTION: torch.zeros(1, 16, 6), **images}
+    batch["action_is_pad"] = torch.zeros(1, 16, dtype=torch.bool)
+    if not message:
+        assert torch.isfinite(PlainKind().loss(policy, batch, {}))
+        return
+    for call in (PlainKind().loss, PlainKind().score, PlainKind().predict):
+        with pytest.raises(PolicyError, match=message):
+            call(policy, batch, PlainKind().evaluation_draws(policy, 1, [(0, 0)], 2))
+
+
 CONFIG = {
     "type": "act",
     "input_features": {STATE: {"type": "STATE", "shape": [6]}},

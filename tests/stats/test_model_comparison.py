@@ -55,6 +55,7 @@ def folder(tmp_path: Path) -> Callable[..., Path]:
             client_evaluation=client_evaluation, seconds=1, finished_at="",
         )  # fmt: skip
         here.mkdir()
+        (here / "session.toml").write_text(f"rounds = 1\n[training]\nlr = {changes.get('lr', 1e-4)}\n")
         Ledger(here / "ledger.jsonl").append(record)
         (here / "session_setup.json").write_text(json.dumps({"statistics": changes.pop("statistics", "same")}))
         (here / "evaluate").mkdir()
@@ -127,6 +128,30 @@ def test_folders_of_rollouts_have_attempts_only(folder: Callable[..., Path]) -> 
         read_model_results(one / "nowhere")
 
 
+def test_zk0_compare_shows_which_settings_differ_and_the_metrics_that_are_there(folder: Callable[..., Path]) -> None:
+    one, other = folder("a", BEFORE), folder("b", AFTER, lr=2e-4, statistics="other")
+    shown = CliRunner().invoke(zk0_app, ["compare", str(one), str(other)])
+    assert shown.exit_code == 0, shown.output
+    assert ["training.lr", "0.0001", "0.0002"] in [line.split() for line in shown.output.splitlines()]
+    assert "rounds" not in shown.output
+    assert "not compared: policy_loss: a was evaluated with statistics" in shown.output
+    assert "action error (degrees)" in shown.output
+    (found,) = json.loads(CliRunner().invoke(zk0_app, ["compare", str(one), str(other), "--json"]).stdout)
+    assert found["settings"] == [["training.lr", "0.0001", "0.0002"]]
+    assert {row["metric"] for row in found["rows"]} == {"action_error", "success_rate"}
+    nothing = CliRunner().invoke(zk0_app, ["compare", str(one), str(folder("c", AFTER[:3], "01", statistics="other"))])
+    assert nothing.exit_code == 1
+    assert "not the same frames" in nothing.output
+
+
+def test_a_rollout_folder_has_no_settings(folder: Callable[..., Path]) -> None:
+    one, other = folder("a", BEFORE), folder("b", AFTER)
+    shown = CliRunner().invoke(zk0_app, ["compare", str(one / "evaluate"), str(other / "evaluate")])
+    assert shown.exit_code == 0, shown.output
+    assert "settings that differ" not in shown.output
+    assert "success rate" in shown.output
+
+
 def test_zk0_compare(folder: Callable[..., Path]) -> None:
     one, other, bad = folder("a", BEFORE), folder("b", AFTER), folder("c", AFTER, settings={"seed": 8})
     options = ["--metrics", "policy_loss,success_rate", "--json"]
@@ -139,7 +164,7 @@ def test_zk0_compare(folder: Callable[..., Path]) -> None:
     lines = [line.split() for line in shown.output.splitlines() if "-0.250" in line]
     assert lines[0][-1] == "better"
     assert all(len(line) <= 80 for line in shown.output.splitlines()), "an interval stays on its line"
-    refused = CliRunner().invoke(zk0_app, ["compare", str(one), str(bad)])
+    refused = CliRunner().invoke(zk0_app, ["compare", str(one), str(bad), "--metrics", "policy_loss"])
     assert refused.exit_code == 1
     assert "only models that were evaluated in the same way can be compared" in refused.output
     alone = CliRunner().invoke(zk0_app, ["compare", str(one)])

@@ -13,6 +13,7 @@ from zk0.errors import PublishError, TrackerUnavailable, first_line
 from zk0.publish.metrics_tracker import MetricsTracker
 from zk0.records import RoundRecord
 from zk0.settings.session import Session
+from zk0.settings.setting_differences import dotted_settings
 from zk0.storage.redaction import public_values
 
 MLFLOW_TOKEN = "MLFLOW_TRACKING_TOKEN"
@@ -43,7 +44,7 @@ class MlflowTracker(MetricsTracker):
 
     def log_settings(self, settings: Mapping[str, Any]) -> None:
         """Log the session's settings as parameters of the run."""
-        flat = [{"key": key, "value": value[:_LONGEST_PARAMETER]} for key, value in _flat(settings)]
+        flat = [{"key": key, "value": value[:_LONGEST_PARAMETER]} for key, value in dotted_settings(settings)]
         for first in range(0, len(flat), _PARAMETERS_AT_ONCE):
             self._server.post("runs/log-batch", run_id=self.run_id, params=flat[first : first + _PARAMETERS_AT_ONCE])
 
@@ -123,12 +124,3 @@ def open_mlflow_tracker(session: Session, name: str, token: SecretStr | None) ->
 
 def _created(server: _MlflowServer, experiment: str, name: str, tags: list[dict[str, str]]) -> Any:
     return server.post("runs/create", experiment_id=experiment, run_name=name, tags=tags)["run"]
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Yield nested settings by dotted name; lists stay whole."""
-    for key, value in settings.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", str(value)

@@ -100,6 +100,23 @@ def compare_models(
     return tuple(found)
 
 
+def compare_available(before: ModelResults, after: ModelResults) -> tuple[tuple[ModelDifference, ...], tuple[str, ...]]:
+    """All differences of the metrics for which both models have comparable results, and why other metrics are left out.
+
+    Raises:
+        EvaluationError: there is no such metric; it holds the reason of each.
+    """
+    found, reasons = list[ModelDifference](), list[str]()
+    for metric in METRICS:
+        try:
+            found += compare_models(before, after, (metric,))
+        except EvaluationError as e:
+            reasons.append(str(e))
+    if not found:
+        raise EvaluationError("; ".join(reasons))
+    return tuple(found), tuple(reasons)
+
+
 def parse_metrics(text: str) -> tuple[MetricName, ...]:
     """Parse a comma-separated list of metrics.
 

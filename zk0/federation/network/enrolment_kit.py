@@ -47,4 +47,6 @@ class EnrolmentKit(Record):
         except OSError as e:
             raise SettingsError(f"{path}: cannot be read ({e.strerror}); expected a kit of zk0bot server enroll") from e
         except (UnicodeDecodeError, ValidationError) as e:
-            raise SettingsError(f"{path}: not a complete kit; request one from the server's operator") from e
+            raise SettingsError(
+                f"{path}: not a complete kit; request one from the server's operator (zk0bot server enroll)"
+            ) from e

@@ -56,7 +56,9 @@ class NodeFolder:
         """
         file = self.path / "kit.json"
         if not file.is_file():
-            raise SettingsError(f"{self.path}: no node here; the first start needs --kit FILE")
+            raise SettingsError(
+                f"{self.path}: no node here; the first start needs --kit FILE (on the server: zk0bot server enroll)"
+            )
         return EnrolmentKit.read(file)
 
     def install_limits(self, file: Path) -> None:

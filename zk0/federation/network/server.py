@@ -25,6 +25,7 @@ from zk0.federation.network.enrolment_kit import EnrolmentKit
 from zk0.federation.network.flower_commands import LOOPBACK_ADDRESS, free_port, superlink_process
 from zk0.federation.network.gateway import GatewaySettings
 from zk0.federation.network.supervised_folder import ProcessSpec, SupervisedFolder
+from zk0.processes import check_port_free
 from zk0.records import Record
 from zk0.settings.dataset_settings import SafeName
 from zk0.storage.atomic import atomic_write_bytes, atomic_write_text
@@ -149,7 +150,7 @@ class ServerFolder:
             processes: that run beside them.
 
         Raises:
-            SettingsError: the server runs already, or the folder has none.
+            SettingsError: the server runs already, the folder has none, or the gateway's port is in use.
             FederationError: the server does not start.
         """
         settings = self.settings()
@@ -173,7 +174,11 @@ class ServerFolder:
         Args:
             settings: the server's addresses.
             processes: that the supervisor runs beside SuperLink and gateway.
+
+        Raises:
+            SettingsError: the gateway's port is in use.
         """
+        check_port_free(settings.bind, settings.port, "`zk0bot server init --port`")
         gateway_certificate, superlink_certificate = self._certificates(settings)
         port, ca_certificate = free_port(), self._authority.certificate
         endpoint = Endpoint(address=f"{LOOPBACK_ADDRESS}:{port}", ca_certificate=ca_certificate, secret=self._secret)

@@ -14,10 +14,20 @@ _clients: dict[str, tuple[str, Any]] = {}
 
 
 def node_config(request: ConfigRecord, context: Context) -> dict[str, Any]:
-    """Return the configuration of the node: its own, or on simulated engines that of its partition in a file."""
+    """Return the configuration of the node: its own, or on simulated engines that of its partition in a file.
+
+    Raises:
+        FederationError: the file lists no client of this partition.
+    """
     if "nodes" in request and "partition-id" in context.node_config:
         nodes = json.loads(Path(str(request["nodes"])).read_text(encoding="utf-8"))
-        return dict(nodes[int(context.node_config["partition-id"])])
+        number = int(context.node_config["partition-id"])
+        if number >= len(nodes):
+            raise FederationError(
+                f"node {number + 1} of the simulation has no client: {request['nodes']} lists {len(nodes)}; expected "
+                "as many nodes as clients"
+            )
+        return dict(nodes[number])
     return dict(context.node_config)
 
 

@@ -71,12 +71,14 @@ class PlainKind:
 
     def loss(self, policy: Any, batch: Mapping[str, Any], draws: Draws) -> Tensor:
         """The loss that `lerobot-train` descends."""
+        _check_image_sizes(policy, batch)
         loss, _ = policy.forward(dict(batch))
         return loss
 
     @torch.no_grad()
     def score(self, policy: Any, batch: Mapping[str, Any], draws: Draws) -> tuple[Tensor, Tensor]:
         """As `PolicyKind.score`; the times of a frame are one pass with as many copies of it."""
+        _check_image_sizes(policy, batch)
         times = draws[_SEED].shape[1]
         copies = 1 if policy.config.type in _WITHOUT_DRAWS else times
         losses = []
@@ -88,6 +90,7 @@ class PlainKind:
     @torch.no_grad()
     def predict(self, policy: Any, batch: Mapping[str, Any], draws: Draws) -> Tensor:
         """As `PolicyKind.predict`."""
+        _check_image_sizes(policy, batch)
         rows = list(range(len(draws[_SEED])))
         together = [rows] if policy.config.type in _WITHOUT_DRAWS else [[row] for row in rows]
         chunks = []
@@ -115,6 +118,30 @@ def frame_seed(seed: int, episode: int, frame: int) -> int:
     True
     """
     return int(np.random.Philox(key=[seed, (episode << 32) | frame]).random_raw()) >> 2
+
+
+def _check_image_sizes(policy: Any, batch: Mapping[str, Any]) -> None:
+    """Check the sizes of images for a Diffusion Policy, which takes all cameras at once.
+
+    Raises:
+        PolicyError: cameras have different sizes, or another size than the policy's, which it does not change.
+    """
+    config = policy.config
+    if not hasattr(config, "resize_shape"):
+        return
+    sizes = {key: tuple(batch[key].shape[-2:]) for key in config.image_features}
+    declared = next(iter(config.image_features.values())).shape[-2:]
+    found = ", ".join(f"{key} {height} x {width}" for key, (height, width) in sizes.items())
+    if len(set(sizes.values())) > 1:
+        raise PolicyError(
+            f"images of {found} pixels; a policy of type {config.type} needs cameras of one size: record them so, or "
+            "leave one out of contract.cameras"
+        )
+    if config.resize_shape is None and config.crop_shape is None and set(sizes.values()) != {tuple(declared)}:
+        raise PolicyError(
+            f"images of {found} pixels, expected {declared[0]} x {declared[1]}: this policy of type {config.type} "
+            "takes no other size; make it with resize_shape or crop_shape in its configuration (docs/policies.md)"
+        )
 
 
 @contextmanager
