@@ -219,8 +219,8 @@ class Session(Record):
             yield "needs aggregation.quarantine_factor = 0: the server does not learn the norm of an update"
         if federation.wire != "fp32" or federation.compress:
             yield "no federation.wire or federation.compress: words of secure_bits bits are sent, which look random"
-        if self.training.adapter != "none":
-            yield f"no training.adapter {self.training.adapter}: the sum of factors is not the factors of the sum"
+        if self.training.scope == "lora":
+            yield "no training.scope lora: the sum of factors is not the factors of the sum"
         for name in ("adaptive_lr_enabled", "adaptive_mu_enabled"):
             if getattr(scheduler, name):
                 yield f"no scheduler.{name}: the server does not learn the loss of a client"

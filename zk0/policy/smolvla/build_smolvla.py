@@ -7,6 +7,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_model
 
+from zk0.errors import PolicyError
 from zk0.hub_outages import HUB_ERRORS
 from zk0.policy.load_files import check_complete, contract_features, locate_weights, policy_load_error
 from zk0.policy.smolvla.tiny_geometry import tiny_config, write_tiny_vlm
