@@ -62,8 +62,8 @@ def test_secure_aggregation_names_everything_that_it_excludes() -> None:
         assert expected in text
     with pytest.raises(SettingsError, match=r"no federation\.mode buffered: the clients of a sum agree on one round"):
         parse(**{**SECURE, "federation": {"secure": True, "mode": "buffered"}})
-    with pytest.raises(SettingsError, match=r"no training\.adapter lora"):
-        parse(**SECURE, training={"adapter": "lora"})
+    with pytest.raises(SettingsError, match=r"no training\.scope lora"):
+        parse(**SECURE, training={"scope": "lora"})
     with pytest.raises(SettingsError, match=r"the engine must be local, or ray on"):
         parse(**{**SECURE, "clients": [], "federation": {"secure": True, "engine": "deployment"}})
 
