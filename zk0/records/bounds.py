@@ -14,8 +14,8 @@ MAX_TEXT = 4000
 """Longest text of a record, in characters."""
 _INVISIBLE = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
 """Unicode categories that are removed: control and format characters, surrogates, line and paragraph separators."""
-_MARKUP = re.compile(r"\[([a-zA-Z#/@!][^\[\]]*)\]")
-"""The innermost brackets of what Rich reads as a style, a link or the end of one."""
+_BEGINS_MARKUP = re.compile("[a-zA-Z#/@!]")
+"""First character between brackets that Rich reads as a style, a link or the end of one."""
 
 
 def clean_text(text: str, max_length: int = MAX_TEXT) -> str:
@@ -35,10 +35,14 @@ def clean_text(text: str, max_length: int = MAX_TEXT) -> str:
 
 
 def _without_markup(text: str) -> str:
-    """Return the text with other brackets around what Rich reads as markup, from the inside out."""
-    while (found := _MARKUP.sub(r"(\1)", text)) != text:
-        text = found
-    return text
+    """Return the text with other brackets around what Rich reads as markup: in one pass, however deep they are nested."""
+    shown, opened = list(text), list[int]()
+    for at, character in enumerate(text):
+        if character == "[":
+            opened.append(at)
+        elif character == "]" and opened and _BEGINS_MARKUP.match(text, (start := opened.pop()) + 1):
+            shown[start], shown[at] = "()"
+    return "".join(shown)
 
 
 Text = Annotated[str, Field(max_length=10**6), AfterValidator(clean_text)]
