@@ -35,7 +35,7 @@ def clean_text(text: str, max_length: int = MAX_TEXT) -> str:
 
 
 def _without_markup(text: str) -> str:
-    """Return the text with other brackets around what Rich reads as markup: in one pass, however deep they are nested."""
+    """Return the text with other brackets around what Rich reads as markup, nested ones too, in one pass."""
     shown, opened = list(text), list[int]()
     for at, character in enumerate(text):
         if character == "[":
