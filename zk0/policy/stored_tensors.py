@@ -45,7 +45,7 @@ def read_stored_tensors(path: str, revision: str | None = None) -> dict[str, Sto
     try:
         entries = _header_on_hub(path, revision) if file is None else _header_of(file)
         return {name: StoredTensor(**entry) for name, entry in entries.items()}
-    except (*HUB_ERRORS, ValueError, TypeError) as e:
+    except (*HUB_ERRORS, ValueError, TypeError, LookupError, RecursionError) as e:
         raise hub_outage(e, path) or PolicyError(
             f"{path}: the list of tensors of {_FILE} cannot be read ({type(e).__name__}: {first_line(e, 120)}); "
             "expected `tiny`, `base`, a folder saved by lerobot, or a name on the Hub that can be reached"
