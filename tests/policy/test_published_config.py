@@ -12,6 +12,16 @@ from zk0.policy.stored_tensors import read_stored_tensors
 from zk0.settings.loading import parse_session
 from zk0.settings.session import Session
 
+HEADERS = [
+    b"[" * 100_000,
+    b"{}[]",
+    b'{"a":1}',
+    b'{"a":{}}',
+    b'{"a":{"dtype":"F32"}}',
+    b'{"a":{"dtype":"X","shape":[1]}}',
+    b'{"a":{"dtype":"F32","shape":[-1]}}',
+]
+
 
 def ascii_start(content: str | None) -> str:
     return ascii(content)[:5]
@@ -57,7 +67,7 @@ def test_a_config_that_cannot_be_read(tmp_path: Path, content: str | None) -> No
     assert "config.json" in fault
 
 
-@pytest.mark.parametrize("header", [b"[" * 100_000, b"{}[]", b'{"a":1}', b'{"a":{}}', b'{"a":{"dtype":"F32"}}'])
+@pytest.mark.parametrize("header", HEADERS)
 def test_a_list_of_tensors_that_cannot_be_read(tmp_path: Path, header: bytes) -> None:
     (tmp_path / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
     with pytest.raises(PolicyError, match=r"the list of tensors of model.safetensors cannot be read"):
