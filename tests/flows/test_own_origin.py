@@ -78,7 +78,13 @@ def test_the_key_and_a_token_are_needed(local_prefect: Any) -> None:
 
 @pytest.mark.parametrize(
     "variables",
-    [{"command": "touch /tmp/pwned"}, {"working_dir": "/tmp"}, {"env": {"PYTHONPATH": "/tmp"}}, {"else": 1}],
+    [
+        {"command": "touch /tmp/pwned"},
+        {"working_dir": "/tmp"},
+        {"env": {"PYTHONPATH": "/tmp"}},
+        {"env": {"CXX": "/tmp/x"}},
+        {"else": 1},
+    ],
 )
 def test_a_flow_run_cannot_name_a_command(local_prefect: Any, variables: dict[str, Any]) -> None:
     from prefect.exceptions import PrefectHTTPStatusError

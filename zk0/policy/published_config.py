@@ -13,6 +13,8 @@ BASE_POLICY_FOLDER = Path(__file__).parent / "smolvla" / "base_policy"
 """The folder of the policy `base`."""
 SMOLVLA_TYPES = ("smolvla", "smolvla_bundled")
 """LeRobot's types of policy that are SmolVLA."""
+MAX_JSON_BYTES = 40_000_000
+"""Largest JSON file of a policy; it may hold the files of a vision-language model, of at most 32 MB."""
 
 
 def resolve_policy_path(path: str) -> str:
@@ -30,8 +32,10 @@ def read_published_config(path: str, revision: str | None = None) -> dict[str, A
     local = Path(path) / CONFIG_FILE
     try:
         file = local if Path(path).is_dir() else _download_config(path, revision)
+        if (size := file.stat().st_size) > MAX_JSON_BYTES:
+            raise ValueError(f"{size} bytes, expected at most {MAX_JSON_BYTES}")
         config = json.loads(file.read_text(encoding="utf-8"))
-    except (*HUB_ERRORS, ValueError) as e:
+    except (*HUB_ERRORS, ValueError, RecursionError) as e:
         raise hub_outage(e, path) or PolicyError(
             f"{CONFIG_FILE} cannot be loaded ({type(e).__name__}: {first_line(e, 120)}); "
             "expected a policy that ships with zk0, a folder saved by lerobot, or a name on the Hub that can be reached"

@@ -9,13 +9,11 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from zk0.errors import PolicyError, first_line
-from zk0.policy.published_config import locate_policy_file
+from zk0.policy.published_config import MAX_JSON_BYTES, locate_policy_file
 
 PREPROCESSOR_FILE = "policy_preprocessor.json"
 STORED_MOMENTS = ("mean", "std", "min", "max")
 _NORMALIZER = "normalizer_processor"
-_MAX_JSON_BYTES = 40_000_000
-"""It may hold the files of a vision-language model, of at most 32 MB."""
 
 
 def read_stored_moments(
@@ -52,12 +50,12 @@ def read_stored_moments(
 
 def _normalizer_file(described: Path) -> str | None:
     """Name of the normalizer's file of tensors, from the preprocessor's description; None if there is none."""
-    if described.stat().st_size > _MAX_JSON_BYTES:
-        raise PolicyError(f"{described}: {described.stat().st_size} bytes, expected at most {_MAX_JSON_BYTES}")
+    if described.stat().st_size > MAX_JSON_BYTES:
+        raise PolicyError(f"{described}: {described.stat().st_size} bytes, expected at most {MAX_JSON_BYTES}")
     try:
         steps = json.loads(described.read_text(encoding="utf-8"))["steps"]
         named = [s.get("state_file") for s in steps if s.get("registry_name") == _NORMALIZER]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
         raise PolicyError(f"{described}: not the description of a preprocessor ({first_line(e)})") from e
     if not named or named[0] is None:
         return None

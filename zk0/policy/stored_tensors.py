@@ -1,24 +1,31 @@
 """Names, types and shapes of the tensors in a policy's file; no tensor is read, and none is downloaded."""
 
+import re
 from collections.abc import Mapping
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from zk0.errors import PolicyError, first_line
 from zk0.hub_outages import HUB_ERRORS, hub_outage
 from zk0.records import Record
 
 _FILE = "model.safetensors"
-_BITS = {"BOOL": 8, "BF16": 16}
+_BITS_OF_BOOL = 8
 _MAX_HEADER_BYTES = 100_000_000
 
 
 class StoredTensor(Record):
-    """One tensor in a file; `dtype` is safetensors' name, such as BF16."""
+    """One tensor in a file; `dtype` is safetensors' name, such as BF16.
 
-    dtype: str
-    shape: tuple[int, ...]
+    >>> [StoredTensor(dtype=name, shape=(4, 2)).stored_bytes for name in ("BF16", "BOOL", "F8_E5M2")]
+    [16, 8, 8]
+    """
+
+    dtype: str = Field(pattern=r"^(BOOL|[A-Z]{1,4}[0-9]{1,3}(_[A-Z0-9]{1,8})?)$")
+    shape: tuple[Annotated[int, Field(ge=0, le=10**12)], ...] = Field(max_length=64)
 
     @property
     def values(self) -> int:
@@ -28,8 +35,8 @@ class StoredTensor(Record):
     @property
     def stored_bytes(self) -> int:
         """Bytes of all values."""
-        bits = _BITS.get(self.dtype) or int("".join(c for c in self.dtype if c.isdigit()))
-        return self.values * bits // 8
+        found = re.search("[0-9]+", self.dtype)
+        return self.values * (int(found[0]) if found else _BITS_OF_BOOL) // 8
 
 
 def read_stored_tensors(path: str, revision: str | None = None) -> dict[str, StoredTensor]:
@@ -45,7 +52,7 @@ def read_stored_tensors(path: str, revision: str | None = None) -> dict[str, Sto
     try:
         entries = _header_on_hub(path, revision) if file is None else _header_of(file)
         return {name: StoredTensor(**entry) for name, entry in entries.items()}
-    except (*HUB_ERRORS, ValueError, TypeError) as e:
+    except (*HUB_ERRORS, ValueError, TypeError, LookupError, RecursionError) as e:
         raise hub_outage(e, path) or PolicyError(
             f"{path}: the list of tensors of {_FILE} cannot be read ({type(e).__name__}: {first_line(e, 120)}); "
             "expected `tiny`, `base`, a folder saved by lerobot, or a name on the Hub that can be reached"

@@ -160,6 +160,36 @@ def test_a_node_that_answers_with_errors_of_the_delivery(
     assert all(line[:-1].isprintable() and len(line) < 3000 for line in log_lines)
 
 
+def test_a_node_that_restarts_after_every_delivery(
+    grid: DeploymentGrid, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from zk0.federation.protocol.exchange import exchange_messages
+
+    sent_ids: list[str] = []
+
+    class Restarting(Answers):
+        def push_messages(self, messages: Sequence[SerializedMessage]) -> list[str]:
+            sent = super().push_messages(messages)
+            sent_ids.extend(sent)
+            return sent
+
+        def call(self, method: ApiMethod, /, **fields: Any) -> Any:
+            if method == PULL_MESSAGES:
+                return SimpleNamespace(messages_list=[], message_object_trees=[])
+            found = super().call(method, **fields)
+            for node in found.nodes if method == GET_NODES else ():
+                node.last_activated_at = str(len(self.calls))
+            return found
+
+    monkeypatch.setattr(deployment, "_CHECK_NODES_SECONDS", 0.0)
+    grid._task = Restarting(("a",), "a", weights)
+    grid.get_nodes()
+    request = {"a": (1, RecordDict({"config": ConfigRecord({"plan": "{}", "weights-path": str(weights)})}))}
+    (reply,) = exchange_messages(_Undisturbed(grid), request, "train", "1", 60.0)
+    assert reply.error == "its node has restarted again, after 19 deliveries that were lost"
+    assert len(sent_ids) == deployment._MAX_DELIVERIES == 20
+
+
 class _Undisturbed:
     """The grid, without the call that stops a run on the SuperLink."""
 

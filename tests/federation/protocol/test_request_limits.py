@@ -168,7 +168,11 @@ def test_a_plan_for_one_frame_is_refused_told_and_journaled(config: dict[str, An
     assert lines[1].startswith("refused train: the server asks for")
 
 
-@pytest.mark.parametrize("asked", ["[]", "x", "[" * 100_000, '{"terms": 1, "round": 10e400}', '{"round": true}'])
+NO_PLANS = ["[]", "x", "[" * 100_000, '{"terms": 1, "round": 10e400}', '{"round": true}']
+NESTED = [f'{{"a": {"[" * depth}{"]" * depth}}}' for depth in (200, 400, 600, 800, 900, 950, 990)]
+
+
+@pytest.mark.parametrize("asked", [*NO_PLANS, *NESTED])
 def test_requests_that_are_no_plan(asked: str, config: dict[str, Any]) -> None:
     assert list(answer("train", config, plan=asked)) == ["refusal"]
     (sent,) = SentJournal(Path(config["scratch"]) / "sent.jsonl").read()

@@ -45,7 +45,7 @@ _EXTRA_BYTES = 1 << 16
 _DELIVERY_ERRORS = {ErrorCode.MESSAGE_UNAVAILABLE, ErrorCode.REPLY_MESSAGE_UNAVAILABLE, ErrorCode.NODE_UNAVAILABLE}
 """Errors of the delivery, not of the node: the request is sent again, and finished work is answered from disk."""
 _MAX_DELIVERIES = 20
-"""Of one request; a node that answers each with such an error would make the server upload the weights for ever."""
+"""Of one request; a node that restarts after each, or answers with such an error, would get the weights for ever."""
 
 
 @dataclass
@@ -62,7 +62,7 @@ class _PendingRequest:
     fetch: Future[Message] | None = None
     """The download of the reply."""
     lost: int = 0
-    """Replies that were errors of the delivery."""
+    """Replies that were errors of the delivery, and restarts of the node before it answered."""
 
     @property
     def node(self) -> int:
@@ -74,8 +74,8 @@ class _PendingRequest:
         return float(metadata.created_at + metadata.ttl - time.time())
 
     @property
-    def may_be_sent_again(self) -> bool:
-        return self.seconds_left > 0 and self.lost + 1 < _MAX_DELIVERIES
+    def lost_too_often(self) -> bool:
+        return self.lost + 1 >= _MAX_DELIVERIES
 
     def reset(self) -> None:
         """Mark the request as to be sent again."""
@@ -208,7 +208,8 @@ class DeploymentGrid:
         except FederationError as e:
             code = ErrorCode.REPLY_MESSAGE_UNAVAILABLE if isinstance(e, MessageLost) else ErrorCode.UNKNOWN
             found = Message(Error(code, str(e)), reply_to=pending.message)
-        if found.has_error() and found.error.code in _DELIVERY_ERRORS and pending.may_be_sent_again:
+        is_lost = found.has_error() and found.error.code in _DELIVERY_ERRORS
+        if is_lost and pending.seconds_left > 0 and not pending.lost_too_often:
             reason = clean_text(found.error.reason or "", MAX_REASON)
             logger.warning("node {}: {} (code {}); sending again", pending.node, reason, found.error.code)
             pending.lost += 1
@@ -240,7 +241,12 @@ class DeploymentGrid:
             if node in started:
                 self._absent_since.pop(node, None)
                 if pending.sent_id and pending.reply_tree is None and started[node] != pending.node_started:
+                    if pending.lost_too_often:
+                        reason = f"its node has restarted again, after {pending.lost} deliveries that were lost"
+                        absent.append(Message(Error(ErrorCode.NODE_UNAVAILABLE, reason), reply_to=pending.message))
+                        continue
                     logger.warning("node {} restarted at {}; sending again", node, started[node])
+                    pending.lost += 1
                     pending.reset()
             elif now - self._absent_since.setdefault(node, now) >= self._absence:
                 reason = f"its node has been out of reach for {now - self._absent_since[node]:.0f} s"

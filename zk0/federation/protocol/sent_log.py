@@ -77,7 +77,7 @@ def record_sent(message: Message, content: RecordDict, scratch: Path) -> None:
         round=number if type(number := plan.get("round")) is int and 0 <= number < _MAX_ROUND else None,
         text=json.dumps(answer, ensure_ascii=False),
         weights=None if path is None else _sent_weights(Path(str(path)), answer),
-        asked=clean_text(json.dumps(_shortened({k: v for k, v in plan.items() if k != "statistics"})), _MAX_ASKED),
+        asked=_asked_text(plan, asked),
         asked_digest=hashlib.sha256(asked.encode()).hexdigest(),
         ledger_head=newest_head_digest(request),
         server_journal=_server_journal(str(request.get(JOURNAL, "")), session, scratch / SENT_JOURNAL),
@@ -101,6 +101,15 @@ def _parsed_request(text: str) -> dict[str, Any]:
     except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def _asked_text(plan: dict[str, Any], text: str) -> str:
+    """Return a request as the journal holds it; one that is nested too deep, which is no plan, as it came."""
+    try:
+        shown = json.dumps(_shortened({k: v for k, v in plan.items() if k != "statistics"}))
+    except RecursionError:
+        shown = text
+    return clean_text(shown, _MAX_ASKED)
 
 
 def _shortened(value: Any) -> Any:
