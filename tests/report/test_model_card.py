@@ -75,6 +75,26 @@ def test_lora_settings_are_listed(session: Session, members: list[Member], histo
     assert trained == "LoRA on the action expert's matrices, rank 8, alpha 32, dropout 0.1, merged into these weights"
 
 
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"scope": "all", "features": "off"}, "all parameters"),
+        ({"scope": ("model.a*", "model.b")}, r"the parameters that match model.a\*, model.b"),
+        (
+            {"personal": ("model.action_out_proj.*",)},
+            r"action expert and projections, without model.action\_out\_proj.\*: each client has its own, and here "
+            "they are those of the start policy",
+        ),
+    ],
+)
+def test_the_scope_is_listed(
+    session: Session, members: list[Member], history: list[RoundRecord], changes: dict[str, Any], text: str
+) -> None:
+    training = session.training.model_copy(update=changes)
+    _, body = _parts(model_card(session.model_copy(update={"training": training}), members, history))
+    assert dict(_rows(body, "setting"))["trained weights"] == text
+
+
 def test_the_card_says_whose_statistics_normalize(
     session: Session, members: list[Member], history: list[RoundRecord]
 ) -> None:

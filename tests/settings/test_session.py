@@ -131,6 +131,10 @@ class TestFaults:
             ({"training": {"scope": "all"}}, 'scope all trains .* features embeddings caches; set .*features = "off"'),
             ({"training": {"adapter": "dora"}}, 'adapter .dora. is now scope: expected scope = "expert", "lora" or'),
             ({"training": {"adapter": "lora", "scope": "all"}}, "adapter .lora. is now scope"),
+            (
+                {"evaluation": MINIMAL["evaluation"] | {"joining_report": True}, "training": {"scope": "lora"}},
+                "evaluation.joining_report with training.scope lora",
+            ),
             ({"federation": {"wire_down": "bf16"}}, "federation.wire_down bf16 needs deltas in return"),
             ({"scheduler": {"lr_boost_factor": 0.5}}, "scheduler.lr_boost_factor: .*equal to 1, found 0.5"),
             ({"scheduler": {"mu_adjust_factor": 0.99}}, "scheduler.mu_adjust_factor: .*equal to 1, found 0.99"),

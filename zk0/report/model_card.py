@@ -237,7 +237,7 @@ def _settings(session: Session, history: Sequence[RoundRecord], policy_type: str
     decision = last.decision
     rows: Mapping[str, str] = {
         "rounds": f"{last.round} of {session.rounds}",
-        "trained weights": _trained(session, policy_type),
+        "trained weights": _trained(session, policy_type) + _kept_by_clients(session),
         "local training per round": length,
         "batch size": f"{training.batch_size} frames",
         "learning rate": number(training.lr) + (f" (last round {number(decision.lr)})" if decision else ""),
@@ -261,10 +261,17 @@ def _aggregation(session: Session) -> str:
     return f"{text}; secure aggregation: the server learned sums of updates only" if session.federation.secure else text
 
 
+def _kept_by_clients(session: Session) -> str:
+    """Which parameters are the start policy's here, because each client has its own; empty without such ones."""
+    if not (personal := session.training.personal):
+        return ""
+    return f", without {', '.join(personal)}: each client has its own, and here they are those of the start policy"
+
+
 def _trained(session: Session, policy_type: str) -> str:
     training = session.training
     if isinstance(training.scope, tuple):
-        return f"the parameters that match {', '.join(f'`{pattern}`' for pattern in training.scope)}"
+        return f"the parameters that match {', '.join(training.scope)}"
     if training.scope == "all":
         return "all parameters"
     if training.scope == "expert":

@@ -116,6 +116,11 @@ class Session(Record):
             )
         if self.evaluation.joining_report and self.data.holdout_episodes == 0:
             raise ValueError("evaluation.joining_report needs data.holdout_episodes of 1 or more")
+        if self.evaluation.joining_report and self.training.scope == "lora":
+            raise ValueError(
+                "evaluation.joining_report with training.scope lora: a client trained alone would have LoRA factors, "
+                "not weights to go on from; leave one of the two out"
+            )
         if self.training.scope == "lora" and self.federation.wire != "fp32":
             raise ValueError(
                 f"federation.wire {self.federation.wire} with training.scope lora: LoRA factors are sent as fp32"

@@ -227,3 +227,34 @@ def runs_of(deployment: Any) -> list[Any]:
     with ApiClient(deployment.server.endpoint()) as api:
         found = api.call(list_runs).run_dict
     return sorted(found.values(), key=lambda run: run.pending_at)
+
+
+def test_personal_weights_stay_on_their_nodes(
+    deployment: Any, session_of: Callable[..., Session], drive: type, tmp_path: Path
+) -> None:
+    """The session ends with the same digest as on this machine; no file of the server names a personal tensor."""
+    from zk0.federation.open import open_federation
+
+    training = {"personal": ["model.action_out_proj.*"], "local_steps": 2}
+    found = []
+    sessions = {"here": session_of(("a", "b"), training=training), "there": deployment.session(training=training)}
+    for place, session in sessions.items():
+        driven = drive(session, tmp_path / place, "own")
+        with open_federation(session, "own", tmp_path / place) as federation:
+            driven.begin(federation)
+            for _ in range(2):
+                driven.average(driven.train(federation).updates)
+            scores = driven.evaluate(federation, save_personal=True).scores
+        losses = [(one.score.policy_loss, one.personal.policy_loss) for one in scores]
+        assert all(of_global != own for of_global, own in losses)
+        found.append(([checkpoint.digest for checkpoint in driven.history], losses))
+    assert found[0] == found[1]
+    tensor = b"model.action_out_proj.weight"
+    server = [tmp_path / "there", deployment.server.path]
+    assert not [f for at in server for f in at.rglob("*") if f.is_file() and tensor in f.read_bytes()]
+    for node in deployment.nodes.values():
+        (kept,) = node.scratch.glob("sessions/*/personal-002.safetensors")
+        (saved,) = node.scratch.glob("personal/*/model.safetensors")
+        assert tensor in kept.read_bytes()
+        assert tensor in saved.read_bytes()
+        assert tensor not in (node.scratch / "sent.jsonl").read_bytes()

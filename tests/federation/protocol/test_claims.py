@@ -314,15 +314,19 @@ FALSE_SCORES: dict[str, dict[str, Any]] = {
 def test_a_score_must_be_that_of_the_held_out_episodes(lie: str) -> None:
     member = Member.model_validate(MEMBER)
 
-    def parsed(score: dict[str, Any]) -> Any:
-        text = json.dumps({"client": "evil", "score": score})
+    def parsed(score: dict[str, Any], **more: Any) -> Any:
+        text = json.dumps({"client": "evil", "score": score, **more})
         return parse_score(Reply("evil", RecordDict({"answer": ConfigRecord({"score": text})})), member)
 
-    assert parsed(honest_score() | {"dataset": "hf:lab/famous"}) == parsed(honest_score())
-    assert parsed(honest_score()).score.dataset == "local:x"
-    found = parsed(honest_score() | FALSE_SCORES[lie])
-    assert isinstance(found, Refusal)
-    assert re.search("is not that of its episodes|is not a score", found.reason)
+    claimed = parsed(
+        honest_score() | {"dataset": "hf:lab/famous"}, personal=honest_score() | {"dataset": "hf:lab/famous"}
+    )
+    assert claimed == parsed(honest_score(), personal=honest_score())
+    assert (claimed.score.dataset, claimed.personal.dataset) == ("local:x", "local:x")
+    lies = honest_score() | FALSE_SCORES[lie]
+    for found in (parsed(lies), parsed(honest_score(), personal=lies)):
+        assert isinstance(found, Refusal)
+        assert re.search("is not that of its episodes|is not a score", found.reason)
 
 
 FALSE_REPORTS: dict[str, dict[str, Any]] = {

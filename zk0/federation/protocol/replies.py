@@ -68,12 +68,13 @@ def parse_score(reply: Reply, member: Member | None = None) -> ClientScore | Ref
         return Refusal(client=reply.sender, reason=str(e))
     if found.client != reply.sender:
         return Refusal(client=reply.sender, reason=f"its answer names client {found.client}")
-    scores = (found.score, found.personal) if found.personal else (found.score,)
-    if member is not None and (faults := [fault for score in scores for fault in score_faults(score, member)]):
-        return Refusal(client=reply.sender, reason=f"its score is not that of its episodes: {'; '.join(faults)}")
     if member is None:
         return found
-    return found.model_copy(update={"score": found.score.model_copy(update={"dataset": member.dataset})})
+    scores = {name: one for name in ("score", "personal") if (one := getattr(found, name)) is not None}
+    if faults := [fault for score in scores.values() for fault in score_faults(score, member)]:
+        return Refusal(client=reply.sender, reason=f"its score is not that of its episodes: {'; '.join(faults)}")
+    renamed = {name: score.model_copy(update={"dataset": member.dataset}) for name, score in scores.items()}
+    return found.model_copy(update=renamed)
 
 
 def parse_report(reply: Reply, *, expected: bool) -> str | Refusal:
