@@ -58,9 +58,18 @@ def policy_load_errors(path: str, *others: type[Exception]) -> Iterator[None]:
         HubUnavailable: the Hub cannot be reached now.
         PolicyError: anything else.
     """
+    caught: tuple[type[Exception], ...] = (
+        *HUB_ERRORS,
+        ValueError,
+        RuntimeError,
+        TypeError,
+        ImportError,
+        SafetensorError,
+        *others,
+    )
     try:
         yield
-    except (*HUB_ERRORS, ValueError, RuntimeError, TypeError, ImportError, SafetensorError, *others) as e:
+    except caught as e:
         raise hub_outage(e, path) or PolicyError(
             f"{path}: cannot be loaded ({type(e).__name__}: {first_line(e)}); "
             "expected a policy that ships with zk0, a folder saved by lerobot, or a name on the Hub that can be reached"
