@@ -28,7 +28,7 @@ TOGETHER = (
     ("federation/engines/test_deployment_faults.py",),
     tuple(
         f"flows/test_{name}.py"
-        for name in ("resume", "buffered", "data_intake", "so100", "so100_full_size", "task_retries")
+        for name in ("resume", "buffered", "data_intake", "so100", "so100_full_size", "task_retries", "own_errors")
     ),
     tuple(f"flows/test_{name}.py" for name in ("nightly", "versus", "own_origin")),
     tuple(

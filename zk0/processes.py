@@ -83,11 +83,13 @@ def check_port_free(host: str, port: int, setting: str) -> None:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
     except OSError as e:
-        if e.errno == errno.EADDRINUSE:
-            reason, change = f"is in use by {_port_user(port)}; stop that, or choose", f"another port with {setting}"
-        else:
-            reason, change = f"cannot be listened on ({e.strerror});", f"choose another with {setting}"
-        raise SettingsError(f"port {port} on {host} {reason} {change}") from e
+        if e.errno != errno.EADDRINUSE:
+            message = f"port {port} on {host}: nothing can listen there ({e.strerror}); choose another with {setting}"
+            raise SettingsError(message) from e
+        user = _port_user(port)
+        raise SettingsError(
+            f"port {port} on {host} is in use by {user}; stop that, or choose another port with {setting}"
+        ) from e
 
 
 def _port_user(port: int) -> str:

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from flows.cli.main import zk0_app
 from flows.packaged_files import find_session_file, packaged_root, write_project
+from flows.prefect_local.ports import choose_port
 from flows.session_loading import load_session_to_run
 from zk0.errors import SettingsError
 
@@ -56,7 +57,7 @@ def test_flows_are_loaded_by_their_modules(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(1200)
 def test_the_wheel_in_an_empty_folder(tmp_path: Path) -> None:
     """The wheel alone; its dependencies are those of this environment."""
     uv = shutil.which("uv") or next((str(p) for p in (ROOT / ".tools/bin/uv",) if p.is_file()), None)
@@ -71,9 +72,10 @@ def test_the_wheel_in_an_empty_folder(tmp_path: Path) -> None:
         archive.extractall(tmp_path / "installed")
     (tmp_path / "empty").mkdir()
 
-    def zk0(*arguments: str) -> "subprocess.CompletedProcess[str]":
-        command = [sys.executable, "-m", "flows.cli.main", *arguments]
-        environment = {"PATH": "", "HOME": str(tmp_path), "PYTHONPATH": str(tmp_path / "installed")}
+    environment = {"PATH": "", "HOME": str(tmp_path), "PYTHONPATH": str(tmp_path / "installed")}
+
+    def zk0(*arguments: str, program: str = "cli") -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, "-m", f"flows.{program}.main", *arguments]
         return subprocess.run(command, cwd=tmp_path / "empty", env=environment, capture_output=True, text=True)
 
     assert zk0("--version").stdout.startswith("zk0 ")
@@ -83,3 +85,16 @@ def test_the_wheel_in_an_empty_folder(tmp_path: Path) -> None:
     assert (wrong.returncode, "installed/flows/project" in wrong.stderr, "rounds" in wrong.stderr) == (2, True, True)
     assert zk0("init", "mine").returncode == 0
     assert (tmp_path / "empty/mine/prefect.yaml").is_file()
+    assert zk0("server", "init", program="bot").returncode == 0
+    assert "start it with `zk0bot server start`" in zk0("run", program="bot").stderr
+    ran = zk0("run", "smoke")
+    assert ran.returncode == 0, ran.stderr
+    (report,) = (tmp_path / "empty/outputs").glob("*_smoke/report.html")
+    assert f"report   {report.relative_to(tmp_path / 'empty')}" in ran.stdout
+    command = [sys.executable, "-m", "flows.cli.main", "ui", "--port", str(choose_port(0))]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=tmp_path / "empty/mine", env=environment, stdout=pipe, text=True) as ui:
+        assert ui.stdout is not None
+        assert any("Ctrl-C stops" in line for line in ui.stdout), "it ended before its worker was ready"
+        ui.terminate()
+    assert ui.returncode == 0

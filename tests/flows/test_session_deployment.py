@@ -149,6 +149,8 @@ def test_artifacts_of_a_session(local_prefect: Any, finished: Any) -> None:
     assert found.keys() >= {"session-progress", "round-losses", "benchmark", "session-report", "rollout-video"}
     (progress,) = found["session-progress"]
     assert float(progress.data) == 100.0
+    of = {r.name: r for r in task_runs(local_prefect, run_id(finished))}
+    assert progress.created < of["clients check and join"].start_time, "something to see before the clients have joined"
     losses, timings = (json.loads(found[key][-1].data) for key in ("round-losses", "benchmark"))
     assert [row["round"] for row in losses] == [0, 1, 2]
     assert {"lifter", "placer", "refused", "reason"} <= losses[0].keys(), "the UI shows columns of the first row only"

@@ -155,6 +155,17 @@ def test_how_to_load(session: Session, members: list[Member], history: list[Roun
 HOSTILE = "x\n---\nlicense: other\n# <script>alert(1)</script> | [a](javascript:b) ![c](https://evil.example/p.png)"
 
 
+def test_the_next_commands(session: Session, members: list[Member], history: list[RoundRecord]) -> None:
+    with_tasks = session.model_copy(update={"rollout": session.rollout.model_copy(update={"tasks": ("lift-red",)})})
+    code = [
+        token.content for token in MarkdownIt().parse(model_card(with_tasks, members, history)) if token.type == "fence"
+    ]
+    assert code[0] == "zk0 rollout FOLDER --out attempts --task lift-red --seeds 9000-9019\n"
+    assert code[1].startswith("zk0 arm run FOLDER --port ")
+    without = session.model_copy(update={"rollout": session.rollout.model_copy(update={"tasks": ()})})
+    assert "zk0 rollout" not in model_card(without, members, history)
+
+
 def test_hostile_names_stay_text(session: Session, members: list[Member], history: list[RoundRecord]) -> None:
     report = members[0].report.model_copy(update={"tasks": (HOSTILE,)})
     bad = members[0].model_copy(update={"client": HOSTILE, "dataset": f"hf:lab/{HOSTILE}", "report": report})

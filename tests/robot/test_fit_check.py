@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from flows.cli.main import zk0_app
+from zk0.errors import RobotError
 from zk0.records import RobotReference
 from zk0.settings.dataset_settings import SO101_JOINTS, SimulatorSettings
 
@@ -160,6 +161,16 @@ def test_an_accepted_rule_and_a_sound_robot_print_the_command(checkpoint: Path) 
 def test_wrong_options_end_the_command_first(checkpoint: Path, options: list[str], message: str) -> None:
     done = CliRunner().invoke(zk0_app, ["arm", "run", str(checkpoint), *options])
     assert (done.exit_code, message in done.stderr) == (2, True), done.output
+
+
+def test_an_arm_that_is_not_there_is_known_to_lerobot() -> None:
+    """Its driver is missing, or its port; type and camera of the options are known."""
+    from zk0.robot.lerobot_robot import observe_robot
+
+    camera = "{wrist: {type: opencv, index_or_path: 2, width: 640, height: 480, fps: 30}}"
+    options = {"type": "so101_follower", "id": "my_arm", "port": "/dev/no-arm", "cameras": camera}
+    with pytest.raises(RobotError, match=r"the robot cannot be connected \((ImportError: .*feetech|\w+: .*no-arm)"):
+        observe_robot([f"--robot.{name}={value}" for name, value in options.items()])
 
 
 def test_a_policy_without_a_reference_needs_recordings(tmp_path: Path) -> None:

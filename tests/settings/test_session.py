@@ -166,6 +166,7 @@ class TestFaults:
         ("changes", "end"),
         [
             ({"rouns": 1}, "rouns: unknown setting; did you mean rounds?"),
+            ({"trainng": {"lr": 1}}, "trainng: unknown setting; did you mean training?"),
             (
                 {"training": {"local_step": 1}},
                 "training.local_step: unknown setting; did you mean training.local_steps?",

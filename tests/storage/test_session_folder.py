@@ -66,6 +66,12 @@ class TestCreate:
         with pytest.raises(SettingsError, match=r"session.toml: cannot be read"):
             SessionFolder(tmp_path).read_session()
 
+    def test_settings_of_another_version(self, here: SessionFolder) -> None:
+        here.session_toml.write_text(f"setting_of_old = 1\n{here.session_toml.read_text()}")
+        message = "setting_of_old: unknown setting; if another version of zk0 began this session, resume it with that"
+        with pytest.raises(SettingsError, match=message):
+            here.read_session()
+
 
 class TestLocked:
     def test_second_process_is_refused_and_names_the_first(self, here: SessionFolder) -> None:

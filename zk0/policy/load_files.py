@@ -6,9 +6,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
-from zk0.errors import PolicyError, Zk0Error, first_line
+from zk0.errors import PolicyError, first_line
 from zk0.hub_outages import HUB_ERRORS, hub_outage
 from zk0.records import ACTION, CAMERA_PREFIX, STATE, PolicyRecipe
 
@@ -29,11 +29,8 @@ def read_policy_config(path: str, revision: str | None = None) -> Any:
     import lerobot_policy_smolvla_bundled  # noqa: F401 -- registers its type
 
     register_third_party_plugins()
-    try:
-        with _no_warnings():
-            config = PreTrainedConfig.from_pretrained(path, revision=revision)
-    except (*HUB_ERRORS, ValueError, RuntimeError, DraccusException) as e:
-        raise policy_load_error(path, e) from e
+    with policy_load_errors(path, DraccusException), _no_warnings():
+        config = PreTrainedConfig.from_pretrained(path, revision=revision)
     config.device = "cpu"
     return config
 
@@ -49,12 +46,34 @@ def _no_warnings() -> Iterator[None]:
         logging.disable(before)
 
 
-def policy_load_error(path: str, error: Exception) -> Zk0Error:
-    """The error to raise where LeRobot could not load a policy: the Hub cannot be reached now, or a PolicyError."""
-    return hub_outage(error, path) or PolicyError(
-        f"{path}: cannot be loaded ({type(error).__name__}: {first_line(error)}); "
-        "expected a policy that ships with zk0, a folder saved by lerobot, or a name on the Hub that can be reached"
+@contextmanager
+def policy_load_errors(path: str, *others: type[Exception]) -> Iterator[None]:
+    """Turn what LeRobot raises where it cannot load a policy into an error of ours.
+
+    Args:
+        path: of the policy.
+        others: exceptions besides those of the Hub, of files of weights and of wrong configurations.
+
+    Raises:
+        HubUnavailable: the Hub cannot be reached now.
+        PolicyError: anything else.
+    """
+    caught: tuple[type[Exception], ...] = (
+        *HUB_ERRORS,
+        ValueError,
+        RuntimeError,
+        TypeError,
+        ImportError,
+        SafetensorError,
+        *others,
     )
+    try:
+        yield
+    except caught as e:
+        raise hub_outage(e, path) or PolicyError(
+            f"{path}: cannot be loaded ({type(e).__name__}: {first_line(e)}); "
+            "expected a policy that ships with zk0, a folder saved by lerobot, or a name on the Hub that can be reached"
+        ) from e
 
 
 def locate_weights(path: str, revision: str | None = None) -> Path:

@@ -12,6 +12,7 @@ from zk0.records import Member, Rollout, RoundRecord, StatisticsGroup
 from zk0.report.card_groups import group_section
 from zk0.report.conclusions import session_conclusions
 from zk0.report.metrics import sorted_by_round
+from zk0.report.next_commands import policy_commands
 from zk0.report.number_format import DASH, count, fixed, number
 from zk0.report.policy_text import policy_text
 from zk0.report.tables.group_tables import still_joints_note
@@ -291,9 +292,19 @@ def _loading(session: Session, policy_type: str) -> str:
         "zk0, is installed."
     )
     return f"""LeRobot's commands (`lerobot-eval`, `lerobot-train`, `lerobot-rollout`) take this folder, or the name of
-its repository on the Hub, as `--policy.path`.{plugin} In Python:
+its repository on the Hub, as `--policy.path`.{plugin} zk0's commands take it, too:
+
+{_commands(session)}
+
+In Python:
 
 {_SNIPPET}"""
+
+
+def _commands(session: Session) -> str:
+    """The next commands with this folder."""
+    blocks = (f"{title}:\n\n```\n{command}\n```" for title, command in policy_commands(session, "FOLDER"))
+    return "\n\n".join(blocks)
 
 
 _SNIPPET = """```python

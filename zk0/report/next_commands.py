@@ -2,7 +2,6 @@
 
 import shlex
 from collections.abc import Sequence
-from pathlib import Path
 
 from zk0.records import Rollout, RoundRecord
 from zk0.rules.selection import select_round
@@ -26,19 +25,22 @@ def next_commands(
     checkpoint = here.checkpoint(select_round(session, history, rollouts).round)
     if not checkpoint.is_dir():
         return []
-    found = [
-        ("Run the policy on an SO-100 or SO-101 arm (docs/robot.md)", _arm_command(session, checkpoint)),
-        ("Publish it, if it proved better", f"zk0 push {shlex.quote(str(here.path))} --repo-id USER/NAME"),
-    ]
+    push = f"zk0 push {shlex.quote(str(here.path))} --repo-id USER/NAME"
+    return [*policy_commands(session, shlex.quote(str(checkpoint))), ("Publish it, if it proved better", push)]
+
+
+def policy_commands(session: Session, place: str) -> list[tuple[str, str]]:
+    """Title and command line of each way to run a saved policy.
+
+    Args:
+        session: that trained it; without closed-loop tasks there is no command for the simulator.
+        place: of the policy, as a shell reads it.
+    """
+    cameras = " ".join(f"--camera {name}={number}" for number, name in enumerate(session.contract.cameras))
+    arm = f'zk0 arm run {place} --port /dev/ttyACM0 {cameras} --task "Pick up the red cube"'  # a person's own values
+    found = [("Run the policy on an SO-100 or SO-101 arm (docs/robot.md)", arm)]
     if session.rollout.tasks:
         tasks = " ".join(f"--task {task}" for task in session.rollout.tasks)
-        command = f"zk0 rollout {shlex.quote(str(checkpoint))} --out attempts {tasks} --seeds 9000-9019"
+        command = f"zk0 rollout {place} --out attempts {tasks} --seeds 9000-9019"
         found.insert(0, ("Let the policy make more attempts in the simulator", command))
     return found
-
-
-def _arm_command(session: Session, checkpoint: Path) -> str:
-    """The command; port, camera numbers and task are those of the person's arm."""
-    cameras = " ".join(f"--camera {name}={number}" for number, name in enumerate(session.contract.cameras))
-    place = shlex.quote(str(checkpoint))
-    return f'zk0 arm run {place} --port /dev/ttyACM0 {cameras} --task "Pick up the red cube"'

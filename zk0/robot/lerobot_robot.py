@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
+from pkgutil import iter_modules
 from typing import Any
 
 import draccus
@@ -45,6 +47,7 @@ def _connected(options: list[str]) -> Iterator[Any]:
     class Options:
         robot: RobotConfig
 
+    _register_robots_and_cameras()
     register_third_party_plugins()
     try:
         robot = make_robot_from_config(draccus.parse(Options, args=options).robot)
@@ -60,6 +63,16 @@ def _connected(options: list[str]) -> Iterator[Any]:
         yield robot
     finally:
         robot.disconnect()
+
+
+def _register_robots_and_cameras() -> None:
+    """Import LeRobot's robots and cameras, as `lerobot-rollout` does: its parser knows only what was imported."""
+    from lerobot import cameras, robots
+
+    for package in (cameras, robots):
+        for module in iter_modules(package.__path__):
+            if module.ispkg:
+                import_module(f"{package.__name__}.{module.name}")
 
 
 def _observation(robot: Any, seen: dict[str, Any]) -> RobotObservation:

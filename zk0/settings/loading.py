@@ -108,10 +108,14 @@ def _expected(fault: Any) -> str:
 
 
 def _similar_setting(name: str) -> str | None:
-    """The setting whose dotted name is most like `name`, or that has this name in another table; None: no one is."""
+    """The setting or table whose dotted name is most like `name`, or a setting of this name in another table.
+
+    None: no one is.
+    """
     known = list(_setting_names(Session))
     moved = [one for one in known if one.rpartition(".")[2] == name.rpartition(".")[2]]
-    return next(iter(moved or get_close_matches(name, known, n=1, cutoff=0.8)), None)
+    tables = dict.fromkeys(one.rpartition(".")[0] for one in known if "." in one)
+    return next(iter(moved or get_close_matches(name, [*known, *tables], n=1, cutoff=0.8)), None)
 
 
 def _setting_names(table: type[BaseModel], prefix: str = "") -> Iterator[str]:

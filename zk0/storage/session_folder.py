@@ -129,9 +129,17 @@ class SessionFolder:
         """Settings from session.toml.
 
         Raises:
-            SettingsError: there is no session in this folder.
+            SettingsError: there is no session in this folder, or its settings are those of another version of zk0.
         """
-        return load_session(self.session_toml)
+        try:
+            return load_session(self.session_toml)
+        except SettingsError as e:
+            if not self.session_toml.is_file():
+                raise
+            raise SettingsError(
+                f"{e}; if another version of zk0 began this session, resume it with that version, or start a new one "
+                f"from a corrected copy of {self.session_toml}: zk0 run FILE"
+            ) from e
 
     def check_not_locked(self) -> None:
         """Check that no other process works on this session; a folder that does not exist has none.

@@ -3,12 +3,10 @@
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
 from safetensors.torch import load_model
 
 from zk0.errors import PolicyError
-from zk0.hub_outages import HUB_ERRORS
-from zk0.policy.load_files import check_complete, locate_weights, policy_load_error
+from zk0.policy.load_files import check_complete, locate_weights, policy_load_errors
 from zk0.policy.stored_statistics import read_stored_moments
 
 
@@ -30,11 +28,9 @@ def load_plain(path: str, config: Any, revision: str | None = None) -> Any:
         config.pretrained_backbone_weights = None
     if hasattr(config, "do_mask_loss_for_padding"):
         config.do_mask_loss_for_padding = True  # all frames are trained on, those at an episode's end, too
-    try:
+    with policy_load_errors(path):
         policy = get_policy_class(config.type)(config)
         load_model(policy, str(locate_weights(path, revision)), strict=False)
-    except (*HUB_ERRORS, ValueError, RuntimeError, TypeError, ImportError, SafetensorError) as e:
-        raise policy_load_error(path, e) from e
     check_complete(policy, path, revision)
     return policy
 

@@ -4,12 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import load_model
 
 from zk0.errors import PolicyError
-from zk0.hub_outages import HUB_ERRORS
-from zk0.policy.load_files import check_complete, contract_features, locate_weights, policy_load_error
+from zk0.policy.load_files import check_complete, contract_features, locate_weights, policy_load_errors
 from zk0.policy.smolvla.tiny_geometry import tiny_config, write_tiny_vlm
 from zk0.records import PolicyRecipe, clean_text
 
@@ -42,10 +41,8 @@ def carry_vlm_files(path: str, config: Any) -> Any:
     """
     from lerobot_policy_smolvla_bundled.configuration_smolvla_bundled import bundled
 
-    try:
+    with policy_load_errors(path):
         return bundled(config, vlm) if (vlm := vlm_folder(path, config)) else config
-    except (*HUB_ERRORS, ValueError, RuntimeError) as e:
-        raise policy_load_error(path, e) from e
 
 
 def vlm_folder(path: str, config: Any) -> Path | None:
@@ -80,13 +77,11 @@ def load_smolvla(path: str, config: Any, revision: str | None = None) -> Any:
 
     config = carry_vlm_files(path, config)
     asks_for_vlm, config.load_vlm_weights = config.load_vlm_weights, False
-    try:
+    with policy_load_errors(path):
         file = locate_weights(path, revision)
         policy = get_policy_class(config.type)(config)
         _set_dtypes(policy, _stored_vlm_dtype(file), asks_for_vlm)
         load_model(policy, str(file), strict=False)
-    except (*HUB_ERRORS, ValueError, RuntimeError, SafetensorError) as e:
-        raise policy_load_error(path, e) from e
     check_complete(policy, path, revision)
     return policy
 
