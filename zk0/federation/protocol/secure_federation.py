@@ -52,8 +52,7 @@ from zk0.secure.unmasking import (
 )
 from zk0.settings.plans import RoundPlan
 from zk0.weights.digests import algorithm_of
-from zk0.weights.files import open_weights
-from zk0.weights.fixed_point import METRICS_TENSOR, decode_metrics
+from zk0.weights.fixed_point import decode_metrics
 
 
 class CollectedSum(Record):
@@ -216,9 +215,7 @@ class _SecureRoundRun:
     def _save(self, roster: Roster, request: SumRequest, revealed: Mapping[str, RevealedShares]) -> Update:
         masks, summed = list(remaining_masks(roster, request, revealed)), summed_updates(roster, request)
         files = [self._spool.masked_file(name) for name in request.survivors]
-        digest, _ = save_sum(self._spool.sum_file, files, masks, algorithm_of(self._common.global_digest))
-        with open_weights(self._spool.sum_file) as file:
-            metrics = decode_metrics(file[METRICS_TENSOR], summed.share)
+        digest, words = save_sum(self._spool.sum_file, files, masks, algorithm_of(self._common.global_digest))
         return self._spool.write_sum(
             Update(
                 client=SUM_NAME,
@@ -229,7 +226,7 @@ class _SecureRoundRun:
                 bytes=sum(file.stat().st_size for file in files),
                 examples=sum(roster.advert(name).frames for name in request.survivors),
                 dataset=SUM_NAME,
-                metrics=metrics,
+                metrics=decode_metrics(words, summed.share),
                 wire=self._plans[request.survivors[0]].wire,
                 summed=summed,
             )

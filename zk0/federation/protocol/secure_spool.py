@@ -11,7 +11,7 @@ from zk0.secure.messages import MaskedUpdate, Roster, SealedShares, SumRequest
 from zk0.storage.atomic import atomic_write_text
 from zk0.weights.digests import algorithm_of, check_weights
 from zk0.weights.files import open_weights
-from zk0.weights.fixed_point import summed_specs
+from zk0.weights.fixed_point import masked_specs
 from zk0.weights.tensor_spec import encode_header, file_order
 
 
@@ -105,7 +105,7 @@ class SecureSpool:
         if found.client != client or found.roster != roster.digest:
             raise FederationError(f"its masked update names client {found.client} and roster {found.roster[:12]}")
         with open_weights(self._global) as file:
-            specs = summed_specs(file.specs, roster.common.rules.bits)
+            specs = masked_specs(file.specs, roster.common.rules.bits)
         expected = len(encode_header(file_order(specs), specs)) + sum(spec.nbytes for spec in specs.values())
         if (size := source.stat().st_size) != expected:
             raise UpdateError(f"its masked update has {size} bytes, expected {expected}")
