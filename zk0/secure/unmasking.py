@@ -159,7 +159,7 @@ def save_sum(
         if other := next((file for file in opened if dict(file.specs) != dict(specs)), None):
             raise UpdateError(f"{other.path}: its tensors are not those of {opened[0].path}")
         weights = {name: spec for name, spec in specs.items() if name != METRICS_TENSOR}
-        metrics = np.empty(0, np.uint64)
+        metrics: NDArray[np.uint64] = np.empty(0, np.uint64)
         with open_weights_writer(target, weights, algorithm=algorithm) as writer:
             for name, words in summed_blocks(opened):
                 streams.apply(words)

@@ -160,7 +160,7 @@ class SummedWeights:
 
 
 def summed_blocks(files: Sequence[WeightsFile]) -> Iterator[tuple[str, NDArray[Any]]]:
-    """Yield name and summed words of each block of files with the same tensors, in the order in which they are stored."""
+    """Yield name and summed words of each block of files with the same tensors, in the order in which they lie."""
     for name, spec in files[0].specs.items():
         for start, length in _block_ranges(spec.size):
             total, words = np.zeros(length, spec.dtype), np.empty(length, spec.dtype)

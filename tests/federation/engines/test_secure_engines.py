@@ -1,5 +1,6 @@
 """Secure aggregation on every engine: two rounds end with the same digests, and the sum needs no update to be sent."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,22 @@ def digests(driven: Any, federation: Any) -> list[str]:
         assert found.sum.summed.clients == ("a", "b", "c")
         sums.append(found.sum.digest)
         driven.average([found.sum])
+    check_sent_journals(driven)
     return [*(checkpoint.digest for checkpoint in driven.history), *sums]
+
+
+def check_sent_journals(driven: Any) -> None:
+    """A client's journal says which sums it took part in, and that no update has left it, nor a metric of its own."""
+    from zk0.audit.journal import SentJournal
+
+    for client in "abc":
+        sent = SentJournal(driven.folder / "clients" / client / "sent.jsonl").read()[-10:]
+        kinds = ["train", "secure_shares", "secure_mask", "secure_consent", "secure_reveal"]
+        assert [(line.kind, line.round) for line in sent] == [(kind, number) for number in (1, 2) for kind in kinds]
+        assert [line.kind for line in sent if line.weights] == ["secure_mask"] * 2
+        sums = [json.loads(line.asked)["sum"]["survivors"] for line in sent if line.kind == "secure_consent"]
+        assert sums == [["a", "b", "c"]] * 2
+        assert not any(name in line.text for line in sent for name in ("policy_loss", "grad_norm", "update_norm"))
 
 
 @pytest.fixture(scope="module")

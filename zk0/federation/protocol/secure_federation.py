@@ -112,6 +112,11 @@ class SecureFederation(Federation):
         """Write a reply to the server's journal."""
         self._log.record(reply, (message_type.rpartition(".")[2], number), refusal=refusal)
 
+    @property
+    def min_clients(self) -> int:
+        """The least number of updates in a sum (`federation.min_updates`); two thirds of the clients in any case."""
+        return self._min_clients
+
     def training_frames(self, client: str) -> int | None:
         """Return the training frames of a client's joining answer; None where it has not joined."""
         member = self._registry.members.get(client)
@@ -154,7 +159,7 @@ class _SecureRoundRun:
     def _share_secrets(self) -> SharedSecrets:
         """Let clients train and announce keys, then share their secrets."""
         adverts = self._ask(ADVERT, KeyAdvert, MessageType.TRAIN, dict.fromkeys(self._plans), self._check_advert)
-        self._need("announced keys", adverts, LEAST_CLIENTS)
+        self._need("announced keys", adverts, max(LEAST_CLIENTS, self._federation.min_clients))
         common = self._common
         roster = Roster(common=common, adverts=tuple(adverts[name] for name in sorted(adverts)))
         requests = dict.fromkeys(roster.names, roster)
@@ -185,7 +190,7 @@ class _SecureRoundRun:
 
         self._ask(MASKED, MaskedUpdate, f"{MessageType.QUERY}.{SECURE_MASK}", requests, store)
         arrived = [name for name in sorted(secrets.sealed) if self._spool.has_masked(name, roster)]
-        self._need("sent masked updates", arrived, roster.least_survivors)
+        self._need("sent masked updates", arrived, max(roster.least_survivors, self._federation.min_clients))
         request = SumRequest(roster=roster.digest, sharers=tuple(sorted(secrets.sealed)), survivors=tuple(arrived))
         self._spool.write_survivors(request)
         return request
