@@ -68,7 +68,8 @@ def test_a_sum_is_aggregated_as_the_mean_and_not_clipped_again(tmp_path: Path) -
     save_weights(tmp_path / "global", old)
     terms = AggregationTerms(AggregationSettings(clip_norm=1e-3))
     result = aggregate([sum_update(tmp_path, old, -700)], tmp_path / "global", tmp_path / "new", terms)
-    np.testing.assert_array_equal(load_weights(tmp_path / "new")["w"], (old["w"] - 700 * 1e-5 / 0.5).astype(np.float32))
+    expected = (old["w"].astype(np.float64) - 700 * 1e-5 / 0.5).astype(np.float32)
+    np.testing.assert_array_equal(load_weights(tmp_path / "new")["w"], expected)
     assert [(c.client, c.weight, c.scale) for c in result.contributions] == [(SUM_NAME, 1.0, 1.0)]
 
 

@@ -148,7 +148,7 @@ class SummedWeights:
             raise UpdateError(f"{file.path}: its tensors are not those of a sum of updates of the global weights")
         self.specs = global_weights.specs
         self._global_weights, self._file = global_weights, file
-        self._factor = np.float64(summed.step / summed.share)  # a float would make float32 of int16
+        self._factor = summed.step / summed.share
         self._types = f"uint{summed.bits}", f"int{summed.bits}"
 
     def read(self, name: str, start: int, out: NDArray[Any]) -> None:
