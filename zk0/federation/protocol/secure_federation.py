@@ -16,6 +16,7 @@ from zk0.federation.flower.flower_message import WEIGHTS_PATH
 from zk0.federation.protocol.answers import ADVERT, CONSENT, MASKED, REVEALED, SEALED, AnswerForm, parse_answer
 from zk0.federation.protocol.collect import Federation
 from zk0.federation.protocol.exchange import (
+    ANSWER_BYTES,
     SECURE,
     SECURE_CONSENT,
     SECURE_MASK,
@@ -91,7 +92,11 @@ class SecureFederation(Federation):
         return CollectedSum(sum=found.run(), refusals=found.refusals.refusals())
 
     def ask(
-        self, plans: Sequence[RoundPlan], message_type: str, requests: Mapping[str, Record | None], weights: Path | None
+        self,
+        plans: Sequence[RoundPlan],
+        message_type: str,
+        requests: Mapping[str, Record | None],
+        files: tuple[Path | None, int],
     ) -> Iterator[Reply]:
         """Send plans with a record for each client, and yield the replies that are expected as they arrive.
 
@@ -99,12 +104,13 @@ class SecureFederation(Federation):
             plans: of the clients.
             message_type: of the request.
             requests: what goes with the plan, by client.
-            weights: file that is sent.
+            files: file of weights that is sent, and the size of the file that comes with the answer to a record.
         """
-        contents = self._requests(plans, weights)
+        contents = self._requests(plans, files[0])
         for name, record in requests.items():
             if record is not None:
-                contents[name][1].config_records["config"][SECURE] = record.model_dump_json()
+                config = contents[name][1].config_records["config"]
+                config[SECURE], config[ANSWER_BYTES] = record.model_dump_json(), files[1]
         group = f"{plans[0].round} {message_type}"
         return (reply for reply in self._exchange(contents, message_type, group) if not reply.unexpected)
 
@@ -254,8 +260,9 @@ class _SecureRoundRun:
             if name not in self._asked:
                 self._asked.add(name)
                 self._listener.on_request(name)
-        trains = message_type == MessageType.TRAIN
-        for reply in self._federation.ask(plans, message_type, requests, self._weights[1] if trains else None):
+        weights = self._weights[1] if message_type == MessageType.TRAIN else None
+        size = self._spool.masked_bytes(self._common.rules.bits) if form == MASKED else 0
+        for reply in self._federation.ask(plans, message_type, requests, (weights, size)):
             reason = reply.error
             try:
                 if reply.content is not None:
