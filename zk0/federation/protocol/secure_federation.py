@@ -142,6 +142,8 @@ class _SecureRoundRun:
     ) -> None:
         self._federation, self._weights, self._listener = federation, weights, listener
         self._plans = {plan.client: plan for plan in plans}
+        if SUM_NAME in self._plans:
+            raise FederationError(f"a client is named {SUM_NAME}, as the record of the sum; give it another name")
         self._common = SecureRound.of(plans[0])
         if any(SecureRound.of(plan) != self._common for plan in plans):
             raise FederationError("the plans of a sum differ in round, weights or rules")
