@@ -36,6 +36,7 @@ TOGETHER = (
         for name in (
             "engines/test_engines",
             "engines/test_buffered_engines",
+            "engines/test_secure_engines",
             "protocol/test_replies",
             "engines/test_faults",
         )

@@ -100,6 +100,13 @@ def test_updates_of_clients(tmp_path: Path, full: PolicyShapes) -> None:
         "lora": {"training.scope": "lora"},
         "bf16": {"federation.wire": "bf16"},
         "int8": {"federation.wire": "int8"},
+        "secure": {
+            "federation.secure": True,
+            "aggregation.quarantine_factor": 0,
+            "evaluation.clients_frequency": 0,
+            "keep_updates": True,
+            "rounds": 3,
+        },
     }.items():
         session, sizes = so100(tmp_path / name, **changes)
         found[name] = parts(session, sizes, full)["clients' updates"]
@@ -107,6 +114,9 @@ def test_updates_of_clients(tmp_path: Path, full: PolicyShapes) -> None:
     assert found["kept"][1] == pytest.approx(3 * 4 * one, rel=1e-3)
     assert found["lora"][0] == pytest.approx(8 * 13_664_256, rel=0.05)
     assert found["bf16"][0] == pytest.approx(4 * one, rel=1e-3)
+    kept = 3 * 5 * one / 2  # four masked updates and their sum
+    deltas = 8 * one
+    assert found["secure"] == (pytest.approx(10 * one / 2 + deltas + kept, rel=1e-3), pytest.approx(kept, rel=1e-3))
     assert found["int8"][0] == pytest.approx(8 * one / 4 + 8 * one, rel=0.05)  # and the quantization error
 
 

@@ -27,6 +27,7 @@ from zk0.secure.messages import (
 from zk0.secure.unmasking import check_revealed, check_sealed, masking_request, remaining_masks, save_sum
 from zk0.settings.plans import SecureRules
 from zk0.weights.files import open_weights
+from zk0.weights.fixed_point import METRICS_TENSOR
 from zk0.weights.writer import save_weights
 
 METRICS = ClientMetrics(
@@ -93,9 +94,9 @@ class SecureGroup:
             check_revealed(roster, request, found)
         target = self.folder / "sum.safetensors"
         files = [self.masked(name) for name in request.survivors]
-        save_sum(target, files, list(remaining_masks(roster, request, revealed)), "blake3")
+        _, metrics = save_sum(target, files, list(remaining_masks(roster, request, revealed)), "blake3")
         with open_weights(target) as file:
-            return {name: file[name] for name in file}
+            return {name: file[name] for name in file} | {METRICS_TENSOR: metrics}
 
     def run(self, gone: Sequence[Sequence[str]] = ((), (), (), (), ())) -> dict[str, NDArray[Any]]:
         """Run a round in which some clients stop before each of the five messages; return the sum."""

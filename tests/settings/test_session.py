@@ -64,8 +64,12 @@ def test_secure_aggregation_names_everything_that_it_excludes() -> None:
         parse(**{**SECURE, "federation": {"secure": True, "mode": "buffered"}})
     with pytest.raises(SettingsError, match=r"no training\.scope lora"):
         parse(**SECURE, training={"scope": "lora"})
-    with pytest.raises(SettingsError, match=r"the engine must be local, or ray on"):
-        parse(**{**SECURE, "clients": [], "federation": {"secure": True, "engine": "deployment"}})
+    with pytest.raises(SettingsError, match=r"no federation\.ray_address: a client keeps its secrets"):
+        parse(**{**SECURE, "federation": {"secure": True, "engine": "ray", "ray_address": "head:6379"}})
+    nodes = {"secure": True, "engine": "deployment"}
+    with pytest.raises(SettingsError, match=r"2 client\(s\) in a round, expected 3 or more"):
+        parse(**{**SECURE, "clients": [], "federation": nodes})
+    assert parse(**{**SECURE, "clients": [], "federation": nodes | {"min_updates": 3}}).federation.secure
 
 
 class TestFaults:

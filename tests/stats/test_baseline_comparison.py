@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from zk0.errors import EvaluationError
+from zk0.errors import BenchmarkError, EvaluationError
 from zk0.records import (
     Checkpoint,
     ClientEvaluation,
@@ -15,6 +15,7 @@ from zk0.records import (
     Rollout,
     RoundRecord,
     SetScore,
+    SummedUpdates,
     Update,
 )
 from zk0.stats.baseline_comparison import (
@@ -191,3 +192,24 @@ def test_the_training_budget_counts_short_last_batches() -> None:
     )
     assert training_budget([record, record], 4) == TrainingBudget(optimizer_steps=14, samples=2 * (14 + 12))
     assert training_budget([record], 4, "a") == TrainingBudget(optimizer_steps=4, samples=14)
+
+
+def test_a_sum_of_updates_has_no_training_budget() -> None:
+    """Its steps are a mean, not those of a client."""
+    summed = SummedUpdates(clients=("a", "b", "c"), roster="r", threshold=2, bits=16, step=1e-6, share=1.0)
+    metrics = ClientMetrics(
+        policy_loss=1, fedprox_loss=0, grad_norm=1, update_norm=1, local_steps=3, lr_first=1, lr_last=1, seconds=1
+    )
+    update = Update(
+        client="secure-sum", round=1, global_digest="", path="", digest="", bytes=1, examples=9, dataset="x",
+        metrics=metrics, summed=summed,
+    )  # fmt: skip
+    record = RoundRecord(
+        round=1,
+        checkpoint=Checkpoint(round=1, path="", digest="", bytes=1),
+        updates=(update,),
+        seconds=1,
+        finished_at="",
+    )
+    with pytest.raises(BenchmarkError, match="round 1 has a sum of updates"):
+        training_budget([record], 4)

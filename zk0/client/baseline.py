@@ -31,7 +31,7 @@ from zk0.rules.round_decision import client_lr
 from zk0.settings.evaluation_settings import VideoSettings
 from zk0.settings.plans import EvaluationPlan, RoundPlan, session_terms
 from zk0.settings.session import Session
-from zk0.stats.baseline_comparison import CENTRALIZED_CLIENT, training_budget
+from zk0.stats.baseline_comparison import CENTRALIZED_CLIENT, TrainingBudget, training_budget
 from zk0.storage.atomic import atomic_write_text
 from zk0.storage.session_folder import SessionFolder
 from zk0.training.batches import even_batches, round_seed
@@ -142,11 +142,13 @@ class Baseline:
         own_folder, weights = SessionFolder(self.folder), self.folder / before.path
         decision = federated.decision.model_copy(update={"mu": 0.0, "reason": "as the federation's, without FedProx"})
         common = {"round": federated.round, "decision": decision, "seconds": 0.0, "finished_at": ""}
+        budget = training_budget([federated], self.session.training.batch_size)
         if self.client is not None and self.client not in {u.client for u in federated.updates}:
             return RoundRecord(**common, checkpoint=before.model_copy(update={"round": federated.round}))
         torch.set_num_threads(self.session.training.torch_threads)
         if self.client is None:
-            update = self._train_centralized(self._round_plan(CENTRALIZED_CLIENT, before, decision), federated, weights)
+            plan = self._round_plan(CENTRALIZED_CLIENT, before, decision)
+            update = self._train_centralized(plan, federated, budget, weights)
         else:
             update = self.clients[self.client].train(self._round_plan(self.client, before, decision), weights)
         target = own_folder.weights(federated.round)
@@ -182,12 +184,13 @@ class Baseline:
             "training": self.session.training.local_settings(),
         }
 
-    def _train_centralized(self, plan: RoundPlan, federated: RoundRecord, weights: Path) -> Update:
+    def _train_centralized(
+        self, plan: RoundPlan, federated: RoundRecord, budget: TrainingBudget, weights: Path
+    ) -> Update:
         """Train one round on the pooled frames of all clients, with the training budget of the federated round."""
         outbox = UpdateOutbox(self.folder / "clients" / CENTRALIZED_CLIENT, CENTRALIZED_CLIENT)
         if (stored := outbox.stored(plan)) is not None:
             return stored
-        budget = training_budget([federated], plan.training.batch_size)
         of_one_client = [update.metrics.local_steps for update in federated.updates]
         steps = max(of_one_client) if self.larger_batches else budget.optimizer_steps
         policy = policy_with_weights(self.session, self.setup.recipe, (weights, plan.global_digest))

@@ -124,8 +124,9 @@ def _updates(session: Session, shapes: PolicySizes) -> DiskPart:
     """Each client's update and the file before it, whose blocks the next one reuses; the spool links the same files."""
     clients = max(len(session.client_names()), session.federation.min_updates)
     one = update_bytes(session, shapes)
-    pending = clients * (2 * one + _client_state_bytes(session, shapes))
-    kept = session.rounds * clients * one if session.keep_updates else 0
+    files = clients + session.federation.secure  # the sum of masked updates is one more
+    pending = files * 2 * one + clients * _client_state_bytes(session, shapes)
+    kept = session.rounds * files * one if session.keep_updates else 0
     return _in_session("clients' updates", pending + kept, kept)
 
 
@@ -133,6 +134,8 @@ def update_bytes(session: Session, shapes: PolicySizes) -> int:
     """Return the size of the file that a client sends in a round, without lossless compression."""
     if session.training.scope == "lora":
         return 4 * session.training.lora_rank * shapes.lora_sides + _FILE_BYTES
+    if session.federation.secure:
+        return session.federation.secure_bits // 8 * shapes.trainable + _FILE_BYTES
     each = _WIRE_BYTES[session.federation.wire] * (2 if _uses_control_variates(session) else 1)
     return ceil(each * shapes.trainable) + _FILE_BYTES
 
@@ -144,8 +147,8 @@ def downlink_bytes(session: Session, shapes: PolicySizes) -> int:
 
 
 def _client_state_bytes(session: Session, shapes: PolicySizes) -> int:
-    """Of what a client keeps between rounds, old and new: int8's quantization error, or its control variate."""
-    has_state = _uses_control_variates(session) or session.federation.wire == "int8"
+    """Of what a client keeps, old and new: int8's quantization error, its control variate, or deltas before masking."""
+    has_state = _uses_control_variates(session) or session.federation.wire == "int8" or session.federation.secure
     state = 2 * shapes.weight_bytes if has_state else 0
     return state + (update_bytes(session, shapes) if session.federation.compress else 0)
 

@@ -11,7 +11,7 @@ from zk0.records import ClientMetrics, DigestAlgorithm
 from zk0.secure.mask_streams import Mask, MaskStreams
 from zk0.secure.messages import Roster
 from zk0.weights.files import WeightsFile, open_weights
-from zk0.weights.fixed_point import encoded_blocks, summed_specs
+from zk0.weights.fixed_point import encoded_blocks, masked_specs
 from zk0.weights.writer import open_weights_writer
 
 
@@ -41,7 +41,7 @@ def save_masked(
     share, streams = roster.mean_shares[name], MaskStreams(masks)
     with open_weights(deltas) as file:
         scale = _clip_scale(file, roster, share)
-        specs = summed_specs(file.specs, roster.common.rules.bits)
+        specs = masked_specs(file.specs, roster.common.rules.bits)
         with open_weights_writer(target, specs, durable=False, algorithm=algorithm) as writer:
             for words in encoded_blocks(writer.names, file, roster.grid, share, scale, metrics):
                 streams.apply(words)

@@ -9,6 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from zk0.audit.signing_key import is_signed
 from zk0.errors import FederationError, UpdateError
 from zk0.records import DigestAlgorithm, SummedUpdates
@@ -27,7 +30,7 @@ from zk0.secure.messages import (
 )
 from zk0.secure.shamir import join_shares
 from zk0.weights.files import open_weights
-from zk0.weights.fixed_point import summed_blocks
+from zk0.weights.fixed_point import METRICS_TENSOR, summed_blocks
 from zk0.weights.writer import open_weights_writer
 
 
@@ -133,8 +136,11 @@ def save_sum(
     files: Sequence[Path],
     masks: Sequence[Mask],
     algorithm: DigestAlgorithm,
-) -> tuple[str, int]:
-    """Write the sum of masked files without the masks, a block at a time; return its digest and the bytes of the file.
+) -> tuple[str, NDArray[np.uint64]]:
+    """Write the sum of masked files without the masks, a block at a time.
+
+    Returns the digest of the file and the sum of the words of the clients' metrics, which are not in it: they hold
+    durations, and the same updates have the same digest.
 
     Args:
         target: the file with the sum.
@@ -152,11 +158,16 @@ def save_sum(
         specs = opened[0].specs
         if other := next((file for file in opened if dict(file.specs) != dict(specs)), None):
             raise UpdateError(f"{other.path}: its tensors are not those of {opened[0].path}")
-        with open_weights_writer(target, specs, algorithm=algorithm) as writer:
-            for words in summed_blocks(writer.names, opened):
+        weights = {name: spec for name, spec in specs.items() if name != METRICS_TENSOR}
+        metrics: NDArray[np.uint64] = np.empty(0, np.uint64)
+        with open_weights_writer(target, weights, algorithm=algorithm) as writer:
+            for name, words in summed_blocks(opened):
                 streams.apply(words)
-                writer.write(words)
-    return writer.digest, writer.bytes
+                if name == METRICS_TENSOR:
+                    metrics = words
+                else:
+                    writer.write(words)
+    return writer.digest, metrics
 
 
 def _needed(roster: Roster, request: SumRequest) -> list[str]:

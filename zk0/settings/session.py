@@ -218,8 +218,8 @@ class Session(Record):
                 "no federation.mode buffered: the clients of a sum agree on one round and its weights, and a buffer "
                 "holds updates that began in different ones"
             )
-        if federation.engine == "deployment" or federation.ray_address is not None:
-            yield "the engine must be local, or ray on this machine"
+        if federation.ray_address is not None:
+            yield "no federation.ray_address: a client keeps its secrets between messages, on one machine"
         if self.aggregation.quarantine_factor:
             yield "needs aggregation.quarantine_factor = 0: the server does not learn the norm of an update"
         if federation.wire != "fp32" or federation.compress:

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Sequence
 from math import fsum
 from typing import Literal
 
-from zk0.errors import EvaluationError
+from zk0.errors import BenchmarkError, EvaluationError
 from zk0.records import EpisodeScore, Record, RoundRecord
 from zk0.stats.intervals import crossed_interval, wilson_interval
 from zk0.stats.model_comparison import METRICS, MetricName, ModelResults
@@ -105,7 +105,15 @@ def training_budget(history: Sequence[RoundRecord], batch_size: int, client: str
         history: of the federation.
         batch_size: frames per optimizer step.
         client: count this client only; None: all clients.
+
+    Raises:
+        BenchmarkError: the federation used secure aggregation, which records no steps of single clients.
     """
+    if sums := [record.round for record in history for update in record.updates if update.summed]:
+        raise BenchmarkError(
+            f"round {sums[0]} has a sum of updates, and no optimizer steps of single clients; expected a session "
+            "without federation.secure"
+        )
     updates = [u for record in history for u in record.updates if client in (None, u.client)]
     return TrainingBudget(
         optimizer_steps=sum(u.metrics.local_steps for u in updates),

@@ -64,16 +64,24 @@ class FixedPointGrid:
         return 0.5 * self.step * float(np.sqrt(values))
 
 
+def masked_specs(specs: Mapping[str, TensorSpec], bits: int) -> dict[str, TensorSpec]:
+    """Return the tensors of a file with the words of a client: those of `summed_specs`, and those of its metrics.
+
+    Raises:
+        UpdateError: the weights are not float32.
+    """
+    return summed_specs(specs, bits) | {METRICS_TENSOR: TensorSpec(f"uint{_WORD_BITS}", (len(_METRICS),))}
+
+
 def summed_specs(specs: Mapping[str, TensorSpec], bits: int) -> dict[str, TensorSpec]:
-    """Return the tensors of a file with the words of deltas of such weights, and of metrics.
+    """Return the tensors of a file with the sum of the words of deltas of such weights.
 
     Raises:
         UpdateError: the weights are not float32.
     """
     if other := first_not_float32(specs):
         raise UpdateError(f"{other}; only float32 can be summed in secure aggregation")
-    words = {name: TensorSpec(f"uint{bits}", spec.shape) for name, spec in specs.items()}
-    return words | {METRICS_TENSOR: TensorSpec(f"uint{_WORD_BITS}", (len(_METRICS),))}
+    return {name: TensorSpec(f"uint{bits}", spec.shape) for name, spec in specs.items()}
 
 
 def encoded_blocks(
@@ -87,7 +95,7 @@ def encoded_blocks(
     """Yield the words of a client's deltas and metrics in blocks, in the order of `names`; each is a new array.
 
     Args:
-        names: of `summed_specs`.
+        names: of `masked_specs`.
         deltas: float32.
         grid: of the round.
         share: of the client in the mean.
@@ -151,16 +159,15 @@ class SummedWeights:
         out += words.view(self._types[1]) * self._factor
 
 
-def summed_blocks(names: Sequence[str], files: Sequence[WeightsFile]) -> Iterator[NDArray[Any]]:
-    """Yield the sum of the words of files with the same tensors in blocks, in the order of `names`."""
-    for name in names:
-        spec = files[0].specs[name]
+def summed_blocks(files: Sequence[WeightsFile]) -> Iterator[tuple[str, NDArray[Any]]]:
+    """Yield name and summed words of each block of files with the same tensors, in the order in which they lie."""
+    for name, spec in files[0].specs.items():
         for start, length in _block_ranges(spec.size):
             total, words = np.zeros(length, spec.dtype), np.empty(length, spec.dtype)
             for file in files:
                 file.read(name, start, words)
                 total += words
-            yield total
+            yield name, total
 
 
 def _block_ranges(size: int) -> Iterator[tuple[int, int]]:

@@ -125,3 +125,11 @@ def test_a_client_refuses_to_mask_an_update_twice(secure_session: Any) -> None:
     shutil.rmtree(driver.spool())
     with pytest.raises(RoundIncomplete, match=r"0 clients have sent masked updates.*not the one that it has masked"):
         train(driver, federation, lr=2e-3)
+
+
+def test_a_sum_has_the_updates_that_the_session_asks_for(secure_session: Any) -> None:
+    driver, federation, grid = secure_session
+    federation._min_clients = 3
+    grid.lost = frozenset({("b", "secure_mask")})
+    with pytest.raises(RoundIncomplete, match="2 clients have sent masked updates, expected at least 3"):
+        train(driver, federation, 5.0)

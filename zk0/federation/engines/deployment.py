@@ -28,6 +28,7 @@ from zk0.federation.flower.flower_run import open_run, stop_run
 from zk0.federation.flower.private_api import GET_NODES, ErrorCode, new_message, set_reply_to_message_id
 from zk0.federation.flower.runtime_task import FetchLimit, RuntimeTask
 from zk0.federation.protocol.answers import MAX_REASON
+from zk0.federation.protocol.exchange import ANSWER_BYTES
 from zk0.records import clean_text
 
 _POLL_SECONDS = 0.5
@@ -88,6 +89,8 @@ class _PendingRequest:
         Uploads have at most 4 bytes for each weight, and downloads at least as many as their format says.
         """
         config = self.message.content["config"]
+        if type(stated := config.get(ANSWER_BYTES)) is int:
+            return stated
         if self.message.metadata.message_type != MessageType.TRAIN or WEIGHTS_PATH not in config:
             return 0
         wire = json.loads(str(config.get("plan", "{}"))).get("wire", {})

@@ -34,6 +34,8 @@ SECURE_REVEAL = "secure_reveal"
 """Action of the Flower message type `query`: the client sends the shares that remove the masks from the sum."""
 SECURE = "secure"
 """Key of what the server sends with the plan in secure aggregation (`zk0.secure.messages`)."""
+ANSWER_BYTES = "answer-bytes"
+"""Key of the largest size of the weights that answer a request with text only."""
 
 _TURN = "turn"
 """Record of a request that lives longer than a client's own work may take; clients do not see it."""

@@ -16,6 +16,7 @@ from zk0.federation.flower.flower_message import WEIGHTS_PATH
 from zk0.federation.protocol.answers import ADVERT, CONSENT, MASKED, REVEALED, SEALED, AnswerForm, parse_answer
 from zk0.federation.protocol.collect import Federation
 from zk0.federation.protocol.exchange import (
+    ANSWER_BYTES,
     SECURE,
     SECURE_CONSENT,
     SECURE_MASK,
@@ -52,8 +53,7 @@ from zk0.secure.unmasking import (
 )
 from zk0.settings.plans import RoundPlan
 from zk0.weights.digests import algorithm_of
-from zk0.weights.files import open_weights
-from zk0.weights.fixed_point import METRICS_TENSOR, decode_metrics
+from zk0.weights.fixed_point import decode_metrics
 
 
 class CollectedSum(Record):
@@ -92,7 +92,11 @@ class SecureFederation(Federation):
         return CollectedSum(sum=found.run(), refusals=found.refusals.refusals())
 
     def ask(
-        self, plans: Sequence[RoundPlan], message_type: str, requests: Mapping[str, Record | None], weights: Path | None
+        self,
+        plans: Sequence[RoundPlan],
+        message_type: str,
+        requests: Mapping[str, Record | None],
+        files: tuple[Path | None, int],
     ) -> Iterator[Reply]:
         """Send plans with a record for each client, and yield the replies that are expected as they arrive.
 
@@ -100,18 +104,24 @@ class SecureFederation(Federation):
             plans: of the clients.
             message_type: of the request.
             requests: what goes with the plan, by client.
-            weights: file that is sent.
+            files: file of weights that is sent, and the size of the file that comes with the answer to a record.
         """
-        contents = self._requests(plans, weights)
+        contents = self._requests(plans, files[0])
         for name, record in requests.items():
             if record is not None:
-                contents[name][1].config_records["config"][SECURE] = record.model_dump_json()
+                config = contents[name][1].config_records["config"]
+                config[SECURE], config[ANSWER_BYTES] = record.model_dump_json(), files[1]
         group = f"{plans[0].round} {message_type}"
         return (reply for reply in self._exchange(contents, message_type, group) if not reply.unexpected)
 
     def log_reply(self, reply: Reply, message_type: str, number: int, refusal: str = "") -> None:
         """Write a reply to the server's journal."""
         self._log.record(reply, (message_type.rpartition(".")[2], number), refusal=refusal)
+
+    @property
+    def min_clients(self) -> int:
+        """The least number of updates in a sum (`federation.min_updates`); two thirds of the clients in any case."""
+        return self._min_clients
 
     def training_frames(self, client: str) -> int | None:
         """Return the training frames of a client's joining answer; None where it has not joined."""
@@ -132,6 +142,8 @@ class _SecureRoundRun:
     ) -> None:
         self._federation, self._weights, self._listener = federation, weights, listener
         self._plans = {plan.client: plan for plan in plans}
+        if SUM_NAME in self._plans:
+            raise FederationError(f"a client is named {SUM_NAME}, as the record of the sum; give it another name")
         self._common = SecureRound.of(plans[0])
         if any(SecureRound.of(plan) != self._common for plan in plans):
             raise FederationError("the plans of a sum differ in round, weights or rules")
@@ -155,7 +167,7 @@ class _SecureRoundRun:
     def _share_secrets(self) -> SharedSecrets:
         """Let clients train and announce keys, then share their secrets."""
         adverts = self._ask(ADVERT, KeyAdvert, MessageType.TRAIN, dict.fromkeys(self._plans), self._check_advert)
-        self._need("announced keys", adverts, LEAST_CLIENTS)
+        self._need("announced keys", adverts, max(LEAST_CLIENTS, self._federation.min_clients))
         common = self._common
         roster = Roster(common=common, adverts=tuple(adverts[name] for name in sorted(adverts)))
         requests = dict.fromkeys(roster.names, roster)
@@ -186,7 +198,7 @@ class _SecureRoundRun:
 
         self._ask(MASKED, MaskedUpdate, f"{MessageType.QUERY}.{SECURE_MASK}", requests, store)
         arrived = [name for name in sorted(secrets.sealed) if self._spool.has_masked(name, roster)]
-        self._need("sent masked updates", arrived, roster.least_survivors)
+        self._need("sent masked updates", arrived, max(roster.least_survivors, self._federation.min_clients))
         request = SumRequest(roster=roster.digest, sharers=tuple(sorted(secrets.sealed)), survivors=tuple(arrived))
         self._spool.write_survivors(request)
         return request
@@ -216,9 +228,7 @@ class _SecureRoundRun:
     def _save(self, roster: Roster, request: SumRequest, revealed: Mapping[str, RevealedShares]) -> Update:
         masks, summed = list(remaining_masks(roster, request, revealed)), summed_updates(roster, request)
         files = [self._spool.masked_file(name) for name in request.survivors]
-        digest, _ = save_sum(self._spool.sum_file, files, masks, algorithm_of(self._common.global_digest))
-        with open_weights(self._spool.sum_file) as file:
-            metrics = decode_metrics(file[METRICS_TENSOR], summed.share)
+        digest, words = save_sum(self._spool.sum_file, files, masks, algorithm_of(self._common.global_digest))
         return self._spool.write_sum(
             Update(
                 client=SUM_NAME,
@@ -229,7 +239,7 @@ class _SecureRoundRun:
                 bytes=sum(file.stat().st_size for file in files),
                 examples=sum(roster.advert(name).frames for name in request.survivors),
                 dataset=SUM_NAME,
-                metrics=metrics,
+                metrics=decode_metrics(words, summed.share),
                 wire=self._plans[request.survivors[0]].wire,
                 summed=summed,
             )
@@ -252,8 +262,9 @@ class _SecureRoundRun:
             if name not in self._asked:
                 self._asked.add(name)
                 self._listener.on_request(name)
-        trains = message_type == MessageType.TRAIN
-        for reply in self._federation.ask(plans, message_type, requests, self._weights[1] if trains else None):
+        weights = self._weights[1] if message_type == MessageType.TRAIN else None
+        size = self._spool.masked_bytes(self._common.rules.bits) if form == MASKED else 0
+        for reply in self._federation.ask(plans, message_type, requests, (weights, size)):
             reason = reply.error
             try:
                 if reply.content is not None:

@@ -11,8 +11,8 @@ from zk0.secure.messages import MaskedUpdate, Roster, SealedShares, SumRequest
 from zk0.storage.atomic import atomic_write_text
 from zk0.weights.digests import algorithm_of, check_weights
 from zk0.weights.files import open_weights
-from zk0.weights.fixed_point import summed_specs
-from zk0.weights.tensor_spec import encode_header, file_order
+from zk0.weights.fixed_point import masked_specs
+from zk0.weights.tensor_spec import TensorSpec, encode_header, file_order
 
 
 class SharedSecrets(Record):
@@ -104,9 +104,7 @@ class SecureSpool:
         """
         if found.client != client or found.roster != roster.digest:
             raise FederationError(f"its masked update names client {found.client} and roster {found.roster[:12]}")
-        with open_weights(self._global) as file:
-            specs = summed_specs(file.specs, roster.common.rules.bits)
-        expected = len(encode_header(file_order(specs), specs)) + sum(spec.nbytes for spec in specs.values())
+        specs, expected = self._masked_specs(bits := roster.common.rules.bits), self.masked_bytes(bits)
         if (size := source.stat().st_size) != expected:
             raise UpdateError(f"its masked update has {size} bytes, expected {expected}")
         link_file(source, self.masked_file(client))
@@ -115,6 +113,15 @@ class SecureSpool:
                 raise UpdateError("the tensors of its masked update are not those of the global weights")
         self._check(client, found, roster)
         atomic_write_text(self._folder / f"{client}.json", found.model_dump_json(), durable=False)
+
+    def masked_bytes(self, bits: int) -> int:
+        """Return the size of the file of a masked update with words of so many bits."""
+        specs = self._masked_specs(bits)
+        return len(encode_header(file_order(specs), specs)) + sum(spec.nbytes for spec in specs.values())
+
+    def _masked_specs(self, bits: int) -> dict[str, TensorSpec]:
+        with open_weights(self._global) as file:
+            return masked_specs(file.specs, bits)
 
     def _check(self, client: str, found: MaskedUpdate, roster: Roster) -> None:
         if algorithm_of(found.digest) != (expected := algorithm_of(roster.common.global_digest)):

@@ -12,6 +12,7 @@ from loguru import logger
 from zk0.audit.journal import SentJournal, SentMessage, SentWeights
 from zk0.audit.journal_heads import JournalHead, journal_problem
 from zk0.federation.flower.flower_message import WEIGHTS_PATH
+from zk0.federation.protocol.exchange import SECURE, SECURE_CONSENT
 from zk0.federation.protocol.shown_heads import newest_head_digest
 from zk0.federation.protocol.shown_journals import JOURNAL, last_server_head, parse_journal_head
 from zk0.records import Update, clean_text
@@ -77,12 +78,19 @@ def record_sent(message: Message, content: RecordDict, scratch: Path) -> None:
         round=number if type(number := plan.get("round")) is int and 0 <= number < _MAX_ROUND else None,
         text=json.dumps(answer, ensure_ascii=False),
         weights=None if path is None else _sent_weights(Path(str(path)), answer),
-        asked=_asked_text(plan, asked),
+        asked=_asked_text(plan | _agreed_sum(message_type, request), asked),
         asked_digest=hashlib.sha256(asked.encode()).hexdigest(),
         ledger_head=newest_head_digest(request),
         server_journal=_server_journal(str(request.get(JOURNAL, "")), session, scratch / SENT_JOURNAL),
     )
     SentJournal(scratch / SENT_JOURNAL).append(sent)
+
+
+def _agreed_sum(message_type: str, request: ConfigRecord) -> dict[str, Any]:
+    """Return the sum of updates that a client was asked to agree to, by `sum`; nothing for other requests."""
+    if message_type.rpartition(".")[2] != SECURE_CONSENT:
+        return {}
+    return {"sum": _parsed_request(str(request.get(SECURE, "{}")))}
 
 
 def _server_journal(text: str, session: str, journal: Path) -> JournalHead | None:

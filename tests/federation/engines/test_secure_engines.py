@@ -1,0 +1,95 @@
+"""Secure aggregation on every engine: two rounds end with the same digests, and the sum needs no update to be sent."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from zk0.settings.plans import SecureRules
+from zk0.settings.session import Session
+
+RULES = SecureRules(bits=16, neighbors=10, limit=0.004, max_share_factor=3.0)
+
+
+def digests(driven: Any, federation: Any) -> list[str]:
+    """Run two rounds; return the digests of all global weights and of all sums."""
+    driven.begin(federation)
+    sums = []
+    for _ in range(2):
+        before = driven.history[-1]
+        plans = driven.plans(secure=RULES)
+        found = federation.train_secure(plans, Path(before.path), driven.spool())
+        assert found.refusals == ()
+        assert found.sum.summed.clients == ("a", "b", "c")
+        sums.append(found.sum.digest)
+        driven.average([found.sum])
+    check_sent_journals(driven)
+    return [*(checkpoint.digest for checkpoint in driven.history), *sums]
+
+
+def check_sent_journals(driven: Any) -> None:
+    """A client's journal says which sums it took part in, and that no update has left it, nor a metric of its own."""
+    from zk0.audit.journal import SentJournal
+
+    for client in "abc":
+        sent = SentJournal(driven.folder / "clients" / client / "sent.jsonl").read()[-10:]
+        kinds = ["train", "secure_shares", "secure_mask", "secure_consent", "secure_reveal"]
+        assert [(line.kind, line.round) for line in sent] == [(kind, number) for number in (1, 2) for kind in kinds]
+        assert [line.kind for line in sent if line.weights] == ["secure_mask"] * 2
+        sums = [json.loads(line.asked)["sum"]["survivors"] for line in sent if line.kind == "secure_consent"]
+        assert sums == [["a", "b", "c"]] * 2
+        assert not any(name in line.text for line in sent for name in ("policy_loss", "grad_norm", "update_norm"))
+
+
+@pytest.fixture(scope="module")
+def in_this_process(
+    session_of: Callable[..., Session], drive: type, tmp_path_factory: pytest.TempPathFactory
+) -> list[str]:
+    """Digests of the rounds without workers."""
+    return opened(session_of(**settings(0)), drive, tmp_path_factory.mktemp("here"))
+
+
+def settings(workers: int) -> dict[str, Any]:
+    return {
+        "federation": {"workers": workers, "secure": True},
+        "aggregation": {"quarantine_factor": 0},
+        "evaluation": {"clients_frequency": 0},
+    }
+
+
+def opened(session: Session, drive: type, folder: Path) -> list[str]:
+    from zk0.federation.open import open_federation
+
+    with open_federation(session, "mini", folder) as federation:
+        return digests(drive(session, folder), federation)
+
+
+def test_two_local_workers_end_with_the_same_digests(
+    session_of: Callable[..., Session], drive: type, tmp_path: Path, in_this_process: list[str]
+) -> None:
+    assert len(set(in_this_process)) == 5
+    assert opened(session_of(**settings(2)), drive, tmp_path) == in_this_process
+
+
+def test_ray_ends_with_the_same_digests(ray_engine: Any, drive: type, in_this_process: list[str]) -> None:
+    from zk0.federation.protocol.secure_federation import SecureFederation
+
+    federation = SecureFederation(ray_engine.grid, ("a", "b", "c"), 240, ray_engine.nodes_file)
+    assert digests(drive(ray_engine.session, ray_engine.folder), federation) == in_this_process
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_nodes_over_the_network_end_with_the_same_digests(
+    deployment_engine: Any, drive: type, in_this_process: list[str]
+) -> None:
+    """Each node's journal says which sums it took part in, and that no update has left it."""
+    from zk0.federation.protocol.secure_federation import SecureFederation
+
+    engine = deployment_engine
+    driven = drive(engine.session, engine.folder)
+    engine.show_ledger(driven)
+    federation = SecureFederation(engine.grid, ("a", "b", "c"), 240, engine.nodes_file, heads=engine.heads)
+    assert digests(driven, federation) == in_this_process
