@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from zk0.data.dataset_folder import BrokenFile, DatasetFolder, points_outside
-from zk0.data.dataset_info import DatasetInfo
+from zk0.data.dataset_info import INFO_PATH, DatasetInfo
 from zk0.data.parquet_errors import unreadable_parquet
 from zk0.errors import first_line
 
@@ -199,6 +199,16 @@ def v2_entry(row: Any, info: DatasetInfo, where: str) -> EpisodeEntry:
     clips = {k: VideoClip(_fill(info.video_path, {**values, "video_key": k}, where), 0.0, length / info.fps)
              for k in info.video_keys}  # fmt: skip
     return EpisodeEntry(index, length, _texts(row.get("tasks")), _fill(info.data_path, values, where), clips)
+
+
+def video_path(info: DatasetInfo, key: str, number: int) -> str:
+    """Return the path of the n-th video of a camera in v3, counted from 0.
+
+    Raises:
+        BrokenFile: the path template of meta/info.json is malformed or leads outside the folder.
+    """
+    place = {"chunk_index": number // info.chunks_size, "file_index": number % info.chunks_size}
+    return _fill(info.video_path, {"video_key": key, **place}, INFO_PATH)
 
 
 def _non_negative_int(row: dict[str, Any], column: str, where: str) -> int:

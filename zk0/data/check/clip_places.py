@@ -1,7 +1,8 @@
 """Where the frames of each clip lie in its video, also where the episode table is wrong and the files prove it."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -90,6 +91,7 @@ class ClipPlaces:
 def place_clips(
     episodes: Sequence[EpisodeEntry],
     lengths: Mapping[int, int],
+    lost: Mapping[int, int],
     fps: float,
     videos: Mapping[str, VideoFile],
     moved: Mapping[str, str],
@@ -102,6 +104,7 @@ def place_clips(
     Args:
         episodes: the episode table.
         lengths: episode -> its frames.
+        lost: episode -> frames of its clip before the first row.
         fps: frames per second.
         videos: path -> readable video.
         moved: path that the table names -> path where the video lies.
@@ -110,7 +113,9 @@ def place_clips(
     for e in episodes:
         for key, clip in e.clips.items():
             file = moved.get(clip.file, clip.file)
-            by_file[key, file].append(EpisodeClip(e.index, replace(clip, file=file), lengths[e.index]))
+            start = clip.start_seconds + lost[e.index] / fps
+            placed = replace(clip, file=file, start_seconds=start)
+            by_file[key, file].append(EpisodeClip(e.index, placed, lengths[e.index]))
     clips: dict[tuple[int, str], VideoClip] = {}
     retimed: set[str] = set()
     for (key, file), entries in by_file.items():
@@ -120,30 +125,56 @@ def place_clips(
     return ClipPlaces(clips, frozenset(retimed))
 
 
-def moved_videos(folder: DatasetFolder, episodes: Sequence[EpisodeEntry]) -> dict[str, str]:
-    """Return the path that the table names -> the path where such a missing video certainly lies.
+def moved_videos(
+    folder: DatasetFolder,
+    episodes: Sequence[EpisodeEntry],
+    lengths: Mapping[int, int],
+    videos: Mapping[str, VideoFile],
+) -> dict[str, str]:
+    """Return the path that the table names -> the path where such a video certainly lies, if that is another one.
 
-    It lies below another first folder (video/ instead of videos/), or it is the camera's only missing video, and only
-    one of the camera's videos is named by no episode. It is the only one, or it alone has as many frames as the missing
-    one's episodes.
+    A missing one lies below another first folder (video/ instead of videos/), or it is the camera's only video, and one
+    lies there under another name. Otherwise the numbers of frames tell, also of videos under each other's names: each
+    video in question has as many frames as the episodes of one name, and no other video or name has that number.
+
+    Args:
+        folder: the dataset's.
+        episodes: the episode table.
+        lengths: episode -> its rows; of the others, the episode table's length counts.
+        videos: path -> readable video, of those that the table names.
     """
     by_tail: dict[str, list[str]] = defaultdict(list)
     for file in folder.sizes:
         if file.endswith(".mp4"):
             by_tail[file.partition("/")[2]].append(file)
-    missing: dict[str, set[str]] = defaultdict(set)
-    for key, file in ((k, c.file) for e in episodes for k, c in e.clips.items()):
-        if file not in folder:
-            missing[key].add(file)
     moved: dict[str, str] = {}
-    for key, files in sorted(missing.items()):
-        same_tail = {f: found[0] for f in files if len(found := by_tail.get(f.partition("/")[2], [])) == 1}
+    for key in sorted({k for e in episodes for k in e.clips}):
+        rows = _rows_by_video(episodes, lengths, key)
+        missing = {f for f in rows if f not in folder}
+        same_tail = {f: found[0] for f in missing if len(found := by_tail.get(f.partition("/")[2], [])) == 1}
         unnamed = set(unnamed_videos(folder, episodes, key)) - set(same_tail.values())
         moved |= same_tail
-        lost = files - same_tail.keys()
-        if len(lost) == len(unnamed) == 1 and _is_the_only_fit(folder, episodes, key, *lost, *unnamed):
-            moved[lost.pop()] = unnamed.pop()
+        if len(rows) == len(missing - same_tail.keys()) == len(unnamed) == 1:
+            moved |= {missing.pop(): unnamed.pop()}
+            continue
+        there = {f: videos[f] for f in rows if f in videos} | _readable(folder, unnamed if missing else set())
+        moved |= _by_number_of_frames({f: n for f, n in rows.items() if f not in same_tail}, there)
     return moved
+
+
+def exchanged_videos(rows: Mapping[str, int], frames: Mapping[str, int]) -> tuple[str, ...]:
+    """Return the videos of a camera that may lie under each other's names: one has the frames that another one lacks.
+
+    Args:
+        rows: path -> frames of its episodes.
+        frames: path -> frames in it.
+
+    >>> exchanged_videos({"a": 65, "b": 47, "c": 70, "d": 30}, {"a": 47, "b": 65, "c": 70, "d": 29})
+    ('a', 'b')
+    """
+    wrong = [f for f, n in frames.items() if n != rows[f]]
+    pairs = [(a, b) for a in wrong for b in wrong if frames[a] < rows[a] == frames[b]]
+    return tuple(sorted({f for pair in pairs for f in pair}))
 
 
 def unnamed_videos(folder: DatasetFolder, episodes: Sequence[EpisodeEntry], key: str) -> list[str]:
@@ -152,23 +183,40 @@ def unnamed_videos(folder: DatasetFolder, episodes: Sequence[EpisodeEntry], key:
     return [f for f in folder.sizes if f.endswith(".mp4") and key in f.split("/") and f not in named]
 
 
-def _is_the_only_fit(
-    folder: DatasetFolder, episodes: Sequence[EpisodeEntry], key: str, missing: str, unnamed: str
-) -> bool:
-    """Return whether of a camera's videos the unnamed one alone has as many frames as the missing one's episodes.
-
-    Where another video has as many, all names may be off by one: nothing tells which video belongs to which episodes.
-    """
-    frames: dict[str, int] = defaultdict(int)
+def _rows_by_video(episodes: Sequence[EpisodeEntry], lengths: Mapping[int, int], key: str) -> dict[str, int]:
+    """Return path that the table names -> rows of its episodes."""
+    rows: dict[str, int] = defaultdict(int)
     for e in episodes:
-        frames[e.clips[key].file] += e.length
-    wanted = frames.pop(missing)
-    if not frames:
-        return True
-    try:
-        return len(probe_video(folder, unnamed).seconds) == wanted and wanted not in frames.values()
-    except BrokenFile:
-        return False
+        if key in e.clips:
+            rows[e.clips[key].file] += lengths.get(e.index, e.length)
+    return dict(rows)
+
+
+def _readable(folder: DatasetFolder, files: Iterable[str]) -> dict[str, VideoFile]:
+    found = {}
+    for file in files:
+        with suppress(BrokenFile):
+            found[file] = probe_video(folder, file)
+    return found
+
+
+def _by_number_of_frames(rows: Mapping[str, int], videos: Mapping[str, VideoFile]) -> dict[str, str]:
+    """Return named path -> the path of the only video with its number of frames, if that settles all names in question.
+
+    A video whose number no name needs, and whose name no other video fits, is faulty and keeps its name. Where two
+    videos or two names have one number, nothing tells which belongs to which.
+    """
+    frames = {f: len(v.seconds) for f, v in videos.items()}
+    names = {f: n for f, n in rows.items() if frames.get(f) != n}
+    free = {f: n for f, n in frames.items() if rows.get(f) != n}
+    faulty = {f for f, n in names.items() if f in free and n not in free.values() and free[f] not in names.values()}
+    wanted = {n: f for f, n in names.items() if f not in faulty}
+    offered = {n: f for f, n in free.items() if f not in faulty}
+    is_unique = len(wanted) == len(names) - len(faulty) and len(offered) == len(free) - len(faulty)
+    settled = {n for f, n in rows.items() if f not in names}
+    if not is_unique or wanted.keys() != offered.keys() or wanted.keys() & settled:
+        return {}
+    return {name: offered[n] for n, name in wanted.items()}
 
 
 def _nearest(seconds: NDArray[np.float64], wanted: NDArray[np.float64]) -> NDArray[np.int64]:

@@ -1,7 +1,7 @@
 """The content of a dataset, read once for all rules of the check."""
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -147,7 +147,19 @@ class Contents:
         if not episodes:
             return ClipPlaces({}, frozenset())
         lengths = {e.index: self.length(e) for e in episodes}
-        return place_clips(episodes, lengths, self.fps, self.video_by_file, self.moved)
+        lost = {e.index: self._lost_beginning(e) for e in episodes}
+        return place_clips(episodes, lengths, lost, self.fps, self.video_by_file, self.moved)
+
+    def _lost_beginning(self, episode: EpisodeEntry) -> int:
+        """Return how many frames of the clip come before the first row, because its rows are lost.
+
+        The table counts them, and the rows go on to the last frame that it counts.
+        """
+        span = self.rows.spans.get(episode.index) if self.rows else None
+        if self.rows is None or span is None:
+            return 0
+        first, last = int(self.rows.frame[span][0]), int(self.rows.frame[span][-1])
+        return first if last < episode.length else 0
 
     def clip(self, episode: EpisodeEntry, key: str) -> VideoClip:
         """Return the clip of one camera of an episode, where its frames are."""
@@ -215,7 +227,11 @@ def read_contents(root: Path, rename: Mapping[str, str] | None = None) -> Conten
     named = None if episodes is None else {e.data_file for e in episodes}
     tables = _read_frame_tables(folder, resolve_renames(info, given), named, reader)
     used = None if episodes is None else _used_tables(tables, episodes, folder)
-    moved = moved_videos(folder, episodes or ())
+    videos = _probe_videos(folder, episodes or (), reader)
+    frame_tables = tuple(t for t in tables if used is None or t.file in used)
+    rows = join_rows(frame_tables)
+    lengths = {e: s.stop - s.start for e, s in rows.spans.items()} if rows else {}
+    moved = moved_videos(folder, episodes or (), lengths, videos)
     if broken_tasks is not None:
         tasks = rebuild_tasks(episodes or (), tables)
         reader.unreadable.append(_task_table_finding(broken_tasks, repairable=tasks is not None))
@@ -226,9 +242,9 @@ def read_contents(root: Path, rename: Mapping[str, str] | None = None) -> Conten
         episodes=episodes,
         tasks=tasks,
         statistics=statistics,
-        frame_tables=tuple(t for t in tables if used is None or t.file in used),
+        frame_tables=frame_tables,
         orphan_tables=tuple(t for t in tables if used is not None and t.file not in used),
-        videos=_probe_videos(folder, episodes or (), moved, reader),
+        videos=tuple(v for f, v in sorted(videos.items())) + _probe_moved(folder, moved, videos, reader),
         moved=moved,
         unreadable=tuple(reader.unreadable),
     )
@@ -243,7 +259,7 @@ def _read_tasks(folder: DatasetFolder, info: DatasetInfo) -> tuple[dict[int, str
 
 
 def _task_table_finding(broken: BrokenFile, *, repairable: bool) -> Finding:
-    doubt = "; the episode table does not have the text of every task of the rows. Copy it from where it was recorded"
+    doubt = "; the episode table does not prove which text belongs to each task of the rows. Copy it from where it was recorded"
     expected = broken.expected if repairable else broken.expected + doubt
     return TASK_TABLE.finding(Violation(broken.where, broken.found, expected, repairable=repairable))
 
@@ -287,19 +303,53 @@ def _read_frame_tables(
 
 
 def _used_tables(tables: Sequence[FrameTable], episodes: Sequence[EpisodeEntry], folder: DatasetFolder) -> set[str]:
-    """Return the files that the episode table names, and those that hold episodes of which no named file has a row."""
+    """Return the files that the episode table names, and those with the rows that these lack.
+
+    Such a file holds an episode of which no named file has a row, or only rows that complete the named files' episodes.
+    """
     named = {e.data_file for e in episodes}
     held = {t.file: set(np.unique(t.episode_index).tolist()) for t in tables if t.episode_index is not None}
     found = set().union(*(numbers for file, numbers in held.items() if file in named))
     homeless = {e.index for e in episodes if e.data_file not in folder or e.data_file in held} - found
-    return named | {file for file, numbers in held.items() if homeless & numbers}
+    used = named | {file for file, numbers in held.items() if homeless & numbers}
+    return used | _completing_tables(tables, {e.index: e.length for e in episodes}, used)
 
 
-def _probe_videos(
-    folder: DatasetFolder, episodes: Sequence[EpisodeEntry], moved: Mapping[str, str], reader: _Reader
+def _completing_tables(tables: Sequence[FrameTable], lengths: Mapping[int, int], used: set[str]) -> set[str]:
+    """Return the other files, if they hold exactly those frames of listed episodes that the used files lack."""
+    rest = [t for t in tables if t.file not in used and t.episode_index is not None and t.frame_index is not None]
+    found: dict[int, list[int]] = defaultdict(list)
+    for e, frame in _numbers(rest):
+        found[e].append(frame)
+    if not found:
+        return set()
+    for e, frame in _numbers([t for t in tables if t.file in used]):
+        if e in found:
+            found[e].append(frame)
+    is_whole = all(sorted(frames) == list(range(lengths.get(e, -1))) for e, frames in found.items())
+    return {t.file for t in rest} if is_whole else set()
+
+
+def _numbers(tables: Sequence[FrameTable]) -> Iterator[tuple[int, int]]:
+    """Yield (episode, frame) of every row."""
+    for t in tables:
+        if t.episode_index is not None and t.frame_index is not None:
+            yield from zip(t.episode_index.tolist(), t.frame_index.tolist(), strict=True)
+
+
+def _probe_videos(folder: DatasetFolder, episodes: Sequence[EpisodeEntry], reader: _Reader) -> dict[str, VideoFile]:
+    """Return path -> video of every readable video that the episode table names."""
+    files = sorted({clip.file for e in episodes for clip in e.clips.values()})
+    read = {f: reader.read(UNREADABLE_VIDEO, partial(probe_video, folder, f)) for f in files if f in folder}
+    return {f: v for f, v in read.items() if v is not None}
+
+
+def _probe_moved(
+    folder: DatasetFolder, moved: Mapping[str, str], known: Mapping[str, VideoFile], reader: _Reader
 ) -> tuple[VideoFile, ...]:
-    files = sorted({moved.get(clip.file, clip.file) for e in episodes for clip in e.clips.values()})
-    read = [reader.read(UNREADABLE_VIDEO, partial(probe_video, folder, f)) for f in files if f in folder]
+    """Return the readable videos that the episode table names by another path."""
+    files = sorted(set(moved.values()) - known.keys())
+    read = [reader.read(UNREADABLE_VIDEO, partial(probe_video, folder, f)) for f in files]
     return tuple(v for v in read if v is not None)
 
 

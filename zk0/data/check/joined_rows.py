@@ -21,6 +21,8 @@ class JoinedRows:
     """Number of repeated frames whose state or action differs from the first copy."""
     in_order: bool
     """Whether the files hold episodes and frames in ascending order."""
+    stored_at: NDArray[np.int64]
+    """Place of each frame among the rows of all files, counted on from file to file."""
     episode: NDArray[np.int64]
     """episode_index."""
     frame: NDArray[np.int64]
@@ -76,6 +78,7 @@ def join_rows(files: Sequence[FrameTable]) -> JoinedRows | None:
         stored=len(episode),
         conflicting=_count_conflicts(sort, same, [columns["state"], columns["action"]]),
         in_order=bool(np.array_equal(first, chosen)),
+        stored_at=chosen,
         episode=episode[chosen],
         frame=frame[chosen],
         index=_take(columns["index"], chosen),

@@ -1,12 +1,12 @@
 """Rules whose violation costs an episode: its files, frames or values are gone, and a repair must drop it."""
 
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import replace
 
 import numpy as np
 
 from zk0.data.check.camera_rules import short_clips
-from zk0.data.check.clip_places import EpisodeClip, unnamed_videos
+from zk0.data.check.clip_places import EpisodeClip, exchanged_videos, unnamed_videos
 from zk0.data.check.contents import Contents
 from zk0.data.check.name_lists import join_episodes, join_names
 from zk0.data.check.observed_frames import NOT_OBSERVED, ObservedFrames
@@ -142,11 +142,34 @@ def video_frames(contents: Contents, observed: ObservedFrames) -> Iterator[Episo
             found = "a clip that ends before all rows have a frame"
             yield EpisodeLoss(key, found, "a frame for every row", episodes=tuple(sorted(short)))
         clips_by_file = {f: _with_rows(clips, contents) for f, clips in contents.clips_by_file(key).items()}
-        videos = [(v, clips_by_file[f]) for f, v in contents.videos_of(key).items()]
+        exchanged = _exchanged(contents, key, clips_by_file, short)
+        if exchanged:
+            yield EpisodeLoss(
+                where=f"{key} in {join_names(exchanged, 3)}",
+                found="videos of which one has as many frames as another one lacks, so their names may be exchanged",
+                expected="every video under its own name; rename them, or remove those that are not whole",
+                repairable=False,
+                episodes=tuple(c.episode for f in exchanged for c in clips_by_file[f]),
+            )
+        videos = [(v, clips_by_file[f]) for f, v in contents.videos_of(key).items() if f not in exchanged]
         uncertain = {v.file for v, clips in videos if _is_uncertain(v, clips, short, contents.fps)}
         yield from _uncertain_loss(key, [(v, clips) for v, clips in videos if v.file in uncertain], short)
         whole = [(v, [c for c in clips if c.episode not in short]) for v, clips in videos if v.file not in uncertain]
         yield from _misfits(key, whole, contents)
+
+
+def _exchanged(
+    contents: Contents, key: str, clips_by_file: Mapping[str, list[EpisodeClip]], short: Set[int]
+) -> tuple[str, ...]:
+    """Return the videos that may be exchanged; one with the frames that the episode table states is in no doubt."""
+    stated = {e.index: e.length for e in contents.episodes or ()}
+    rows, frames = dict[str, int](), dict[str, int]()
+    for file, video in contents.videos_of(key).items():
+        clips = clips_by_file[file]
+        needed = sum(c.stated_frames(contents.fps) if c.episode in short else c.frames for c in clips)
+        frames[file] = len(video.seconds)
+        rows[file] = frames[file] if sum(stated[c.episode] for c in clips) == frames[file] else needed
+    return exchanged_videos(rows, frames)
 
 
 def _uncertain_loss(key: str, videos: _VideoClips, short: Set[int]) -> Iterator[EpisodeLoss]:

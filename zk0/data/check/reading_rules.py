@@ -15,13 +15,13 @@ EPISODE_TABLE = READING_RULES.declare(
     "episode-table",
     "The episode table is readable and every path that it implies lies inside the dataset's folder.",
     repairs=("rebuild-episodes",),
-    repair_if="the rows are whole, and in v3 each camera has exactly their frames",
+    repair_if="the rows are whole, and in v3 each camera has exactly their frames in videos numbered without a gap",
 )
 TASK_TABLE = READING_RULES.declare(
     "task-table",
     "The task table is readable and each row has an index and a text.",
     repairs=("rebuild-tasks",),
-    repair_if="the episode table has the text of every task of the rows",
+    repair_if="the episode table and the task numbers of the rows prove every text",
 )
 STATISTICS_MISSING = READING_RULES.declare(
     "statistics-missing",

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from zk0.data.dataset_folder import BrokenFile, DatasetFolder
 from zk0.data.dataset_info import DatasetInfo
-from zk0.data.episode_table import EpisodeEntry, VideoClip, v2_entry
+from zk0.data.episode_table import EpisodeEntry, VideoClip, v2_entry, video_path
 from zk0.data.frame_table import FrameTable
 from zk0.data.video_file import VideoFile, probe_video
 
@@ -25,8 +25,8 @@ def rebuild_episodes(
     """Return the entries of all episodes that have rows.
 
     LeRobot writes the rows and the clips of a recording in the order of the episodes. So the clips are certain if each
-    camera has as many video frames as there are rows, and every video ends where an episode ends. In v2.x each episode
-    has files of its own.
+    camera has as many video frames as there are rows, its videos are numbered without a gap, and every video ends where
+    an episode ends. In v2.x each episode has files of its own.
 
     Args:
         folder: the dataset's.
@@ -41,7 +41,7 @@ def rebuild_episodes(
     if not info.is_v3:
         return tuple(_v2_entry(episode, *found, info, tasks) for episode, found in rows.items())
     lengths = {e: len(positions) for e, (_, positions) in rows.items()}
-    clips = {key: _clips(folder, key, lengths, info.fps) for key in info.video_keys}
+    clips = {key: _clips(folder, key, lengths, info) for key in info.video_keys}
     entries, start = [], 0
     for episode, (table, positions) in rows.items():
         entries.append(
@@ -60,19 +60,25 @@ def rebuild_episodes(
 
 
 def rebuild_tasks(episodes: Sequence[EpisodeEntry], tables: Sequence[FrameTable]) -> dict[int, str] | None:
-    """Return task_index -> task text, from the episodes with one number and one text; None if that proves not all."""
+    """Return task_index -> task text; None unless rows and episode table prove every text.
+
+    An episode with as many texts as numbers has these texts for these numbers. So a text can belong only to numbers
+    that are in the same episodes.
+    """
     numbers: dict[int, set[int]] = defaultdict(set)
     for table in tables:
         if table.episode_index is None or table.task_index is None:
             return None
         for episode, task in zip(table.episode_index.tolist(), table.task_index.tolist(), strict=True):
             numbers[episode].add(task)
-    texts: dict[int, set[str]] = defaultdict(set)
-    for e in episodes:
-        if len(e.tasks) == len(numbers[e.index]) == 1:
-            texts[min(numbers[e.index])].add(e.tasks[0])
-    is_certain = texts.keys() == set().union(*numbers.values()) and all(len(found) == 1 for found in texts.values())
-    return {task: min(found) for task, found in sorted(texts.items())} if texts and is_certain else None
+    stated = [(numbers[e.index], set(e.tasks)) for e in episodes if len(set(e.tasks)) == len(numbers[e.index])]
+    known = set().union(*(texts for _, texts in stated))
+    possible = {
+        task: {t for t in known if all((task in has) == (t in texts) for has, texts in stated)}
+        for task in sorted(set().union(*numbers.values()))
+    }
+    is_certain = possible and all(len(texts) == 1 for texts in possible.values())
+    return {task: min(texts) for task, texts in possible.items()} if is_certain else None
 
 
 def _texts(table: FrameTable, positions: Positions, tasks: Mapping[int, str]) -> tuple[str, ...]:
@@ -110,10 +116,14 @@ def _rows_by_episode(tables: Sequence[FrameTable]) -> dict[int, tuple[FrameTable
     return found
 
 
-def _clips(folder: DatasetFolder, key: str, lengths: Mapping[int, int], fps: float) -> dict[int, VideoClip]:
+def _clips(folder: DatasetFolder, key: str, lengths: Mapping[int, int], info: DatasetInfo) -> dict[int, VideoClip]:
     """Return episode -> clip of one camera, whose videos hold exactly the frames of whole episodes."""
+    files = folder.files_under(f"videos/{key}", ".mp4")
     try:
-        videos = [probe_video(folder, file) for file in folder.files_under(f"videos/{key}", ".mp4")]
+        named = [video_path(info, key, number) for number in range(len(files))]
+        if others := [f for f in files if f not in named]:
+            raise NotCertain(f"{others[0]} has not the next number of {key}, so nothing tells the order of its videos")
+        videos = [probe_video(folder, file) for file in files]
     except BrokenFile as e:
         raise NotCertain(f"{e.where} is {e.found}") from e
     frames, rows = sum(len(v.seconds) for v in videos), sum(lengths.values())
@@ -124,7 +134,7 @@ def _clips(folder: DatasetFolder, key: str, lengths: Mapping[int, int], fps: flo
     clips: dict[int, VideoClip] = {}
     waiting = list(lengths.items())
     for video in videos:
-        filled = _fill(video, waiting, fps)
+        filled = _fill(video, waiting, info.fps)
         clips |= filled
         waiting = waiting[len(filled) :]
     return clips

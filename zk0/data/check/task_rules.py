@@ -1,6 +1,6 @@
 """Rules about the task texts, which the policy reads as its instruction."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -53,6 +53,28 @@ def task_numbers(contents: Contents) -> Iterator[Violation]:
     numbers = list(contents.tasks or ())
     if numbers != list(range(len(numbers))):
         yield Violation("task table", f"tasks {join_names(numbers)}", f"0 to {len(numbers) - 1} in order")
+
+
+@TASK_RULES.rule("task-lists", severity="warning")
+def task_lists(contents: Contents) -> Iterator[Violation]:
+    """The texts that the episode table states for an episode are those of its rows; LeRobot reads those of the rows."""
+    rows, tasks = contents.rows, contents.tasks
+    if tasks is None or rows is None or rows.task is None:
+        return
+    of_rows = {e: {tasks.get(t) for t in np.unique(rows.task[s]).tolist()} for e, s in contents.spans.items()}
+    wrong = [e for e in contents.episodes or () if e.tasks and set(e.tasks) != of_rows.get(e.index, set(e.tasks))]
+    wrong = [e for e in wrong if None not in of_rows[e.index]]  # task-unknown reports it
+    if wrong:
+        yield Violation(
+            where=join_episodes([e.index for e in wrong]),
+            found=f"{_quoted(wrong[0].tasks)} in the episode table, {_quoted(of_rows[wrong[0].index])} by the rows",
+            expected="the same texts; correct the table of tasks, or task_index of the rows, if those are wrong",
+            episodes=tuple(e.index for e in wrong),
+        )
+
+
+def _quoted(texts: Iterable[str | None]) -> str:
+    return join_names(sorted(f"{text!r:.80}" for text in texts), 3)
 
 
 @TASK_RULES.rule("task-unknown")

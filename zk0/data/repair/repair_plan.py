@@ -24,7 +24,9 @@ class CopiedEpisode:
 
     entry: EpisodeEntry
     rows: tuple[tuple[str, NDArray[np.int64]], ...]
-    """(file, row numbers in it) in frame order, each frame once."""
+    """(file, row numbers in it) of every file that holds some of its frames, each frame once."""
+    order: NDArray[np.int64]
+    """(frames,) place of each frame among `rows`, one file after the other."""
     valid_timestamps: bool
     """Whether the stored timestamps are right; then they are copied bit for bit."""
 
@@ -88,20 +90,15 @@ def plan_repair(contents: Contents, report: DatasetReport, observed: ObservedFra
 
 
 def _copied_episode(contents: Contents, entry: EpisodeEntry) -> CopiedEpisode:
-    parts: list[tuple[str, NDArray[np.int64], NDArray[np.int64]]] = []
-    known: set[int] = set()
-    for table in contents.frame_tables:
-        assert table.episode_index is not None
-        positions = np.flatnonzero(table.episode_index == entry.index)
-        frames = np.arange(len(positions)) if table.frame_index is None else table.frame_index[positions]
-        order = np.argsort(frames, kind="stable")
-        numbers, first = np.unique(frames[order], return_index=True)
-        fresh = np.asarray([n not in known for n in numbers.tolist()], dtype=bool)
-        known.update(numbers.tolist())
-        if fresh.any():
-            parts.append((table.file, positions[order][first][fresh], numbers[fresh]))
-    parts.sort(key=lambda p: int(p[2][0]))
-    return CopiedEpisode(entry, tuple((f, p) for f, p, _ in parts), _has_valid_timestamps(contents, entry))
+    assert contents.rows is not None
+    places = contents.rows.stored_at[contents.rows.spans[entry.index]]
+    ends = np.cumsum([t.rows for t in contents.frame_tables])
+    files = np.searchsorted(ends, places, side="right")
+    used = np.unique(files).tolist()
+    tables = contents.frame_tables
+    rows = tuple((tables[f].file, places[files == f] - (ends[f] - tables[f].rows)) for f in used)
+    order = np.argsort(np.argsort(files, kind="stable"), kind="stable")
+    return CopiedEpisode(entry, rows, order, _has_valid_timestamps(contents, entry))
 
 
 def _has_valid_timestamps(contents: Contents, entry: EpisodeEntry) -> bool:

@@ -63,7 +63,7 @@ def _task_numbers(contents: Contents) -> dict[str, int]:
 
 
 class _DataWriter:
-    """Writes tables below data/, into a new file whenever one would exceed `DATA_FILE_BYTES`."""
+    """Writes tables below data/; a new file begins before one exceeds `DATA_FILE_BYTES`, and where column types change."""
 
     def __init__(self, target: Path) -> None:
         self._target = target
@@ -80,7 +80,8 @@ class _DataWriter:
 
     def write(self, table: Any) -> dict[str, int]:
         """Append a table; return chunk_index and file_index of its file."""
-        if self._writer is not None and self._size + table.nbytes > DATA_FILE_BYTES:
+        is_full = self._size + table.nbytes > DATA_FILE_BYTES
+        if self._writer is not None and (is_full or self._writer.schema != table.schema):
             self._close()
             self._number, self._size = self._number + 1, 0
         place = _place(self._number)
@@ -109,7 +110,8 @@ def _write_data(contents: Contents, plan: RepairPlan, tasks: dict[str, int], tar
                     with pq.ParquetFile(contents.folder.file_path(file)) as parquet:
                         source = (file, parquet.read(columns=list(plan.columns)))
                 parts.append(source[1].take(positions))
-            table = _episode_table(pa.concat_tables(parts), contents, plan, episode, tasks, (index, start))
+            stored = pa.concat_tables(parts, promote_options="permissive").take(episode.order)
+            table = _episode_table(stored, contents, plan, episode, tasks, (index, start))
             place = writer.write(table)
             state.rows.append(
                 {
