@@ -143,8 +143,8 @@ class Session(Record):
             )
         if self.training.personal and self.evaluation.joining_report:
             raise ValueError(
-                "evaluation.joining_report with training.personal: the report compares models that all parameters are "
-                "federated of; leave one of the two out"
+                "evaluation.joining_report with training.personal: the report compares models whose parameters are all "
+                "federated; leave one of the two out"
             )
         return self
 
