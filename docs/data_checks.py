@@ -32,9 +32,10 @@ facts `robot_type`, `fps`, `episodes`, `frames`, `cameras`, `state_names`, `acti
 where the files are too broken), and `findings`, a list of objects with `rule`, `severity` (`error` or `warning`),
 `where`, `found`, `expected`, `repair` (null: it cannot be repaired) and `episodes` (the numbers of those that it
 concerns, or an empty list). `commit` is that of a complete download from the Hub, `calibration` the group of a dataset
-in a session with `contract.other_groups`, and `repairs` what was done to a repaired copy. `quality` is `clean` (no finding), `warnings`, `repaired` or `errors`, and `episode_rules`
-names the rules that each episode breaks (by its number as text). Ids of rules and names of fields stay as they
-are, and new ones may be added. The exit code is 1 if there is an error.
+in a session with `contract.other_groups`, and `repairs` what was done to a repaired copy. `quality` is `clean` (no
+finding), `warnings`, `repaired` or `errors`, and `episode_rules` names the rules that each episode breaks (by its
+number as text). Ids of rules and names of fields stay as they are, and new ones may be added. The exit code is 1 if
+there is an error.
 
 With `data.repair = "repair"` in a session, a dataset whose errors can be repaired takes part with a repaired copy in
 the client's cache (not if the client's setting `allow_repair` is false); `repairs` of its report names what was done.
