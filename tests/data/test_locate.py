@@ -147,6 +147,27 @@ def test_a_gated_dataset_says_where_its_terms_are(hub, tmp_path, monkeypatch) ->
         locate(NAME, tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("status", "error", "advice"),
+    [
+        (401, DatasetError, "set HF_TOKEN to a token that"),
+        (403, DatasetError, "set HF_TOKEN to a token that is valid and may read it"),
+        (429, HubUnavailable, "status 429; a later attempt may succeed"),
+        (502, HubUnavailable, "status 502; a later attempt may succeed"),
+    ],
+)
+def test_what_to_do_about_a_refusal(hub, tmp_path, status, error, advice) -> None:
+    hub.status = lambda request: status if "/api/datasets/" in request else None
+    with pytest.raises(error, match=advice):
+        locate(NAME, tmp_path)
+
+
+def test_a_repository_without_metadata_is_no_dataset(hub, tmp_path) -> None:
+    hub.repositories[f"datasets/{NAME}"].commit("third", {"README.md": b"x"})
+    with pytest.raises(DatasetError, match="expected a LeRobot dataset, which has that file"):
+        locate_metadata(NAME, tmp_path)
+
+
 @pytest.mark.parametrize("uri", ["lab/arm@", "lab/arm@../x", "lab/arm@a/b", "hf:arm@v1", "ftp:lab/arm", "lab/arm@-x"])
 def test_names_that_are_no_datasets(uri, tmp_path) -> None:
     with pytest.raises(DatasetError, match="not a dataset; expected hf:user/name, hf:user/name@REVISION"):

@@ -152,6 +152,13 @@ def no_task_table(b) -> None:
 
 
 @defect("task-table")
+def no_task_table_and_two_tasks_in_an_episode(b) -> None:
+    (b.root / TASKS).unlink()
+    b.column(DATA, "task_index", lambda v: [int(i >= 40) for i in range(48)])
+    b.column(EPISODES, "tasks", lambda v: [*v[:3], ["Lift it.", *v[3]]])
+
+
+@defect("task-table")
 def a_task_table_cut_short(b) -> None:
     (b.root / TASKS).write_bytes((b.root / TASKS).read_bytes()[:100])
 
@@ -251,6 +258,13 @@ def rows_in_another_file_than_the_table_says(b) -> None:
     b.column(EPISODES, "data/file_index", lambda v: [0, 0, 0, 1])
 
 
+@defect("misplaced-rows", "row-order")
+def every_second_row_in_a_file_that_the_table_does_not_name(b) -> None:
+    table = pq.read_table(b.root / DATA)
+    pq.write_table(table.take(np.arange(0, 48, 2)), b.root / DATA)
+    pq.write_table(table.take(np.arange(1, 48, 2)), b.root / DATA.replace("000.parquet", "001.parquet"))
+
+
 @defect("misplaced-rows")
 def rows_in_a_file_that_the_table_does_not_name(b) -> None:
     table = pq.read_table(b.root / DATA)
@@ -261,6 +275,11 @@ def rows_in_a_file_that_the_table_does_not_name(b) -> None:
 @defect("episode-numbers", "missing-rows", "unlisted-rows")
 def episodes_numbered_from_one(b) -> None:
     b.column(EPISODES, "episode_index", lambda v: [i + 1 for i in v])
+
+
+@defect("episode-numbers", "episode-statistics")
+def two_episodes_under_each_others_number_in_the_table(b) -> None:
+    b.column(EPISODES, "episode_index", lambda v: [v[0], v[2], v[1], v[3]])
 
 
 @defect("episode-boundaries")
@@ -667,6 +686,17 @@ def another_rate_than_that_of_the_videos(b) -> None:
     b.info(lambda i: i.update(fps=9999))
 
 
+@defect("video-frames", "unused-frames")
+def two_videos_that_may_be_under_each_others_name(b) -> None:
+    """Three files hold 24, 12 and 12 frames, the first two under each other's name: the second may be the third."""
+    pictures, file = read_video(b.video()), f"videos/{WRIST}"
+    for name, part in (("000", pictures[24:36]), ("001", pictures[:24]), ("002", pictures[36:])):
+        write_video(b.video().with_name(f"file-{name}.mp4"), len(part), part.__getitem__)
+    b.column(EPISODES, f"{file}/file_index", lambda v: [0, 0, 1, 2])
+    b.column(EPISODES, f"{file}/from_timestamp", lambda v: [0.0, 1.2, 0.0, 0.0])
+    b.column(EPISODES, f"{file}/to_timestamp", lambda v: [1.2, 2.4, 1.2, 1.2])
+
+
 @defect("video-frames")
 def a_video_that_lost_frames_in_the_middle(b) -> None:
     pictures = read_video(b.video())
@@ -773,9 +803,14 @@ def a_clip_of_another_duration(b) -> None:
 # ── tasks ─────────────────────────────────────────────────────────────────────
 
 
-@defect("task-text")
+@defect("task-text", "task-lists")
 def no_task_text(b) -> None:
     b.column(TASKS, "task", lambda v: ["  "])
+
+
+@defect("task-lists")
+def another_task_in_the_episode_table_than_in_the_rows(b) -> None:
+    b.column(EPISODES, "tasks", lambda v: [*v[:3], ["Lift it."]])
 
 
 @defect("task-index")
@@ -786,6 +821,7 @@ def task_texts_in_a_plain_column(b) -> None:
 @defect("task-length")
 def a_long_task_text(b) -> None:
     b.column(TASKS, "task", lambda v: ["Pick up the cube. " * 9])
+    b.column(EPISODES, "tasks", lambda v: [["Pick up the cube. " * 9]] * 4)
 
 
 @defect("task-numbers", "task-unknown")

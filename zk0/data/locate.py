@@ -179,7 +179,9 @@ def _remove_others(target: Path, files: Sequence[str]) -> None:
 def _translated_errors(wanted: _HubDataset) -> Iterator[None]:
     from huggingface_hub import constants
     from huggingface_hub.errors import (
+        EntryNotFoundError,
         GatedRepoError,
+        HfHubHTTPError,
         HFValidationError,
         LocalEntryNotFoundError,
         OfflineModeIsEnabled,
@@ -200,6 +202,10 @@ def _translated_errors(wanted: _HubDataset) -> Iterator[None]:
             advice = f"{wanted.name} has no revision {wanted.revision}; name a commit, tag or branch of it"
         elif isinstance(e, RepositoryNotFoundError):
             advice = "check the name; if it is private, set HF_TOKEN to a token that may read it"
+        elif isinstance(e, EntryNotFoundError):
+            advice = "expected a LeRobot dataset, which has that file"
+        elif isinstance(e, HfHubHTTPError) and e.response.status_code in (401, 403):
+            advice = "set HF_TOKEN to a token that is valid and may read it"
         raise hub_outage(e, str(wanted)) or DatasetError(
             f"{wanted}: cannot be fetched from the Hub ({type(e).__name__}: {first_line(e, 120)}); {advice}, "
             "or bring the data as local:/path"

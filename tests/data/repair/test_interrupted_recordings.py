@@ -63,6 +63,14 @@ def uneven_files(b) -> None:
         write_video(b.video().with_name(name), len(part), part.__getitem__)
 
 
+def gap_in_numbers(b) -> None:
+    """The video of the first episodes has a later number than that of the others."""
+    pictures = read_video(b.video())
+    for part, name in ((pictures[24:], "file-001.mp4"), (pictures[:24], "file-007.mp4")):
+        write_video(b.video().with_name(name), len(part), part.__getitem__)
+    b.video().unlink()
+
+
 def gap_in_rows(b) -> None:
     b.table(DATA, lambda t: t.take(np.delete(np.arange(48), 20)))
 
@@ -70,6 +78,7 @@ def gap_in_rows(b) -> None:
 WHY = {
     longer: "49 frames for 48 rows",
     uneven_files: "file-000.mp4 ends in the middle of an episode",
+    gap_in_numbers: "file-007.mp4 has not the next number of .*, so nothing tells the order",
     gap_in_rows: "the rows of episode 1 in .* are not whole",
 }
 

@@ -32,7 +32,8 @@ REFUSED = {
     "fewer_numbers_than_declared", "impossible_angles", "two_episodes_in_the_same_frames", "no_task_text",
     "rows_of_a_task_that_is_not_there", "tasks_numbered_from_one", "episodes_numbered_from_one",
     "a_video_of_another_rate", "a_feature_key_with_a_slash", "a_video_of_another_size", "a_video_that_ends_too_early",
-    "a_video_that_lost_frames_in_the_middle",
+    "a_video_that_lost_frames_in_the_middle", "two_videos_that_may_be_under_each_others_name",
+    "two_episodes_under_each_others_number_in_the_table",
     "a_clock_at_a_third_of_the_rate",
     "states_in_degrees_and_actions_in_radians", "states_in_ticks_and_actions_in_degrees",
 }  # fmt: skip

@@ -4,9 +4,10 @@ import shutil
 from fractions import Fraction
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from defects import DATA, EPISODES, WRIST, read_video, write_video
+from defects import CASES, DATA, EPISODES, WRIST, read_video, write_video
 from picture_alignment import misplaced_pictures
 
 from zk0.data.check import check_dataset
@@ -151,6 +152,64 @@ def test_rows_in_a_file_beside_the_named_one_are_kept(breaker) -> None:
     assert repaired(breaker.root, {"misplaced-rows"}).frames == 48
 
 
+def shuffle_over_files(b) -> None:
+    """The rows of every episode lie in no order in two files."""
+    table = pq.read_table(b.root / DATA)
+    order = np.random.default_rng(0).permutation(48)
+    for part, name in ((order[:24], "file-000.parquet"), (order[24:], "file-001.parquet")):
+        pq.write_table(table.take(part), (b.root / DATA).with_name(name))
+
+
+def late(b) -> None:
+    for file in b.root.rglob("data/*/*.parquet"):
+        b.column(str(file.relative_to(b.root)), "timestamp", lambda v: [1.03 * t for t in v])
+
+
+def double(b) -> None:
+    wide = pa.float64()
+    b.table(DATA, lambda t: t.set_column(t.schema.get_field_index("timestamp"), "timestamp", t["timestamp"].cast(wide)))
+
+
+@pytest.mark.parametrize(
+    ("and_then", "rule"), [(late, "timestamps"), (double, "column-types")], ids=["late clock", "two types"]
+)
+def test_rows_that_are_shuffled_over_files_return_to_their_order(breaker, and_then, rule) -> None:
+    stored = pq.read_table(breaker.root / DATA)
+    shuffle_over_files(breaker)
+    and_then(breaker)
+    repaired(breaker.root, {"misplaced-rows", "row-order", rule})
+    copied = pq.read_table(breaker.root.with_name("repaired") / DATA)
+    for column in ("observation.state", "action", "frame_index", "episode_index"):
+        assert copied[column].to_pylist() == stored[column].to_pylist()
+
+
+def test_every_second_row_in_a_file_that_nothing_names_is_kept(breaker) -> None:
+    stored = pq.read_table(breaker.root / DATA)["action"].to_pylist()
+    CASES["every_second_row_in_a_file_that_the_table_does_not_name"][1](breaker)
+    repaired(breaker.root, {"misplaced-rows", "row-order"})
+    assert pq.read_table(breaker.root.with_name("repaired") / DATA)["action"].to_pylist() == stored
+
+
+def test_files_with_other_list_types_stay_files_of_their_own(breaker) -> None:
+    table = pq.read_table(breaker.root / DATA)
+    at, wide = table.schema.get_field_index("action"), pa.array(table["action"].to_pylist(), pa.list_(pa.float64()))
+    pq.write_table(table.slice(0, 24), breaker.root / DATA)
+    other = (breaker.root / DATA).with_name("file-001.parquet")
+    pq.write_table(table.set_column(at, "action", wide).slice(24), other)
+    breaker.column(EPISODES, "data/file_index", lambda v: [0, 0, 1, 1])
+    assert repaired(breaker.root, {"column-types"}).frames == 48
+
+
+def test_a_lost_beginning_moves_no_picture(breaker) -> None:
+    """Row 5 is the first of episode 1 that is left; its picture is the sixth of the clip."""
+    breaker.table(DATA, lambda t: pa.concat_tables([t.slice(0, 12), t.slice(17)]))
+    target = breaker.root.with_name("repaired")
+    done, after = repair_dataset(breaker.root, target, dataset="x")
+    assert (done.dropped, after.frames) == ((), 43)
+    shown = [5, 6, 7, 8, 9, 10, 11]
+    assert misplaced_pictures(target) == {(1, "observation.images.overhead"): shown, (1, WRIST): shown}
+
+
 def test_rows_of_a_file_that_is_gone_are_dropped(breaker) -> None:
     table = pq.read_table(breaker.root / DATA)
     pq.write_table(table.slice(0, 24), breaker.root / DATA)
@@ -175,6 +234,25 @@ def test_a_wrong_file_number_is_corrected_where_only_one_video_fits(breaker) -> 
     breaker.column(EPISODES, FROM, lambda v: [0.0, 0.0, 1.2, 2.4])
     breaker.column(EPISODES, TO, lambda v: [1.2, 1.2, 2.4, 3.6])
     assert repaired(breaker.root, {"clip-places"}).episodes == 4
+
+
+@pytest.mark.parametrize("numbers", [[1, 0, 0, 0], [7, 0, 0, 0], [5, 6, 6, 6]], ids=["exchanged", "moved on", "both"])
+def test_videos_under_other_names_are_found_by_their_numbers_of_frames(breaker, numbers) -> None:
+    split_wrist_video(breaker, first=slice(0, 12), second=slice(12, 48))
+    breaker.column(EPISODES, FILE, lambda v: numbers)
+    breaker.column(EPISODES, FROM, lambda v: [0.0, 0.0, 1.2, 2.4])
+    breaker.column(EPISODES, TO, lambda v: [1.2, 1.2, 2.4, 3.6])
+    assert repaired(breaker.root, {"clip-places"}).episodes == 4
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["two_videos_that_may_be_under_each_others_name", "two_episodes_under_each_others_number_in_the_table"],
+)
+def test_names_and_numbers_in_doubt_are_refused(breaker, name) -> None:
+    CASES[name][1](breaker)
+    with pytest.raises(DatasetError, match=r"their names may be exchanged|states the rows of other episodes"):
+        repair_dataset(breaker.root, breaker.root.with_name("repaired"), dataset="x")
 
 
 @pytest.mark.parametrize("numbers", [[0, 0, 7, 7], [1, 1, 2, 2]], ids=["one wrong", "all off by one"])

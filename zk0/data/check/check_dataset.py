@@ -30,12 +30,12 @@ def check_dataset(
         dataset: its name in the report.
         quick: decode no video and no image.
         rename_map: feature key in the dataset -> key in the contract; names state and action.
-        progress: called after each frame that is decoded.
+        progress: called after each frame that is decoded, and while episodes are compared with each other.
 
     Raises:
         DatasetError: there is no such folder.
     """
-    contents = read_contents(root, rename_map)
+    contents = read_contents(root, rename_map, progress)
     return build_report(contents, dataset, None if quick else observe_frames(contents, "checking", progress))
 
 

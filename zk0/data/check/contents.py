@@ -33,6 +33,7 @@ from zk0.data.episode_table import (
     read_episode_table,
     read_task_table,
 )
+from zk0.data.frame_progress import FrameProgress, no_progress
 from zk0.data.frame_table import EpisodeFrames, FrameTable, read_frame_table
 from zk0.data.video_file import VideoFile, probe_video
 from zk0.records import ACTION, STATE, Finding
@@ -62,6 +63,8 @@ class Contents:
     moved: Mapping[str, str] = field(default_factory=dict)
     """Path that the episode table names -> path where that video lies instead."""
     unreadable: tuple[Finding, ...] = ()
+    progress: FrameProgress = no_progress
+    """Called while episodes are compared with each other."""
 
     @cached_property
     def renames(self) -> dict[str, str]:
@@ -201,12 +204,15 @@ class _Reader:
             return None
 
 
-def read_contents(root: Path, rename: Mapping[str, str] | None = None) -> Contents:
+def read_contents(
+    root: Path, rename: Mapping[str, str] | None = None, progress: FrameProgress = no_progress
+) -> Contents:
     """Read a dataset's files, whatever their condition; nothing outside `root` is opened.
 
     Args:
         root: the dataset's folder.
         rename: feature key in the dataset -> key in the contract.
+        progress: called while episodes are compared with each other.
 
     Raises:
         DatasetError: there is no such folder.
@@ -247,6 +253,7 @@ def read_contents(root: Path, rename: Mapping[str, str] | None = None) -> Conten
         videos=tuple(v for f, v in sorted(videos.items())) + _probe_moved(folder, moved, videos, reader),
         moved=moved,
         unreadable=tuple(reader.unreadable),
+        progress=progress,
     )
 
 
@@ -259,7 +266,7 @@ def _read_tasks(folder: DatasetFolder, info: DatasetInfo) -> tuple[dict[int, str
 
 
 def _task_table_finding(broken: BrokenFile, *, repairable: bool) -> Finding:
-    doubt = "; the episode table does not prove which text belongs to each task of the rows. Copy it from where it was recorded"
+    doubt = "; the episode table does not prove which text each task has. Copy it from where it was recorded"
     expected = broken.expected if repairable else broken.expected + doubt
     return TASK_TABLE.finding(Violation(broken.where, broken.found, expected, repairable=repairable))
 

@@ -87,23 +87,39 @@ def misplaced_rows(contents: Contents) -> Iterator[Violation]:
         yield Violation(
             where=join_episodes(sorted({e for e, _ in wrong})),
             found=f"rows of episode {episode} in {file}",
-            expected=named[episode],
+            expected=named[episode]
+            + (
+                "" if contents.info.is_v3 else "; rename the files if their names are wrong, else correct episode_index"
+            ),
             repairable=contents.info.is_v3,  # v2: either the row's number or the file's may be wrong
         )
 
 
-@COUNT_RULES.rule("episode-numbers", repairs=("renumber",), repair_if="no episode is listed twice")
+@COUNT_RULES.rule(
+    "episode-numbers",
+    repairs=("renumber",),
+    repair_if="no episode is listed twice or with the rows of another one",
+)
 def episode_numbers(contents: Contents) -> Iterator[Violation]:
     """The episode table lists episodes 0 to n-1 in order; LeRobot looks them up by position."""
     numbers = [e.index for e in contents.episodes or ()]
     if numbers != list(range(len(numbers))):
-        twice = len(numbers) - len(set(numbers))
+        twice, others = len(numbers) - len(set(numbers)), _with_rows_of_others(contents)
+        doubt = f"; the table states the rows of other episodes for {join_episodes(others)}" if others else ""
+        hint = "; correct the numbers in the table or in the rows" if others else ""
         yield Violation(
             where="episode table",
-            found=f"{join_episodes(numbers)}" + (f", {twice} of them twice" if twice else ""),
-            expected=f"0 to {len(numbers) - 1}, each once, in order",
-            repairable=not twice,
+            found=f"{join_episodes(numbers)}" + (f", {twice} of them twice" if twice else "") + doubt,
+            expected=f"0 to {len(numbers) - 1}, each once, in order{hint}",
+            repairable=not twice and not others,
         )
+
+
+def _with_rows_of_others(contents: Contents) -> list[int]:
+    """Return the episodes for which the table states exactly the rows of another one: one of the numbers is wrong."""
+    by_rows = {(s.start, s.stop): e for e, s in contents.spans.items()}
+    stated = {e.index: by_rows.get((e.from_index, e.to_index)) for e in contents.episodes or ()}
+    return sorted(e for e, other in stated.items() if other is not None and other != e)
 
 
 @COUNT_RULES.rule("episode-boundaries", repairs=("renumber",))

@@ -27,6 +27,7 @@ _VideoClips = list[tuple[VideoFile, list[EpisodeClip]]]
 LOST_EPISODE_RULES = RuleGroup[[Contents, ObservedFrames], EpisodeLoss]("Lost episodes", __name__)
 DROP_EPISODES = ("drop-episodes",)
 IF_ONE_REMAINS = "an episode remains"
+COPY_AGAIN = "if the dataset was copied or downloaded, do it again"
 
 
 def lost_episodes(contents: Contents, observed: ObservedFrames = NOT_OBSERVED) -> frozenset[int]:
@@ -51,7 +52,8 @@ def missing_data(contents: Contents, observed: ObservedFrames) -> Iterator[Episo
         found = f"{len(absent)} missing files"
         held = contents.rows.spans if contents.rows else {}
         gone = tuple(e.index for e in contents.episodes or () if e.data_file in absent and e.index not in held)
-        yield EpisodeLoss(join_names(sorted(absent), 3), found, "every named file", episodes=gone)
+        expected = f"every named file; {COPY_AGAIN}"
+        yield EpisodeLoss(join_names(sorted(absent), 3), found, expected, episodes=gone)
 
 
 @LOST_EPISODE_RULES.rule("missing-rows", repairs=DROP_EPISODES, repair_if=IF_ONE_REMAINS)
@@ -125,6 +127,8 @@ def missing_video(contents: Contents, observed: ObservedFrames) -> Iterator[Epis
             if unnamed := unnamed_videos(contents.folder, contents.episodes or (), key):
                 found += f", and no episode names {join_names(unnamed, 3)}"
                 expected += "; rename the video that belongs to these episodes, or remove it if it belongs to none"
+            else:
+                expected += f"; {COPY_AGAIN}"
             where = join_names(sorted(absent), 3)
             yield EpisodeLoss(where, found, expected, repairable=not unnamed, episodes=gone)
 

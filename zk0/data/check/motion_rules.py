@@ -219,7 +219,9 @@ def near_duplicates(contents: Contents) -> Iterator[Violation]:
     motion = contents.motion
     if motion is None:
         return
-    found = {copy: one for copy, one in near_copies(motion, NEAR_COPY).items() if _moves(motion, one)}
+    found = {
+        copy: one for copy, one in near_copies(motion, NEAR_COPY, contents.progress).items() if _moves(motion, one)
+    }
     if found:
         copy, original = next(iter(found.items()))
         yield Violation(

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zk0.data.check.motion_measures import Floats, Motion, over_range
+from zk0.data.frame_progress import FrameProgress, no_progress
 from zk0.data.frame_table import EpisodeFrames
 
 PATH_POINTS = 64
@@ -19,7 +20,7 @@ MIN_WAY_SHARE = 0.4
 """Way of a path, as a share of the other's, from which it is a copy of the other with a part cut off."""
 
 
-def near_copies(motion: Motion, most: float) -> dict[int, int]:
+def near_copies(motion: Motion, most: float, progress: FrameProgress = no_progress) -> dict[int, int]:
     """Return each episode that takes the path of an earlier one, at whatever speed -> that earlier one.
 
     Of two paths, one may be a part of the other. Episodes with equal numbers are left out.
@@ -27,7 +28,9 @@ def near_copies(motion: Motion, most: float) -> dict[int, int]:
     Args:
         motion: the dataset's.
         most: largest distance of two paths in any joint, as a share of its range.
+        progress: called after each episode that is compared with all later ones.
     """
+    done, total = 0, sum(len(f.state) for f in motion.episodes.values())
     episodes = list(motion.episodes)
     paths = np.stack([_path(f.state, motion.state_range) for f in motion.episodes.values()]).astype(np.float32)
     copies: dict[int, int] = {}
@@ -37,6 +40,8 @@ def near_copies(motion: Motion, most: float) -> dict[int, int]:
             is_near = path_distance(paths[place], paths[j]) <= most
             if is_near and not _are_equal(motion.episodes[original], motion.episodes[episodes[j]]):
                 copies[episodes[j]] = original
+        done += len(motion.episodes[original].state)
+        progress("comparing episodes", done, total)
     return dict(sorted(copies.items()))
 
 

@@ -58,14 +58,15 @@ def repair_dataset(
         target: folder of the copy.
         dataset: name of the dataset in the report.
         rename_map: feature key in the dataset -> key in the contract; the copy has the contract's keys.
-        progress: called after each frame that is decoded, of the original and of what differs from it in the copy.
+        progress: called after each frame that is decoded, of the original and of what differs from it in the copy, and
+            while episodes are compared with each other.
         source: the original's `source_digest`, if it is known; all files are read for it.
 
     Raises:
         DatasetError: a finding cannot be repaired (names it), the copy does not pass the check, or `target` exists and
             is not a repaired copy of this original.
     """
-    contents = read_contents(root, rename_map)
+    contents = read_contents(root, rename_map, progress)
     source = source or source_digest(root, rename_map or {})
     if target.exists():
         return _earlier_repair(target, source, rename_map or {}, dataset)
@@ -76,7 +77,7 @@ def repair_dataset(
     plan = plan_repair(contents, before, observed)
     with atomic_folder(target) as temporary:
         done = _write(contents, plan, before, source, temporary)
-        copied = read_contents(temporary)
+        copied = read_contents(temporary, progress=progress)
         known = _known_videos(contents, observed, copied)
         after = build_report(copied, dataset, observe_frames(copied, "checking the copy", progress, known))
         left = [f for f in after.findings if f.severity == "error" or f.repair]

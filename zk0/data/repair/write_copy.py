@@ -63,7 +63,7 @@ def _task_numbers(contents: Contents) -> dict[str, int]:
 
 
 class _DataWriter:
-    """Writes tables below data/; a new file begins at `DATA_FILE_BYTES`, and where column types change."""
+    """Writes tables below data/; a file ends before it exceeds `DATA_FILE_BYTES`, and where column types change."""
 
     def __init__(self, target: Path) -> None:
         self._target = target
