@@ -29,7 +29,7 @@ def largest_adam_step(step: int, betas: tuple[float, float]) -> float:
     >>> largest_adam_step(1, (0.9, 0.95))
     1.0
     >>> round(largest_adam_step(1000, (0.9, 0.95)), 4)
-    1.1647
+    1.165
     """
     first, second = betas
     ratio = first**2 / second if second else 0.0
