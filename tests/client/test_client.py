@@ -34,7 +34,7 @@ def evaluation_plan(plan: Callable[..., RoundPlan]) -> Callable[..., EvaluationP
     """A plan to evaluate round 0 on the held-out episodes of client a."""
 
     def make(**changes: Any) -> EvaluationPlan:
-        shared = plan().model_dump(exclude={"lr", "mu", "scheduler", "round", "use_control_variates"})
+        shared = plan().model_dump(include=EvaluationPlan.model_fields.keys() - {"round"})
         return EvaluationPlan(**shared | {"round": 0, "times": 2, "batch_size": 8, "every_frames": 1} | changes)
 
     return make

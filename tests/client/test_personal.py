@@ -55,7 +55,7 @@ def personal_plan(plan: Callable[..., RoundPlan], global_weights: tuple[Path, st
 
 
 def evaluation_of(plan: RoundPlan, **changes: Any) -> EvaluationPlan:
-    shared = plan.model_dump(exclude={"lr", "mu", "scheduler", "use_control_variates"})
+    shared = plan.model_dump(include=set(EvaluationPlan.model_fields))
     return EvaluationPlan(**shared | {"times": 2, "batch_size": 8, "every_frames": 6} | changes)
 
 

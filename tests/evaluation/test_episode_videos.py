@@ -130,7 +130,7 @@ class TestClient:
         client = Client(
             settings, terms, tmp_path / "scratch", shared_cache, tmp_path / video_folder if video_folder else None
         )
-        shared = plan().model_dump(exclude={"lr", "mu", "scheduler", "round", "use_control_variates"})
+        shared = plan().model_dump(include=EvaluationPlan.model_fields.keys() - {"round"})
         evaluation_plan = EvaluationPlan(**shared, round=0, times=2, batch_size=8, every_frames=1, video=PLAN)
         found = client.evaluate(evaluation_plan, start[0])
         (video,) = render_held_out_videos(client, evaluation_plan, start[0], found.score)

@@ -15,7 +15,7 @@ def test_an_unknown_name_is_refused() -> None:
     ended = CliRunner().invoke(zk0_app, ["bench", "nothing"])
     assert ended.exit_code == 2
     names = ("aggregate, buffered, check, compress, data_checkers, digests, evaluate, gateway, inference, overhead, "
-             "train, wire")  # fmt: skip
+             "secure, train, wire")  # fmt: skip
     assert f"no benchmark nothing; expected one of a source checkout: {names}" in ended.output
 
 

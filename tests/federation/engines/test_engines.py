@@ -287,7 +287,6 @@ def test_only_shared_joining_reports_are_sent(
     driven = drive(session_of(clients=clients, training={"local_steps": 1}), tmp_path)
     with open_federation(driven.session, "mini", tmp_path) as federation:
         driven.begin(federation)
-        without = ("lr", "mu", "use_control_variates")
         settings = {
             "times": 1,
             "batch_size": 32,
@@ -296,7 +295,7 @@ def test_only_shared_joining_reports_are_sent(
             "scheduler": driven.session.scheduler,
         }
         plans = [
-            JoiningReportPlan(**{k: v for k, v in dict(plan).items() if k not in without} | settings)
+            JoiningReportPlan(**{k: v for k, v in dict(plan).items() if k in JoiningReportPlan.model_fields} | settings)
             for plan in driven.plans()
         ]
         wrong = plans[2].model_copy(update={"global_digest": "0" * 64})
