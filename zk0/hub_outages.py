@@ -4,7 +4,7 @@ import httpx
 
 from zk0.errors import HubUnavailable, first_line
 
-_PASSING_STATUS = (408, 425, 429, 500, 502, 503, 504)
+_PASSING_STATUS = {408, 425, 429, *range(500, 600)}
 _PASSING_ERRORS = (httpx.NetworkError, httpx.TimeoutException, httpx.ProxyError, httpx.RemoteProtocolError)
 
 HUB_ERRORS: tuple[type[OSError], type[httpx.HTTPError]] = (OSError, httpx.HTTPError)

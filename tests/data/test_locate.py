@@ -154,6 +154,7 @@ def test_a_gated_dataset_says_where_its_terms_are(hub, tmp_path, monkeypatch) ->
         (403, DatasetError, "set HF_TOKEN to a token that is valid and may read it"),
         (429, HubUnavailable, "status 429; a later attempt may succeed"),
         (502, HubUnavailable, "status 502; a later attempt may succeed"),
+        (524, HubUnavailable, "status 524; a later attempt may succeed"),
     ],
 )
 def test_what_to_do_about_a_refusal(hub, tmp_path, status, error, advice) -> None:
