@@ -97,4 +97,5 @@ def test_the_wheel_in_an_empty_folder(tmp_path: Path) -> None:
         assert ui.stdout is not None
         assert any("Ctrl-C stops" in line for line in ui.stdout), "it ended before its worker was ready"
         ui.terminate()
-    assert ui.returncode == 0
+        rest = ui.stdout.read()  # until it has ended
+    assert ui.returncode == 0, rest

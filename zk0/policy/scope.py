@@ -7,7 +7,6 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from zk0.errors import PolicyError
-from zk0.policy.trainable import trainable_parameters
 
 _KINDS = {"training.scope": "parameter", "training.personal": "parameter of training.scope"}
 """What the patterns of a setting choose from."""
@@ -44,7 +43,7 @@ def keep_trained(policy: Any, patterns: Sequence[str]) -> None:
         PolicyError: no parameter matches a pattern, or only parameters that cannot be trained.
     """
     parameters = dict(policy.named_parameters())
-    trainable = [name for name, parameter in parameters.items() if parameter.requires_grad]
+    trainable = _trainable_names(policy)
     faults = unmatched_patterns(patterns, list(parameters))
     for pattern in patterns:
         found = sorted(matching_names([pattern], parameters))
@@ -66,7 +65,7 @@ def mark_personal(policy: Any, patterns: Sequence[str]) -> None:
     Raises:
         PolicyError: a pattern matches no parameter that is trained, or no parameter would be sent.
     """
-    trainable = sorted(trainable_parameters(policy))
+    trainable = _trainable_names(policy)
     faults = personal_faults(patterns, trainable)
     if faults:
         raise PolicyError("; ".join(faults))
@@ -82,6 +81,10 @@ def personal_faults(patterns: Sequence[str], trained: Sequence[str]) -> list[str
             "expected patterns of a part of them"
         )
     return faults
+
+
+def _trainable_names(policy: Any) -> list[str]:
+    return sorted(name for name, parameter in policy.named_parameters() if parameter.requires_grad)
 
 
 def _nearest(pattern: str, names: Sequence[str]) -> str:
