@@ -56,6 +56,8 @@ class Contents:
     """The content of meta/stats.json."""
     frame_tables: tuple[FrameTable, ...] = ()
     """Every readable parquet file below data/ that the episode table names, in LeRobot's order."""
+    rows: JoinedRows | None = None
+    """All frames of `frame_tables`, each once; None if a file does not state the episode of its rows."""
     orphan_tables: tuple[FrameTable, ...] = ()
     """Readable parquet files below data/ that the episode table does not name; LeRobot reads them too."""
     videos: tuple[VideoFile, ...] = ()
@@ -80,11 +82,6 @@ class Contents:
     def action_key(self) -> str:
         """The dataset's feature key for the action."""
         return _stored_key(self.renames, ACTION)
-
-    @cached_property
-    def rows(self) -> JoinedRows | None:
-        """All frames of `frame_tables`, each once; None if a file does not state the episode of its rows."""
-        return join_rows(self.frame_tables)
 
     @cached_property
     def spans(self) -> dict[int, slice]:
@@ -249,6 +246,7 @@ def read_contents(
         tasks=tasks,
         statistics=statistics,
         frame_tables=frame_tables,
+        rows=rows,
         orphan_tables=tuple(t for t in tables if used is not None and t.file not in used),
         videos=tuple(v for f, v in sorted(videos.items())) + _probe_moved(folder, moved, videos, reader),
         moved=moved,

@@ -196,8 +196,8 @@ class _SecureRoundRun:
             self._spool.receive(client, found, Path(str(content["answer"].get(WEIGHTS_PATH, ""))), roster)
             self._listener.on_result(found)
 
-        self._ask(MASKED, MaskedUpdate, f"{MessageType.QUERY}.{SECURE_MASK}", requests, store)
-        arrived = [name for name in sorted(secrets.sealed) if self._spool.has_masked(name, roster)]
+        stored = self._ask(MASKED, MaskedUpdate, f"{MessageType.QUERY}.{SECURE_MASK}", requests, store)
+        arrived = sorted(secrets.sealed.keys() - set(missing) | stored.keys())
         self._need("sent masked updates", arrived, max(roster.least_survivors, self._federation.min_clients))
         request = SumRequest(roster=roster.digest, sharers=tuple(sorted(secrets.sealed)), survivors=tuple(arrived))
         self._spool.write_survivors(request)

@@ -104,8 +104,8 @@ class SecureSpool:
         """
         if found.client != client or found.roster != roster.digest:
             raise FederationError(f"its masked update names client {found.client} and roster {found.roster[:12]}")
-        specs, expected = self._masked_specs(bits := roster.common.rules.bits), self.masked_bytes(bits)
-        if (size := source.stat().st_size) != expected:
+        specs = self._masked_specs(roster.common.rules.bits)
+        if (size := source.stat().st_size) != (expected := _file_bytes(specs)):
             raise UpdateError(f"its masked update has {size} bytes, expected {expected}")
         link_file(source, self.masked_file(client))
         with open_weights(self.masked_file(client)) as masked:
@@ -116,8 +116,7 @@ class SecureSpool:
 
     def masked_bytes(self, bits: int) -> int:
         """Return the size of the file of a masked update with words of so many bits."""
-        specs = self._masked_specs(bits)
-        return len(encode_header(file_order(specs), specs)) + sum(spec.nbytes for spec in specs.values())
+        return _file_bytes(self._masked_specs(bits))
 
     def _masked_specs(self, bits: int) -> dict[str, TensorSpec]:
         with open_weights(self._global) as file:
@@ -127,6 +126,10 @@ class SecureSpool:
         if algorithm_of(found.digest) != (expected := algorithm_of(roster.common.global_digest)):
             raise UpdateError(f"its digest is of {algorithm_of(found.digest)}, expected {expected}")
         check_weights(self.masked_file(client), found.digest)
+
+
+def _file_bytes(specs: dict[str, TensorSpec]) -> int:
+    return len(encode_header(file_order(specs), specs)) + sum(spec.nbytes for spec in specs.values())
 
 
 def _read[R: Record](file: Path, kind: type[R]) -> R | None:
