@@ -163,9 +163,8 @@ KILLS |= {
     "aggregation cut, secure": replace(
         KILLS["aggregation cut"], left="round-002/updates/secure-sum.json", settings="secure"
     ),
-    "report cut, secure": replace(KILLS["report cut"], settings="secure"),
 }
-KILLS["training, act"] = replace(KILLS["training"], settings="act", to_the_end=True)
+KILLS["training, act"] = replace(KILLS["training"], settings="act")
 KILLS["training, personal"] = replace(KILLS["training"], settings="personal", to_the_end=True)
 KILLS["training, all"] = replace(KILLS["training"], settings="all")
 BY_DEFAULT += ("update cut, scaffold", "between arrivals", "consents, secure")
