@@ -12,6 +12,7 @@ from prefect.futures import PrefectFuture
 from prefect.runtime import flow_run
 from prefect.utilities.annotations import opaque, quote
 
+from flows.proxies import exempt_loopback_from_proxies
 from flows.session_loading import check_session_inputs, load_session_to_run
 from flows.session_location import folder_of_flow_run, folder_to_resume
 from tasks import buffered_training, evaluation, preparation, releasing, reporting, rounds, secure_training, tracking
@@ -77,6 +78,7 @@ def federated_session(
 
     Returns the session's folder.
     """
+    exempt_loopback_from_proxies()  # a Prefect worker starts the flow without `zk0`, in an environment of its own
     session, here = resolve_session(config, overrides or {}, resume, moved or {})
     folder = str(here.path)
     emit_progress(ProgressEvent(kind="session_started", text=folder))
