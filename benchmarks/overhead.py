@@ -14,6 +14,7 @@ fills caches, and the last, which renders videos and saves a checkpoint:
     late        rest in the second half of the rounds / rest in the first half: 1.0 if rounds do not become slower
     join/client time in which all clients check their datasets and join / clients
     memory      most resident memory of the session's process so far, in MB
+    growth      its resident memory at the end of the last counted round / at the end of the first one
     imports     time in which a fresh process imports what a worker needs
     start       from the call to the end of round 0, without evaluation and without imports
 
@@ -81,14 +82,17 @@ def run_session(folder: Path, clients: int, arguments: argparse.Namespace, polic
     from flows.federated_session import federated_session
     from tasks.events import ProgressEvent, add_progress_listener
     from zk0.audit.ledger import Ledger
+    from zk0.diagnostics import resident_bytes
     from zk0.storage.session_folder import SessionFolder
 
     ended: dict[int, float] = {}
+    resident: dict[int, float] = {}
     stages: list[tuple[str, float]] = []
 
     def record_time(event: ProgressEvent) -> None:
         if event.kind == "round_finished":
             ended[event.round] = time.perf_counter()
+            resident[event.round] = resident_bytes() / 1e6
         if event.kind == "stage":
             stages.append((event.text, time.perf_counter()))
 
@@ -117,6 +121,8 @@ def run_session(folder: Path, clients: int, arguments: argparse.Namespace, polic
         "clients": clients,
         "join": joined / clients,
         "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,
+        "growth": resident[rounds - 1] / resident[2],
+        "memory_by_round": resident,
         "rounds": len(found),
         "megabytes": history[-1].checkpoint.bytes / 1e6,
         "until_round_0": ended[0] - began,
@@ -224,12 +230,14 @@ def table(rows: list[dict[str, Any]]) -> str:
     lines = [
         f"a round with {rows[0]['megabytes']:.1f} MB of weights, median of {rows[0]['rounds']} rounds, milliseconds",
         f"{'clients':>8}{''.join(f'{column:>9}' for column in columns)}"
-        f"{'rest/client':>13}{'late':>7}{'join/client':>13}{'memory':>8}",
+        f"{'rest/client':>13}{'late':>7}{'join/client':>13}{'memory':>8}{'growth':>8}",
     ]
     for row in rows:
         times = "".join(f"{row[column] * 1e3:>9.0f}" for column in columns)
         rest = f"{row['rest'] / row['clients'] * 1e3:>13.1f}{row['late']:>7.2f}"
-        lines.append(f"{row['clients']:>8}{times}{rest}{row['join'] * 1e3:>13.1f}{row['memory']:>8.0f}")
+        lines.append(
+            f"{row['clients']:>8}{times}{rest}{row['join'] * 1e3:>13.1f}{row['memory']:>8.0f}{row['growth']:>8.2f}"
+        )
     return "\n".join(lines)
 
 

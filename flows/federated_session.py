@@ -12,6 +12,7 @@ from prefect.futures import PrefectFuture
 from prefect.runtime import flow_run
 from prefect.utilities.annotations import opaque, quote
 
+from flows.proxies import exempt_loopback_from_proxies
 from flows.session_loading import check_session_inputs, load_session_to_run
 from flows.session_location import folder_of_flow_run, folder_to_resume
 from tasks import buffered_training, evaluation, preparation, releasing, reporting, rounds, secure_training, tracking
@@ -26,7 +27,7 @@ from zk0.records import Checkpoint, ClientEvaluation, Evaluation, Rollout, Round
 from zk0.rules.participation import with_participants
 from zk0.rules.round_decision import decide_round
 from zk0.rules.selection import final_round, select_round
-from zk0.settings.moves import resumed_session, with_moved_folders
+from zk0.settings.moves import absolute_moves, resumed_session, with_moved_folders
 from zk0.settings.session import Session
 from zk0.storage.session_folder import SessionFolder
 
@@ -77,6 +78,7 @@ def federated_session(
 
     Returns the session's folder.
     """
+    exempt_loopback_from_proxies()  # a Prefect worker starts the flow without `zk0`, in an environment of its own
     session, here = resolve_session(config, overrides or {}, resume, moved or {})
     folder = str(here.path)
     emit_progress(ProgressEvent(kind="session_started", text=folder))
@@ -219,9 +221,10 @@ def resolve_session(
         SettingsError: a setting is invalid, or may not change when a session resumes.
         DatasetError: the metadata of datasets or policy shows faults.
     """
+    moved = absolute_moves(moved, Path.cwd())
     if resume is not None:
         here = SessionFolder(folder_to_resume(resume))
-        session = resumed_session(here.read_session(), overrides, moved, resume)
+        session = resumed_session(here.read_session(), overrides, moved, resume, Path.cwd())
         check_strategy(session, resume)
         return session, here
     session = with_moved_folders(load_session_to_run(Path(config), overrides), moved, config)

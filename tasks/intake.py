@@ -64,7 +64,7 @@ def show_findings(report: DatasetReport) -> None:
     )
 
 
-@task(cache_policy=NO_CACHE)
+@task(cache_policy=NO_CACHE, **DISK_RETRIES)
 def show_preview(root: str, uri: str, unit: str, rename_map: Mapping[str, str]) -> None:
     """Show thumbnails and joint plots in the UI of this flow's Prefect server; they are sent nowhere else."""
     from zk0.data.preview import read_preview

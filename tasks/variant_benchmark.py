@@ -9,6 +9,7 @@ from prefect.cache_policies import NO_CACHE
 
 from tasks.baseline_benchmark import run_federated_session
 from tasks.events import ProgressEvent, emit_progress, log_line
+from tasks.retry import DISK_RETRIES
 from tasks.subprocesses import newest_session
 from zk0.audit.ledger import Ledger
 from zk0.errors import SettingsError
@@ -52,7 +53,7 @@ def write_variant_request(request: VariantRequest) -> None:
         atomic_write_text(path, text)
 
 
-@task(task_run_name="{variant}, seed {seed}", cache_policy=NO_CACHE)
+@task(task_run_name="{variant}, seed {seed}", cache_policy=NO_CACHE, **DISK_RETRIES)
 def train_variant(variant: str, number: int, seed: int, request: VariantRequest) -> None:
     """Run the session of one variant with one seed; an interrupted one resumes, a finished one is only read.
 
@@ -64,7 +65,7 @@ def train_variant(variant: str, number: int, seed: int, request: VariantRequest)
     run_federated_session(request.sessions[number], seed, request.variant_folder(number, seed))
 
 
-@task(task_run_name="results of {seeds} seeds", cache_policy=NO_CACHE)
+@task(task_run_name="results of {seeds} seeds", cache_policy=NO_CACHE, **DISK_RETRIES)
 def write_variant_results(seeds: tuple[int, ...], request: VariantRequest) -> str:
     """Compare all variants, write tables, numbers and charts, and a table in the UI; return the path of table.md.
 

@@ -16,6 +16,7 @@ from itertools import dropwhile, takewhile
 from pathlib import Path
 from typing import Any, ClassVar
 
+import jsonschema
 import pytest
 import yaml
 from kubernetes_validate import ValidationError, validate
@@ -400,6 +401,51 @@ class TestManifests:
         (service, *_) = [o for o in manifests() if o["kind"] == "Service"]
         with pytest.raises(ValidationError, match="prots"):
             validate(service | {"spec": service["spec"] | {"prots": []}}, desired_version="1.37", strict=True)
+
+
+COMPOSE_SCHEMA = ROOT / "tests" / "support" / "compose-spec.json"
+"""schema/compose-spec.json of github.com/compose-spec/compose-spec at a08f8d5 (October 2025), Apache License 2.0."""
+
+
+def interpolated_composition() -> dict[str, Any]:
+    """Return the composition with the default of each variable, as where none is set."""
+    text = re.sub(r"\$\{[A-Z0-9_]+:-([^}]*)\}", r"\1", COMPOSE.read_text(encoding="utf-8"))
+    assert "$" not in text
+    return dict(yaml.safe_load(text))
+
+
+def faults_of_composition(composition: dict[str, Any]) -> list[str]:
+    """Return what the specification's schema does not allow."""
+    schema = json.loads(COMPOSE_SCHEMA.read_text(encoding="utf-8"))
+    errors = jsonschema.Draft7Validator(schema).iter_errors(composition)
+    return [f"{'.'.join(map(str, error.path))}: {error.message}" for error in errors]
+
+
+class TestComposition:
+    """deployments/docker/compose.yaml."""
+
+    def test_the_composition_is_valid_by_the_compose_specification(self) -> None:
+        """No field is unknown to the specification, and each has a value of its type."""
+        assert faults_of_composition(interpolated_composition()) == []
+
+    @pytest.mark.parametrize(("field", "value"), [("prots", ["9092:9092"]), ("restart", 3), ("mem_limit", ["4g"])])
+    def test_a_field_that_the_specification_does_not_allow_is_found(self, field: str, value: object) -> None:
+        composition = interpolated_composition()
+        composition["services"]["server"][field] = value
+        assert field in str(faults_of_composition(composition))
+
+    def test_services_name_existing_services_volumes_and_folders(self) -> None:
+        """What `docker compose config` checks beyond the schema."""
+        composition = interpolated_composition()
+        names = composition["services"].keys()
+        for name, service in composition["services"].items():
+            named = [*service.get("depends_on", []), *re.findall(r"^service:(.*)", service.get("network_mode", ""))]
+            assert set(named) <= names - {name}, name
+            sources = [volume.split(":")[0] for volume in service.get("volumes", [])]
+            assert {s for s in sources if not s.startswith(".")} <= composition["volumes"].keys(), name
+            assert not ("network_mode" in service and "ports" in service), name
+            context = (COMPOSE.parent / service["build"]["context"]).resolve()
+            assert (context / service["build"]["dockerfile"]).is_file(), name
 
     @pytest.mark.skipif(shutil.which("docker") is None, reason="no docker here")
     def test_the_composition_as_docker_reads_it(self) -> None:

@@ -46,7 +46,7 @@ def forward_library_logs() -> Iterator[None]:
 def memory_summary() -> str:
     """Current and peak resident memory of this process, and peak memory on each GPU, as text; a GB is 1e9 bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    now = f"{_resident_bytes() / 1e9:.2f} GB now, " if _STATM.is_file() else ""
+    now = f"{resident_bytes() / 1e9:.2f} GB now, " if _STATM.is_file() else ""
     parts = [f"memory {now}{peak / 1e9:.2f} GB at most"]
     torch = sys.modules.get("torch")  # a process that has not imported torch uses no GPU
     if torch is not None and torch.cuda.is_initialized():
@@ -56,7 +56,7 @@ def memory_summary() -> str:
     return ", ".join(parts)
 
 
-def _resident_bytes() -> int:
+def resident_bytes() -> int:
     """Resident memory of this process now, from Linux's /proc."""
     return int(_STATM.read_text(encoding="ascii").split()[1]) * resource.getpagesize()
 

@@ -21,9 +21,9 @@ from flows.bot.server_command import (
 )
 from flows.bot.watch_options import DEFAULT_SESSION, ConfigArgument, CooldownOption, MinNodesOption, SettingsOption
 from flows.cli.errors_to_exit_codes import errors_to_exit_codes
-from flows.cli.proxies import exempt_loopback_from_proxies
 from flows.cli.session_run import parse_overrides, run_session
 from flows.cli.version_option import VersionOption
+from flows.proxies import exempt_loopback_from_proxies
 from zk0.errors import SettingsError
 
 if TYPE_CHECKING:

@@ -50,7 +50,9 @@ def serve(
         processes = serving_processes(Path.cwd(), prefect_home, ui_port, watch)
         if foreground:
             server.prepare(addresses, processes)
-            os.execv(sys.executable, [sys.executable, "-m", "zk0.federation.network.supervisor", str(server.path)])
+            os.execv(
+                sys.executable, [sys.executable, "-m", "zk0.federation.network.foreground_server", str(server.path)]
+            )
         server.start(processes=processes)
         typer.echo(f"nodes can connect to {addresses.address}; sessions start with {min_fit_clients} nodes")
         typer.echo("Prefect's UI and how to sign in: zk0bot server log prefect")

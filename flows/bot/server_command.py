@@ -130,7 +130,9 @@ def start_server(foreground: ForegroundOption = False, home: HomeOption = DEFAUL
         settings = server.settings()
         if foreground:
             server.prepare(settings)
-            os.execv(sys.executable, [sys.executable, "-m", "zk0.federation.network.supervisor", str(server.path)])
+            os.execv(
+                sys.executable, [sys.executable, "-m", "zk0.federation.network.foreground_server", str(server.path)]
+            )
         server.start()
         typer.echo(f"nodes can connect to {settings.address}")
 

@@ -13,7 +13,6 @@ from flows.cli.data_command import data_app
 from flows.cli.errors_to_exit_codes import errors_to_exit_codes
 from flows.cli.init_command import init
 from flows.cli.plan_command import plan
-from flows.cli.proxies import exempt_loopback_from_proxies
 from flows.cli.push_command import push_saved_checkpoint
 from flows.cli.rollout_command import rollout
 from flows.cli.session_run import parse_moves, parse_overrides, rerun_session, run_session
@@ -23,6 +22,7 @@ from flows.cli.verify_command import verify
 from flows.cli.version_option import VersionOption
 from flows.cli.versus_command import versus
 from flows.cli.videos_command import videos_app
+from flows.proxies import exempt_loopback_from_proxies
 from zk0.errors import SettingsError
 
 zk0_app = typer.Typer(

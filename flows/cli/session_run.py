@@ -129,7 +129,7 @@ def _check_before_starting(
 
     if resume is not None:
         SessionFolder(resume).check_not_locked()
-        session = resumed_session(SessionFolder(resume).read_session(), overrides, moved, str(resume))
+        session = resumed_session(SessionFolder(resume).read_session(), overrides, moved, str(resume), Path.cwd())
         check_strategy(session, str(resume))
         check_writable(resume.resolve(), "--resume")
         check_writable(Path(session.cache_dir), "cache_dir")

@@ -23,6 +23,7 @@ from flows.prefect_local.prefect_server import PrefectServer
 from flows.prefect_local.restarting_worker import RestartingWorker
 from flows.prefect_local.temporary_server import running_server, server_environment, wait_until_ready
 from zk0.errors import SettingsError
+from zk0.storage.log_rotation import rotate_log
 
 POOL = "gpu"
 _WORKER_START_TIMEOUT_SECONDS = 120.0
@@ -66,11 +67,11 @@ def local_prefect(root: Path, home: Path, port: int | None, on_status: Callable[
         raise SettingsError(f"{root}: no prefect.yaml; expected the root of a zk0 clone or a folder of `zk0 init`")
     logs = home / "zk0-ui"
     with _home_locked(logs):
+        for log in logs.glob("*.log"):
+            rotate_log(log, largest_bytes=0)
         chosen = choose_port(port)
         key = read_or_make_api_key(home)
         server = PrefectServer(f"http://{LOOPBACK}:{chosen}", key)
-        for log in logs.glob("*.log"):
-            log.unlink()
         (logs / "lock").write_text(f"{os.getpid()} at {server.url}", encoding="utf-8")
         environment = CommandEnvironment(root, server_environment(home, chosen, key), logs)
         on_status(f"starting the Prefect server at {server.url}")

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from zk0.errors import PrefectServerError
 from zk0.processes import die_with_parent, end_after_parent
+from zk0.storage.log_rotation import rotate_log
 
 KILL_SECONDS = 60.0
 """From the end of its parent, when it gets SIGTERM, to its SIGKILL."""
@@ -39,11 +40,12 @@ class PrefectProcess:
     log: Path
 
     def check_running(self) -> None:
-        """Check that it still runs.
+        """Check that it still runs; its log is rotated.
 
         Raises:
             PrefectServerError: it has ended.
         """
+        rotate_log(self.log)
         if (code := self.popen.poll()) is not None:
             raise PrefectServerError(
                 f"the Prefect {self.name} ended with {code}: {_last_line(self.log)}; see {self.log}"

@@ -47,6 +47,24 @@ def test_a_near_copy_is_found_among_others(change: Callable[[Path], Path]) -> No
     assert str(found[0, 1]) == "episode 3 of a is nearly a copy of episode 7 of b"
 
 
+def test_all_datasets_are_compared_as_every_two_of_them() -> None:
+    """Some have no sketch, some none that counts, and copies are within, before and after them."""
+    numbers = ((1, 2), (), (3, 1, 1), (4,), (2, 5), ())
+    datasets = [(f"d{i}", sketches(*map(random_path, found)) | {9: ""}) for i, found in enumerate(numbers)]
+    by_two = {
+        (i, j): found[0, 0]._replace(first=one[0], second=other[0])
+        for i, one in enumerate(datasets)
+        for j, other in enumerate(datasets)
+        if (found := find_near_copies([one], [other]))
+    }
+    assert by_two[0, 2].episodes == ((0, 1), (0, 2))
+    assert find_near_copies(datasets, datasets) == by_two
+    assert by_two.keys() == {(i, i) for i in (0, 2, 3, 4)} | {(0, 2), (2, 0), (0, 4), (4, 0)}
+    distinct = find_near_copies(datasets, datasets, same_places=False)
+    assert distinct == {places: found for places, found in by_two.items() if places[0] != places[1]}
+    assert find_near_copies(datasets) == {places: found for places, found in by_two.items() if places[0] < places[1]}
+
+
 def test_different_paths_are_no_copies() -> None:
     first, second = (sketches(*(random_path(s) for s in range(k, k + 150))) for k in (0, 1000))
     assert find_near_copies([("a", first)], [("b", second)]) == {}

@@ -1,8 +1,11 @@
+import random
+from itertools import combinations, product
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zk0.data.split import assert_disjoint, assert_not_trained_on, find_overlap, split_episodes
+from zk0.data.split import assert_disjoint, assert_not_trained_on, find_leaks, find_overlap, split_episodes
 from zk0.errors import DatasetError, SettingsError
 
 
@@ -56,6 +59,26 @@ def test_shared_episodes_are_found_by_pair() -> None:
         ("client a", "evaluation", ("2", "3")),
         ("client b", "evaluation", ("3",)),
     ]
+
+
+def test_shared_episodes_of_many_sets_are_those_of_every_two_of_them() -> None:
+    draw = random.Random(3)
+    train, held_out = (
+        {f"client {i}": [str(draw.randrange(60)) for _ in range(draw.randrange(5))] for i in range(30)}
+        for _ in range(2)
+    )
+    expected = [
+        (a, b, tuple(sorted({*train[a]} & {*train[b]}))) for a, b in combinations(train, 2) if {*train[a]} & {*train[b]}
+    ]
+    assert [(o.first, o.second, o.digests) for o in find_overlap(train)] == expected
+    assert len(expected) > 20
+    leaked = [
+        (a, b, tuple(sorted({*train[a]} & {*held_out[b]})))
+        for a, b in product(train, held_out)
+        if a != b and {*train[a]} & {*held_out[b]}
+    ]
+    assert [(o.first, o.second, o.digests) for o in find_leaks(train, held_out)] == leaked
+    assert len(leaked) > 20
 
 
 def test_overlap_is_refused_naming_both_places_and_how_many() -> None:

@@ -7,9 +7,12 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+
+from zk0.errors import SettingsError
 
 ROOT = Path(__file__).parents[2]
 DEAD = "http://127.0.0.1:9"
@@ -66,6 +69,14 @@ def test_each_command_reaches_servers_of_this_machine(url: str, module: str, app
     assert json.loads(done.stdout.splitlines()[-1]) == [[False] * 3, [True] * 3]
 
 
+def without_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Remove every proxy variable, and restore at the end of the test what it sets."""
+    for name in ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy", "no_proxy", "no_grpc_proxy"):
+        for spelling in (name, name.upper()):
+            monkeypatch.setenv(spelling, "")
+            monkeypatch.delenv(spelling)
+
+
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
@@ -74,20 +85,55 @@ def test_each_command_reaches_servers_of_this_machine(url: str, module: str, app
         ({"https_proxy": DEAD}, "localhost,127.0.0.1,::1"),
         ({"ALL_PROXY": DEAD, "NO_PROXY": "a, b"}, "a,b,localhost,127.0.0.1,::1"),
         ({"HTTP_PROXY": DEAD, "no_proxy": "b,127.0.0.1", "NO_PROXY": "a"}, "a,b,127.0.0.1,localhost,::1"),
+        ({"grpc_proxy": DEAD}, "localhost,127.0.0.1,::1"),
+        ({"http_proxy": DEAD, "NO_PROXY": "*"}, "*"),
     ],
 )
 def test_hosts_that_go_past_a_proxy(
     given: dict[str, str], expected: dict[str, str] | str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from flows.cli.proxies import exempt_loopback_from_proxies
+    from flows.proxies import exempt_loopback_from_proxies
 
-    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
-        monkeypatch.setenv(name, "")
-        monkeypatch.setenv(name.upper(), "")
-        monkeypatch.delenv(name)
-        monkeypatch.delenv(name.upper())
+    without_proxies(monkeypatch)
     for name, value in given.items():
         monkeypatch.setenv(name, value)
     exempt_loopback_from_proxies()
     found = {name: os.environ[name] for name in ("NO_PROXY", "no_proxy") if name in os.environ}
     assert found == ({"NO_PROXY": expected, "no_proxy": expected} if isinstance(expected, str) else expected)
+
+
+@pytest.mark.parametrize("variables", [{"grpc_proxy": DEAD}, {"http_proxy": DEAD, "no_grpc_proxy": "intern.example"}])
+def test_grpc_reaches_a_server_of_this_machine(variables: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flower's processes talk gRPC, which reads variables of its own."""
+    import grpc
+
+    from flows.proxies import exempt_loopback_from_proxies
+
+    def reached() -> bool:
+        with grpc.insecure_channel(f"127.0.0.1:{port}", [("grpc.use_local_subchannel_pool", 1)]) as channel:
+            try:
+                grpc.channel_ready_future(channel).result(timeout=5)
+            except grpc.FutureTimeoutError:
+                return False
+            return True
+
+    without_proxies(monkeypatch)
+    server = grpc.server(ThreadPoolExecutor(1))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    before = reached()
+    exempt_loopback_from_proxies()
+    assert (before, reached()) == (False, True)
+    server.stop(None).wait()
+
+
+def test_a_worker_starts_the_flow_without_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    from flows.federated_session import federated_session
+
+    without_proxies(monkeypatch)
+    monkeypatch.setenv("HTTP_PROXY", DEAD)
+    with pytest.raises(SettingsError):
+        federated_session.fn("missing.toml")
+    assert os.environ["no_proxy"] == "localhost,127.0.0.1,::1"

@@ -1,11 +1,14 @@
 """prefect.yaml fits the flows, the session files and the pool; a schedule creates runs."""
 
+import asyncio
 import json
 import re
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 import yaml
@@ -13,6 +16,7 @@ from prefect.client.schemas.actions import DeploymentScheduleCreate
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId, FlowRunFilter
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.flows import load_flow_from_entrypoint
+from prefect.server.schemas.schedules import CronSchedule as ServerCronSchedule
 
 ROOT = Path(__file__).parents[2]
 DEPLOYMENTS = {d["name"]: d for d in yaml.safe_load((ROOT / "prefect.yaml").read_text(encoding="utf-8"))["deployments"]}
@@ -67,6 +71,20 @@ def test_the_pool_has_a_template(deployment: dict[str, Any]) -> None:
     variables = deployment["work_pool"].get("job_variables", {})
     assert set(variables) <= set(wanted)
     assert "CUDA_VISIBLE_DEVICES" not in variables.get("env", {}), "it would replace the worker's"
+
+
+@pytest.mark.parametrize(
+    "zone",
+    ["Europe/Vienna", "Europe/London", "Atlantic/Azores", "Africa/Cairo", "America/New_York", "America/Santiago",
+     "Antarctica/Troll", "Australia/Lord_Howe", "Pacific/Auckland"],
+)  # fmt: skip
+def test_the_hour_of_the_docs_is_on_every_day(zone: str) -> None:
+    """Zones that skip an hour between 0 and 3 on one day of the year."""
+    (example,) = re.findall(r'schedule create .* --cron "(.*)" --timezone', (ROOT / "docs/running.md").read_text())
+    schedule, begin = ServerCronSchedule(cron=example, timezone=zone), datetime(2027, 1, 1, 12, tzinfo=UTC)
+    starts = [start.astimezone(ZoneInfo(zone)) for start in asyncio.run(schedule.get_dates(n=366, start=begin))]
+    assert {(start.hour, start.minute) for start in starts} == {(4, 0)}
+    assert (starts[-1].date() - starts[0].date()).days + 1 == len(starts) == 366
 
 
 def test_a_schedule_creates_runs(local_prefect: Any, wait_until: Any) -> None:

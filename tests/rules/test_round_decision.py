@@ -57,3 +57,13 @@ def test_an_adjusted_mu_has_a_minimum():
 @pytest.mark.parametrize("settings", [{}, {"adaptive_mu_enabled": True}, {"mu_decay": 0.98}])
 def test_fedavg_stays_fedavg(settings):
     assert round_mu(session_with(proximal_mu=0.0, **settings), 30, [1.0, 9.0])[0] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("clients", "is_told"), [({"a": 1.0, "b": 9.0}, True), ({"a": 1.0, "b": 1.0, "c": 9.0}, False)]
+)
+def test_too_few_losses_for_a_boost_are_named(clients, is_told):
+    """A federation over the network does not know at its start how many nodes will train in a round."""
+    decisions, _ = simulate_rounds(session_with(adaptive_lr_enabled=True), [1.0] * 2, clients=clients)
+    told = "no client's lr is raised: of 2 losses none exceeds 2 times their mean" in decisions[1].reason
+    assert (told, bool(decisions[1].client_lr_factors)) == (is_told, not is_told)

@@ -1,5 +1,6 @@
 """Settings that may change when a session goes on in another place."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -49,7 +50,18 @@ def test_a_folder_that_holds_nothing_of_the_session() -> None:
 
 
 def test_what_a_session_may_resume_with() -> None:
-    found = resumed_session(session(), {"federation.workers": 5, "training.device": "cpu"}, {}, "here")
+    found = resumed_session(session(), {"federation.workers": 5, "training.device": "cpu"}, {}, "here", Path("/x"))
     assert (found.federation.workers, found.training.device) == (5, "cpu")
     with pytest.raises(SettingsError, match=r"here: a session resumes with its own seed, training\.lr; expected only"):
-        resumed_session(session(), {"training.lr": 1e-3, "seed": 1}, {}, "here")
+        resumed_session(session(), {"training.lr": 1e-3, "seed": 1}, {}, "here", Path("/x"))
+
+
+def test_relative_folders_are_those_of_the_directory_that_a_session_resumes_in() -> None:
+    """They are recorded, and read later by processes in other directories."""
+    changes = {"cache_dir": "cache", "federation.server": "../server"}
+    found = resumed_session(session(), changes, {}, "here", Path("/mnt/lab"))
+    assert (found.cache_dir, found.federation.server) == ("/mnt/lab/cache", "/mnt/server")
+    home = resumed_session(session(), {"cache_dir": "~/cache"}, {}, "here", Path("/mnt/lab"))
+    assert home.cache_dir == str(Path.home().resolve() / "cache")
+    with pytest.raises(SettingsError, match="cache_dir"):
+        resumed_session(session(), {"cache_dir": 5}, {}, "here", Path("/mnt/lab"))

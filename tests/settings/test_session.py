@@ -156,8 +156,17 @@ class TestFaults:
             ),
             (
                 {"scheduler": {"adaptive_lr_enabled": True}},
-                r"scheduler.high_loss_multiplier 2 with 2 client\(s\): .*expected a multiplier below 2",
+                r"scheduler.high_loss_multiplier 2 with 2 client\(s\) in a round: .*expected a multiplier below 2",
             ),
+            (
+                {
+                    "clients": [{"name": name, "dataset": f"local:{name}"} for name in "abcdef"],
+                    "federation": {"fraction_fit": 0.4},
+                    "scheduler": {"adaptive_lr_enabled": True},
+                },
+                r"scheduler.high_loss_multiplier 2 with 2 client\(s\) in a round: .*expected a multiplier below 2",
+            ),
+            ({"scheduler": {"high_loss_multiplier": 0.9}}, "high_loss_multiplier: .*equal to 1, found 0.9"),
         ],
         ids=lambda value: str(value)[:50],
     )

@@ -1,11 +1,17 @@
 """Logs of processes are rotated while the processes write, as the logs of loguru are."""
 
 import os
+import socket
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
+import pytest
+
+from flows.prefect_local.local_prefect import local_prefect
+from flows.prefect_local.prefect_process import PrefectProcess
+from zk0.errors import SettingsError
 from zk0.storage.log_rotation import rotate_log
 
 WRITER = """
@@ -42,3 +48,30 @@ def test_a_process_goes_on_in_the_emptied_log(tmp_path: Path) -> None:
     assert zipfile.ZipFile(rotated).read("worker-0.log") == b"wwwwwwwwww 1\n"
     assert other.read_text() == "x" * 100
     rotate_log(tmp_path / "missing.log")
+
+
+def test_logs_of_an_earlier_prefect_are_kept_compressed(tmp_path: Path) -> None:
+    """It may have ended for a reason that only its log tells; the next one starts by itself where it is supervised."""
+    logs = tmp_path / "home" / "zk0-ui"
+    logs.mkdir(parents=True)
+    (logs / "server.log").write_text("out of memory\n")
+    (tmp_path / "prefect.yaml").touch()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        started = local_prefect(tmp_path, tmp_path / "home", taken.getsockname()[1], lambda _: None)
+        with pytest.raises(SettingsError, match="--port"):
+            started.__enter__()
+    (kept,) = logs.glob("server.*.log.zip")
+    assert zipfile.ZipFile(kept).read("server.log") == b"out of memory\n"
+    assert (logs / "server.log").read_text() == ""
+
+
+def test_the_log_of_a_running_prefect_is_rotated(tmp_path: Path) -> None:
+    log = tmp_path / "worker.log"
+    with log.open("wb") as file:
+        file.truncate(500_000_001)
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        PrefectProcess(name="worker", popen=process, log=log).check_running()
+        process.communicate(b"\n")
+    assert log.stat().st_size == 0
+    (kept,) = tmp_path.glob("worker.*.log.zip")
+    assert zipfile.ZipFile(kept).infolist()[0].file_size == 500_000_001

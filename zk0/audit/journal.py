@@ -105,7 +105,7 @@ class OperatorAct(Record):
     """Account on the server's machine."""
     act: Literal["init", "enroll", "revoke", "start", "stop"]
     detail: str
-    """Settings as JSON (init, start), name and key fingerprint of a node (enroll, revoke)."""
+    """Settings as JSON (init, start), name and key fingerprint of a node (enroll, revoke), what ended it (stop)."""
 
 
 class _Line(ChainedLine):

@@ -29,8 +29,9 @@ MIN_OVERLAP = 0.3
 MAX_COMPARED = 5000
 """Most episodes of a dataset that are compared, the first ones: the sketches of a node may be any number, and equal."""
 MAX_LISTED_PAIRS = 1000
-_BLOCK = 200_000
+_BLOCK = 20_000
 """Pairs of episodes that are compared at a time."""
+_WORDS = HASHES * BITS // 64
 _LOW_BITS = np.uint64(0x5555555555555555)
 
 SketchedDataset = tuple[str, Mapping[int, PathSketch]]
@@ -73,23 +74,28 @@ def path_sketch(state: NDArray[np.floating], units: Units) -> PathSketch:
 
 
 def find_near_copies(
-    first: Sequence[SketchedDataset], second: Sequence[SketchedDataset], *, same_places: bool = True
+    first: Sequence[SketchedDataset], second: Sequence[SketchedDataset] | None = None, *, same_places: bool = True
 ) -> dict[tuple[int, int], NearCopies]:
     """Return the episodes whose paths overlap by more than MIN_OVERLAP, by the places of their two datasets.
 
     Args:
         first: datasets; of each the first MAX_COMPARED episodes with a sketch count.
-        second: datasets that each of these is compared with.
+        second: datasets that each of these is compared with. None: every two of `first`.
         same_places: also compare datasets at the same place of both.
     """
-    compared = [[_compared(sketches) for _, sketches in datasets] for datasets in (first, second)]
+    listed = first if second is None else second
+    ours, theirs = ([_compared(sketches) for _, sketches in datasets] for datasets in (first, listed))
+    owners = np.repeat(np.arange(len(listed)), [len(episodes) for episodes, _ in theirs])
+    words = np.concatenate([np.zeros((0, _WORDS), np.uint64), *(one for _, one in theirs)])
     found = {}
-    for i, (episodes, words) in enumerate(compared[0]):
-        for j, (others, other_words) in enumerate(compared[1]):
-            pairs, count = _near_pairs(words, other_words) if same_places or i != j else ([], 0)
-            if count:
-                listed = tuple((episodes[one], others[other]) for one, other in pairs)
-                found[i, j] = NearCopies(first[i][0], second[j][0], listed, count)
+    for i, (episodes, own_words) in enumerate(ours):
+        start = int(np.searchsorted(owners, i + 1)) if second is None else 0
+        near = owners[start:][_any_near(own_words, words[start:])]
+        for j in np.unique(near).tolist():
+            if same_places or i != j:
+                pairs, count = _near_pairs(own_words, theirs[j][1])
+                shown = tuple((episodes[one], theirs[j][0][other]) for one, other in pairs)
+                found[i, j] = NearCopies(first[i][0], listed[j][0], shown, count)
     return found
 
 
@@ -97,6 +103,16 @@ def _compared(sketches: Mapping[int, PathSketch]) -> tuple[list[int], NDArray[np
     """Return the episodes that are compared, and their sketches as words."""
     episodes = [episode for episode, sketch in sketches.items() if sketch][:MAX_COMPARED]
     return episodes, _words([sketches[episode] for episode in episodes])
+
+
+def _any_near(words: NDArray[np.uint64], others: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """Return of each of the others whether the sketch of any row overlaps with it."""
+    found = np.zeros(len(others), dtype=bool)
+    step = max(1, _BLOCK // max(1, len(words)))
+    for start in range(0, len(others) if len(words) else 0, step):
+        near = _overlap(words[:, None], others[start : start + step]) > MIN_OVERLAP
+        found[start : start + step] = near.any(axis=0)
+    return found
 
 
 def _near_pairs(words: NDArray[np.uint64], others: NDArray[np.uint64]) -> tuple[list[tuple[int, int]], int]:
@@ -122,7 +138,7 @@ def _overlap(sketch: NDArray[np.uint64], others: NDArray[np.uint64]) -> NDArray[
 
 def _words(sketches: Sequence[PathSketch]) -> NDArray[np.uint64]:
     """Return sketches as (episodes, words) of 64 bits."""
-    return np.frombuffer(bytes.fromhex("".join(sketches)), dtype="<u8").reshape(len(sketches), HASHES * BITS // 64)
+    return np.frombuffer(bytes.fromhex("".join(sketches)), dtype="<u8").reshape(len(sketches), _WORDS)
 
 
 def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -1,6 +1,6 @@
 """The split of a dataset into training and held-out episodes, and the check that no two sets share an episode."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 
 from zk0.errors import DatasetError, SettingsError
@@ -55,12 +55,46 @@ def find_overlap(sets: Mapping[str, Sequence[str]]) -> tuple[Overlap, ...]:
     >>> [str(o) for o in find_overlap({"a": ["x", "y"], "b": ["z"], "c": ["y"]})]
     ['a and c share 1 episode(s), first y']
     """
-    held = {name: frozenset(digests) for name, digests in sets.items()}
-    return tuple(
-        Overlap(first=a, second=b, digests=tuple(sorted(held[a] & held[b])))
-        for a, b in combinations(held, 2)
-        if held[a] & held[b]
+    pairs = ((pair, digest) for digest, names in _names_by_digest(sets).items() for pair in combinations(names, 2))
+    return _overlaps(pairs, tuple(sets), tuple(sets))
+
+
+def find_leaks(train: Mapping[str, Sequence[str]], held_out: Mapping[str, Sequence[str]]) -> tuple[Overlap, ...]:
+    """Return every set of training episodes that shares episodes with a set of held-out episodes of another name.
+
+    >>> [str(o) for o in find_leaks({"a": ["x"], "b": ["y"]}, {"a": ["x", "y"]})]
+    ['b and a share 1 episode(s), first y']
+    """
+    trained, evaluated = _names_by_digest(train), _names_by_digest(held_out)
+    pairs = (
+        ((a, b), digest)
+        for digest in trained.keys() & evaluated.keys()
+        for a in trained[digest]
+        for b in evaluated[digest]
+        if a != b
     )
+    return _overlaps(pairs, tuple(train), tuple(held_out))
+
+
+def _names_by_digest(sets: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """Return digest -> names of the sets that have it, in their order; the time is linear in the number of episodes."""
+    found: dict[str, list[str]] = {}
+    for name, digests in sets.items():
+        for digest in set(digests):
+            found.setdefault(digest, []).append(name)
+    return found
+
+
+def _overlaps(
+    pairs: Iterable[tuple[tuple[str, str], str]], firsts: Sequence[str], seconds: Sequence[str]
+) -> tuple[Overlap, ...]:
+    """Return one overlap for each pair of names, in the order of the sets; `pairs` are ((first, second), digest)."""
+    shared: dict[tuple[str, str], list[str]] = {}
+    for pair, digest in pairs:
+        shared.setdefault(pair, []).append(digest)
+    first_place, second_place = ({name: place for place, name in enumerate(names)} for names in (firsts, seconds))
+    ordered = sorted(shared, key=lambda pair: (first_place[pair[0]], second_place[pair[1]]))
+    return tuple(Overlap(first=a, second=b, digests=tuple(sorted(shared[a, b]))) for a, b in ordered)
 
 
 def assert_disjoint(sets: Mapping[str, Sequence[str]]) -> None:
@@ -88,8 +122,7 @@ def assert_not_trained_on(train: Mapping[str, Sequence[str]], held_out: Mapping[
     Raises:
         DatasetError: names every such pair and how many episodes they share.
     """
-    pairs = ((a, b) for a in train for b in held_out)
-    if leaks := [leak for a, b in pairs for leak in find_overlap({a: train[a], b: held_out[b]})]:
+    if leaks := find_leaks(train, held_out):
         raise DatasetError(
             "; ".join(map(str, leaks)) + "; expected no episode that evaluates to be trained on: take it out of one"
         )

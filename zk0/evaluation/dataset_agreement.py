@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 
 from zk0.data.check import check_same_rate
-from zk0.data.split import Overlap, assert_disjoint, assert_not_trained_on, find_overlap
+from zk0.data.split import Overlap, assert_disjoint, assert_not_trained_on, find_leaks, find_overlap
 from zk0.errors import DatasetError
 from zk0.evaluation.session_setup import EvaluationSet
 from zk0.records import Member
@@ -59,9 +59,8 @@ def agreeing_members(
 
 def _shared_episodes(members: Sequence[Member]) -> tuple[Overlap, ...]:
     """Return where two members train on one episode, or one trains on what another holds out."""
-    pairs = ((a, b) for a in members for b in members if a.client != b.client)
-    leaks = [leak for a, b in pairs for leak in find_overlap({a.client: a.train_digests, b.client: b.held_out_digests})]
-    return (*find_overlap({m.client: m.train_digests for m in members}), *leaks)
+    trained = {m.client: m.train_digests for m in members}
+    return (*find_overlap(trained), *find_leaks(trained, {m.client: m.held_out_digests for m in members}))
 
 
 def _conflicts(overlaps: Sequence[Overlap]) -> Mapping[str, list[Overlap]]:

@@ -32,7 +32,7 @@ def _near_copies(members: Sequence[Member], sets: Sequence[EvaluationSet]) -> It
     training = [_training_sketches(member) for member in members]
     evaluating = [_held_out_sketches(member) for member in members]
     found = [
-        *(copies for (i, j), copies in find_near_copies(training, training, same_places=False).items() if i < j),
+        *find_near_copies(training).values(),
         *find_near_copies(training, evaluating, same_places=False).values(),
         *find_near_copies(training, [_set_sketches(one) for one in sets]).values(),
     ]
@@ -55,8 +55,11 @@ def _set_sketches(one: EvaluationSet) -> SketchedDataset:
 
 def _shared_tasks(members: Sequence[Member], sets: Sequence[EvaluationSet]) -> Iterator[str]:
     """Yield the task texts that several clients have, and those of evaluation sets that a client trains on."""
-    for text in dict.fromkeys(task for member in members for task in member.report.tasks):
-        having = [member.client for member in members if text in member.report.tasks]
+    having_task: dict[str, list[str]] = {}
+    for member in members:
+        for text in dict.fromkeys(member.report.tasks):
+            having_task.setdefault(text, []).append(member.client)
+    for text, having in having_task.items():
         if len(having) > 1:
             more = f" and {len(having) - LISTED} more" if len(having) > LISTED else ""
             yield f"The task {text!r} is that of {', '.join(having[:LISTED])}{more}."

@@ -1,6 +1,6 @@
 """Clients whose joints seem to have another zero position than those of all others."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,19 +21,25 @@ def zero_offsets(members: Sequence[Member], joints: Sequence[str]) -> dict[str, 
     """
     found = {}
     low, high = (_padded([getattr(m.statistics.state, end) for m in members]) for end in ("min", "max"))
-    kinds = [(len(m.statistics.state.mean), m.report.calibration) for m in members]
+    kinds = _numbered([(len(m.statistics.state.mean), m.report.calibration) for m in members])
+    units = _numbered([m.report.units for m in members])
     for place, member in enumerate(members):
-        others = [
-            i
-            for i, other in enumerate(members)
-            if i != place and kinds[i] == kinds[place] and member.report.units in (other.report.units, None)
-        ]
-        if len(others) >= 2 and (joints_outside := list(_outside(member, low[others], high[others], joints))):
+        others = kinds == kinds[place]
+        if member.report.units is not None:
+            others &= units == units[place]
+        others[place] = False
+        if others.sum() >= 2 and (joints_outside := list(_outside(member, low[others], high[others], joints))):
             found[member.client] = (
                 f"{member.client} ({public_name(member.dataset)}): {'; '.join(joints_outside)}; if its task is not "
                 "that different, its calibration is, so check the zero positions"
             )
     return found
+
+
+def _numbered(values: Sequence[Hashable]) -> NDArray[np.int64]:
+    """Return a number for each value, the same for equal values."""
+    numbers = {value: number for number, value in enumerate(dict.fromkeys(values))}
+    return np.array([numbers[value] for value in values], dtype=np.int64)
 
 
 def _padded(rows: Sequence[Sequence[float]]) -> NDArray[np.float64]:

@@ -34,7 +34,7 @@ def decide_round(session: Session, history: Sequence[RoundRecord]) -> RoundDecis
     reasons = [f"{session.scheduler.type} lr {scheduled:.3g}", *spike, *trend]
     if lr != scheduled:
         reasons.append(f"product of all adjustments x{factor:.4g}, lr {lr:.3g}")
-    reasons += _boost_reasons(clients, boosts)
+    reasons += _boost_reasons(clients, boosts, session.scheduler)
     return RoundDecision(
         round=number,
         lr=lr,
@@ -112,7 +112,11 @@ def _lr_factor(
     return clamp(before * change, session.scheduler.eta_min / session.training.lr, LR_CEILING), [reason]
 
 
-def _boost_reasons(losses: Mapping[str, float], boosts: Mapping[str, float]) -> list[str]:
+def _boost_reasons(losses: Mapping[str, float], boosts: Mapping[str, float], settings: SchedulerSettings) -> list[str]:
+    """Why single clients have another learning rate, or why none can have one."""
+    multiplier = settings.high_loss_multiplier
+    if settings.adaptive_lr_enabled and 0 < len(losses) <= multiplier:
+        return [f"no client's lr is raised: of {len(losses)} losses none exceeds {multiplier:g} times their mean"]
     mean = fmean(losses.values()) if losses else 0.0
     return [
         f"{client}: training loss {losses[client]:.4g}, mean of all clients {mean:.4g}, its lr x{boost:g}"

@@ -38,6 +38,7 @@ RESUMABLE = (
     "training.gpu_share",
 )
 """Settings that a session may resume with: where, how fast and how patiently it runs, and what it publishes."""
+_RESUMABLE_FOLDERS = ("cache_dir", "federation.server")
 REPRODUCIBLE = (
     "output_dir",
     "cache_dir",
@@ -49,7 +50,18 @@ REPRODUCIBLE = (
 """Settings with which a session may be run again to compare its weights."""
 
 
-def resumed_session(session: Session, overrides: Mapping[str, Any], moved: Mapping[str, str], where: str) -> Session:
+def absolute_moves(moved: Mapping[str, str], base: Path) -> dict[str, str]:
+    """Return moves whose new places are resolved against `base`.
+
+    >>> absolute_moves({"/data": "arms"}, Path("/mnt"))
+    {'/data': '/mnt/arms'}
+    """
+    return {before: _absolute(now, base) for before, now in moved.items()}
+
+
+def resumed_session(
+    session: Session, overrides: Mapping[str, Any], moved: Mapping[str, str], where: str, base: Path
+) -> Session:
     """Return the settings with which a session goes on in another place.
 
     Args:
@@ -57,6 +69,7 @@ def resumed_session(session: Session, overrides: Mapping[str, Any], moved: Mappi
         overrides: by dotted name, of `RESUMABLE`.
         moved: folder that the session knows -> folder where its content lies now.
         where: the session's folder, for errors.
+        base: folder against which relative folders in `overrides` are resolved.
 
     Raises:
         SettingsError: a setting may not change, a value is invalid, or no path of the session lies in a moved folder.
@@ -65,7 +78,9 @@ def resumed_session(session: Session, overrides: Mapping[str, Any], moved: Mappi
         raise SettingsError(
             f"{where}: a session resumes with its own {', '.join(other)}; expected only {', '.join(RESUMABLE)}"
         )
-    changed = override_session(session, overrides, where) if overrides else session
+    given = {name: overrides.get(name) for name in _RESUMABLE_FOLDERS}
+    folders = {name: _absolute(path, base) for name, path in given.items() if isinstance(path, str)}
+    changed = override_session(session, {**overrides, **folders}, where) if overrides else session
     return with_moved_folders(changed, moved, where)
 
 
@@ -116,6 +131,10 @@ def _local_paths(session: Session) -> set[str]:
     datasets = (*session.clients, *session.evaluation.datasets, *([session.partition] if session.partition else []))
     places = {path for one in datasets if (path := _dataset_path(one))}
     return {*places, session.policy.path, session.cache_dir, session.output_dir, session.federation.server}
+
+
+def _absolute(path: str, base: Path) -> str:
+    return str((base / Path(path).expanduser()).resolve())
 
 
 def _dataset_path(one: UsedDataset) -> str | None:

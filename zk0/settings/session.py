@@ -253,12 +253,13 @@ class Session(Record):
                 f"scheduler.mu_min {scheduler.mu_min:g} is the minimum of an adjusted mu, and training.proximal_mu "
                 f"{training.proximal_mu:g} is below it"
             )
-        count = len(self.federation.nodes or self.local_clients())
+        clients, federation = len(self.federation.nodes or self.local_clients()), self.federation
+        count = min(clients, max(federation.min_updates, int(clients * federation.fraction_fit)))
         if scheduler.adaptive_lr_enabled and 0 < count <= scheduler.high_loss_multiplier:
             raise ValueError(
-                f"scheduler.high_loss_multiplier {scheduler.high_loss_multiplier:g} with {count} client(s): a loss is "
-                f"compared with the mean that includes it, so it never exceeds {count} times that mean; expected a "
-                f"multiplier below {count}"
+                f"scheduler.high_loss_multiplier {scheduler.high_loss_multiplier:g} with {count} client(s) in a round: "
+                f"a loss is compared with the mean that includes it, so it never exceeds {count} times that mean; "
+                f"expected a multiplier below {count}"
             )
         return self
 

@@ -235,7 +235,7 @@ class SchedulerSettings(Record):
         default=False, description="train clients with a high loss with a higher learning rate"
     )
     high_loss_multiplier: float = Field(
-        default=2.0, gt=0, description="a loss is high if it exceeds the mean of all clients by this factor"
+        default=2.0, ge=1, description="a loss is high if it exceeds the mean of all clients by this factor"
     )
     lr_boost_factor: float = Field(
         default=1.15, ge=1, description="factor for the learning rate of a client with a high loss"

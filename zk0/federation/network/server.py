@@ -211,6 +211,10 @@ class ServerFolder:
             self._record("stop", "")
         return stopped
 
+    def record_end(self) -> None:
+        """Record that a signal ended the server in the foreground."""
+        self._record("stop", "by a signal, in the foreground")
+
     def endpoint(self) -> Endpoint:
         """Return the SuperLink's endpoint, for a session on this machine.
 
