@@ -2,17 +2,18 @@
 
 The session's own process is the ServerApp. It starts a run for each set of requests (joining, a round), acquires the
 run's task, and calls the SuperLink's Runtime API. So no process is started for a round, each round is a run in
-`flwr list`, and what ends a run (`flwr stop`, a lost SuperLink) ends that round only.
+`flwr list`, and what ends a run (`flwr stop`, a lost SuperLink) ends that round only. In buffered rounds a run has the
+clients that begin together, and goes on beside others until they have answered.
 """
 
 import json
 import shutil
 import threading
 import time
-from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from types import TracebackType
@@ -21,7 +22,7 @@ from typing import Any, Self
 from flwr.app import Error, Message, MessageType, RecordDict
 from loguru import logger
 
-from zk0.errors import FederationError, MessageLost
+from zk0.errors import FederationError, MessageLost, TransientError
 from zk0.federation.flower.api_client import Endpoint
 from zk0.federation.flower.flower_message import WEIGHTS_PATH, embed_weights, file_record, to_flower
 from zk0.federation.flower.flower_run import open_run, stop_run
@@ -47,6 +48,8 @@ _DELIVERY_ERRORS = {ErrorCode.MESSAGE_UNAVAILABLE, ErrorCode.REPLY_MESSAGE_UNAVA
 """Errors of the delivery, not of the node: the request is sent again, and finished work is answered from disk."""
 _MAX_DELIVERIES = 20
 """Of one request; a node that restarts after each, or answers with such an error, would get the weights for ever."""
+_NO_RUN = 0
+"""Of a message that was not sent yet."""
 
 
 @dataclass
@@ -64,6 +67,8 @@ class _PendingRequest:
     """The download of the reply."""
     lost: int = 0
     """Replies that were errors of the delivery, and restarts of the node before it answered."""
+    stopped: threading.Event = field(default_factory=threading.Event)
+    """Ends the download when set."""
 
     @property
     def node(self) -> int:
@@ -103,6 +108,60 @@ class _PendingRequest:
         return new_message(run_id, content, node, metadata.message_type, self.seconds_left, metadata.group_id)
 
 
+class _OpenRun:
+    """A run on the SuperLink, and the requests that were sent in it together.
+
+    Args:
+        endpoint: of the SuperLink.
+        inbox: folder for weights that arrive.
+    """
+
+    def __init__(self, endpoint: Endpoint, inbox: Path) -> None:
+        self._endpoint, self._inbox = endpoint, inbox
+        self._block = ExitStack()
+        self.task: RuntimeTask = self._block.enter_context(open_run(endpoint))
+        self.pending: dict[str, _PendingRequest] = {}
+        """Requests without a reply, by the ids of their messages."""
+        self._kept: set[str] = set()
+        """Ids of all messages that were not discarded."""
+        self._is_abandoned = False
+
+    def add(self, pending: Mapping[str, _PendingRequest]) -> None:
+        """Take requests that are sent in this run."""
+        self.pending |= pending
+        self._kept |= pending.keys()
+
+    def file(self, name: str) -> Path:
+        """Return where the weights of a reply are written."""
+        return self._inbox / f"{name}.safetensors"
+
+    def pull(self) -> None:
+        """Ask the SuperLink which replies have arrived."""
+        sent = {p.sent_id: p for p in self.pending.values() if p.sent_id and p.reply_tree is None}
+        for proto, tree in self.task.pull_messages(list(sent)):
+            sent[proto.metadata.reply_to_message_id].reply_tree = tree
+
+    def discard(self, ids: Iterable[str]) -> bool:
+        """Remove requests with their replies; return whether none is left in the run, so that it can be closed."""
+        found = self._kept.intersection(ids)
+        unanswered = [self.pending.pop(name) for name in found if name in self.pending]
+        for pending in unanswered:
+            pending.stopped.set()
+        wait([pending.fetch for pending in unanswered if pending.fetch is not None and not pending.fetch.cancel()])
+        for name in found:
+            self.file(name).unlink(missing_ok=True)
+        self._kept -= found
+        self._is_abandoned |= bool(unanswered)
+        return not self._kept
+
+    def close(self) -> None:
+        """End the run: the SuperLink deletes its messages, and rejects replies to them."""
+        self.discard(list(self._kept))
+        if self._is_abandoned:
+            stop_run(self._endpoint, self.task.run_id)
+        self._block.close()
+
+
 class DeploymentGrid:
     """The nodes that are connected to a SuperLink.
 
@@ -124,86 +183,105 @@ class DeploymentGrid:
         self._absence = absence_seconds
         self._absent_since: dict[int, float] = {}
         self._node_names: dict[int, str] = {}
-        self._run = ExitStack()
-        self._task: RuntimeTask | None = None
-        self._pending: dict[str, _PendingRequest] = {}
-        self._downloads: ThreadPoolExecutor | None = None
-        self._stopped = threading.Event()
+        self._idle: _OpenRun | None = None
+        """Run in which nothing was sent yet."""
+        self._runs: list[_OpenRun] = []
+        self._downloads = ThreadPoolExecutor(_MAX_DOWNLOADS, "zk0-download")
         self._polled = self._checked = 0.0
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, e: BaseException | None, trace: TracebackType | None) -> None:
-        self.discard(())
+        for run in (*self._runs, *([self._idle] if self._idle else ())):
+            run.close()
+        self._runs, self._idle = [], None
+        self._downloads.shutdown()
+        shutil.rmtree(self._inbox, ignore_errors=True)
 
     def get_nodes(self) -> list[Any]:
         """Return the connected nodes that take part; a second call within half a second waits."""
         self._wait_for_poll()
-        return self._connected_nodes()
+        try:
+            return self._connected_nodes(self._idle_run().task)
+        except TransientError:
+            self._take_idle_run().close()  # another attempt needs another run
+            raise
 
     def make_message(
         self, content: RecordDict, dst_node_id: int, message_type: str, ttl: float, group_id: str
     ) -> Message:
-        """Create a message of the open run."""
-        return new_message(self._open_task().run_id, content, dst_node_id, message_type, ttl, group_id)
+        """Create a message; it gets its run when it is sent."""
+        return new_message(_NO_RUN, content, dst_node_id, message_type, ttl, group_id)
 
     def push_messages(self, messages: Sequence[Message]) -> list[str]:
         """Send messages to connected nodes, and to the others as soon as they connect; return the messages' ids."""
         pending = {message.metadata.message_id: _PendingRequest(message) for message in messages}
-        self._pending.update(pending)
-        self._send_due(self._open_task())
+        run = self._take_idle_run()
+        try:
+            run.add(pending)
+            self._send_due(run, self._nodes_by_name(run.task))
+        except BaseException:
+            run.close()
+            raise
+        self._runs.append(run)
         return list(pending)
 
     def pull_messages(self, ids: Sequence[str]) -> list[Message]:
         """Return the replies that have arrived, each once; a second call within half a second waits."""
-        task = self._open_task()
         self._wait_for_poll()
-        sent = {p.sent_id: p for p in self._pending.values() if p.sent_id and p.reply_tree is None}
-        for proto, tree in task.pull_messages(list(sent)):
-            sent[proto.metadata.reply_to_message_id].reply_tree = tree
-        waiting = {name: self._pending[name] for name in ids if name in self._pending}
-        replies = [reply for name, p in waiting.items() if (reply := self._complete_reply(task, name, p)) is not None]
-        if self._polled > self._checked + _CHECK_NODES_SECONDS:
+        waiting = [run for run in self._runs if not run.pending.keys().isdisjoint(ids)]
+        replies: list[Message] = []
+        for run in waiting:
+            run.pull()
+            names = [name for name in ids if name in run.pending]
+            found = (self._complete_reply(run, name, run.pending[name]) for name in names)
+            replies += [reply for reply in found if reply is not None]
+        if waiting and self._polled > self._checked + _CHECK_NODES_SECONDS:
             self._checked = self._polled
-            replies += self._check_nodes(task)
+            connected = self._nodes_by_name(waiting[0].task)
+            for run in waiting:
+                replies += self._check_nodes(run, connected, ids)
         for reply in replies:
-            self._pending.pop(reply.metadata.reply_to_message_id, None)
+            for run in waiting:
+                run.pending.pop(reply.metadata.reply_to_message_id, None)
         return replies
 
     def discard(self, ids: Sequence[str]) -> None:
-        """End the run: the SuperLink deletes all its messages."""
-        task, self._task = self._task, None
-        self._stopped.set()
-        if self._downloads is not None:
-            self._downloads.shutdown(cancel_futures=True)
-        self._downloads, self._stopped = None, threading.Event()
-        if task is not None and self._pending:
-            stop_run(self._endpoint, task.run_id)
-        self._pending.clear()
-        self._run.close()
-        shutil.rmtree(self._inbox, ignore_errors=True)
+        """Delete messages and the files of their replies; a run ends with its last message."""
+        over = [run for run in self._runs if run.discard(ids)]
+        self._runs = [run for run in self._runs if run not in over]
+        for run in over:
+            run.close()
 
     def _wait_for_poll(self) -> None:
         time.sleep(max(0.0, self._polled + _POLL_SECONDS - time.monotonic()))
         self._polled = time.monotonic()
 
-    def _open_task(self) -> RuntimeTask:
-        if self._task is None:
-            self._task = self._run.enter_context(open_run(self._endpoint))
-        return self._task
+    def _idle_run(self) -> _OpenRun:
+        if self._idle is None:
+            self._idle = _OpenRun(self._endpoint, self._inbox)
+        return self._idle
 
-    def _connected_nodes(self) -> list[Any]:
-        found = self._open_task().call(GET_NODES).nodes
+    def _take_idle_run(self) -> _OpenRun:
+        """Return the run for the next messages."""
+        run, self._idle = self._idle_run(), None
+        return run
+
+    def _connected_nodes(self, task: RuntimeTask) -> list[Any]:
+        found = task.call(GET_NODES).nodes
         self._node_names |= {int(node.node_id): str(node.name) for node in found}
         return [node for node in found if not self._names or node.name in self._names]
 
-    def _complete_reply(self, task: RuntimeTask, name: str, pending: _PendingRequest) -> Message | None:
+    def _nodes_by_name(self, task: RuntimeTask) -> dict[str, Any]:
+        return {str(node.name): node for node in self._connected_nodes(task)}
+
+    def _complete_reply(self, run: _OpenRun, name: str, pending: _PendingRequest) -> Message | None:
         """Return the reply to a request once it is complete; None before, and where the request is sent again."""
         if pending.reply_tree is None:
             return None
         if pending.fetch is None:
-            pending.fetch = self._start_download(task, name, pending)
+            pending.fetch = self._start_download(run, name, pending)
         if not pending.fetch.done():
             return None
         try:
@@ -221,25 +299,27 @@ class DeploymentGrid:
         set_reply_to_message_id(found, name)
         return found
 
-    def _start_download(self, task: RuntimeTask, name: str, pending: _PendingRequest) -> Future[Message]:
+    def _start_download(self, run: _OpenRun, name: str, pending: _PendingRequest) -> Future[Message]:
         """Download a reply in a thread of its own, so that a slow node delays its own answer only."""
-        if self._downloads is None:
-            self._downloads = ThreadPoolExecutor(_MAX_DOWNLOADS, "zk0-download")
         limit = FetchLimit(
             deadline=time.monotonic() + max(pending.seconds_left, _LEAST_DOWNLOAD_SECONDS),
             stall_seconds=max(self._absence, _MIN_STALL_SECONDS),
             max_bytes=pending.largest_answer,
-            stopped=self._stopped,
+            stopped=pending.stopped,
         )
-        return self._downloads.submit(
-            task.fetch_message, pending.reply_tree, self._inbox / f"{name}.safetensors", limit
-        )
+        return self._downloads.submit(run.task.fetch_message, pending.reply_tree, run.file(name), limit)
 
-    def _check_nodes(self, task: RuntimeTask) -> list[Message]:
-        """Send requests again to nodes that have restarted, and return errors for nodes that are absent too long."""
-        started = self._send_due(task)
+    def _check_nodes(self, run: _OpenRun, connected: Mapping[str, Any], ids: Sequence[str]) -> list[Message]:
+        """Send requests of a run again to nodes that have restarted; return errors for nodes that are absent too long.
+
+        Args:
+            run: the run.
+            connected: nodes, by name.
+            ids: of the messages for which replies are returned.
+        """
+        started = self._send_due(run, connected)
         now, absent = time.monotonic(), []
-        for pending in self._pending.values():
+        for pending in (run.pending[name] for name in ids if name in run.pending):
             node = pending.node
             if node in started:
                 self._absent_since.pop(node, None)
@@ -256,21 +336,20 @@ class DeploymentGrid:
                 absent.append(Message(Error(ErrorCode.NODE_UNAVAILABLE, reason), reply_to=pending.message))
         return absent
 
-    def _send_due(self, task: RuntimeTask) -> dict[int, str]:
-        """Send pending requests to connected nodes; return when each of these nodes was activated, by node id.
+    def _send_due(self, run: _OpenRun, connected: Mapping[str, Any]) -> dict[int, str]:
+        """Send pending requests of a run to connected nodes; return when each node was activated, by node id.
 
         A SuperLink that has lost its memory, or a new enrolment kit, gives a node another id. Therefore a node is
         identified by its name.
         """
-        connected = {str(node.name): node for node in self._connected_nodes()}
         nodes = {number: connected[name] for number, name in self._node_names.items() if name in connected}
         started = {number: str(node.last_activated_at) for number, node in nodes.items()}
-        due = [p for p in self._pending.values() if not p.sent_id and p.node in started and p.seconds_left > 0]
+        due = [p for p in run.pending.values() if not p.sent_id and p.node in started and p.seconds_left > 0]
         record = cache(file_record)
         messages = []
         for pending in due:
             content = embed_weights(pending.message.content, record)
-            messages.append(to_flower(pending.message_to(int(nodes[pending.node].node_id), content, task.run_id)))
-        for pending, sent_id in zip(due, task.push_messages(messages) if messages else (), strict=True):
+            messages.append(to_flower(pending.message_to(int(nodes[pending.node].node_id), content, run.task.run_id)))
+        for pending, sent_id in zip(due, run.task.push_messages(messages) if messages else (), strict=True):
             pending.sent_id, pending.node_started = sent_id, started[pending.node]
         return started
