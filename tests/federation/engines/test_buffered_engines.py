@@ -173,44 +173,46 @@ def test_a_worker_that_dies_costs_one_update(local_engine: Any, drive: type, tmp
     assert len(session.records[0].arrivals) == 4
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-class TestNodes:
+def buffered_on_nodes(engine: Any, folder: Path) -> Any:
+    """Return a federation for buffered rounds on SuperNodes, with the server's journal in a folder."""
+    from zk0.federation.protocol.buffered_federation import BufferedFederation
+    from zk0.federation.protocol.received_log import ReceivedLog
+
+    log = ReceivedLog(folder / "accepted.jsonl", "buffered-nodes")
+    return BufferedFederation(engine.grid, ("a", "b", "c"), 240, None, log=log, heads=engine.heads)
+
+
+@pytest.fixture(scope="module")
+def rounds(deployment_engine: Any, drive: type, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Three rounds on SuperNodes; one is killed when it is to train, and the session is resumed while it does.
 
     Between the rounds clients evaluate: the requests to train that are still open come late, and their answers too.
     """
+    engine, folder = deployment_engine, tmp_path_factory.mktemp("nodes")
+    driven = drive(engine.session, folder, "buffered-nodes")
+    engine.show_ledger(driven)
+    session = BufferedDriver(driven, buffered_on_nodes(engine, folder), CLOCK)
 
-    @pytest.fixture(scope="class")
-    def rounds(self, deployment_engine: Any, drive: type, tmp_path_factory: pytest.TempPathFactory) -> Any:
-        engine, folder = deployment_engine, tmp_path_factory.mktemp("nodes")
-        driven = drive(engine.session, folder, "buffered-nodes")
-        engine.show_ledger(driven)
-        session = BufferedDriver(driven, self.federation(engine, folder), CLOCK)
+    def kill(client: str) -> None:
+        if client == "c":
+            os.kill(engine.deployment.pid(engine.deployment.nodes["c"], "supernode"), signal.SIGKILL)
 
-        def kill(client: str) -> None:
-            if client == "c":
-                os.kill(engine.deployment.pid(engine.deployment.nodes["c"], "supernode"), signal.SIGKILL)
-
-        session.step(session.collect(Requested(kill)))
+    session.step(session.collect(Requested(kill)))
+    assert driven.evaluate(session.federation).refusals == ()
+    session.federation = buffered_on_nodes(engine, folder)  # as after a kill, when c is at work
+    session.federation.join(session_terms(driven.session, driven.name))
+    for _ in range(2):
+        session.step(session.collect())
         assert driven.evaluate(session.federation).refusals == ()
-        session.federation = self.federation(engine, folder)  # as after a kill, when c is at work
-        session.federation.join(session_terms(driven.session, driven.name))
-        for _ in range(2):
-            session.step(session.collect())
-            assert driven.evaluate(session.federation).refusals == ()
-        history = Ledger(folder / "ledger.jsonl").read()
-        receipts = {client: client_receipts(history, client) for client in "abc"}
-        assert session.federation.send_receipts(session_terms(driven.session, driven.name), receipts) == ()
-        return session
+    history = Ledger(folder / "ledger.jsonl").read()
+    receipts = {client: client_receipts(history, client) for client in "abc"}
+    assert session.federation.send_receipts(session_terms(driven.session, driven.name), receipts) == ()
+    return session
 
-    def federation(self, engine: Any, folder: Path) -> Any:
-        from zk0.federation.protocol.buffered_federation import BufferedFederation
-        from zk0.federation.protocol.received_log import ReceivedLog
 
-        log = ReceivedLog(folder / "accepted.jsonl", "buffered-nodes")
-        return BufferedFederation(engine.grid, ("a", "b", "c"), 240, None, log=log, heads=engine.heads)
-
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+class TestNodes:
     def test_they_end_with_the_digests_of_one_process(self, rounds: Any, in_this_process: list[str]) -> None:
         assert rounds.orders() == ORDERS
         assert [checkpoint.digest for checkpoint in rounds.driven.history] == in_this_process

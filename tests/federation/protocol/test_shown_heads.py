@@ -193,6 +193,22 @@ def test_a_plan_must_fit_the_head(server: Server, node: Node) -> None:
         node.answer(heads[1], plan=evaluation(3, "w3"))
 
 
+def test_a_plan_of_a_buffered_round_may_come_late(server: Server, node: Node) -> None:
+    """It names the line from which the round began; what contradicts the later lines is found as ever."""
+    heads = server.heads("w")
+    node.answer(heads[3], plan=evaluation(3, "w3"))
+    late = plan(2, "w1").model_copy(update={"buffered": True})
+    node.answer(heads[1], plan=late)
+    with pytest.raises(FederationError, match="it has 2 lines, and had 4"):
+        node.answer(heads[1], plan=plan(2, "w1"))
+    with pytest.raises(FederationError, match="are w1, and the plan has other"):
+        node.answer(heads[1], plan=late.model_copy(update={"global_digest": "other"}))
+    with pytest.raises(FederationError, match="it has 4 lines, and the plan is of round 2"):
+        node.answer(heads[3], plan=late)
+    with pytest.raises(FederationError, match="two ledgers of the same length"):
+        node.answer(server.heads("x")[1], plan=late)
+
+
 def test_heads_of_others_are_refused_and_not_stored(server: Server, node: Node, tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     forged = Server(tmp_path / "other").heads("w")[0]
