@@ -259,9 +259,7 @@ class TestClients:
 
     def test_buffered_rounds_on_nodes_need_their_names_or_no_newcomers(self) -> None:
         nodes = {"mode": "buffered", "engine": "deployment"}
-        with pytest.raises(
-            SettingsError, match=r"after round 1, found federation.newcomer_seconds 120 wit"
-        ):
+        with pytest.raises(SettingsError, match=r"after round 1, found federation.newcomer_seconds 120 wit"):
             parse(clients=[], federation=nodes)
         assert parse(clients=[], federation=nodes | {"newcomer_seconds": 0}).client_names() == ()
         assert parse(clients=[], federation=nodes | {"nodes": ["a", "b"]}).client_names() == ("a", "b")

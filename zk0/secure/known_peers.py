@@ -56,7 +56,7 @@ class KnownPeers:
         if other := sorted(name for name, key in shown.items() if known.get(name, key) != key):
             raise FederationError(
                 f"the server shows another key of {', '.join(other)} than before; expected the one in {self._file}: "
-                "ask its owner for the key, and write it there if it is new"
+                "ask its owner for the key, and run zk0bot client keys trust FILE --replace if it is new"
             )
         if new := {name: key for name, key in shown.items() if name not in known}:
             if not self.accepts_others:

@@ -257,6 +257,5 @@ class TestNodes:
             heads = {one.session: one for one in audited_heads(node.scratch, node.read_kit().ledger_key)}
             shown = heads[rounds.driven.name]
             assert (shown.problem, shown.other_weights, shown.without_head) == ("", 0, 0)
-        received_from_c = [one for one in received if one.client == "c" and one.client_journal]
-        lines = [one.client_journal.lines for one in received_from_c if one.client_journal]
-        assert lines != sorted(lines)
+        lines = [one.client_journal.lines for one in received if one.client == "b" and one.client_journal]
+        assert lines != sorted(lines)  # its answer of round 2 enters round 3, after its evaluation of round 2
