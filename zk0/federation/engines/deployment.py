@@ -234,17 +234,17 @@ class DeploymentGrid:
         replies: list[Message] = []
         for run in waiting:
             run.pull()
-            names = [name for name in ids if name in run.pending]
-            found = (self._complete_reply(run, name, run.pending[name]) for name in names)
-            replies += [reply for reply in found if reply is not None]
+            for name in (name for name in ids if name in run.pending):
+                if (reply := self._complete_reply(run, name, run.pending[name])) is not None:
+                    del run.pending[name]
+                    replies.append(reply)
         if waiting and self._polled > self._checked + _CHECK_NODES_SECONDS:
             self._checked = self._polled
             connected = self._nodes_by_name(waiting[0].task)
             for run in waiting:
-                replies += self._check_nodes(run, connected, ids)
-        for reply in replies:
-            for run in waiting:
-                run.pending.pop(reply.metadata.reply_to_message_id, None)
+                for absent in self._check_nodes(run, connected, ids):
+                    del run.pending[absent.metadata.reply_to_message_id]
+                    replies.append(absent)
         return replies
 
     def discard(self, ids: Sequence[str]) -> None:
