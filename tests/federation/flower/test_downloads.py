@@ -13,7 +13,7 @@ from flwr.app import ConfigRecord, Error, Message, Metadata, RecordDict
 from flwr.proto.message_pb2 import ObjectTree
 
 from zk0.errors import FederationError, MessageLost
-from zk0.federation.engines import deployment
+from zk0.federation.engines import deployment, superlink_run
 from zk0.federation.engines.deployment import DeploymentGrid
 from zk0.federation.flower.api_client import Endpoint
 from zk0.federation.flower.flower_message import SerializedMessage, embed_weights, to_flower
@@ -96,8 +96,8 @@ class SuperLink:
 @pytest.fixture
 def superlink(weights: Path, monkeypatch: pytest.MonkeyPatch) -> SuperLink:
     found = SuperLink(Answers(NAMES, "abc", weights))
-    monkeypatch.setattr(deployment, "open_run", found.open_run)
-    monkeypatch.setattr(deployment, "stop_run", found.stop_run)
+    monkeypatch.setattr(superlink_run, "open_run", found.open_run)
+    monkeypatch.setattr(superlink_run, "stop_run", found.stop_run)
     monkeypatch.setattr(deployment, "_POLL_SECONDS", 0.05)
     return found
 
@@ -174,8 +174,8 @@ def test_a_node_that_answers_with_errors_of_the_delivery(
     request = {"a": (1, RecordDict({"config": ConfigRecord({"plan": "{}", "weights-path": str(weights)})}))}
     (reply,) = exchange_messages(grid, request, "train", "1", 60.0)
     assert (reply.content, reply.error[:31]) == (None, "gone 2026-01-01 INFO (31mforged")
-    assert len(sent_ids) == deployment._MAX_DELIVERIES
-    assert len(log_lines) == deployment._MAX_DELIVERIES - 1
+    assert len(sent_ids) == superlink_run.MAX_DELIVERIES
+    assert len(log_lines) == superlink_run.MAX_DELIVERIES - 1
     assert all(line[:-1].isprintable() and len(line) < 3000 for line in log_lines)
 
 
@@ -206,7 +206,7 @@ def test_a_node_that_restarts_after_every_delivery(
     request = {"a": (1, RecordDict({"config": ConfigRecord({"plan": "{}", "weights-path": str(weights)})}))}
     (reply,) = exchange_messages(grid, request, "train", "1", 60.0)
     assert reply.error == "its node has restarted again, after 19 deliveries that were lost"
-    assert len(sent_ids) == deployment._MAX_DELIVERIES == 20
+    assert len(sent_ids) == superlink_run.MAX_DELIVERIES == 20
 
 
 def fetched(answers: Answers, limit: FetchLimit, target: Path) -> Message:

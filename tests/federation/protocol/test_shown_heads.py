@@ -156,6 +156,15 @@ def test_weights_that_no_round_made_are_counted_when_the_ledger_shows_the_round(
         node.answer(heads[1], asked=("evaluate", 1), plan=evaluation(1, "chosen"))
 
 
+def test_messages_of_a_sum_have_the_weights_of_the_round_before(server: Server, node: Node) -> None:
+    heads = server.heads("w")
+    for kind in ("train", "secure_shares", "secure_mask", "secure_consent", "secure_reveal"):
+        node.answer(heads[1], asked=(kind, 2), plan=plan(2, "w1"))
+    node.answer(heads[2], asked=("train", 3), plan=plan(3, "w2"))
+    (found,) = audited_heads(node.scratch, server.key.public_hex())
+    assert (found.other_weights, found.problem) == (0, "")
+
+
 def test_another_history_is_refused_and_stays_in_the_audit(server: Server, node: Node) -> None:
     ours, other = server.heads("w"), server.heads("x")
     node.answer(ours[1])

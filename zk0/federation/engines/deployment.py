@@ -6,30 +6,25 @@ run's task, and calls the SuperLink's Runtime API. So no process is started for 
 clients that begin together, and goes on beside others until they have answered.
 """
 
-import json
 import shutil
-import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from flwr.app import Error, Message, MessageType, RecordDict
+from flwr.app import Error, Message, RecordDict
 from loguru import logger
 
 from zk0.errors import FederationError, MessageLost, TransientError
+from zk0.federation.engines.superlink_run import OpenRun, PendingRequest
 from zk0.federation.flower.api_client import Endpoint
-from zk0.federation.flower.flower_message import WEIGHTS_PATH, embed_weights, file_record, to_flower
-from zk0.federation.flower.flower_run import open_run, stop_run
+from zk0.federation.flower.flower_message import embed_weights, file_record, to_flower
 from zk0.federation.flower.private_api import GET_NODES, ErrorCode, new_message, set_reply_to_message_id
 from zk0.federation.flower.runtime_task import FetchLimit, RuntimeTask
 from zk0.federation.protocol.answers import MAX_REASON
-from zk0.federation.protocol.exchange import ANSWER_BYTES
 from zk0.records import clean_text
 
 _POLL_SECONDS = 0.5
@@ -40,126 +35,10 @@ _MIN_STALL_SECONDS = 120.0
 """An honest node on a slow line takes nearly as long for one chunk."""
 _LEAST_DOWNLOAD_SECONDS = 5.0
 """For a reply that arrives at the end of the request's time, as the SuperLink's own reply that this time is over."""
-_LARGEST_RATIO = {"bf16": 2, "int8": 4}
-"""Bytes of a float32 upload to those of the download, by the format of the download."""
-_EXTRA_BYTES = 1 << 16
-"""What another header may add to a file."""
 _DELIVERY_ERRORS = {ErrorCode.MESSAGE_UNAVAILABLE, ErrorCode.REPLY_MESSAGE_UNAVAILABLE, ErrorCode.NODE_UNAVAILABLE}
 """Errors of the delivery, not of the node: the request is sent again, and finished work is answered from disk."""
-_MAX_DELIVERIES = 20
-"""Of one request; a node that restarts after each, or answers with such an error, would get the weights for ever."""
 _NO_RUN = 0
 """Of a message that was not sent yet."""
-
-
-@dataclass
-class _PendingRequest:
-    """A request to one node, and where its reply is."""
-
-    message: Message
-    sent_id: str = ""
-    """Id of the message on the SuperLink; empty: not sent yet, or to be sent again."""
-    node_started: str = ""
-    """When the node was activated that it was sent to; a node that is activated again has forgotten the message."""
-    reply_tree: Any = None
-    """Object tree of the reply, once the node has begun to upload it."""
-    fetch: Future[Message] | None = None
-    """The download of the reply."""
-    lost: int = 0
-    """Replies that were errors of the delivery, and restarts of the node before it answered."""
-    stopped: threading.Event = field(default_factory=threading.Event)
-    """Ends the download when set."""
-
-    @property
-    def node(self) -> int:
-        return int(self.message.metadata.dst_node_id)
-
-    @property
-    def seconds_left(self) -> float:
-        metadata = self.message.metadata
-        return float(metadata.created_at + metadata.ttl - time.time())
-
-    @property
-    def lost_too_often(self) -> bool:
-        return self.lost + 1 >= _MAX_DELIVERIES
-
-    def reset(self) -> None:
-        """Mark the request as to be sent again."""
-        self.sent_id, self.reply_tree, self.fetch = "", None, None
-
-    @property
-    def largest_answer(self) -> int:
-        """The largest size of the weights that an honest node answers with; 0 for requests that it answers with text.
-
-        Uploads have at most 4 bytes for each weight, and downloads at least as many as their format says.
-        """
-        config = self.message.content["config"]
-        if type(stated := config.get(ANSWER_BYTES)) is int:
-            return stated
-        if self.message.metadata.message_type != MessageType.TRAIN or WEIGHTS_PATH not in config:
-            return 0
-        wire = json.loads(str(config.get("plan", "{}"))).get("wire", {})
-        size = Path(str(config[WEIGHTS_PATH])).stat().st_size * _LARGEST_RATIO.get(wire.get("download"), 1)
-        return int(size + size // 50 + _EXTRA_BYTES)
-
-    def message_to(self, node: int, content: RecordDict, run_id: int) -> Message:
-        """Return the message in the form that is sent: to the node's current id, in the open run."""
-        metadata = self.message.metadata
-        return new_message(run_id, content, node, metadata.message_type, self.seconds_left, metadata.group_id)
-
-
-class _OpenRun:
-    """A run on the SuperLink, and the requests that were sent in it together.
-
-    Args:
-        endpoint: of the SuperLink.
-        inbox: folder for weights that arrive.
-    """
-
-    def __init__(self, endpoint: Endpoint, inbox: Path) -> None:
-        self._endpoint, self._inbox = endpoint, inbox
-        self._block = ExitStack()
-        self.task: RuntimeTask = self._block.enter_context(open_run(endpoint))
-        self.pending: dict[str, _PendingRequest] = {}
-        """Requests without a reply, by the ids of their messages."""
-        self._kept: set[str] = set()
-        """Ids of all messages that were not discarded."""
-        self._is_abandoned = False
-
-    def add(self, pending: Mapping[str, _PendingRequest]) -> None:
-        """Take requests that are sent in this run."""
-        self.pending |= pending
-        self._kept |= pending.keys()
-
-    def file(self, name: str) -> Path:
-        """Return where the weights of a reply are written."""
-        return self._inbox / f"{name}.safetensors"
-
-    def pull(self) -> None:
-        """Ask the SuperLink which replies have arrived."""
-        sent = {p.sent_id: p for p in self.pending.values() if p.sent_id and p.reply_tree is None}
-        for proto, tree in self.task.pull_messages(list(sent)):
-            sent[proto.metadata.reply_to_message_id].reply_tree = tree
-
-    def discard(self, ids: Iterable[str]) -> bool:
-        """Remove requests with their replies; return whether none is left in the run, so that it can be closed."""
-        found = self._kept.intersection(ids)
-        unanswered = [self.pending.pop(name) for name in found if name in self.pending]
-        for pending in unanswered:
-            pending.stopped.set()
-        wait([pending.fetch for pending in unanswered if pending.fetch is not None and not pending.fetch.cancel()])
-        for name in found:
-            self.file(name).unlink(missing_ok=True)
-        self._kept -= found
-        self._is_abandoned |= bool(unanswered)
-        return not self._kept
-
-    def close(self) -> None:
-        """End the run: the SuperLink deletes its messages, and rejects replies to them."""
-        self.discard(list(self._kept))
-        if self._is_abandoned:
-            stop_run(self._endpoint, self.task.run_id)
-        self._block.close()
 
 
 class DeploymentGrid:
@@ -183,9 +62,9 @@ class DeploymentGrid:
         self._absence = absence_seconds
         self._absent_since: dict[int, float] = {}
         self._node_names: dict[int, str] = {}
-        self._idle: _OpenRun | None = None
+        self._idle: OpenRun | None = None
         """Run in which nothing was sent yet."""
-        self._runs: list[_OpenRun] = []
+        self._runs: list[OpenRun] = []
         self._downloads = ThreadPoolExecutor(_MAX_DOWNLOADS, "zk0-download")
         self._polled = self._checked = 0.0
 
@@ -216,7 +95,7 @@ class DeploymentGrid:
 
     def push_messages(self, messages: Sequence[Message]) -> list[str]:
         """Send messages to connected nodes, and to the others as soon as they connect; return the messages' ids."""
-        pending = {message.metadata.message_id: _PendingRequest(message) for message in messages}
+        pending = {message.metadata.message_id: PendingRequest(message) for message in messages}
         run = self._take_idle_run()
         try:
             run.add(pending)
@@ -258,12 +137,12 @@ class DeploymentGrid:
         time.sleep(max(0.0, self._polled + _POLL_SECONDS - time.monotonic()))
         self._polled = time.monotonic()
 
-    def _idle_run(self) -> _OpenRun:
+    def _idle_run(self) -> OpenRun:
         if self._idle is None:
-            self._idle = _OpenRun(self._endpoint, self._inbox)
+            self._idle = OpenRun(self._endpoint, self._inbox)
         return self._idle
 
-    def _take_idle_run(self) -> _OpenRun:
+    def _take_idle_run(self) -> OpenRun:
         """Return the run for the next messages."""
         run, self._idle = self._idle_run(), None
         return run
@@ -276,7 +155,7 @@ class DeploymentGrid:
     def _nodes_by_name(self, task: RuntimeTask) -> dict[str, Any]:
         return {str(node.name): node for node in self._connected_nodes(task)}
 
-    def _complete_reply(self, run: _OpenRun, name: str, pending: _PendingRequest) -> Message | None:
+    def _complete_reply(self, run: OpenRun, name: str, pending: PendingRequest) -> Message | None:
         """Return the reply to a request once it is complete; None before, and where the request is sent again."""
         if pending.reply_tree is None:
             return None
@@ -299,7 +178,7 @@ class DeploymentGrid:
         set_reply_to_message_id(found, name)
         return found
 
-    def _start_download(self, run: _OpenRun, name: str, pending: _PendingRequest) -> Future[Message]:
+    def _start_download(self, run: OpenRun, name: str, pending: PendingRequest) -> Future[Message]:
         """Download a reply in a thread of its own, so that a slow node delays its own answer only."""
         limit = FetchLimit(
             deadline=time.monotonic() + max(pending.seconds_left, _LEAST_DOWNLOAD_SECONDS),
@@ -309,7 +188,7 @@ class DeploymentGrid:
         )
         return self._downloads.submit(run.task.fetch_message, pending.reply_tree, run.file(name), limit)
 
-    def _check_nodes(self, run: _OpenRun, connected: Mapping[str, Any], ids: Sequence[str]) -> list[Message]:
+    def _check_nodes(self, run: OpenRun, connected: Mapping[str, Any], ids: Sequence[str]) -> list[Message]:
         """Send requests of a run again to nodes that have restarted; return errors for nodes that are absent too long.
 
         Args:
@@ -336,7 +215,7 @@ class DeploymentGrid:
                 absent.append(Message(Error(ErrorCode.NODE_UNAVAILABLE, reason), reply_to=pending.message))
         return absent
 
-    def _send_due(self, run: _OpenRun, connected: Mapping[str, Any]) -> dict[int, str]:
+    def _send_due(self, run: OpenRun, connected: Mapping[str, Any]) -> dict[int, str]:
         """Send pending requests of a run to connected nodes; return when each node was activated, by node id.
 
         A SuperLink that has lost its memory, or a new enrolment kit, gives a node another id. Therefore a node is

@@ -15,7 +15,7 @@ from typing import Any
 from zk0.audit.merkle import Receipt
 from zk0.errors import FederationError
 from zk0.federation.protocol.collect import Federation
-from zk0.federation.protocol.exchange import Reply, Request
+from zk0.federation.protocol.exchange import Request
 from zk0.federation.protocol.open_requests import OpenRequests, TimedReply
 from zk0.federation.protocol.replies import CollectedUpdates, ResultListener, SilentListener
 from zk0.federation.protocol.spool import JoinedWith, Spool
@@ -24,6 +24,8 @@ from zk0.rules.buffered_rounds import ClientsInRound, staleness_factor
 from zk0.settings.buffer_settings import BufferSettings
 from zk0.settings.plans import RoundPlan, SessionTerms
 from zk0.storage.record_lines import RecordLines
+
+_TOO_LATE = "the session ended before a step with its update"
 
 
 @dataclass(frozen=True)
@@ -95,9 +97,8 @@ class BufferedFederation(Federation):
 
     def send_receipts(self, terms: SessionTerms, receipts: Mapping[str, Sequence[Receipt]]) -> tuple[Refusal, ...]:
         """End all training, and send clients the receipts of their updates; return the refusals."""
-        for client, began in self._open_requests.discard_all().items():
-            dropped = Reply(client, None)
-            self._log.record(dropped, ("train", began), refusal="the session ended while it trained", in_order=False)
+        for began, dropped in self._open_requests.discard_all():
+            self._log.record(dropped, ("train", began), refusal=_TOO_LATE, in_order=False)
         return super().send_receipts(terms, receipts)
 
     def _receive(self, buffer: "_Buffer", awaited: str | None, *, is_logged: bool = False) -> None:

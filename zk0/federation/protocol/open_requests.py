@@ -102,12 +102,16 @@ class OpenRequests:
         if (sent := self._sent.pop(client, None)) and sent.message_id:
             self._grid.discard([sent.message_id])
 
-    def discard_all(self) -> dict[str, int]:
-        """Do not wait for any client any longer; return the rounds of requests without a reply, by client."""
-        open_rounds = {name: sent.round for name, sent in self._sent.items() if name not in self._arrived}
+    def discard_all(self) -> list[tuple[int, Reply]]:
+        """Do not wait for any client any longer; return the round of each request and its reply, without content where
+        none has arrived."""
+        found = [
+            (sent.round, self._arrived[name].reply if name in self._arrived else Reply(name, None))
+            for name, sent in self._sent.items()
+        ]
         for client in list(self._sent):
             self.discard(client)
-        return open_rounds
+        return found
 
     def _pull(self) -> bool:
         """Take the replies that are there, in the order in which their requests were sent."""
