@@ -103,8 +103,10 @@ class OpenRequests:
             self._grid.discard([sent.message_id])
 
     def discard_all(self) -> list[tuple[int, Reply]]:
-        """Do not wait for any client any longer; return the round of each request and its reply, without content where
-        none has arrived."""
+        """Do not wait for any client any longer; return the round of each request and its reply.
+
+        A reply that has not arrived is one without content.
+        """
         found = [
             (sent.round, self._arrived[name].reply if name in self._arrived else Reply(name, None))
             for name, sent in self._sent.items()
