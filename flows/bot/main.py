@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flows.bot.client_command import client_app, node_folder, print_client
+from flows.bot.keys_command import keys_app
 from flows.bot.process_view import CLIENT_LOG, print_log, print_logs
 from flows.bot.serve_command import serve
 from flows.bot.server_command import (
@@ -38,6 +39,7 @@ zk0bot_app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 zk0bot_app.add_typer(server_app)
+client_app.add_typer(keys_app)
 zk0bot_app.add_typer(client_app)
 zk0bot_app.command("serve")(serve)
 

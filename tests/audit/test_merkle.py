@@ -60,6 +60,14 @@ def test_receipt_proves_its_update_and_no_other(count: int, data: st.DataObject)
         assert not verify_receipt(wrong, mine)
 
 
+def test_a_receipt_names_a_later_round_that_lists_the_update() -> None:
+    found = updates(2)
+    late, usual = (make_receipt(found, "c00", number) for number in (found[0].round + 2, found[0].round))
+    assert (late.round, late.listed_in, late.ledger_round) == (found[0].round, found[0].round + 2, found[0].round + 2)
+    assert (usual.listed_in, usual.ledger_round) == (None, found[0].round)
+    assert verify_receipt(late, found[0])
+
+
 def test_client_without_an_update_has_no_receipt() -> None:
     with pytest.raises(LedgerError, match=r"absent: no update among those that the round lists \(c00, c01\)"):
         make_receipt(updates(2), "absent")

@@ -296,6 +296,8 @@ class Engine:
     """Of the server of nodes, which answer no request without a signed head of the session's ledger."""
     heads: HeadSigner | None = None
     """Of the session that runs on the engine."""
+    deployment: Deployment | None = None
+    """Server and nodes, where it has any."""
 
     def federation(self, timeout_seconds: float = 240, grid: Any = None) -> Any:
         """Return a new federation on the engine, or on a `grid` that wraps it."""
@@ -368,9 +370,9 @@ def ray_engine(session_of: Callable[..., Session], tmp_path_factory: pytest.Temp
         yield engine
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def deployment_engine(deploy: Callable[..., Deployment], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-    """A SuperLink and three nodes; clients/NAME links to the scratch folder of a node."""
+    """A SuperLink and three nodes, started once; clients/NAME links to the scratch folder of a node."""
     from zk0.federation.open import open_federation
 
     folder = tmp_path_factory.mktemp("superlink")
@@ -381,7 +383,8 @@ def deployment_engine(deploy: Callable[..., Deployment], tmp_path_factory: pytes
             (folder / "clients" / name).symlink_to(node.path / "scratch")
         session = started.session()
         with open_federation(session, "superlink", folder / "session") as found:
-            yield Engine("deployment", session, folder, found._grid, None, ledger_key=started.server.ledger_key)
+            key = started.server.ledger_key
+            yield Engine("deployment", session, folder, found._grid, None, ledger_key=key, deployment=started)
     finally:
         started.stop()
 

@@ -266,6 +266,15 @@ class TestClients:
     def test_clients_are_local_clients(self) -> None:
         assert parse().local_clients() == parse().clients
 
+    def test_buffered_rounds_on_nodes_need_their_names_or_no_newcomers(self) -> None:
+        nodes = {"mode": "buffered", "engine": "deployment"}
+        with pytest.raises(SettingsError, match=r"after round 1, found federation.newcomer_seconds 120 wit"):
+            parse(clients=[], federation=nodes)
+        assert parse(clients=[], federation=nodes | {"newcomer_seconds": 0}).client_names() == ()
+        assert parse(clients=[], federation=nodes | {"nodes": ["a", "b"]}).client_names() == ("a", "b")
+        with pytest.raises(SettingsError, match=r"no Ray cluster, found federation\.ray_address"):
+            parse(federation={"mode": "buffered", "engine": "ray", "ray_address": "head:6379"})
+
     def test_nodes_of_the_deployment_engine_bring_their_own_datasets(self) -> None:
         rules = {"engine": "deployment", "nodes": ["b", "a"]}
         session = parse(clients=[], federation=rules)

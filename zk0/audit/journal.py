@@ -94,6 +94,8 @@ class ReceivedAnswer(Record):
     examples: int | None = None
     client_journal: JournalHead | None = None
     """Head of the client's journal before this answer, which came with it."""
+    in_order: bool = True
+    """False: the client may have sent answers later that the server received before this one (buffered rounds)."""
 
 
 class OperatorAct(Record):

@@ -28,6 +28,9 @@ class Receipt(Record):
     """Merkle audit path from one update to the root of its round's tree."""
 
     round: int = Field(ge=1, le=MAX_INDEX)
+    """Of the update: the round in which the client began."""
+    listed_in: int | None = Field(default=None, ge=1, le=MAX_INDEX)
+    """Round whose line of the ledger lists the update, in buffered rounds a later one; None: `round`."""
     root: HexDigest
     """Root of the tree over the round's updates, 64 hex digits, as in the ledger."""
     index: int = Field(ge=0, le=MAX_INDEX)
@@ -36,6 +39,11 @@ class Receipt(Record):
     """Number of updates in the round."""
     path: tuple[HexDigest, ...] = Field(max_length=_MAX_PATH)
     """Digests of the sibling nodes from the leaf up to the root, 64 hex digits each."""
+
+    @property
+    def ledger_round(self) -> int:
+        """Round whose line of the ledger has the root."""
+        return self.listed_in or self.round
 
 
 def update_leaf(update: Update) -> bytes:
@@ -54,8 +62,13 @@ def merkle_root(leaves: Sequence[bytes]) -> str:
     return _root(leaves).hex()
 
 
-def make_receipt(updates: Sequence[Update], client: str) -> Receipt:
+def make_receipt(updates: Sequence[Update], client: str, listed_in: int | None = None) -> Receipt:
     """The receipt of one client for a round, whose updates are in the order of the round's record.
+
+    Args:
+        updates: of the round.
+        client: its name.
+        listed_in: the round, which may be a later one than that in which an update began; None: that of the update.
 
     Raises:
         LedgerError: none of the updates is the client's.
@@ -67,6 +80,7 @@ def make_receipt(updates: Sequence[Update], client: str) -> Receipt:
     index = names.index(client)
     return Receipt(
         round=updates[index].round,
+        listed_in=None if listed_in == updates[index].round else listed_in,
         root=merkle_root(leaves),
         index=index,
         updates=len(updates),
@@ -77,7 +91,7 @@ def make_receipt(updates: Sequence[Update], client: str) -> Receipt:
 def client_receipts(history: Sequence[RoundRecord], client: str) -> tuple[Receipt, ...]:
     """The receipts of one client for all rounds that list its update, oldest first."""
     averaged = (record for record in history if any(update.client == client for update in record.updates))
-    return tuple(make_receipt(record.updates, client) for record in averaged)
+    return tuple(make_receipt(record.updates, client, record.round) for record in averaged)
 
 
 def verify_receipt(receipt: Receipt, update: Update) -> bool:

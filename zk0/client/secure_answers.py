@@ -9,7 +9,7 @@ from zk0.audit.signing_key import SigningKey
 from zk0.client.round_state import session_state_folder
 from zk0.errors import FederationError
 from zk0.records import Update
-from zk0.secure.known_peers import KnownPeers
+from zk0.secure.known_peers import PEERS_FILE, KnownPeers
 from zk0.secure.mask_streams import Mask
 from zk0.secure.masked_file import save_masked
 from zk0.secure.masked_rounds import MaskedRounds
@@ -33,8 +33,6 @@ from zk0.weights.digests import algorithm_of
 if TYPE_CHECKING:
     from zk0.client.client import Client
 
-_PEERS = "known_peers.json"
-"""In the client's scratch folder: the keys of other clients."""
 _ROUNDS = "masked_rounds.json"
 """In the client's scratch folder: the last masked round of each session."""
 
@@ -52,7 +50,7 @@ class SecureAnswers:
         self._client, self._plan, self._common = client, plan, SecureRound.of(plan)
         self._rounds = MaskedRounds(client.scratch / _ROUNDS)
         store = MaskingStore(self._folder(plan.round) / "state.json")
-        self._masking = MaskingClient(client.name, store, key, KnownPeers(client.scratch / _PEERS))
+        self._masking = MaskingClient(client.name, store, key, KnownPeers(client.scratch / PEERS_FILE))
 
     def advertise(self, update: Update) -> KeyAdvert:
         """Return the client's keys, after its training; what it kept of rounds before is removed.

@@ -41,6 +41,7 @@ def client_round_plan(
         scheduler=session.scheduler,
         use_control_variates=build_strategy(session.aggregation).uses_control_variates,
         secure=secure_rules(session, setup.members, decision),
+        buffered=session.federation.mode == "buffered",
     )
 
 

@@ -124,6 +124,8 @@ class RoundPlan(ClientPlan):
     """SCAFFOLD: correct the gradients by control variates, and send their change."""
     secure: SecureRules | None = None
     """The client sends its update in secure aggregation only; None: it sends the update itself."""
+    buffered: bool = False
+    """The server goes on without waiting for this client: its ledger may have more lines when the request arrives."""
 
     def digest(self) -> str:
         """SHA-256 of the plan. A client that already answered a plan with this digest need not train again."""

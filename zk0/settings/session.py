@@ -178,10 +178,12 @@ class Session(Record):
 
     def _buffer_faults(self) -> Iterator[str]:
         names, buffer = self.client_names(), self.buffer
-        if self.federation.engine == "deployment" or self.federation.ray_address is not None:
-            yield "the engine must be local, or ray on this machine"
+        if self.federation.ray_address is not None:
+            yield "no Ray cluster, found federation.ray_address; expected nodes (engine deployment), or one machine"
         if self.accepts_new_clients():
-            yield "clients cannot join after round 1, found from_round above 1"
+            found = f"federation.newcomer_seconds {self.federation.newcomer_seconds:g} without federation.nodes"
+            found = found if self.federation.engine == "deployment" else "from_round above 1"
+            yield f"clients cannot join after round 1, found {found}"
         if self.federation.fraction_fit < 1:
             fraction = self.federation.fraction_fit
             yield f"no sample of the clients, found federation.fraction_fit {fraction:g}; expected buffer.concurrency"

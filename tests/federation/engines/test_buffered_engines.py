@@ -8,11 +8,17 @@ from typing import Any
 
 import pytest
 
+from zk0.audit.ledger import Ledger
+from zk0.audit.merkle import client_receipts, merkle_root, update_leaf
+from zk0.records import RoundRecord
 from zk0.settings.buffer_settings import BufferSettings
+from zk0.settings.plans import session_terms
 from zk0.settings.session import Session
 
 CLOCK = BufferSettings(size=2, simulated_seconds={"a": 1.0, "b": 2.0, "c": 3.0})
 """Arrivals: a and b; c, which began in round 1, and a; b, which began in round 2, and a."""
+ORDERS = [[("a", 1), ("b", 1)], [("c", 1), ("a", 2)], [("b", 2), ("a", 3)]]
+FINISHED: dict[str, Any] = {"seconds": 1, "finished_at": ""}
 
 
 class BufferedDriver:
@@ -31,7 +37,7 @@ class BufferedDriver:
 
         number = self.driven.history[-1].round + 1
         self.weights[number] = Path(self.driven.history[-1].path)
-        self.plans |= {(plan.client, number): plan for plan in self.driven.plans()}
+        self.plans |= {(plan.client, number): plan for plan in self.driven.plans(buffered=True)}
 
         def start_of(client: str, began: int) -> RoundStart:
             return RoundStart(self.plans[client, began], self.weights[began], self.weights[began])
@@ -53,18 +59,29 @@ class BufferedDriver:
         stale = {c: StaleStart(self.weights[began], f) for c, (began, f) in factors.items() if began < number}
         target = self.driven.folder / f"round-{number:03d}" / "weights.safetensors"
         made = aggregate(found.updates.updates, self.weights[number], target, AggregationTerms(stale=stale))
-        self.driven._finish_round(Checkpoint(round=number, path=str(target), digest=made.digest, bytes=made.bytes))
+        checkpoint = Checkpoint(round=number, path=str(target), digest=made.digest, bytes=made.bytes)
+        self.driven.history.append(checkpoint)
+        updates = tuple(found.updates.updates)
+        root = merkle_root([update_leaf(update) for update in updates])
+        record = RoundRecord(round=number, checkpoint=checkpoint, updates=updates, updates_root=root, **FINISHED)
+        Ledger(self.driven.folder / "ledger.jsonl").append(record)
+
+    def orders(self) -> list[list[tuple[str, int]]]:
+        """Return client and round of each arrival, by round."""
+        return [[(one.client, one.began) for one in record.arrivals] for record in self.records]
 
 
 class Requested:
-    """A listener that keeps the names of clients."""
+    """A listener that keeps the names of clients, and does something before each request."""
 
-    def __init__(self) -> None:
+    def __init__(self, act: Callable[[str], None] = lambda client: None) -> None:
+        self.act = act
         self.requested: list[str] = []
         self.reused: list[str] = []
 
     def on_request(self, client: str) -> None:
         self.requested.append(client)
+        self.act(client)
 
     def on_reused(self, update: Any) -> None:
         self.reused.append(update.client)
@@ -77,8 +94,7 @@ def digests(driven: Any, federation: Any) -> list[str]:
     session = BufferedDriver(driven, federation, CLOCK)
     for _ in range(3):
         session.step(session.collect())
-    orders = [[(one.client, one.began) for one in record.arrivals] for record in session.records]
-    assert orders == [[("a", 1), ("b", 1)], [("c", 1), ("a", 2)], [("b", 2), ("a", 3)]]
+    assert session.orders() == ORDERS
     assert [one.factor for one in session.records[1].arrivals] == [2**-0.5, 1.0]
     return [checkpoint.digest for checkpoint in driven.history]
 
@@ -155,3 +171,92 @@ def test_a_worker_that_dies_costs_one_update(local_engine: Any, drive: type, tmp
     session.step(found)
     assert [(one.client, one.factor) for one in session.records[0].arrivals][-1] == ("b", 1.0)
     assert len(session.records[0].arrivals) == 4
+
+
+def buffered_on_nodes(engine: Any, folder: Path) -> Any:
+    """Return a federation for buffered rounds on SuperNodes, with the server's journal in a folder."""
+    from zk0.federation.protocol.buffered_federation import BufferedFederation
+    from zk0.federation.protocol.received_log import ReceivedLog
+
+    log = ReceivedLog(folder / "accepted.jsonl", "buffered-nodes")
+    return BufferedFederation(engine.grid, ("a", "b", "c"), 240, None, log=log, heads=engine.heads)
+
+
+@pytest.fixture(scope="module")
+def rounds(deployment_engine: Any, drive: type, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Three rounds on SuperNodes; one is killed when it is to train, and the session is resumed while it does.
+
+    Between the rounds clients evaluate: the requests to train that are still open come late, and their answers too.
+    """
+    engine, folder = deployment_engine, tmp_path_factory.mktemp("nodes")
+    driven = drive(engine.session, folder, "buffered-nodes")
+    engine.show_ledger(driven)
+    session = BufferedDriver(driven, buffered_on_nodes(engine, folder), CLOCK)
+
+    def kill(client: str) -> None:
+        if client == "c":
+            os.kill(engine.deployment.pid(engine.deployment.nodes["c"], "supernode"), signal.SIGKILL)
+
+    session.step(session.collect(Requested(kill)))
+    assert driven.evaluate(session.federation).refusals == ()
+    session.federation = buffered_on_nodes(engine, folder)  # as after a kill, when c is at work
+    session.federation.join(session_terms(driven.session, driven.name))
+    for _ in range(2):
+        session.step(session.collect())
+        assert driven.evaluate(session.federation).refusals == ()
+    history = Ledger(folder / "ledger.jsonl").read()
+    receipts = {client: client_receipts(history, client) for client in "abc"}
+    assert session.federation.send_receipts(session_terms(driven.session, driven.name), receipts) == ()
+    return session
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+class TestNodes:
+    def test_they_end_with_the_digests_of_one_process(self, rounds: Any, in_this_process: list[str]) -> None:
+        assert rounds.orders() == ORDERS
+        assert [checkpoint.digest for checkpoint in rounds.driven.history] == in_this_process
+
+    def test_receipts_name_the_round_that_lists_an_update(self, rounds: Any, deployment_engine: Any) -> None:
+        from zk0.federation.protocol.receipts import audited_messages
+
+        found = {}
+        for client, node in deployment_engine.deployment.nodes.items():
+            ours = [one for one in audited_messages(node.scratch) if one.sent.to == rounds.driven.name and one.receipt]
+            assert all(one.root_signed for one in ours)
+            found[client] = {(one.receipt.round, one.receipt.ledger_round) for one in ours if one.receipt}
+        assert found == {"a": {(1, 1), (2, 2), (3, 3)}, "b": {(1, 1), (2, 3)}, "c": {(1, 2)}}
+
+    def test_no_head_contradicts_another(self, rounds: Any, deployment_engine: Any) -> None:
+        """The journals have the same answers, in another order; what was dropped at the end is refused.
+
+        The server has no answer of c to the request of the killed session, which was sent again.
+        """
+        from zk0.audit.journal import ReceivedJournal, SentJournal
+        from zk0.audit.journal_comparison import compare_journals
+        from zk0.federation.protocol.heads_audit import audited_heads
+        from zk0.federation.protocol.shown_journals import (
+            check_client_journal,
+            client_heads,
+            client_journal_problems,
+            server_journal_problem,
+        )
+
+        received = ReceivedJournal(rounds.driven.folder / "accepted.jsonl").read()
+        assert client_journal_problems(received) == {}
+        late = [one.client for one in received if one.refusal == "the session ended before a step with its update"]
+        assert late == ["c"]
+        for client, node in deployment_engine.deployment.nodes.items():
+            journal = SentJournal(node.scratch / "sent.jsonl")
+            sent = [one for one in journal.read() if one.to == rounds.driven.name]
+            assert server_journal_problem(sent) == ""
+            check_client_journal(journal, client_heads(received)[client])
+            found = compare_journals(client, sent, received)
+            assert found.missing_at_client == ()
+            killed = [one for one in found.missing_at_server if one.startswith("train of round 1 of session")]
+            assert (len(found.missing_at_server), len(killed)) == ((1, 1) if client == "c" else (0, 0))
+            heads = {one.session: one for one in audited_heads(node.scratch, node.read_kit().ledger_key)}
+            shown = heads[rounds.driven.name]
+            assert (shown.problem, shown.other_weights, shown.without_head) == ("", 0, 0)
+        lines = [one.client_journal.lines for one in received if one.client == "b" and one.client_journal]
+        assert lines != sorted(lines)  # its answer of round 2 enters round 3, after its evaluation of round 2

@@ -139,7 +139,7 @@ class TestSuperLink:
 
         session = running()
         with session.training():
-            stop_run(deployment.server.endpoint(), session.federation._grid._task.run_id)
+            stop_run(deployment.server.endpoint(), session.federation._grid._runs[0].task.run_id)
         assert isinstance(session.found, RunEnded)
         found = session.driven.train(session.federation)
         assert [u.client for u in found.updates] == ["a", "b"]

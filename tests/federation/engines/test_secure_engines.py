@@ -1,12 +1,16 @@
 """Secure aggregation on every engine: two rounds end with the same digests, and the sum needs no update to be sent."""
 
 import json
-from collections.abc import Callable
+import os
+import signal
+from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from zk0.audit.journal import SentJournal
 from zk0.settings.plans import SecureRules
 from zk0.settings.session import Session
 
@@ -31,8 +35,6 @@ def digests(driven: Any, federation: Any) -> list[str]:
 
 def check_sent_journals(driven: Any) -> None:
     """A client's journal says which sums it took part in, and that no update has left it, nor a metric of its own."""
-    from zk0.audit.journal import SentJournal
-
     for client in "abc":
         sent = SentJournal(driven.folder / "clients" / client / "sent.jsonl").read()[-10:]
         kinds = ["train", "secure_shares", "secure_mask", "secure_consent", "secure_reveal"]
@@ -93,3 +95,75 @@ def test_nodes_over_the_network_end_with_the_same_digests(
     engine.show_ledger(driven)
     federation = SecureFederation(engine.grid, ("a", "b", "c"), 240, engine.nodes_file, heads=engine.heads)
     assert digests(driven, federation) == in_this_process
+
+
+class Killed(Exception):
+    """The session ends here."""
+
+
+def dropping(lose: Callable[[], None] | None, dies: bool = True) -> type:
+    """Return a kind of federation in which c drops out when masked updates are asked for.
+
+    Args:
+        lose: called then; None: the message to c is lost.
+        dies: the session ends before it asks the clients to agree to the sum.
+    """
+    from zk0.federation.protocol.exchange import Reply
+    from zk0.federation.protocol.secure_federation import SecureFederation
+
+    class Dropping(SecureFederation):
+        def ask(self, plans: Any, message_type: str, requests: Any, files: Any) -> Iterator[Any]:
+            if dies and message_type.endswith("secure_consent"):
+                raise Killed
+            if message_type.endswith("secure_mask") and lose is not None:
+                lose()
+            elif message_type.endswith("secure_mask"):
+                plans = [plan for plan in plans if plan.client != "c"]
+                requests = {name: one for name, one in requests.items() if name != "c"}
+                lost = iter((Reply("c", None, "lost"),))
+                return chain(lost, super().ask(plans, message_type, requests, files))
+            return super().ask(plans, message_type, requests, files)
+
+    return Dropping
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_supernode_that_is_killed_within_a_sum_and_a_session_that_resumes(
+    deployment_engine: Any, session_of: Callable[..., Session], drive: type, tmp_path: Path
+) -> None:
+    """The sum of the others has the bits of one in which that client drops out in this process."""
+    from waiting import wait_until
+
+    from zk0.federation.open import open_federation
+    from zk0.federation.protocol.secure_federation import SecureFederation
+    from zk0.settings.plans import session_terms
+
+    engine = deployment_engine
+    node = engine.deployment.nodes["c"]
+    session = session_of(**settings(0))
+    with open_federation(session, "here", tmp_path / "here") as opened:
+        here = drive(session, tmp_path / "here", "dropout")
+        federation = dropping(None, dies=False)(opened._grid, ("a", "b", "c"), 240)
+        here.begin(federation)
+        wanted = federation.train_secure(here.plans(secure=RULES), Path(here.history[-1].path), here.spool())
+
+    def kill() -> None:
+        os.kill(engine.deployment.pid(node, "supernode"), signal.SIGKILL)
+
+    there = drive(engine.session, tmp_path / "there", "dropout")
+    engine.show_ledger(there)
+    federation = dropping(kill)(engine.grid, ("a", "b", "c"), 20, heads=engine.heads)
+    there.begin(federation)
+    plans, weights = there.plans(secure=RULES), Path(there.history[-1].path)
+    with pytest.raises(Killed):
+        federation.train_secure(plans, weights, there.spool())
+    resumed = SecureFederation(engine.grid, ("a", "b", "c"), 20, heads=engine.heads)
+    resumed.join(session_terms(there.session, "dropout"), previous=there.members)
+    found = resumed.train_secure(plans, weights, there.spool())
+    assert (found.sum.summed.clients, found.sum.summed.dropped) == (("a", "b"), ("c",))
+    assert found.sum.digest == wanted.sum.digest
+    assert {(one.client, one.reason) for one in found.refusals} == {("c", "no answer within 20 s")}
+    began = {name: SentJournal(engine.deployment.nodes[name].scratch / "sent.jsonl").read()[-2:] for name in "ab"}
+    assert all([line.kind for line in lines] == ["secure_consent", "secure_reveal"] for lines in began.values())
+    wait_until(lambda: {n.status for n in engine.deployment.server.node_statuses()} == {"online"})

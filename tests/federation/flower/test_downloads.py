@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +13,7 @@ from flwr.app import ConfigRecord, Error, Message, Metadata, RecordDict
 from flwr.proto.message_pb2 import ObjectTree
 
 from zk0.errors import FederationError, MessageLost
-from zk0.federation.engines import deployment
+from zk0.federation.engines import deployment, superlink_run
 from zk0.federation.engines.deployment import DeploymentGrid
 from zk0.federation.flower.api_client import Endpoint
 from zk0.federation.flower.flower_message import SerializedMessage, embed_weights, to_flower
@@ -80,14 +81,31 @@ def weights(tmp_path: Path) -> Path:
     return tmp_path / "weights"
 
 
+class SuperLink:
+    """Gives every run the same task."""
+
+    def __init__(self, task: Answers) -> None:
+        self.task = task
+
+    def open_run(self, endpoint: Endpoint) -> AbstractContextManager[Answers]:
+        return nullcontext(self.task)
+
+    def stop_run(self, endpoint: Endpoint, run_id: int) -> None: ...
+
+
 @pytest.fixture
-def grid(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[DeploymentGrid]:
+def superlink(weights: Path, monkeypatch: pytest.MonkeyPatch) -> SuperLink:
+    found = SuperLink(Answers(NAMES, "abc", weights))
+    monkeypatch.setattr(superlink_run, "open_run", found.open_run)
+    monkeypatch.setattr(superlink_run, "stop_run", found.stop_run)
     monkeypatch.setattr(deployment, "_POLL_SECONDS", 0.05)
-    found = DeploymentGrid(Endpoint(address="127.0.0.1:1"), tmp_path / "inbox")
-    found._task = Answers(NAMES, "abc", weights)
-    yield found
-    found._pending.clear()
-    found.discard(())
+    return found
+
+
+@pytest.fixture
+def grid(superlink: SuperLink, tmp_path: Path) -> Iterator[DeploymentGrid]:
+    with DeploymentGrid(Endpoint(address="127.0.0.1:1"), tmp_path / "inbox") as found:
+        yield found
 
 
 def test_stalled_nodes_cost_their_own_answers_only(grid: DeploymentGrid, weights: Path) -> None:
@@ -97,8 +115,7 @@ def test_stalled_nodes_cost_their_own_answers_only(grid: DeploymentGrid, weights
     config = ConfigRecord({"plan": "{}", "weights-path": str(weights)})
     requests = {name: (number + 1, RecordDict({"config": config})) for number, name in enumerate(NAMES)}
     started, arrived = time.monotonic(), {}
-    grid._endpoint = Endpoint(address="127.0.0.1:1")
-    for reply in exchange_messages(_Undisturbed(grid), requests, "train", "1", 3.0):
+    for reply in exchange_messages(grid, requests, "train", "1", 3.0):
         arrived[reply.sender] = (reply.error, time.monotonic() - started)
     assert {name for name, (error, _) in arrived.items() if not error} == {"a", "b", "c"}, arrived
     assert max(arrived[name][1] for name in "abc") < 2
@@ -106,7 +123,9 @@ def test_stalled_nodes_cost_their_own_answers_only(grid: DeploymentGrid, weights
     assert all("no answer within" in arrived[n][0] or "not complete" in arrived[n][0] for n in NAMES if "evil" in n)
 
 
-def test_the_servers_reply_that_a_request_has_expired(grid: DeploymentGrid, weights: Path) -> None:
+def test_the_servers_reply_that_a_request_has_expired(
+    grid: DeploymentGrid, superlink: SuperLink, weights: Path
+) -> None:
     """It arrives after the request's time, and says what a node that does not answer at all is told to have done."""
     from zk0.federation.protocol.exchange import exchange_messages
 
@@ -123,16 +142,16 @@ def test_the_servers_reply_that_a_request_has_expired(grid: DeploymentGrid, weig
             self.replies[sent] = to_flower(Message(Error(ErrorCode.MESSAGE_UNAVAILABLE, "expired"), metadata=metadata))
             return super().call(method, **fields)
 
-    grid._task = task = Expired(("a",), "a", weights)
+    superlink.task = task = Expired(("a",), "a", weights)
     task.expires = time.time() + 1.0
     grid.get_nodes()
     request = {"a": (1, RecordDict({"config": ConfigRecord({"plan": "{}", "weights-path": str(weights)})}))}
-    (reply,) = exchange_messages(_Undisturbed(grid), request, "train", "1", 1.0)
+    (reply,) = exchange_messages(grid, request, "train", "1", 1.0)
     assert (reply.sender, reply.content, reply.error) == ("a", None, "no answer within 1 s")
 
 
 def test_a_node_that_answers_with_errors_of_the_delivery(
-    grid: DeploymentGrid, weights: Path, log_lines: list[str], monkeypatch: pytest.MonkeyPatch
+    grid: DeploymentGrid, superlink: SuperLink, weights: Path, log_lines: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its text is one clean line, and the weights are sent to it a limited number of times."""
     from zk0.federation.protocol.exchange import exchange_messages
@@ -150,18 +169,18 @@ def test_a_node_that_answers_with_errors_of_the_delivery(
             return sent
 
     monkeypatch.setattr(deployment, "_CHECK_NODES_SECONDS", 0.0)
-    grid._task = Failing(("a",), "a", weights)
+    superlink.task = Failing(("a",), "a", weights)
     grid.get_nodes()
     request = {"a": (1, RecordDict({"config": ConfigRecord({"plan": "{}", "weights-path": str(weights)})}))}
-    (reply,) = exchange_messages(_Undisturbed(grid), request, "train", "1", 60.0)
+    (reply,) = exchange_messages(grid, request, "train", "1", 60.0)
     assert (reply.content, reply.error[:31]) == (None, "gone 2026-01-01 INFO (31mforged")
-    assert len(sent_ids) == deployment._MAX_DELIVERIES
-    assert len(log_lines) == deployment._MAX_DELIVERIES - 1
+    assert len(sent_ids) == superlink_run.MAX_DELIVERIES
+    assert len(log_lines) == superlink_run.MAX_DELIVERIES - 1
     assert all(line[:-1].isprintable() and len(line) < 3000 for line in log_lines)
 
 
 def test_a_node_that_restarts_after_every_delivery(
-    grid: DeploymentGrid, weights: Path, monkeypatch: pytest.MonkeyPatch
+    grid: DeploymentGrid, superlink: SuperLink, weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from zk0.federation.protocol.exchange import exchange_messages
 
@@ -182,26 +201,12 @@ def test_a_node_that_restarts_after_every_delivery(
             return found
 
     monkeypatch.setattr(deployment, "_CHECK_NODES_SECONDS", 0.0)
-    grid._task = Restarting(("a",), "a", weights)
+    superlink.task = Restarting(("a",), "a", weights)
     grid.get_nodes()
     request = {"a": (1, RecordDict({"config": ConfigRecord({"plan": "{}", "weights-path": str(weights)})}))}
-    (reply,) = exchange_messages(_Undisturbed(grid), request, "train", "1", 60.0)
+    (reply,) = exchange_messages(grid, request, "train", "1", 60.0)
     assert reply.error == "its node has restarted again, after 19 deliveries that were lost"
-    assert len(sent_ids) == deployment._MAX_DELIVERIES == 20
-
-
-class _Undisturbed:
-    """The grid, without the call that stops a run on the SuperLink."""
-
-    def __init__(self, grid: DeploymentGrid) -> None:
-        self._grid = grid
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._grid, name)
-
-    def discard(self, ids: Sequence[str]) -> None:
-        self._grid._pending.clear()
-        self._grid.discard(ids)
+    assert len(sent_ids) == superlink_run.MAX_DELIVERIES == 20
 
 
 def fetched(answers: Answers, limit: FetchLimit, target: Path) -> Message:

@@ -156,6 +156,15 @@ def test_weights_that_no_round_made_are_counted_when_the_ledger_shows_the_round(
         node.answer(heads[1], asked=("evaluate", 1), plan=evaluation(1, "chosen"))
 
 
+def test_messages_of_a_sum_have_the_weights_of_the_round_before(server: Server, node: Node) -> None:
+    heads = server.heads("w")
+    for kind in ("train", "secure_shares", "secure_mask", "secure_consent", "secure_reveal"):
+        node.answer(heads[1], asked=(kind, 2), plan=plan(2, "w1"))
+    node.answer(heads[2], asked=("train", 3), plan=plan(3, "w2"))
+    (found,) = audited_heads(node.scratch, server.key.public_hex())
+    assert (found.other_weights, found.problem) == (0, "")
+
+
 def test_another_history_is_refused_and_stays_in_the_audit(server: Server, node: Node) -> None:
     ours, other = server.heads("w"), server.heads("x")
     node.answer(ours[1])
@@ -191,6 +200,22 @@ def test_a_plan_must_fit_the_head(server: Server, node: Node) -> None:
         node.answer(heads[1], plan=plan(1, "w0"))
     with pytest.raises(FederationError, match="it has 2 lines, and the plan is of round 3"):
         node.answer(heads[1], plan=evaluation(3, "w3"))
+
+
+def test_a_plan_of_a_buffered_round_may_come_late(server: Server, node: Node) -> None:
+    """It names the line from which the round began; what contradicts the later lines is found as ever."""
+    heads = server.heads("w")
+    node.answer(heads[3], plan=evaluation(3, "w3"))
+    late = plan(2, "w1").model_copy(update={"buffered": True})
+    node.answer(heads[1], plan=late)
+    with pytest.raises(FederationError, match="it has 2 lines, and had 4"):
+        node.answer(heads[1], plan=plan(2, "w1"))
+    with pytest.raises(FederationError, match="are w1, and the plan has other"):
+        node.answer(heads[1], plan=late.model_copy(update={"global_digest": "other"}))
+    with pytest.raises(FederationError, match="it has 4 lines, and the plan is of round 2"):
+        node.answer(heads[3], plan=late)
+    with pytest.raises(FederationError, match="two ledgers of the same length"):
+        node.answer(server.heads("x")[1], plan=late)
 
 
 def test_heads_of_others_are_refused_and_not_stored(server: Server, node: Node, tmp_path: Path) -> None:

@@ -42,19 +42,24 @@ class Pair:
         self.received = ReceivedJournal(self.server.path / "accepted.jsonl")
         self.log = ReceivedLog(self.received.path, "s")
 
-    def request(self, session: str = "s") -> Message:
+    def request(self, session: str = "s", **values: str) -> Message:
         """Return a request as a federation of the server makes it."""
-        config = Federation(None, ("arm",), 1.0, log=self.log)._config(terms=json.dumps({"session": session}))  # type: ignore[arg-type]
+        values = {"terms": json.dumps({"session": session}), **values}
+        config = Federation(None, ("arm",), 1.0, log=self.log)._config(**values)  # type: ignore[arg-type]
         return new_message(1, RecordDict({"config": config}), 1, "query", 60.0, "join")
 
     def exchange(self, request: Message | None = None, **answer: Any) -> None:
         """Let the node answer a request, and the server record the answer."""
+        reply = self.answered(request, **answer)
+        self.log.record(reply, ("join", None), refusal=reply.error)
+
+    def answered(self, request: Message | None = None, **answer: Any) -> Any:
+        """Let the node answer a request, and return what arrives at the server."""
         request = request or self.request()
         content = RecordDict({"answer": ConfigRecord(answer or {"done": True})})
         content = with_journal_head(content, self.node.scratch)
         record_sent(request, content, self.node.scratch)
-        reply = parse_reply("arm", Message(content, reply_to=request), "late")
-        self.log.record(reply, ("join", None), refusal=reply.error)
+        return parse_reply("arm", Message(content, reply_to=request), "late")
 
     def run(self, *command: str) -> tuple[int, str]:
         result = CliRunner().invoke(zk0bot_app, [*command, "--home", str(self.home)])
@@ -164,6 +169,41 @@ def test_requests_of_two_sessions_may_cross(pair: Pair) -> None:
         pair.exchange(pair.request("two"))
     pair.exchange(first)
     assert server_journal_problem(pair.sent.read()) == ""
+
+
+@pytest.mark.parametrize("cut_to", [None, 1])
+def test_an_answer_that_a_later_one_has_overtaken_has_its_place(
+    pair: Pair, cut_to: int | None, log_lines: list[str]
+) -> None:
+    """In buffered rounds; lines that are removed are found all the same."""
+    pair.exchange()
+    train, evaluate = pair.answered(), pair.answered()
+    pair.log.record(evaluate, ("evaluate", 2))
+    pair.log.record(train, ("train", 1), in_order=False)
+    pair.exchange()
+    received = pair.received.read()
+    assert [one.client_journal.lines for one in received if one.client_journal] == [0, 2, 1, 3]
+    assert [head.lines for head in client_heads(received)["arm"]] == [0, 1, 2, 3]
+    assert (client_journal_problems(received), log_lines) == ({}, [])
+    if cut_to is not None:
+        cut(pair.sent.path, cut_to)
+        pair.log.record(pair.answered(), ("train", 2), in_order=False)
+        assert "its end was removed" in client_journal_problems(pair.received.read())["arm"]
+
+
+@pytest.mark.parametrize("buffered", [True, False])
+def test_a_request_that_a_later_one_has_overtaken_has_its_place(
+    pair: Pair, buffered: bool, log_lines: list[str]
+) -> None:
+    plan = {"terms": {"session": "s"}, "round": 1, "buffered": buffered}
+    late = pair.request(plan=json.dumps(plan))
+    for _ in range(2):
+        pair.exchange()
+    pair.exchange(late)
+    pair.exchange()
+    assert [one.server_journal.lines for one in pair.sent.read() if one.server_journal] == [0, 1, 0, 3]
+    wanted = "" if buffered else "it had at least 1 lines, and then 0: its end was removed"
+    assert (server_journal_problem(pair.sent.read()), len(log_lines)) == (wanted, int(not buffered))
 
 
 def forged(head: JournalHead) -> JournalHead:

@@ -2,33 +2,29 @@
 
 The session's own process is the ServerApp. It starts a run for each set of requests (joining, a round), acquires the
 run's task, and calls the SuperLink's Runtime API. So no process is started for a round, each round is a run in
-`flwr list`, and what ends a run (`flwr stop`, a lost SuperLink) ends that round only.
+`flwr list`, and what ends a run (`flwr stop`, a lost SuperLink) ends that round only. In buffered rounds a run has the
+clients that begin together, and goes on beside others until they have answered.
 """
 
-import json
 import shutil
-import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from flwr.app import Error, Message, MessageType, RecordDict
+from flwr.app import Error, Message, RecordDict
 from loguru import logger
 
-from zk0.errors import FederationError, MessageLost
+from zk0.errors import FederationError, MessageLost, TransientError
+from zk0.federation.engines.superlink_run import OpenRun, PendingRequest
 from zk0.federation.flower.api_client import Endpoint
-from zk0.federation.flower.flower_message import WEIGHTS_PATH, embed_weights, file_record, to_flower
-from zk0.federation.flower.flower_run import open_run, stop_run
+from zk0.federation.flower.flower_message import embed_weights, file_record, to_flower
 from zk0.federation.flower.private_api import GET_NODES, ErrorCode, new_message, set_reply_to_message_id
 from zk0.federation.flower.runtime_task import FetchLimit, RuntimeTask
 from zk0.federation.protocol.answers import MAX_REASON
-from zk0.federation.protocol.exchange import ANSWER_BYTES
 from zk0.records import clean_text
 
 _POLL_SECONDS = 0.5
@@ -39,68 +35,10 @@ _MIN_STALL_SECONDS = 120.0
 """An honest node on a slow line takes nearly as long for one chunk."""
 _LEAST_DOWNLOAD_SECONDS = 5.0
 """For a reply that arrives at the end of the request's time, as the SuperLink's own reply that this time is over."""
-_LARGEST_RATIO = {"bf16": 2, "int8": 4}
-"""Bytes of a float32 upload to those of the download, by the format of the download."""
-_EXTRA_BYTES = 1 << 16
-"""What another header may add to a file."""
 _DELIVERY_ERRORS = {ErrorCode.MESSAGE_UNAVAILABLE, ErrorCode.REPLY_MESSAGE_UNAVAILABLE, ErrorCode.NODE_UNAVAILABLE}
 """Errors of the delivery, not of the node: the request is sent again, and finished work is answered from disk."""
-_MAX_DELIVERIES = 20
-"""Of one request; a node that restarts after each, or answers with such an error, would get the weights for ever."""
-
-
-@dataclass
-class _PendingRequest:
-    """A request to one node, and where its reply is."""
-
-    message: Message
-    sent_id: str = ""
-    """Id of the message on the SuperLink; empty: not sent yet, or to be sent again."""
-    node_started: str = ""
-    """When the node was activated that it was sent to; a node that is activated again has forgotten the message."""
-    reply_tree: Any = None
-    """Object tree of the reply, once the node has begun to upload it."""
-    fetch: Future[Message] | None = None
-    """The download of the reply."""
-    lost: int = 0
-    """Replies that were errors of the delivery, and restarts of the node before it answered."""
-
-    @property
-    def node(self) -> int:
-        return int(self.message.metadata.dst_node_id)
-
-    @property
-    def seconds_left(self) -> float:
-        metadata = self.message.metadata
-        return float(metadata.created_at + metadata.ttl - time.time())
-
-    @property
-    def lost_too_often(self) -> bool:
-        return self.lost + 1 >= _MAX_DELIVERIES
-
-    def reset(self) -> None:
-        """Mark the request as to be sent again."""
-        self.sent_id, self.reply_tree, self.fetch = "", None, None
-
-    @property
-    def largest_answer(self) -> int:
-        """The largest size of the weights that an honest node answers with; 0 for requests that it answers with text.
-
-        Uploads have at most 4 bytes for each weight, and downloads at least as many as their format says.
-        """
-        config = self.message.content["config"]
-        if type(stated := config.get(ANSWER_BYTES)) is int:
-            return stated
-        if self.message.metadata.message_type != MessageType.TRAIN or WEIGHTS_PATH not in config:
-            return 0
-        wire = json.loads(str(config.get("plan", "{}"))).get("wire", {})
-        size = Path(str(config[WEIGHTS_PATH])).stat().st_size * _LARGEST_RATIO.get(wire.get("download"), 1)
-        return int(size + size // 50 + _EXTRA_BYTES)
-
-    def message_to(self, node: int, content: RecordDict, run_id: int) -> Message:
-        """Return the message in the form that is sent: to the node's current id, in the open run."""
-        metadata = self.message.metadata
-        return new_message(run_id, content, node, metadata.message_type, self.seconds_left, metadata.group_id)
+_NO_RUN = 0
+"""Of a message that was not sent yet."""
 
 
 class DeploymentGrid:
@@ -124,86 +62,105 @@ class DeploymentGrid:
         self._absence = absence_seconds
         self._absent_since: dict[int, float] = {}
         self._node_names: dict[int, str] = {}
-        self._run = ExitStack()
-        self._task: RuntimeTask | None = None
-        self._pending: dict[str, _PendingRequest] = {}
-        self._downloads: ThreadPoolExecutor | None = None
-        self._stopped = threading.Event()
+        self._idle: OpenRun | None = None
+        """Run in which nothing was sent yet."""
+        self._runs: list[OpenRun] = []
+        self._downloads = ThreadPoolExecutor(_MAX_DOWNLOADS, "zk0-download")
         self._polled = self._checked = 0.0
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, e: BaseException | None, trace: TracebackType | None) -> None:
-        self.discard(())
+        for run in (*self._runs, *([self._idle] if self._idle else ())):
+            run.close()
+        self._runs, self._idle = [], None
+        self._downloads.shutdown()
+        shutil.rmtree(self._inbox, ignore_errors=True)
 
     def get_nodes(self) -> list[Any]:
         """Return the connected nodes that take part; a second call within half a second waits."""
         self._wait_for_poll()
-        return self._connected_nodes()
+        try:
+            return self._connected_nodes(self._idle_run().task)
+        except TransientError:
+            self._take_idle_run().close()  # another attempt needs another run
+            raise
 
     def make_message(
         self, content: RecordDict, dst_node_id: int, message_type: str, ttl: float, group_id: str
     ) -> Message:
-        """Create a message of the open run."""
-        return new_message(self._open_task().run_id, content, dst_node_id, message_type, ttl, group_id)
+        """Create a message; it gets its run when it is sent."""
+        return new_message(_NO_RUN, content, dst_node_id, message_type, ttl, group_id)
 
     def push_messages(self, messages: Sequence[Message]) -> list[str]:
         """Send messages to connected nodes, and to the others as soon as they connect; return the messages' ids."""
-        pending = {message.metadata.message_id: _PendingRequest(message) for message in messages}
-        self._pending.update(pending)
-        self._send_due(self._open_task())
+        pending = {message.metadata.message_id: PendingRequest(message) for message in messages}
+        run = self._take_idle_run()
+        try:
+            run.add(pending)
+            self._send_due(run, self._nodes_by_name(run.task))
+        except BaseException:
+            run.close()
+            raise
+        self._runs.append(run)
         return list(pending)
 
     def pull_messages(self, ids: Sequence[str]) -> list[Message]:
         """Return the replies that have arrived, each once; a second call within half a second waits."""
-        task = self._open_task()
         self._wait_for_poll()
-        sent = {p.sent_id: p for p in self._pending.values() if p.sent_id and p.reply_tree is None}
-        for proto, tree in task.pull_messages(list(sent)):
-            sent[proto.metadata.reply_to_message_id].reply_tree = tree
-        waiting = {name: self._pending[name] for name in ids if name in self._pending}
-        replies = [reply for name, p in waiting.items() if (reply := self._complete_reply(task, name, p)) is not None]
-        if self._polled > self._checked + _CHECK_NODES_SECONDS:
+        waiting = [run for run in self._runs if not run.pending.keys().isdisjoint(ids)]
+        replies: list[Message] = []
+        for run in waiting:
+            run.pull()
+            for name in (name for name in ids if name in run.pending):
+                if (reply := self._complete_reply(run, name, run.pending[name])) is not None:
+                    del run.pending[name]
+                    replies.append(reply)
+        if waiting and self._polled > self._checked + _CHECK_NODES_SECONDS:
             self._checked = self._polled
-            replies += self._check_nodes(task)
-        for reply in replies:
-            self._pending.pop(reply.metadata.reply_to_message_id, None)
+            connected = self._nodes_by_name(waiting[0].task)
+            for run in waiting:
+                for absent in self._check_nodes(run, connected, ids):
+                    del run.pending[absent.metadata.reply_to_message_id]
+                    replies.append(absent)
         return replies
 
     def discard(self, ids: Sequence[str]) -> None:
-        """End the run: the SuperLink deletes all its messages."""
-        task, self._task = self._task, None
-        self._stopped.set()
-        if self._downloads is not None:
-            self._downloads.shutdown(cancel_futures=True)
-        self._downloads, self._stopped = None, threading.Event()
-        if task is not None and self._pending:
-            stop_run(self._endpoint, task.run_id)
-        self._pending.clear()
-        self._run.close()
-        shutil.rmtree(self._inbox, ignore_errors=True)
+        """Delete messages and the files of their replies; a run ends with its last message."""
+        over = [run for run in self._runs if run.discard(ids)]
+        self._runs = [run for run in self._runs if run not in over]
+        for run in over:
+            run.close()
 
     def _wait_for_poll(self) -> None:
         time.sleep(max(0.0, self._polled + _POLL_SECONDS - time.monotonic()))
         self._polled = time.monotonic()
 
-    def _open_task(self) -> RuntimeTask:
-        if self._task is None:
-            self._task = self._run.enter_context(open_run(self._endpoint))
-        return self._task
+    def _idle_run(self) -> OpenRun:
+        if self._idle is None:
+            self._idle = OpenRun(self._endpoint, self._inbox)
+        return self._idle
 
-    def _connected_nodes(self) -> list[Any]:
-        found = self._open_task().call(GET_NODES).nodes
+    def _take_idle_run(self) -> OpenRun:
+        """Return the run for the next messages."""
+        run, self._idle = self._idle_run(), None
+        return run
+
+    def _connected_nodes(self, task: RuntimeTask) -> list[Any]:
+        found = task.call(GET_NODES).nodes
         self._node_names |= {int(node.node_id): str(node.name) for node in found}
         return [node for node in found if not self._names or node.name in self._names]
 
-    def _complete_reply(self, task: RuntimeTask, name: str, pending: _PendingRequest) -> Message | None:
+    def _nodes_by_name(self, task: RuntimeTask) -> dict[str, Any]:
+        return {str(node.name): node for node in self._connected_nodes(task)}
+
+    def _complete_reply(self, run: OpenRun, name: str, pending: PendingRequest) -> Message | None:
         """Return the reply to a request once it is complete; None before, and where the request is sent again."""
         if pending.reply_tree is None:
             return None
         if pending.fetch is None:
-            pending.fetch = self._start_download(task, name, pending)
+            pending.fetch = self._start_download(run, name, pending)
         if not pending.fetch.done():
             return None
         try:
@@ -221,25 +178,27 @@ class DeploymentGrid:
         set_reply_to_message_id(found, name)
         return found
 
-    def _start_download(self, task: RuntimeTask, name: str, pending: _PendingRequest) -> Future[Message]:
+    def _start_download(self, run: OpenRun, name: str, pending: PendingRequest) -> Future[Message]:
         """Download a reply in a thread of its own, so that a slow node delays its own answer only."""
-        if self._downloads is None:
-            self._downloads = ThreadPoolExecutor(_MAX_DOWNLOADS, "zk0-download")
         limit = FetchLimit(
             deadline=time.monotonic() + max(pending.seconds_left, _LEAST_DOWNLOAD_SECONDS),
             stall_seconds=max(self._absence, _MIN_STALL_SECONDS),
             max_bytes=pending.largest_answer,
-            stopped=self._stopped,
+            stopped=pending.stopped,
         )
-        return self._downloads.submit(
-            task.fetch_message, pending.reply_tree, self._inbox / f"{name}.safetensors", limit
-        )
+        return self._downloads.submit(run.task.fetch_message, pending.reply_tree, run.file(name), limit)
 
-    def _check_nodes(self, task: RuntimeTask) -> list[Message]:
-        """Send requests again to nodes that have restarted, and return errors for nodes that are absent too long."""
-        started = self._send_due(task)
+    def _check_nodes(self, run: OpenRun, connected: Mapping[str, Any], ids: Sequence[str]) -> list[Message]:
+        """Send requests of a run again to nodes that have restarted; return errors for nodes that are absent too long.
+
+        Args:
+            run: the run.
+            connected: nodes, by name.
+            ids: of the messages for which replies are returned.
+        """
+        started = self._send_due(run, connected)
         now, absent = time.monotonic(), []
-        for pending in self._pending.values():
+        for pending in (run.pending[name] for name in ids if name in run.pending):
             node = pending.node
             if node in started:
                 self._absent_since.pop(node, None)
@@ -256,21 +215,20 @@ class DeploymentGrid:
                 absent.append(Message(Error(ErrorCode.NODE_UNAVAILABLE, reason), reply_to=pending.message))
         return absent
 
-    def _send_due(self, task: RuntimeTask) -> dict[int, str]:
-        """Send pending requests to connected nodes; return when each of these nodes was activated, by node id.
+    def _send_due(self, run: OpenRun, connected: Mapping[str, Any]) -> dict[int, str]:
+        """Send pending requests of a run to connected nodes; return when each node was activated, by node id.
 
         A SuperLink that has lost its memory, or a new enrolment kit, gives a node another id. Therefore a node is
         identified by its name.
         """
-        connected = {str(node.name): node for node in self._connected_nodes()}
         nodes = {number: connected[name] for number, name in self._node_names.items() if name in connected}
         started = {number: str(node.last_activated_at) for number, node in nodes.items()}
-        due = [p for p in self._pending.values() if not p.sent_id and p.node in started and p.seconds_left > 0]
+        due = [p for p in run.pending.values() if not p.sent_id and p.node in started and p.seconds_left > 0]
         record = cache(file_record)
         messages = []
         for pending in due:
             content = embed_weights(pending.message.content, record)
-            messages.append(to_flower(pending.message_to(int(nodes[pending.node].node_id), content, task.run_id)))
-        for pending, sent_id in zip(due, task.push_messages(messages) if messages else (), strict=True):
+            messages.append(to_flower(pending.message_to(int(nodes[pending.node].node_id), content, run.task.run_id)))
+        for pending, sent_id in zip(due, run.task.push_messages(messages) if messages else (), strict=True):
             pending.sent_id, pending.node_started = sent_id, started[pending.node]
         return started

@@ -7,6 +7,8 @@ from secrets import token_bytes
 
 from pydantic import ValidationError
 
+from zk0.audit.journal import SentJournal
+from zk0.audit.signing_key import SigningKey
 from zk0.errors import SettingsError
 from zk0.federation.flower.api_client import Endpoint
 from zk0.federation.network.agent import AgentSettings, ended_sessions
@@ -14,6 +16,7 @@ from zk0.federation.network.enrolment_kit import EnrolmentKit
 from zk0.federation.network.flower_commands import LOOPBACK_ADDRESS, free_port, supernode_process
 from zk0.federation.network.hours import DailyHours
 from zk0.federation.network.supervised_folder import ProcessSpec, SupervisedFolder
+from zk0.federation.protocol.sent_log import SENT_JOURNAL
 from zk0.settings.dataset_settings import ClientSettings
 from zk0.settings.node_limits import NodeLimits
 from zk0.storage.atomic import atomic_write_bytes, atomic_write_text
@@ -32,6 +35,13 @@ class NodeFolder:
     def scratch(self) -> Path:
         """Folder of the client's log, its updates, and the journal of its answers."""
         return self.path / "scratch"
+
+    def public_key(self) -> str:
+        """Return the public key with which the node signs its journal, 64 hex digits; it is created where missing."""
+        journal = SentJournal(self.scratch / SENT_JOURNAL)
+        key = SigningKey(journal.private_key, journal.public_key)
+        key.create()
+        return key.public_hex()
 
     def install_kit(self, kit: EnrolmentKit) -> None:
         """Store an enrolment kit here; the processes of this folder then run as its node.

@@ -15,6 +15,7 @@ from typing import Any
 from zk0.audit.merkle import Receipt
 from zk0.errors import FederationError
 from zk0.federation.protocol.collect import Federation
+from zk0.federation.protocol.exchange import Request
 from zk0.federation.protocol.open_requests import OpenRequests, TimedReply
 from zk0.federation.protocol.replies import CollectedUpdates, ResultListener, SilentListener
 from zk0.federation.protocol.spool import JoinedWith, Spool
@@ -23,6 +24,8 @@ from zk0.rules.buffered_rounds import ClientsInRound, staleness_factor
 from zk0.settings.buffer_settings import BufferSettings
 from zk0.settings.plans import RoundPlan, SessionTerms
 from zk0.storage.record_lines import RecordLines
+
+_TOO_LATE = "the session ended before a step with its update"
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ class BufferedFederation(Federation):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self._open_requests = OpenRequests(self._grid, self._timeout)
+        self._open_requests = OpenRequests(self._grid, self._timeout, self._share_gpus)
 
     def train_buffered(self, request: BufferedRequest, listener: ResultListener | None = None) -> CollectedBuffer:
         """Let clients train until the buffer is full; another call for the same round goes on with its arrivals.
@@ -94,7 +97,8 @@ class BufferedFederation(Federation):
 
     def send_receipts(self, terms: SessionTerms, receipts: Mapping[str, Sequence[Receipt]]) -> tuple[Refusal, ...]:
         """End all training, and send clients the receipts of their updates; return the refusals."""
-        self._open_requests.discard_all()
+        for began, dropped in self._open_requests.discard_all():
+            self._log.record(dropped, ("train", began), refusal=_TOO_LATE, in_order=False)
         return super().send_receipts(terms, receipts)
 
     def _receive(self, buffer: "_Buffer", awaited: str | None, *, is_logged: bool = False) -> None:
@@ -105,19 +109,25 @@ class BufferedFederation(Federation):
             awaited: the client whose answer is taken; None: the first one that is there.
             is_logged: the answer has been in the buffer before, and its file was lost.
         """
+        due: dict[str, tuple[Request, int]] = {}
         for one in buffer.clients.at_work:
             buffer.show(one.client)
             if one.client not in self._open_requests:
                 start = buffer.request.start_of(one.client, one.began)
-                self._open_requests.send(one.client, self._requests([start.plan], start.sent)[one.client], one.began)
-        timed = self._open_requests.next(awaited)
+                due[one.client] = self._requests([start.plan], start.sent)[one.client], one.began
+        self._open_requests.send(due)
+        with self._open_requests.next(awaited) as timed:
+            self._take(buffer, timed, is_logged)
+
+    def _take(self, buffer: "_Buffer", timed: TimedReply, is_logged: bool) -> None:
+        """Take an answer into the buffer, or refuse it."""
         client = timed.reply.sender
         began, member = buffer.clients.began(client), self._registry.members.get(client)
         found = buffer.receive(timed, None if member is None else JoinedWith.of(member), is_logged)
         if isinstance(found, Refusal):
-            self._log.record(timed.reply, ("train", began), refusal=found.reason)
+            self._log.record(timed.reply, ("train", began), refusal=found.reason, in_order=False)
         else:
-            self._log.record(timed.reply, ("train", began), update=found)
+            self._log.record(timed.reply, ("train", began), update=found, in_order=False)
         buffer.listener.on_result(found)
 
 

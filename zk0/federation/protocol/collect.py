@@ -175,7 +175,8 @@ class Federation(Membership):
         file = {} if weights is None else {WEIGHTS_PATH: str(weights)}
         requests = {}
         for plan in plans:
-            config = self._config(plan=plan.model_dump_json(), **file)
+            heads = self._shown_heads(newest=1, lines=plan.round) if isinstance(plan, RoundPlan) else {}
+            config = self._config(plan=plan.model_dump_json(), **file, **heads)
             requests[plan.client] = (self._registry.node_of(plan.client), RecordDict({"config": config}))
         return requests
 

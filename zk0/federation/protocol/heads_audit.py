@@ -8,13 +8,16 @@ from zk0.audit.card_root import CardRoot
 from zk0.audit.journal import SentJournal, SentMessage
 from zk0.audit.ledger_heads import LedgerHead, SignedHead, contradiction, ledger_heads, read_heads
 from zk0.errors import FederationError
-from zk0.federation.protocol.exchange import FEATURES
+from zk0.federation.protocol.exchange import FEATURES, SECURE_CONSENT, SECURE_MASK, SECURE_REVEAL, SECURE_SHARES
 from zk0.federation.protocol.sent_log import SENT_JOURNAL
 from zk0.federation.protocol.shown_heads import SESSION_NAME, head_store
 from zk0.records import Record
 
 _BEFORE_ROUND_0 = ("join", FEATURES)
 """Kinds of requests that may come before the ledger has a line, as the evaluation of round 0 does."""
+
+_FROM_THE_ROUND_BEFORE = ("train", SECURE_SHARES, SECURE_MASK, SECURE_CONSENT, SECURE_REVEAL)
+"""Kinds of requests whose plan has the weights from which a round starts."""
 
 
 class SessionHeads(Record):
@@ -82,7 +85,7 @@ def _other_weights(messages: Sequence[SentMessage], weights: Mapping[int, str]) 
     for sent in messages:
         if sent.round is None or "refusal" in json.loads(sent.text):
             continue
-        expected = weights.get(sent.round - 1 if sent.kind == "train" else sent.round)
+        expected = weights.get(sent.round - 1 if sent.kind in _FROM_THE_ROUND_BEFORE else sent.round)
         found = _asked_weights(sent.asked)
         count += bool(found) and expected not in (None, found)
     return count

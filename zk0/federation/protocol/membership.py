@@ -192,9 +192,14 @@ class Membership:
         journal = {JOURNAL: head} if (head := self._log.head()) else {}
         return ConfigRecord({**self._shown_heads(newest=1), **journal, **values, **nodes})
 
-    def _shown_heads(self, newest: int) -> dict[str, str]:
-        """Return the newest heads of the ledger as a request holds them; nothing where there are none."""
-        heads = self._heads.signed()[-newest:] if self._heads else ()
+    def _shown_heads(self, newest: int, lines: int | None = None) -> dict[str, str]:
+        """Return heads of the ledger as a request holds them; nothing where there are none.
+
+        Args:
+            newest: number of heads.
+            lines: that the ledger has at most in the last of them; None: any.
+        """
+        heads = self._heads.signed()[:lines][-newest:] if self._heads else ()
         return {HEADS: json.dumps([one.model_dump(mode="json") for one in heads])} if heads else {}
 
     def _exchange(

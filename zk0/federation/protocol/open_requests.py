@@ -1,11 +1,15 @@
 """Requests that stay open over several rounds: sent at any time, answered in any order or awaited by name."""
 
 import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import inf
 from typing import NamedTuple
 
 from flwr.app import MessageType
 
-from zk0.federation.protocol.exchange import POLL_SECONDS, Grid, Reply, Request, parse_reply
+from zk0.federation.protocol.exchange import POLL_SECONDS, Grid, Reply, Request, limit_turn, parse_reply
 from zk0.federation.protocol.registry import NO_NODE
 
 
@@ -16,64 +20,122 @@ class TimedReply(NamedTuple):
     seconds: float
 
 
+@dataclass(frozen=True)
+class _Sent:
+    """A request that was sent to a client."""
+
+    message_id: str
+    """Empty where its node has not rejoined, so that nothing was sent."""
+    round: int
+    at: float
+
+
 class OpenRequests:
     """Train requests to clients, at most one to each.
 
     Args:
-        grid: an engine that limits the time of each request itself (`Grid.limits_turns`).
-        timeout_seconds: for one request.
+        grid: the engine.
+        timeout_seconds: for one request. Where the engine does not limit the time itself (`Grid.limits_turns`), a
+            client that does not answer gets a reply with an error.
+        extend: time counts from the last answer of any client, because nodes may wait for each other on a GPU.
     """
 
-    def __init__(self, grid: Grid, timeout_seconds: float) -> None:
+    def __init__(self, grid: Grid, timeout_seconds: float, extend: bool = False) -> None:
         self._grid, self._timeout = grid, timeout_seconds
-        self._sent: dict[str, tuple[str, float]] = {}
-        """Client -> id of its message, and when it was sent."""
+        self._extend = extend and not grid.limits_turns
+        self._sent: dict[str, _Sent] = {}
         self._arrived: dict[str, TimedReply] = {}
+        self._last_answer = -inf
 
     def __contains__(self, client: str) -> bool:
-        return client in self._sent or client in self._arrived
+        return client in self._sent
 
-    def send(self, client: str, request: Request, round_number: int) -> None:
-        """Send a request to a client that has none."""
-        node, content = request
-        if node == NO_NODE:
-            self._arrived[client] = TimedReply(Reply(client, None, "its node has not rejoined the session"), 0.0)
+    def send(self, requests: Mapping[str, tuple[Request, int]]) -> None:
+        """Send requests, each with the number of its round, to clients that have none."""
+        reachable = {name: one for name, one in requests.items() if one[0][0] != NO_NODE}
+        for name in requests.keys() - reachable.keys():
+            self._arrived[name] = TimedReply(Reply(name, None, "its node has not rejoined the session"), 0.0)
+            self._sent[name] = _Sent("", requests[name][1], time.monotonic())
+        if not reachable:
             return
-        message = self._grid.make_message(content, node, MessageType.TRAIN, self._timeout, str(round_number))
+        lifetime = self._timeout * (len(self._sent) + len(reachable)) if self._extend else self._timeout
+        messages = [
+            self._grid.make_message(
+                limit_turn(content, self._timeout) if self._extend else content,
+                node,
+                MessageType.TRAIN,
+                lifetime,
+                str(number),
+            )
+            for (node, content), number in reachable.values()
+        ]
         sent = time.monotonic()
-        (message_id,) = self._grid.push_messages([message])
-        self._sent[client] = message_id, sent
+        for message_id, (name, (_, number)) in zip(self._grid.push_messages(messages), reachable.items(), strict=True):
+            self._sent[name] = _Sent(message_id, number, sent)
 
-    def next(self, awaited: str | None) -> TimedReply:
-        """Wait for the reply of one client, or of whichever comes first, and return it.
+    @contextmanager
+    def next(self, awaited: str | None) -> Iterator[TimedReply]:
+        """Wait for the reply of one client, or of whichever comes first, and yield it; its files stay for the block.
 
         Args:
             awaited: the client; replies of others are kept. None: any client with a request.
+
+        Raises:
+            TransientError: the engine has lost a request; then all are discarded, and sent again when they are due.
         """
-        while not (awaited in self._arrived if awaited else self._arrived):
-            if not self._pull():
-                time.sleep(POLL_SECONDS)
-        return self._arrived.pop(awaited or next(iter(self._arrived)))
+        try:
+            while not (awaited in self._arrived if awaited else self._arrived):
+                if not self._pull():
+                    time.sleep(POLL_SECONDS)
+        except BaseException:
+            self.discard_all()
+            raise
+        client = awaited or next(iter(self._arrived))
+        try:
+            yield self._arrived[client]
+        finally:
+            self.discard(client)
 
     def discard(self, client: str) -> None:
         """Do not wait for a client any longer; nothing happens where it has no request."""
         self._arrived.pop(client, None)
-        if sent := self._sent.pop(client, None):
-            self._grid.discard([sent[0]])
+        if (sent := self._sent.pop(client, None)) and sent.message_id:
+            self._grid.discard([sent.message_id])
 
-    def discard_all(self) -> None:
-        """Do not wait for any client any longer."""
+    def discard_all(self) -> list[tuple[int, Reply]]:
+        """Do not wait for any client any longer; return the round of each request and its reply.
+
+        A reply that has not arrived is one without content.
+        """
+        found = [
+            (sent.round, self._arrived[name].reply if name in self._arrived else Reply(name, None))
+            for name, sent in self._sent.items()
+        ]
         for client in list(self._sent):
             self.discard(client)
-        self._arrived.clear()
+        return found
 
     def _pull(self) -> bool:
         """Take the replies that are there, in the order in which their requests were sent."""
-        clients = {message_id: client for client, (message_id, _) in self._sent.items()}
+        clients = {sent.message_id: name for name, sent in self._sent.items() if name not in self._arrived}
         found = self._grid.pull_messages(list(clients))
         for message in found:
             client = clients[message.metadata.reply_to_message_id]
-            _, sent = self._sent.pop(client)
-            reply = parse_reply(client, message, f"no answer within {self._timeout:g} s")
-            self._arrived[client] = TimedReply(reply, time.monotonic() - sent)
-        return bool(found)
+            self._arrive(client, parse_reply(client, message, self._timeout_text))
+        late = [] if found or self._grid.limits_turns else [name for name in clients.values() if self._is_late(name)]
+        for client in late:
+            self._arrive(client, Reply(client, None, self._timeout_text))
+        return bool(found or late)
+
+    def _arrive(self, client: str, reply: Reply) -> None:
+        now = time.monotonic()
+        self._arrived[client] = TimedReply(reply, now - self._sent[client].at)
+        self._last_answer = now
+
+    def _is_late(self, client: str) -> bool:
+        began = max(self._sent[client].at, self._last_answer) if self._extend else self._sent[client].at
+        return time.monotonic() > began + self._timeout + 10 * POLL_SECONDS
+
+    @property
+    def _timeout_text(self) -> str:
+        return f"no answer within {self._timeout:g} s"

@@ -61,13 +61,13 @@ def store_receipts(
                 f"{client}: the receipt of round {receipt.round} does not show its update in the list of the round: "
                 f"its path does not lead to root {receipt.root[:12]}"
             )
-        if must_be_signed and receipt.round not in roots:
+        if must_be_signed and receipt.ledger_round not in roots:
             raise FederationError(
-                f"{client}: a receipt of round {receipt.round}, whose ledger head the server has not shown"
+                f"{client}: a receipt of round {receipt.ledger_round}, whose ledger head the server has not shown"
             )
-        if (signed := roots.get(receipt.round, receipt.root)) != receipt.root:
+        if (signed := roots.get(receipt.ledger_round, receipt.root)) != receipt.root:
             raise FederationError(
-                f"{client}: the receipt of round {receipt.round} has root {receipt.root[:12]}, "
+                f"{client}: the receipt of round {receipt.ledger_round} has root {receipt.root[:12]}, "
                 f"and the server signed {signed[:12]} in the head of its ledger"
             )
         target = _receipt_file(scratch, session, receipt.round)
@@ -92,10 +92,10 @@ def audited_messages(scratch: Path) -> tuple[AuditedMessage, ...]:
 
 def _audited(scratch: Path, sent: SentMessage, roots: Mapping[int, str]) -> AuditedMessage:
     receipt = _checked_receipt(scratch, sent)
-    signed = roots.get(receipt.round) if receipt else None
+    signed = roots.get(receipt.ledger_round) if receipt else None
     if receipt and signed not in (None, receipt.root):
         file = _receipt_file(scratch, sent.to, receipt.round)
-        raise FederationError(f"{file}: has another root than the ledger head of round {receipt.round}")
+        raise FederationError(f"{file}: has another root than the ledger head of round {receipt.ledger_round}")
     return AuditedMessage(sent=sent, receipt=receipt, root_signed=signed is not None)
 
 

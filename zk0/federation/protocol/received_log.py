@@ -12,7 +12,7 @@ from zk0.audit.journal import ReceivedAnswer, ReceivedJournal
 from zk0.audit.journal_heads import JournalHead
 from zk0.federation.flower.flower_message import WEIGHTS_PATH
 from zk0.federation.protocol.exchange import Reply
-from zk0.federation.protocol.shown_journals import client_heads, client_journal_problem, parse_journal_head
+from zk0.federation.protocol.shown_journals import client_journal_problem, parse_journal_head
 from zk0.records import Update
 
 RECEIVED_JOURNAL = "accepted.jsonl"
@@ -49,6 +49,7 @@ class ReceivedLog:
         client: str = "",
         update: Update | None = None,
         refusal: str = "",
+        in_order: bool = True,
     ) -> None:
         """Append an answer to the journal.
 
@@ -58,6 +59,7 @@ class ReceivedLog:
             client: the client that answered, where `reply.sender` is not its name.
             update: the update in the answer, where it was accepted.
             refusal: the reason why it was refused.
+            in_order: the client has sent no answer later that was received before this one.
         """
         if self._journal is None:
             return
@@ -75,11 +77,12 @@ class ReceivedLog:
                 bytes=update.bytes if update else 0,
                 update_norm=update.metrics.update_norm if update else None,
                 examples=update.examples if update else None,
-                client_journal=self._client_journal(client, reply.journal),
+                client_journal=self._client_journal(client, reply.journal, in_order),
+                in_order=in_order,
             )
         )
 
-    def _client_journal(self, client: str, text: str) -> JournalHead | None:
+    def _client_journal(self, client: str, text: str, in_order: bool) -> JournalHead | None:
         """Return the head of a client's journal, and log where it shows that the journal's end was removed."""
         head = parse_journal_head(text)
         if head is None:
@@ -87,6 +90,8 @@ class ReceivedLog:
                 logger.warning("{}: its answer has no valid head of its journal", client)
             return None
         known = self._known_heads()
+        if not in_order and client in known:  # the audit finds its place
+            return head
         if client in known and (problem := client_journal_problem([known[client], head])):
             logger.warning("the journal of {} is not the one that it was: {}", client, problem)
         known[client] = head
@@ -95,8 +100,10 @@ class ReceivedLog:
     def _known_heads(self) -> dict[str, JournalHead]:
         """Return the last head of each client's journal, also of earlier sessions."""
         if self._client_heads is None:
-            entries = self._journal.newest_first() if self._journal is not None else iter(())
-            self._client_heads = {client: heads[0] for client, heads in client_heads(entries).items()}
+            self._client_heads = {}
+            for one in self._journal.newest_first() if self._journal is not None else ():
+                if one.client_journal is not None and one.in_order:
+                    self._client_heads.setdefault(one.client, one.client_journal)
         return self._client_heads
 
 

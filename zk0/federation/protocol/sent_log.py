@@ -10,11 +10,11 @@ from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from loguru import logger
 
 from zk0.audit.journal import SentJournal, SentMessage, SentWeights
-from zk0.audit.journal_heads import JournalHead, journal_problem
+from zk0.audit.journal_heads import journal_problem
 from zk0.federation.flower.flower_message import WEIGHTS_PATH
 from zk0.federation.protocol.exchange import SECURE, SECURE_CONSENT
 from zk0.federation.protocol.shown_heads import newest_head_digest
-from zk0.federation.protocol.shown_journals import JOURNAL, last_server_head, parse_journal_head
+from zk0.federation.protocol.shown_journals import JOURNAL, asks_in_buffered_round, last_server_head, parse_journal_head
 from zk0.records import Update, clean_text
 from zk0.secure.messages import MaskedUpdate
 from zk0.storage.redaction import last_component, public_values, without_folders
@@ -81,8 +81,9 @@ def record_sent(message: Message, content: RecordDict, scratch: Path) -> None:
         asked=_asked_text(plan | _agreed_sum(message_type, request), asked),
         asked_digest=hashlib.sha256(asked.encode()).hexdigest(),
         ledger_head=newest_head_digest(request),
-        server_journal=_server_journal(str(request.get(JOURNAL, "")), session, scratch / SENT_JOURNAL),
+        server_journal=parse_journal_head(str(request.get(JOURNAL, ""))),
     )
+    _check_server_journal(sent, scratch / SENT_JOURNAL)
     SentJournal(scratch / SENT_JOURNAL).append(sent)
 
 
@@ -93,13 +94,12 @@ def _agreed_sum(message_type: str, request: ConfigRecord) -> dict[str, Any]:
     return {"sum": _parsed_request(str(request.get(SECURE, "{}")))}
 
 
-def _server_journal(text: str, session: str, journal: Path) -> JournalHead | None:
-    """Return the head of the server's journal, and log where it shows that the journal's end was removed."""
-    head = parse_journal_head(text)
-    last = last_server_head(journal, session) if head else None
+def _check_server_journal(sent: SentMessage, journal: Path) -> None:
+    """Log where the head of the server's journal in a request shows that the journal's end was removed."""
+    head = None if asks_in_buffered_round(sent) else sent.server_journal
+    last = last_server_head(journal, sent.to) if head else None
     if head and last and (problem := journal_problem([last, head])):
         logger.error("the server's journal is not the one that it was: {}; see zk0bot client audit", problem)
-    return head
 
 
 def _parsed_request(text: str) -> dict[str, Any]:

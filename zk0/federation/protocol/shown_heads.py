@@ -98,13 +98,14 @@ def _problem(known: Sequence[SignedHead], heads: Sequence[SignedHead], plan: Cli
     if not heads:
         return ""
     newest, longest = heads[-1].head, max((one.head.rounds for one in known), default=0)
-    if newest.rounds < longest:
+    may_be_older = isinstance(plan, RoundPlan) and plan.buffered
+    if newest.rounds < longest and not may_be_older:
         return f"it has {newest.rounds} lines, and had {longest}"
     return "" if plan is None else _plan_problem([*known, *heads], newest, plan)
 
 
 def _plan_problem(heads: Sequence[SignedHead], newest: LedgerHead, plan: ClientPlan) -> str:
-    """Return why a plan does not fit the heads; a round is planned after the line of the round before.
+    """Return why a plan does not fit the heads; a round's plan comes with the line of the round before.
 
     Evaluated weights may be those of a round without a line yet; the node's audit compares them with its later head.
     """

@@ -4,6 +4,7 @@ Each side writes the other's head into its own journal (`zk0.audit.journal_heads
 the end of its journal are found by the other side, at once or in its audit.
 """
 
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -32,7 +33,8 @@ def parse_journal_head(text: str) -> JournalHead | None:
 def server_journal_problem(messages: Sequence[SentMessage]) -> str:
     """Return what shows that lines were removed from the server's journal; empty where nothing does.
 
-    Requests of two sessions may arrive in another order than they were made in, those of one session may not.
+    Requests of two sessions may arrive in another order than they were made in, those of one session may not, but for
+    training in buffered rounds, which goes on while the server makes other requests.
 
     Args:
         messages: a node's journal, oldest first.
@@ -40,7 +42,7 @@ def server_journal_problem(messages: Sequence[SentMessage]) -> str:
     by_session: dict[str, list[JournalHead]] = {}
     for sent in messages:
         if sent.server_journal is not None:
-            by_session.setdefault(sent.to, []).append(sent.server_journal)
+            _add(by_session.setdefault(sent.to, []), sent.server_journal, in_order=not asks_in_buffered_round(sent))
     every = sorted((head for heads in by_session.values() for head in heads), key=lambda head: head.lines)
     return next((found for heads in (*by_session.values(), every) if (found := journal_problem(heads))), "")
 
@@ -61,12 +63,29 @@ def client_journal_problem(heads: Sequence[JournalHead]) -> str:
 
 
 def client_heads(received: Iterable[ReceivedAnswer]) -> dict[str, list[JournalHead]]:
-    """Return the heads of each client's journal, in the order in which they came."""
+    """Return the heads of each client's journal in the order in which they were sent."""
     found: dict[str, list[JournalHead]] = {}
     for one in received:
         if one.client_journal is not None:
-            found.setdefault(one.client, []).append(one.client_journal)
+            _add(found.setdefault(one.client, []), one.client_journal, one.in_order)
     return found
+
+
+def asks_in_buffered_round(sent: SentMessage) -> bool:
+    """Return whether a request was one to train in a buffered round."""
+    try:
+        asked = json.loads(sent.asked or "{}")
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(asked, dict) and asked.get("buffered") is True
+
+
+def _add(heads: list[JournalHead], head: JournalHead, in_order: bool) -> None:
+    """Append a head; one that others may have overtaken gets its place before those with more lines."""
+    place = len(heads)
+    while not in_order and place and heads[place - 1].key == head.key and heads[place - 1].lines > head.lines:
+        place -= 1
+    heads.insert(place, head)
 
 
 def check_journal_file(journal: SentJournal | ReceivedJournal, heads: Iterable[JournalHead]) -> None:
