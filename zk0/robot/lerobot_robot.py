@@ -44,7 +44,7 @@ def reads_keys() -> bool:
 
     from lerobot.utils.keyboard_input import pynput_can_capture
 
-    return sys.stdin.isatty() or pynput_can_capture()
+    return sys.stdin.isatty() or bool(pynput_can_capture())
 
 
 @contextmanager
