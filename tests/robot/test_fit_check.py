@@ -1,18 +1,13 @@
 """A robot's first observation against the training data: planted mistakes are found, a sound arm is not stopped."""
 
-import os
-import pty
 import subprocess
 import sys
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from typer.testing import CliRunner
-from waiting import wait_until
 
 from flows.cli.main import zk0_app
 from zk0.errors import RobotError
@@ -205,72 +200,3 @@ def test_a_fitting_arm_is_moved_and_recorded(recorded: Path, tmp_path: Path) -> 
     assert "the arm fits the training data" in done.stdout
     report = check_dataset(tmp_path / "tries", dataset="tries")
     assert (report.errors, report.episodes, report.tasks) == ((), 1, ("Pick up the red cube",))
-
-
-def press(keyboard: int, arm: subprocess.Popen[bytes], log: Path, steps: Mapping[str, bytes]) -> None:
-    """Press each key as soon as LeRobot logs its message."""
-    for message, key in steps.items():
-        wait_until(lambda message=message: message in log.read_text() or arm.poll() is not None, 400)
-        assert message in log.read_text(), log.read_text()[-3000:]
-        os.write(keyboard, key)
-
-
-def edit_dataset(monkeypatch: pytest.MonkeyPatch, *options: str) -> None:
-    """Run lerobot-edit-dataset in this process."""
-    from lerobot.scripts.lerobot_edit_dataset import edit_dataset as run
-
-    monkeypatch.setattr(sys, "argv", ["lerobot-edit-dataset", *options])
-    run()
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_a_persons_correction_joins_the_recordings(
-    recorded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """LeRobot's DAgger mode as docs/robot.md walks it: space pauses the policy, Tab begins and ends a correction."""
-    from scripted_leader import DEGREES_PER_READING
-
-    from zk0.data.check import check_dataset
-    from zk0.data.episode_reader import EpisodeReader
-
-    command = [sys.executable, "-m", "flows.cli.main", "arm", "run", "base", "--robot", "so101_simulated"]
-    command += ["--recordings", str(recorded), "--units", "degrees", "--task", "Pick up the red cube"]
-    command += ["--record", str(tmp_path / "corrections"), "--episodes", "1", "--leader", "none"]
-    command += ["--leader-type", "so101_scripted", "--", "--device=cpu", "--play_sounds=false"]
-    command += ["--teleop.discover_packages_path=scripted_leader", f"--teleop.calibration_dir={tmp_path}"]
-    log = tmp_path / "lerobot.log"
-    keyboard, terminal = pty.openpty()
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    with log.open("w") as output:
-        arm = subprocess.Popen(command, stdin=terminal, stdout=output, stderr=output, env=environment)
-    try:
-        keys = {"corrections-only recording started": b" ", "autonomous -> paused": b"\t", "Entering correction": b""}
-        press(keyboard, arm, log, keys)
-        time.sleep(4)
-        os.write(keyboard, b"\t")
-        assert arm.wait(200) == 0, log.read_text()[-3000:]
-    finally:
-        arm.kill()
-        arm.wait()
-        os.close(keyboard)
-        os.close(terminal)
-    found = check_dataset(tmp_path / "corrections", dataset="corrections")
-    assert (found.errors, found.episodes, found.tasks) == ((), 1, ("Pick up the red cube",))
-    (episode,) = EpisodeReader(tmp_path / "corrections").read([0])
-    np.testing.assert_allclose(np.diff(episode.actions[:, 0]), DEGREES_PER_READING, atol=1e-3)  # the leader's, in order
-
-    corrected, merged = tmp_path / "corrected", tmp_path / "merged"
-    edit_dataset(
-        monkeypatch, "--repo_id=local/corrections", f"--root={tmp_path / 'corrections'}",
-        "--new_repo_id=local/corrected", f"--new_root={corrected}", "--operation.type=remove_feature",
-        "--operation.feature_names=['intervention']",
-    )  # fmt: skip
-    info = corrected / "meta" / "info.json"
-    info.write_text(info.read_text().replace('"so101_simulated"', '"so101_follower"'))
-    edit_dataset(
-        monkeypatch, "--new_repo_id=local/merged", f"--new_root={merged}", "--operation.type=merge",
-        "--operation.repo_ids=['local/arm', 'local/corrected']", f"--operation.roots=['{recorded}', '{corrected}']",
-    )  # fmt: skip
-    both = check_dataset(merged, dataset="merged")
-    assert (both.errors, both.episodes) == ((), 7)
