@@ -55,7 +55,7 @@ def parse_camera_places(pairs: Sequence[str]) -> dict[str, str]:
     >>> parse_camera_places(["overhead=0", "wrist=/dev/video2"])
     {'overhead': '0', 'wrist': '/dev/video2'}
     """
-    found = {}
+    found: dict[str, str] = {}
     for pair in pairs:
         name, equals, place = (part.strip() for part in pair.partition("="))
         if not (name and equals and place) or set(place) & set("{},:"):

@@ -158,7 +158,7 @@ def test_an_accepted_rule_and_a_sound_robot_print_the_command(checkpoint: Path) 
         (["--units", "degrees"], "--units without --recordings has no effect"),
         (["--record", "/tmp/new", "--leader", "/dev/a", "--port", "/dev/a"], "--leader /dev/a: that is the port of"),
         (["--record", "/tmp/new", "--leader", "/dev/a"], "LeRobot can read none here; run the command in a terminal"),
-        (["--record", "/proc/new"], "--record /proc"),
+        (["--record", "/proc/new"], "--record: /proc/new cannot be made"),
         (["--camera", "wrist=0", "--camera", "wrist=2"], "--camera wrist=2: this name or number is given twice"),
         (["--camera", "wrist=0", "--camera", "top=0"], "--camera top=0: this name or number is given twice"),
         (["--record", "/tmp"], "--record /tmp: exists already"),
