@@ -6,10 +6,18 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from flows.cli.arm_options import (
+    check_keyboard,
+    check_options_agree,
+    parse_camera_places,
+    parse_rules,
+    parse_size,
+)
 from flows.cli.data_command import DEFAULT_CACHE, RenameOption, parse_renames
 from flows.cli.errors_to_exit_codes import errors_to_exit_codes
 from zk0.errors import RobotError, SettingsError
 from zk0.records import JointUnits, RobotReference
+from zk0.storage.writable import check_writable
 
 if TYPE_CHECKING:
     from zk0.robot.lerobot_command import RecordingOptions
@@ -54,6 +62,10 @@ def arm_run(
     leader: Annotated[
         str | None, typer.Option(help="With --record: port of a leader arm; a person's corrections are recorded.")
     ] = None,
+    leader_type: Annotated[str, typer.Option(help="With --leader: LeRobot's teleoperator type.")] = "so101_leader",
+    leader_id: Annotated[
+        str, typer.Option(help="With --leader: name under which LeRobot keeps the leader's calibration.")
+    ] = "my_leader",
     recordings: Annotated[
         str | None, typer.Option(help="Compare with this dataset of your arm instead of the policy's own reference.")
     ] = None,
@@ -73,11 +85,18 @@ def arm_run(
         from zk0.robot.lerobot_command import RobotOptions, rollout_options
         from zk0.robot.read_reference import policy_place
 
+        check_options_agree(context)
         options = RobotOptions(
-            type=robot, port=port, id=robot_id, cameras=_parse_pairs(camera or []), camera_size=_parse_size(camera_size)
+            type=robot,
+            port=port,
+            id=robot_id,
+            cameras=parse_camera_places(camera or []),
+            camera_size=parse_size(camera_size),
         )
-        kept = _recording(record, episodes, leader)
-        accepted = _parse_rules(accept or [])
+        kept = _recording(record, episodes, leader, leader_type, leader_id)
+        if leader is not None and not check_only:
+            check_keyboard(context.args)
+        accepted = parse_rules(accept or [])
         reference = _reference(checkpoint, recordings, parse_renames(rename or []), units)
         wanted = task if task is not None else _only_task(reference)
         place = policy_place(checkpoint)
@@ -88,16 +107,19 @@ def arm_run(
         _start(command, check_only)
 
 
-def _recording(record: Path | None, episodes: int, leader: str | None) -> "RecordingOptions | None":
+def _recording(
+    record: Path | None, episodes: int, leader: str | None, leader_type: str, leader_id: str
+) -> "RecordingOptions | None":
     from zk0.robot.lerobot_command import RecordingOptions
 
     if record is None:
-        if leader is not None:
-            raise SettingsError("--leader without --record: corrections are recorded; give --record FOLDER")
         return None
     if record.exists():
         raise SettingsError(f"--record {record}: exists already; give a new folder, and merge the datasets later")
-    return RecordingOptions(folder=record.absolute(), episodes=episodes, leader=leader)
+    check_writable(record, "--record")
+    return RecordingOptions(
+        folder=record.absolute(), episodes=episodes, leader=leader, leader_type=leader_type, leader_id=leader_id
+    )
 
 
 def _reference(
@@ -168,38 +190,3 @@ def _become_lerobot(name: str, options: Sequence[str]) -> NoReturn:
 
     program = Path(sys.executable).with_name(name)
     os.execv(program, [name, *options])
-
-
-def _parse_pairs(pairs: Sequence[str]) -> dict[str, str]:
-    """Parse NAME=NUMBER pairs.
-
-    >>> _parse_pairs(["overhead=0", "wrist=/dev/video2"])
-    {'overhead': '0', 'wrist': '/dev/video2'}
-    """
-    found = {}
-    for pair in pairs:
-        name, equals, place = (part.strip() for part in pair.partition("="))
-        if not (name and equals and place) or set(place) & set("{},:"):
-            raise SettingsError(f"--camera {pair}: expected NAME=NUMBER or NAME=/dev/videoN, such as wrist=2")
-        found[name] = place
-    return found
-
-
-def _parse_size(text: str) -> tuple[int, int]:
-    """Parse a resolution.
-
-    >>> _parse_size("640x480")
-    (640, 480)
-    """
-    width, _, height = text.partition("x")
-    if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
-        raise SettingsError(f"--camera-size {text}: expected WIDTHxHEIGHT, such as 640x480")
-    return int(width), int(height)
-
-
-def _parse_rules(rules: Sequence[str]) -> frozenset[str]:
-    from zk0.robot.fit_check import RULES
-
-    if unknown := [rule for rule in rules if rule not in RULES]:
-        raise SettingsError(f"--accept {unknown[0]}: no such rule; expected one of {', '.join(RULES)}")
-    return frozenset(rules)

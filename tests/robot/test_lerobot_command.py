@@ -73,7 +73,14 @@ def test_a_recording_is_episodic_and_with_a_leader_dagger(tmp_path: Path) -> Non
         "--dataset.num_episodes=3", "--dataset.episode_time_s=20", "--dataset.fps=30",
     } <= {*found}  # fmt: skip
     corrected = rollout_options("p", "t", 20, ARM, reference(), kept.model_copy(update={"leader": "/dev/ttyACM1"}))
-    assert {"--strategy.type=dagger", "--teleop.port=/dev/ttyACM1", "--teleop.use_degrees=true"} <= {*corrected}
+    assert {
+        "--strategy.type=dagger", "--teleop.type=so101_leader", "--teleop.port=/dev/ttyACM1", "--teleop.id=my_leader",
+        "--teleop.use_degrees=true",
+    } <= {*corrected}  # fmt: skip
+    koch = kept.model_copy(update={"leader": "/dev/ttyACM1", "leader_type": "koch_leader", "leader_id": "left"})
+    other = rollout_options("p", "t", 20, ARM, reference(), koch)
+    assert {"--teleop.type=koch_leader", "--teleop.id=left"} <= {*other}
+    assert not [o for o in other if o.startswith("--teleop.use_degrees")]
 
 
 @pytest.mark.parametrize(

@@ -102,14 +102,21 @@ def test_wrong_use_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_the_command_lerobot_rollout(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("inference", "seconds"), [("sync", 2), ("rtc", 15)])
+def test_the_command_lerobot_rollout(tmp_path: Path, inference: str, seconds: int) -> None:
     """The policy `base` by its folder, from another directory: each attempt of one action is logged."""
     from zk0.policy.published_config import BASE_POLICY_FOLDER
 
     command = [str(Path(sys.executable).with_name("lerobot-rollout")), f"--policy.path={BASE_POLICY_FOLDER}"]
     command += ["--device=cpu", "--robot.type=so101_simulated", "--robot.task=lift-green", "--robot.max_steps=1"]
-    command += [f"--robot.calibration_dir={tmp_path}", "--task=Pick up the green cube", "--fps=10", "--duration=2"]
-    command += ["--return_to_initial_position=false", "--play_sounds=false"]
+    command += [
+        f"--robot.calibration_dir={tmp_path}",
+        "--task=Pick up the green cube",
+        "--fps=10",
+        f"--duration={seconds}",
+    ]
+    command += ["--return_to_initial_position=false", "--play_sounds=false", f"--inference.type={inference}"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=840)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "lift-green, seed 9000: no success after 1 actions" in done.stdout + done.stderr
+    assert "RTC inference error" not in done.stdout + done.stderr

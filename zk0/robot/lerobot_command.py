@@ -12,6 +12,8 @@ COMMAND = "lerobot-rollout"
 SIMULATED_ROBOT = "so101_simulated"
 SO_FOLLOWERS = ("so100_follower", "so101_follower")
 """Robots whose port, cameras and units zk0 writes; the options of other robots are passed on."""
+SO_LEADERS = ("so100_leader", "so101_leader")
+"""Leader arms whose units zk0 writes; the options of others are passed on."""
 _DECIDED = ("--policy.path", "--robot.type", "--robot.id", "--task", "--fps", "--duration", "--strategy.type")
 """Options that zk0 writes itself."""
 
@@ -39,6 +41,9 @@ class RecordingOptions(Record):
     leader: str | None = None
     """Port of a leader arm, with which a person corrects the policy; then the corrections are recorded."""
     leader_type: str = "so101_leader"
+    """LeRobot's teleoperator type."""
+    leader_id: str = "my_leader"
+    """Names the leader's calibration."""
 
 
 def rollout_options(
@@ -124,10 +129,10 @@ def _recording_options(recording: RecordingOptions, seconds: float, reference: R
     leader = [
         f"--teleop.type={recording.leader_type}",
         f"--teleop.port={recording.leader}",
-        "--teleop.id=my_leader",
-        f"--teleop.use_degrees={_in_degrees(reference)}",
+        f"--teleop.id={recording.leader_id}",
     ]
-    return ["--strategy.type=dagger", *leader, *options]
+    units = [f"--teleop.use_degrees={_in_degrees(reference)}"] if recording.leader_type in SO_LEADERS else []
+    return ["--strategy.type=dagger", *leader, *units, *options]
 
 
 def _in_degrees(reference: RobotReference) -> str:

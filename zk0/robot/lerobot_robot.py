@@ -38,6 +38,15 @@ def observe_robot(options: Sequence[str]) -> RobotObservation:
         return _observation(robot, seen)
 
 
+def reads_keys() -> bool:
+    """Whether LeRobot can read the keys of a person: from a display, or from the terminal of this process."""
+    import sys
+
+    from lerobot.utils.keyboard_input import pynput_can_capture
+
+    return sys.stdin.isatty() or bool(pynput_can_capture())
+
+
 @contextmanager
 def _connected(options: list[str]) -> Iterator[Any]:
     from lerobot.robots import RobotConfig, make_robot_from_config
