@@ -119,6 +119,7 @@ def plan_shards(tasks: Path, rounds: int, out: Path) -> Iterator[Shard]:
     chosen = [
         (f"{motion}-{'-'.join([colors] if isinstance(colors, str) else colors)}", motions["frames"])
         for motion, motions in tomllib.loads(tasks.read_text(encoding="utf-8")).items()
+        if motion != "random"
         for colors in motions.get("cubes", []) + motions.get("pairs", [])
     ]
     for part in range(rounds):

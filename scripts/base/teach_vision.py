@@ -6,13 +6,13 @@ cube" is cannot serve stacking. Targets of the wrist camera are relative to the 
 color channels in random order, and the head's color too, so colors that are not in the recordings occur as well.
 """
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from base_columns import CAMERAS, Columns, camera_images, frame_images, held_out_frames, training_frames
+from base_columns import CAMERAS, Columns, camera_images, every_nth, frame_images, held_out_frames, training_frames
+from object_errors import report_errors
 from resumable import ResumableTraining
 from torch import Tensor, nn
 from torch.nn import functional
@@ -40,10 +40,11 @@ class ObjectHead(nn.Module):
         return self.out(functional.gelu(self.hidden(mixed)))
 
 
-def object_targets(columns: Columns) -> tuple[Tensor, Tensor]:
-    """Queries (frames, 2, 4) and standardized targets (frames, 2, 2 cameras, TARGETS) of cube and goal.
+def object_targets(columns: Columns) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries (frames, 2, 4), standardized targets (frames, 2, 2 cameras, TARGETS) of cube and goal, and their unit.
 
-    A query is the object's color and whether it is a disc. Unknown targets are NaN.
+    A query is the object's color and whether it is a disc. Unknown targets are NaN. The unit (2 cameras, TARGETS) is a
+    standard deviation, in meters for positions.
     """
     gripper_yaw = np.arctan2(columns["rot"][:, 1, 0], columns["rot"][:, 0, 0])
 
@@ -57,7 +58,7 @@ def object_targets(columns: Columns) -> tuple[Tensor, Tensor]:
     mean[:, 3:], std[:, 3:] = 0, 0.7
     names, row = np.unique(columns["task"], return_inverse=True)
     queries = np.stack([_queries(str(name)) for name in names])[row]
-    return torch.tensor(queries).float(), torch.tensor((targets - mean) / std).float()
+    return torch.tensor(queries).float(), torch.tensor((targets - mean) / std).float(), torch.tensor(std).float()
 
 
 def _queries(name: str) -> np.ndarray:
@@ -73,7 +74,7 @@ def teach_vision(policy: Any, columns: Columns, steps: int, rate: float, batch: 
     vlm = policy.model.vlm_with_expert
     model, device = vlm.get_vlm_model(), policy.model.state_proj.weight.device
     images = camera_images(columns, device)
-    queries, targets = (part.to(device) for part in object_targets(columns))
+    queries, targets, unit = (part.to(device) for part in object_targets(columns))
     frames = training_frames(columns)
     with torch.no_grad():
         tokens = vlm.embed_image(frame_images(images["overhead"], slice(0, 1)) * 2 - 1)
@@ -90,10 +91,12 @@ def teach_vision(policy: Any, columns: Columns, steps: int, rate: float, batch: 
         order[torch.rand(batch) < 0.5] = torch.arange(3)
         chosen, order = chosen.to(device), order.to(device)
         predicted = _predict(vlm, heads, images, chosen, queries[chosen], order)
-        return _loss(predicted, targets[chosen])
+        return object_loss(predicted, targets[chosen])
 
     training.run(loss_of_batch)
-    _report_errors(vlm, heads, images, held_out_frames(columns)[:2000].to(device), queries, targets)
+    for what, some in (("training scenes", frames), ("held-out scenes", held_out_frames(columns))):
+        some = every_nth(some, 2000).to(device)
+        report_errors(what, _predict_plain(vlm, heads, images, some, queries), targets[some], unit)
     policy.requires_grad_(False)
 
 
@@ -114,22 +117,16 @@ def _predict(
     return torch.stack(by_camera, 2)
 
 
-def _loss(predicted: Tensor, target: Tensor) -> Tensor:
+def object_loss(predicted: Tensor, target: Tensor) -> Tensor:
+    """Loss of the targets that are known."""
     known = ~torch.isnan(target)
     return functional.smooth_l1_loss(predicted[known], target[known], beta=0.3)
 
 
 @torch.no_grad()
-def _report_errors(
-    vlm: Any, heads: nn.ModuleList, images: dict[str, Tensor], frames: Tensor, queries: Tensor, targets: Tensor
-) -> None:
-    plain = torch.arange(3, device=frames.device).expand(len(frames), 3)
-    parts = [
-        _predict(vlm, heads, images, frames[i : i + 128], queries[frames[i : i + 128]], plain[i : i + 128])
-        for i in range(0, len(frames), 128)
-    ]
-    error = (torch.cat(parts) - targets[frames]).abs()[..., :2].nanmedian(0).values.mean(-1)
-    for name, row in zip(("cube", "goal"), error, strict=True):
-        both = ", ".join(f"{camera} {value:.3f}" for camera, value in zip(CAMERAS, row.tolist(), strict=True))
-        sys.stdout.write(f"held-out scenes, {name}: median error in standard deviations: {both}\n")
-        sys.stdout.flush()
+def _predict_plain(
+    vlm: Any, heads: nn.ModuleList, images: dict[str, Tensor], frames: Tensor, queries: Tensor
+) -> Tensor:
+    order = torch.arange(3, device=frames.device)
+    parts = [_predict(vlm, heads, images, i, queries[i], order.expand(len(i), 3)) for i in frames.split(128)]
+    return torch.cat(parts)

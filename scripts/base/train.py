@@ -1,12 +1,16 @@
-"""Train the policy `base` on recorded frames: first its vision encoder, then its action expert.
+"""Train the policy `base`: first its vision encoder, then its language model and action expert.
 
-    python scripts/base/train.py recordings --work work --vision-steps 6000 --action-steps 8000 --out FOLDER
+    python scripts/base/train.py recordings --scenes scenes --work work --out FOLDER
+    python scripts/base/train.py recordings --scenes scenes --start base --work work --out FOLDER
 
-1. `scripts/base/teach_vision.py`: vision encoder and connector learn where the object of each color lies.
-2. `scripts/base/teach_actions.py`: they are frozen; the rest learns the actions of the scripted expert.
+1. `scripts/base/teach_vision.py`: vision encoder and connector learn where the object of each color lies. With
+   `--start` they are those of another policy, and this part is left out.
+2. `scripts/base/teach_actions.py`: they are frozen; the rest learns the actions of the scripted expert, and where the
+   objects lie that a task names.
 
-`scripts/base/record.py` records the frames. The command can be stopped at any time; started again with the same
-arguments, it continues from the state in `--work`, which is at most two minutes old.
+`scripts/base/record.py` records frames, `scripts/base/random_scenes.py` renders others without physics. The command can
+be stopped at any time; started again with the same arguments, it continues from the state in `--work`, which is at most
+two minutes old.
 """
 
 import argparse
@@ -16,11 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from base_columns import measure_frames, read_recordings
+from base_columns import join_columns, measure_frames, read_recordings, recorded_files
 from teach_actions import teach_actions
 from teach_vision import teach_vision
 
 from zk0.policy.save_policy import save_policy
+from zk0.policy.saved_policy import load_saved_policy
 from zk0.policy.smolvla.tiny_geometry import IMAGE_SIDE, tiny_config, write_tiny_vlm
 from zk0.records import ACTION, CAMERA_PREFIX, STATE
 from zk0.settings.evaluation_settings import RolloutSettings
@@ -72,7 +77,9 @@ def main() -> None:
     """Train the policy and save it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recordings", type=Path, help="folder of scripts/base/record.py")
+    parser.add_argument("--scenes", type=Path, required=True, help="folder of scripts/base/random_scenes.py")
     parser.add_argument("--rounds", type=int, help="use the first files of each task only")
+    parser.add_argument("--start", help="a policy, or base: continue its training with part 2, without part 1")
     parser.add_argument("--vision-steps", type=int, default=6000, help="optimizer steps of part 1")
     parser.add_argument("--action-steps", type=int, default=8000, help="optimizer steps of part 2")
     parser.add_argument("--vision-rate", type=float, default=1.5e-3, help="highest learning rate of part 1")
@@ -85,15 +92,16 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    files = sorted(arguments.recordings.glob("*-[0-9][0-9][0-9].npz"))
-    chosen = [f for f in files if arguments.rounds is None or int(f.stem[-3:]) < arguments.rounds]
-    columns = read_recordings(chosen)
-    statistics = measure_frames(columns)
+    recorded = read_recordings(recorded_files(arguments.recordings, rounds=arguments.rounds))
+    statistics = measure_frames(recorded)
     torch.manual_seed(arguments.seed)
-    policy = build_policy(arguments.work).to(_device(arguments.device))
+    start = arguments.start and load_saved_policy(arguments.start).policy
+    policy = (start or build_policy(arguments.work)).to(_device(arguments.device))
     policy.eval()
-    vision = (arguments.vision_steps, arguments.vision_rate, arguments.vision_batch)
-    teach_vision(policy, columns, *vision, arguments.work)
+    if start is None:
+        vision = (arguments.vision_steps, arguments.vision_rate, arguments.vision_batch)
+        teach_vision(policy, recorded, *vision, arguments.work)
+    columns = join_columns(recorded, read_recordings(sorted(arguments.scenes.glob("*-random-*.npz"))))
     action = (arguments.action_steps, arguments.action_rate, arguments.action_batch)
     teach_actions(policy, columns, statistics, *action, arguments.work, arguments.seed)
     policy.cpu()
