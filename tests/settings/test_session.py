@@ -218,6 +218,13 @@ class TestFaults:
         with pytest.raises(SettingsError, match=r"bad.toml: not TOML"):
             load_session(bad)
 
+    @pytest.mark.parametrize("text", [f"rounds = {'9' * 5000}", f"x = {'[' * 3000}", "a" + ".a" * 5000 + " = 1"])
+    def test_a_file_that_no_parser_reads_is_one_line(self, text: str, tmp_path: Path) -> None:
+        (tmp_path / "s.toml").write_text(text)
+        with pytest.raises(SettingsError, match=r"s\.toml: not TOML: ") as error:
+            load_session(tmp_path / "s.toml")
+        assert len(str(error.value)) < 300 + len(str(tmp_path))
+
 
 class TestOverrides:
     def test_override_replaces_the_setting_of_the_file(self) -> None:

@@ -35,7 +35,7 @@ def load_session(path: Path, overrides: Mapping[str, Any] | None = None, base: P
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as e:
         raise SettingsError(f"{path}: cannot be read ({e.strerror}); expected a session file in TOML") from e
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+    except (ValueError, RecursionError) as e:  # also numbers of thousands of digits, and tables nested too deep
         raise SettingsError(f"{path}: not TOML: {e}") from e
     session = parse_session(apply_overrides(values, overrides or {}), str(path))
     return session if base is None else session.with_absolute_paths(base)

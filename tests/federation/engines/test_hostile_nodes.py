@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 import zstandard
@@ -102,6 +103,14 @@ class Nested(ArrayRecord):
         return f"ArrayRecord  {len(body)}".encode() + b"\0" + body
 
 
+def impersonate(node: HostileNode, request: Message) -> None:
+    """An answer in the name of another node, whose id and request an attacker would have to know."""
+    try:
+        node.answer(request, update(node, request), sender=request.metadata.dst_node_id ^ 1)
+    except httpx.HTTPStatusError as e:
+        node.answer(request, refusal(f"status {e.response.status_code}"))
+
+
 def nested(node: HostileNode, request: Message) -> None:
     answer = {"update": update(node, request)["answer"]["update"]}
     node.answer(request, RecordDict({"weights": Nested(), "answer": ConfigRecord(answer)}))
@@ -127,6 +136,7 @@ HOSTILE: dict[str, tuple[Callable[[HostileNode, Message], None], str]] = {
     "compresses": (compressed_bomb, "its wire format is"),
     "claims": (lambda n, asked: n.answer(asked, update(n, asked, examples=10**12)), "is not an update .*examples"),
     "more-frames": (lambda n, asked: n.answer(asked, update(n, asked, examples=91)), "expected the 90 training frames"),
+    "impersonates": (impersonate, "^status 403$"),
     "marks-up": (lambda n, asked: n.answer(asked, refusal("[/x]\x1b[2J\r\nINFO forged")), r"\(/x\) \(2J INFO forged"),
 }
 """Name of the node, how it answers a plan, and why it is refused."""
