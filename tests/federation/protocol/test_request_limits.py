@@ -261,6 +261,17 @@ def test_a_node_that_sends_sums_only(config: dict[str, Any]) -> None:
     check_plan(FeaturePlan(**common(), every_frames=None), only)
 
 
+def test_the_audit_shows_whether_an_update_was_asked_for_in_a_sum(config: dict[str, Any]) -> None:
+    rules = SecureRules(bits=16, neighbors=4, limit=0.004, max_share_factor=3.0)
+    for asked in (plan(lr=5.0, secure=rules), plan(lr=5.0)):
+        assert list(answer("train", config, plan=asked.model_dump_json())) == ["refusal"]
+    in_a_sum, by_itself, refused = asked_lines(SentJournal(Path(config["scratch"]) / "sent.jsonl").read())
+    assert "lr 5.0" in in_a_sum
+    assert "in a secure sum, neighbors 4" in in_a_sum
+    assert in_a_sum.replace(", in a secure sum, neighbors 4", "") == by_itself
+    assert refused.startswith("refused train: ")
+
+
 def test_requests_of_each_kind_a_day(config: dict[str, Any]) -> None:
     few = config | {LIMITS: NodeLimits(max_rounds_per_day=2).model_dump_json()}
     features = FeaturePlan(**common(), every_frames=None)
