@@ -69,6 +69,7 @@ def show_preview(root: str, uri: str, unit: str, rename_map: Mapping[str, str]) 
     """Show thumbnails and joint plots in the UI of this flow's Prefect server; they are sent nowhere else."""
     from zk0.data.preview import read_preview
     from zk0.report.charts.thumbnails import preview_sections
+    from zk0.report.tables.markdown import escape_markdown
 
     preview = read_preview(Path(root), rename_map)
     thumbnails = [(p.episode, p.frame, p.camera, p.pixels) for p in preview.images]
@@ -78,5 +79,6 @@ def show_preview(root: str, uri: str, unit: str, rename_map: Mapping[str, str]) 
     images = [
         f"## {title}\n\n![{title}](data:image/png;base64,{b64encode(image).decode()})" for title, image in sections
     ]
-    text = "\n\n".join([f"# {uri}", *images]) if images else f"# {uri}\n\nNo frame and no motion could be read."
+    heading = f"# {escape_markdown(uri)}"
+    text = "\n\n".join([heading, *images]) if images else f"{heading}\n\nNo frame and no motion could be read."
     create_markdown_artifact(markdown=text, key="dataset-preview", description=uri)

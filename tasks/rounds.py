@@ -32,6 +32,7 @@ from zk0.records import (
     StatisticsGroup,
     Update,
 )
+from zk0.processes import collect_round_garbage
 from zk0.rules.buffered_rounds import staleness_factor
 from zk0.rules.participation import check_enough_updates
 from zk0.rules.selection import select_round
@@ -283,6 +284,7 @@ def record_round(session: Session, folder: str, record: RoundRecord) -> tuple[Ro
     log_line(f"round {record.round}: recorded after {record.seconds:.1f} s; {memory_summary()}")
     remove_finished_round_files(here, finished, session, select_round(session, finished, ()).best)
     check_disk_limit(session, here.path)
+    collect_round_garbage()
     return finished
 
 

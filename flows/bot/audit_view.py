@@ -89,6 +89,7 @@ def _asked_text(asked: str) -> str:
             "holdout_episodes": terms.get("data", {}).get("holdout_episodes"),
             **{key: plan.get(key) for key in ("lr", "mu", "use_control_variates", "every_frames", "times")},
             **{key: training.get(key) or None for key in _ASKED_TRAINING},
+            "in a secure sum, neighbors": (plan.get("secure") or {}).get("neighbors"),
         }
     except (ValueError, AttributeError):
         return "something that is no plan"

@@ -12,9 +12,9 @@ from zk0.records import ClientMetrics
 from zk0.secure.mask_streams import Mask, MaskStreams
 from zk0.secure.masked_file import save_masked
 from zk0.secure.masked_rounds import MaskedRounds
-from zk0.secure.messages import Consent, Roster, SumRequest, UnmaskingRequest
+from zk0.secure.messages import Consent, KeyAdvert, Roster, SumRequest, UnmaskingRequest, signed_keys
 from zk0.secure.shamir import evaluate_polynomial, join_shares, split_secret
-from zk0.secure.unmasking import masking_request, remaining_masks
+from zk0.secure.unmasking import check_advert, masking_request, remaining_masks
 from zk0.weights.files import open_weights
 from zk0.weights.writer import save_weights
 
@@ -101,6 +101,19 @@ def test_a_server_cannot_stand_between_two_clients(secure_group: Callable[..., A
     own = next(advert for advert in other.roster().adverts if advert.client == "c01")
     with pytest.raises(FederationError, match="another key of c01 than before"):
         group.client("c00").share(Roster(common=second.common, adverts=replaced(second, own)))
+
+
+@pytest.mark.parametrize("key", ["channel_key", "mask_key"])
+@pytest.mark.parametrize("point", ["00" * 32, "01" + "00" * 31, "ec" + "ff" * 30 + "7f", "ed" + "ff" * 30 + "7f"])
+def test_a_key_of_small_order_costs_its_own_client(secure_group: Callable[..., Any], key: str, point: str) -> None:
+    """Signed as it should be; all other clients would refuse a roster with it."""
+    group = secure_group(3)
+    advert = group.roster().advert("c01")
+    check_advert(group.common, advert)
+    values = advert.model_dump(exclude={"signature"}) | {key: point}
+    signature = group.client("c01").key.sign(signed_keys(group.common, values))
+    with pytest.raises(FederationError, match="not a public key that a client can use"):
+        check_advert(group.common, KeyAdvert.model_validate(values | {"signature": signature}))
 
 
 def replaced(roster: Roster, advert: Any) -> tuple[Any, ...]:

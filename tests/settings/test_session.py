@@ -227,6 +227,23 @@ class TestFaults:
         with pytest.raises(SettingsError, match=r"bad.toml: not TOML"):
             load_session(bad)
 
+    @pytest.mark.parametrize(
+        "text",
+        [
+            f"rounds = {'9' * 5000}",
+            f"x = {'[' * 3000}",
+            "a" + ".a" * 5000 + " = 1",
+            f"name = '{'a' * 10**6}'",
+            f"seed = '{'[/x]' * 10**5}'",
+        ],
+    )
+    def test_a_file_of_somebody_else_is_refused_in_one_short_line(self, text: str, tmp_path: Path) -> None:
+        (tmp_path / "s.toml").write_text(text)
+        with pytest.raises(SettingsError, match=r"s\.toml: (not TOML|name|seed): ") as error:
+            load_session(tmp_path / "s.toml")
+        assert len(str(error.value)) < 500 + len(str(tmp_path))
+        assert "\n" not in str(error.value)
+
 
 class TestOverrides:
     def test_override_replaces_the_setting_of_the_file(self) -> None:

@@ -69,9 +69,20 @@ class HostileNode:
             time.sleep(0.5)
         return None
 
-    def answer(self, request: Message, content: RecordDict, objects: int | None = None) -> None:
-        """Answer a request; after a number of objects of the answer, unless None, the upload stops for ever."""
+    def answer(
+        self, request: Message, content: RecordDict, objects: int | None = None, sender: int | None = None
+    ) -> None:
+        """Answer a request.
+
+        Args:
+            request: of the server.
+            content: of the answer.
+            objects: of the answer, after which the upload stops for ever; None: all are sent.
+            sender: id of the node in whose name the answer is; None: this one.
+        """
         serialized, run = to_flower(Message(embed_weights(content), reply_to=request)), request.metadata.run_id
+        if sender is not None:
+            serialized.proto.metadata.src_node_id = sender
         offer = PushMessagesRequest(
             node=self._node, messages_list=[serialized.proto], message_object_trees=[serialized.object_tree]
         )

@@ -11,7 +11,7 @@ from zk0.errors import UpdateError
 from zk0.records import SUM_NAME, ClientMetrics, SummedUpdates, Update
 from zk0.settings.aggregation_settings import AggregationSettings
 from zk0.weights.digests import load_weights
-from zk0.weights.fixed_point import FixedPointGrid, decode_metrics, encode_metrics, summed_specs
+from zk0.weights.fixed_point import FixedPointGrid, decode_metrics, encode_metrics, false_metrics, summed_specs
 from zk0.weights.tensor_spec import TensorSpec
 from zk0.weights.writer import save_weights
 
@@ -48,8 +48,18 @@ def test_metrics_are_means() -> None:
     assert found.policy_loss == pytest.approx((0.123456 + 2 * 0.5) / 3, abs=1e-6)
     assert found.local_steps == round((7 + 2 * 9) / 3)
     assert found.grad_norm == pytest.approx(2**36 / 3, rel=1e-6)  # larger ones are cut to 2^36
-    with pytest.raises(UpdateError, match="expected 0 or more"):
-        decode_metrics(words + np.uint64(2**63), 0.75)
+    assert false_metrics(words, 0.75) == {}
+
+
+@pytest.mark.parametrize("word", [2**62, 2**63 - 1, 2**63, 2**64 - 1])
+def test_false_metrics_of_a_client_spoil_the_means_and_stop_nothing(word: int) -> None:
+    """A record cannot hold such numbers, and the masked words that bring them are stored: every retry would fail."""
+    words = np.full(len(ClientMetrics.model_fields), word, np.uint64)
+    for share in (0.75, 1e-9):
+        assert set(false_metrics(words, share)) == set(ClientMetrics.model_fields)
+        found = decode_metrics(words, share)
+        assert ClientMetrics.model_validate_json(found.model_dump_json()) == found
+        assert (found.seconds == 0) == (word >= 2**63)
 
 
 def sum_update(folder: Path, old: dict[str, np.ndarray], numbers: int) -> Update:

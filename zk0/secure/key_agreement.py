@@ -16,6 +16,11 @@ def public_key(private: bytes) -> bytes:
     return key.public_bytes(Encoding.Raw, PublicFormat.Raw)
 
 
+def check_public_key(public: bytes) -> None:
+    """Raise as `agreed_key` where no client could agree on a key with the owner of this public key."""
+    agreed_key(bytes(KEY_BYTES), public, b"check")
+
+
 def agreed_key(private: bytes, public: bytes, purpose: bytes) -> bytes:
     """Return the 32 bytes that the owners of two key pairs agree on for a purpose.
 

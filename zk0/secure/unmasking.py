@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from zk0.audit.signing_key import is_signed
 from zk0.errors import FederationError, UpdateError
 from zk0.records import DigestAlgorithm, SummedUpdates
-from zk0.secure.key_agreement import KEY_BYTES, public_key
+from zk0.secure.key_agreement import KEY_BYTES, check_public_key, public_key
 from zk0.secure.mask_streams import Mask, MaskStreams
 from zk0.secure.masking_client import pairwise_mask
 from zk0.secure.messages import (
@@ -35,13 +35,15 @@ from zk0.weights.writer import open_weights_writer
 
 
 def check_advert(common: SecureRound, found: KeyAdvert) -> None:
-    """Check that a client has signed its keys for a round.
+    """Check that a client has signed its keys for a round, and that others can use them.
 
     Raises:
-        FederationError: it has not.
+        FederationError: it has not, or they cannot: every other client would refuse a roster with such keys.
     """
     if not is_signed(found.identity, found.signed_bytes(common), found.signature):
         raise FederationError("its keys are not signed by its node for this round")
+    for key in (found.channel_key, found.mask_key):
+        check_public_key(bytes.fromhex(key))
 
 
 def check_consent(roster: Roster, request: SumRequest, found: Consent) -> None:

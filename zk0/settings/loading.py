@@ -18,6 +18,8 @@ from zk0.settings.session import Session
 
 _EXCLUSIVE = ("local_steps", "local_epochs")
 """Settings of `[training]` of which exactly one is set."""
+_MAX_SHOWN = 300
+"""Characters of a wrong value in an error."""
 
 
 def load_session(path: Path, overrides: Mapping[str, Any] | None = None, base: Path | None = None) -> Session:
@@ -32,12 +34,12 @@ def load_session(path: Path, overrides: Mapping[str, Any] | None = None, base: P
         SettingsError: the file is missing or no TOML, or a setting is unknown or invalid.
     """
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = apply_overrides(tomllib.loads(path.read_text(encoding="utf-8")), overrides or {})
     except OSError as e:
         raise SettingsError(f"{path}: cannot be read ({e.strerror}); expected a session file in TOML") from e
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+    except (ValueError, RecursionError) as e:  # also numbers of thousands of digits, and tables nested too deep
         raise SettingsError(f"{path}: not TOML: {e}") from e
-    session = parse_session(apply_overrides(values, overrides or {}), str(path))
+    session = parse_session(values, str(path))
     return session if base is None else session.with_absolute_paths(base)
 
 
@@ -103,8 +105,9 @@ def _expected(fault: Any) -> str:
     if fault["type"] == "extra_forbidden":
         similar = _similar_setting(".".join(part for part in fault["loc"] if isinstance(part, str)))
         return "unknown setting" + (f"; did you mean {similar}?" if similar else "")
-    message = str(fault["msg"]).removeprefix("Value error, ")
-    return message if fault["type"] in ("missing", "value_error") else f"{message}, found {fault['input']!r}"
+    message, found = str(fault["msg"]).removeprefix("Value error, "), repr(fault["input"])
+    shown = found if len(found) <= _MAX_SHOWN else f"{found[:_MAX_SHOWN]}..."
+    return message if fault["type"] in ("missing", "value_error") else f"{message}, found {shown}"
 
 
 def _similar_setting(name: str) -> str | None:

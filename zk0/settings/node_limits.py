@@ -12,6 +12,11 @@ class NodeLimits(Record):
     frames, and keep a server from occupying the machine.
     """
 
+    secure_only: bool = Field(
+        default=False,
+        description="send updates in sums only (`federation.secure`), and no score of this node: a server that "
+        "announces secure aggregation can otherwise ask for an update by itself",
+    )
     min_batch_frames: int = Field(default=8, ge=1, description="least frames per optimizer step")
     min_round_frames: int = Field(
         default=256,

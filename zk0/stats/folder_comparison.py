@@ -66,5 +66,5 @@ def _read_settings(folder: Path) -> dict[str, Any] | None:
     file = SessionFolder(folder).session_toml
     try:
         return tomllib.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
-    except (OSError, ValueError) as e:
+    except (OSError, ValueError, RecursionError) as e:
         raise EvaluationError(f"{file}: cannot be read ({e}); expected the settings of a session") from e

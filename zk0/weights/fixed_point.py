@@ -7,6 +7,7 @@ of the numbers, and the width of a word does not limit the number of clients. Nu
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -119,16 +120,30 @@ def encode_metrics(metrics: ClientMetrics, share: float) -> NDArray[np.uint64]:
 
 
 def decode_metrics(words: NDArray[np.uint64], total_share: float) -> ClientMetrics:
-    """Return the mean metrics of a sum of words.
-
-    Raises:
-        UpdateError: the words are not a sum of metrics: a client has sent something else.
-    """
-    values = words.view(np.int64) * _METRICS_STEP / total_share
-    if values.min() < 0:
-        raise UpdateError(f"the sum of the clients' metrics is {values.min():.3g}, expected 0 or more")
+    """Return the mean metrics of a sum of words; impossible ones (`false_metrics`) are cut to the nearest possible."""
+    values = np.clip(_mean_metrics(words, total_share), 0.0, _metric_bounds())
     found: dict[str, Any] = dict(zip(_METRICS, map(float, values), strict=True))
     return ClientMetrics(**found | {"local_steps": round(found["local_steps"])})
+
+
+def false_metrics(words: NDArray[np.uint64], total_share: float) -> dict[str, float]:
+    """Return the mean metrics that are no possible ones, by name: a client has sent words of something else."""
+    values = _mean_metrics(words, total_share)
+    return {
+        name: float(value)
+        for name, value, bound in zip(_METRICS, values, _metric_bounds(), strict=True)
+        if not 0 <= value <= bound
+    }
+
+
+def _mean_metrics(words: NDArray[np.uint64], total_share: float) -> NDArray[np.float64]:
+    return np.asarray(words.view(np.int64) * _METRICS_STEP / total_share)
+
+
+def _metric_bounds() -> NDArray[np.float64]:
+    """Return the largest mean of each metric: what a record holds, and what one client can send."""
+    rules = (ClientMetrics.model_fields[name].metadata for name in _METRICS)
+    return np.array([min(_METRICS_LIMIT, *(getattr(rule, "le", inf) for rule in found)) for found in rules])
 
 
 class SummedWeights:

@@ -4,10 +4,11 @@ import json
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 import zstandard
@@ -69,6 +70,11 @@ def update(node: HostileNode, request: Message, **changes: Any) -> RecordDict:
     return RecordDict({"answer": ConfigRecord({"update": text, WEIGHTS_PATH: str(node.folder / "update.safetensors")})})
 
 
+def moments(**changes: Any) -> dict[str, Any]:
+    """The statistics of a joining answer, with false moments of the states."""
+    return {"state": MOMENTS | changes, "action": MOMENTS}
+
+
 def refusal(text: str) -> RecordDict:
     return RecordDict({"answer": ConfigRecord({"refusal": text})})
 
@@ -102,6 +108,14 @@ class Nested(ArrayRecord):
         return f"ArrayRecord  {len(body)}".encode() + b"\0" + body
 
 
+def impersonate(node: HostileNode, request: Message) -> None:
+    """An answer in the name of another node, whose id and request an attacker would have to know."""
+    try:
+        node.answer(request, update(node, request), sender=request.metadata.dst_node_id ^ 1)
+    except httpx.HTTPStatusError as e:
+        node.answer(request, refusal(f"status {e.response.status_code}"))
+
+
 def nested(node: HostileNode, request: Message) -> None:
     answer = {"update": update(node, request)["answer"]["update"]}
     node.answer(request, RecordDict({"weights": Nested(), "answer": ConfigRecord(answer)}))
@@ -127,17 +141,36 @@ HOSTILE: dict[str, tuple[Callable[[HostileNode, Message], None], str]] = {
     "compresses": (compressed_bomb, "its wire format is"),
     "claims": (lambda n, asked: n.answer(asked, update(n, asked, examples=10**12)), "is not an update .*examples"),
     "more-frames": (lambda n, asked: n.answer(asked, update(n, asked, examples=91)), "expected the 90 training frames"),
+    "impersonates": (impersonate, "^status 403$"),
     "marks-up": (lambda n, asked: n.answer(asked, refusal("[/x]\x1b[2J\r\nINFO forged")), r"\(/x\) \(2J INFO forged"),
 }
 """Name of the node, how it answers a plan, and why it is refused."""
 HONEST = ("a", "b")
+LIARS: dict[str, tuple[Callable[[str], RecordDict], str]] = {
+    "ruins": (lambda name: member(name, statistics=moments(std=[1e200] * 6)), "no data has the moments"),
+    "widens": (lambda name: member(name, statistics=moments(std=[1.0])), "moments of"),
+    "counts": (lambda name: member(name, statistics=moments(count=10**400)), "is not a member record"),
+    "shouts": (lambda name: member(name, dataset="x" * 1_000_000), "is not a member record"),
+    "another": (lambda name: member("a"), "joins as client a; expected the name that it was enrolled under"),
+}
+"""Name of the node, its joining answer, and why it is refused."""
 
 
 class Nodes:
-    """All nodes of the server, each in a thread."""
+    """All nodes of the server, each in a thread.
 
-    def __init__(self, server: ServerFolder, folder: Path) -> None:
-        kits = [server.enroll(name) for name in (*HONEST, *HOSTILE)]
+    Args:
+        server: to enroll them at.
+        folder: for their files.
+        names: of the nodes.
+        joining: their answers to the session's terms, by name; those of other nodes are honest.
+    """
+
+    def __init__(
+        self, server: ServerFolder, folder: Path, names: Sequence[str], joining: Mapping[str, RecordDict] | None = None
+    ) -> None:
+        kits = [server.enroll(name) for name in names]
+        self.joining = joining or {}
         self.nodes = [HostileNode(kit, folder / kit.name) for kit in kits]
         self.stop = 0.0
         self.failures: list[str] = []
@@ -154,7 +187,7 @@ class Nodes:
             node.activate()
             while (request := node.next_request(self.stop)) is not None:
                 if "terms" in request.content["config"]:
-                    node.answer(request, member(node.name))
+                    node.answer(request, self.joining.get(node.name) or member(node.name))
                 else:
                     work = HOSTILE[node.name][0] if node.name in HOSTILE else self._honest
                     work(node, request)
@@ -191,7 +224,7 @@ class Arrivals:
 
 
 def test_each_hostile_node_costs_its_own_answer(server: ServerFolder, tmp_path: Path) -> None:
-    nodes = Nodes(server, tmp_path / "nodes")
+    nodes = Nodes(server, tmp_path / "nodes", (*HONEST, *HOSTILE))
     server.start(detached=False)
     threads = nodes.start(500)
     start = tmp_path / "global.safetensors"
@@ -225,5 +258,24 @@ def test_each_hostile_node_costs_its_own_answer(server: ServerFolder, tmp_path: 
     received = ReceivedJournal(journal).read()
     assert {one.client for one in received if one.refusal} == set(HOSTILE)
     assert not any(ord(c) < 32 for one in received for c in one.refusal)
+    for thread in threads:
+        thread.join(20)
+
+
+def test_a_node_that_lies_when_it_joins_costs_itself_only(server: ServerFolder, tmp_path: Path) -> None:
+    names = tuple(sorted((*HONEST, *LIARS)))
+    nodes = Nodes(server, tmp_path / "nodes", names, {name: lie(name) for name, (lie, _) in LIARS.items()})
+    server.start(detached=False)
+    threads = nodes.start(300)
+    journal = server.path / "accepted.jsonl"
+    with DeploymentGrid(server.endpoint(), tmp_path / "session" / "inbox", names) as grid:
+        members = Federation(grid, names, JOIN_SECONDS, min_clients=2, log=ReceivedLog(journal, "s")).join(TERMS)
+    nodes.stop = 0.0
+    assert nodes.failures == []
+    assert [m.client for m in members] == list(HONEST)
+    reasons = {one.client: one.refusal for one in ReceivedJournal(journal).read() if one.refusal}
+    assert sorted(reasons) == sorted(LIARS)
+    for name, (_, pattern) in LIARS.items():
+        assert re.search(pattern, reasons[name]), (name, reasons[name])
     for thread in threads:
         thread.join(20)

@@ -23,6 +23,8 @@ from zk0.federation.network.enrolled_nodes import EnrolledNodes
 from zk0.federation.network.flower_commands import free_port
 from zk0.federation.network.gateway import ALLOWED_PATHS, Gateway, GatewaySettings
 
+ANSWER = "/v1/fleet/push-messages"
+
 
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningGateway]:
@@ -56,6 +58,24 @@ class TestEnrolledNodes:
             "/v1/fleet/unregister-node",
         }
         assert [gateway.post(path.decode()) for path in sorted(ALLOWED_PATHS)] == [200] * len(ALLOWED_PATHS)
+
+    def test_no_answer_in_the_name_of_another_node(self, gateway: RunningGateway) -> None:
+        """A SuperLink compares the node in the request with its key, but not with the sender of the answer."""
+        from flwr.proto.fleet_pb2 import PushMessagesRequest
+        from flwr.proto.message_pb2 import Message, Metadata
+        from flwr.proto.node_pb2 import Node
+
+        def answer(*senders: int) -> bytes:
+            messages = [Message(metadata=Metadata(src_node_id=sender, dst_node_id=1)) for sender in senders]
+            return PushMessagesRequest(node=Node(node_id=7), messages_list=messages).SerializeToString()
+
+        gateway.superlink.requests.clear()
+        for body in (answer(8), answer(7, 8), answer(8, 7), answer(0), answer(7) + answer(8), b"\xff" * 7):
+            assert gateway.post(ANSWER, body=body) == 403
+        assert gateway.superlink.requests == []
+        assert [gateway.post(ANSWER, body=body) for body in (answer(7), answer(7, 7), answer())] == [200] * 3
+        digests = [hashlib.sha256(body).hexdigest() for body in (answer(7), answer(7, 7), answer())]
+        assert [digest for _, _, digest in gateway.superlink.requests] == digests
 
     def test_many_requests_on_one_connection(self, gateway: RunningGateway) -> None:
         head = "".join(f"{name}: {value}\r\n" for name, value in gateway.signed().items())

@@ -21,7 +21,7 @@ from zk0.federation.protocol.exchange import Reply
 from zk0.federation.protocol.registry import Registry
 from zk0.federation.protocol.replies import parse_report, parse_score
 from zk0.federation.protocol.spool import JoinedWith, Spool
-from zk0.records import DatasetReport, Member, Refusal, Split, Update, WireFormat
+from zk0.records import ClientScore, DatasetReport, Member, Refusal, Split, Update, WireFormat
 from zk0.settings.dataset_settings import ContractSettings
 from zk0.settings.loading import parse_session
 from zk0.weights.compression import compress_weights
@@ -327,6 +327,17 @@ def test_a_score_must_be_that_of_the_held_out_episodes(lie: str) -> None:
     for found in (parsed(lies), parsed(honest_score(), personal=lies)):
         assert isinstance(found, Refusal)
         assert re.search("is not that of its episodes|is not a score", found.reason)
+
+
+def test_a_score_of_an_own_policy_needs_personal_parameters() -> None:
+    text = json.dumps({"client": "evil", "score": honest_score(), "personal": honest_score()})
+    reply = Reply("evil", RecordDict({"answer": ConfigRecord({"score": text})}))
+    member = Member.model_validate(MEMBER)
+    assert isinstance(parse_score(reply, member, may_be_personal=True), ClientScore)
+    found = parse_score(reply, member, may_be_personal=False)
+    assert found == Refusal(
+        client="evil", reason="it scores a policy of its own, and the plan has no personal parameters"
+    )
 
 
 FALSE_REPORTS: dict[str, dict[str, Any]] = {

@@ -26,7 +26,15 @@ from zk0.federation.protocol.request_limits import (
 from zk0.records import Member, PolicyRecipe, SetScore
 from zk0.settings.dataset_settings import ClientSettings, ContractSettings, DataSettings, SimulatorSettings
 from zk0.settings.node_limits import NodeLimits
-from zk0.settings.plans import EvaluationPlan, FeaturePlan, JoiningReportPlan, RoundPlan, SessionTerms, VideoPlan
+from zk0.settings.plans import (
+    EvaluationPlan,
+    FeaturePlan,
+    JoiningReportPlan,
+    RoundPlan,
+    SecureRules,
+    SessionTerms,
+    VideoPlan,
+)
 from zk0.settings.training_settings import LocalTrainingSettings, SchedulerSettings
 
 
@@ -240,6 +248,28 @@ def test_a_revision_that_the_node_allows(config: dict[str, Any]) -> None:
     check_plan(plan(**recipe("lerobot/smolvla_base", revision="v2")), config | {LIMITS: limits})
     with pytest.raises(FederationError, match="policy 'lerobot/smolvla_base', one of lerobot/smolvla_base@v2"):
         check_plan(plan(**recipe("lerobot/smolvla_base")), config | {LIMITS: limits})
+
+
+def test_a_node_that_sends_sums_only(config: dict[str, Any]) -> None:
+    """A server may announce secure aggregation, and ask for an update or a score by itself."""
+    only = config | {LIMITS: NodeLimits(secure_only=True).model_dump_json()}
+    for asked in (plan(), evaluation(), joining_report()):
+        check_plan(asked, config)
+        with pytest.raises(FederationError, match="by itself, only a sum of several nodes' updates is allowed"):
+            check_plan(asked, only)
+    check_plan(plan(secure=SecureRules(bits=16, neighbors=10, limit=0.004, max_share_factor=3.0)), only)
+    check_plan(FeaturePlan(**common(), every_frames=None), only)
+
+
+def test_the_audit_shows_whether_an_update_was_asked_for_in_a_sum(config: dict[str, Any]) -> None:
+    rules = SecureRules(bits=16, neighbors=4, limit=0.004, max_share_factor=3.0)
+    for asked in (plan(lr=5.0, secure=rules), plan(lr=5.0)):
+        assert list(answer("train", config, plan=asked.model_dump_json())) == ["refusal"]
+    in_a_sum, by_itself, refused = asked_lines(SentJournal(Path(config["scratch"]) / "sent.jsonl").read())
+    assert "lr 5.0" in in_a_sum
+    assert "in a secure sum, neighbors 4" in in_a_sum
+    assert in_a_sum.replace(", in a secure sum, neighbors 4", "") == by_itself
+    assert refused.startswith("refused train: ")
 
 
 def test_requests_of_each_kind_a_day(config: dict[str, Any]) -> None:

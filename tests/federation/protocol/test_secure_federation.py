@@ -1,5 +1,6 @@
 """Rounds with secure aggregation over the local engine: the sum, dropouts, retries, and what the server may not do."""
 
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -7,14 +8,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+from loguru import logger
 
 from zk0.aggregation.aggregate import aggregate
 from zk0.aggregation.reduction_plan import AggregationTerms
 from zk0.errors import RoundIncomplete
 from zk0.federation.engines.local import LocalGrid
+from zk0.federation.flower.flower_message import WEIGHTS_PATH
+from zk0.federation.protocol.answers import MASKED
 from zk0.federation.protocol.secure_federation import SecureFederation
 from zk0.settings.plans import SecureRules
+from zk0.weights.digests import load_weights
 from zk0.weights.files import open_weights
+from zk0.weights.fixed_point import METRICS_TENSOR
+from zk0.weights.writer import save_weights
 
 RULES = SecureRules(bits=16, neighbors=10, limit=0.004, max_share_factor=3.0)
 NAMES = ("a", "b", "c")
@@ -36,6 +43,21 @@ class ForgetfulGrid(LocalGrid):
             kept.append(message)
         super().push_messages(kept)
         return ids
+
+
+class FalseWordsGrid(LocalGrid):
+    """A local engine in which the node of `b` sends a largest number as the word of each of its metrics."""
+
+    def pull_messages(self, ids: Any) -> list[Any]:
+        found = super().pull_messages(ids)
+        for message in found:
+            answer = message.content["answer"]
+            if self._clients[message.metadata.src_node_id] == "b" and MASKED.key in answer:
+                words = {name: values.copy() for name, values in load_weights(Path(answer[WEIGHTS_PATH])).items()}
+                words[METRICS_TENSOR][:] = 2**62
+                digest, _ = save_weights(Path(answer[WEIGHTS_PATH]), words)
+                answer[MASKED.key] = json.dumps(json.loads(answer[MASKED.key]) | {"digest": digest})
+        return found
 
 
 @pytest.fixture
@@ -120,6 +142,22 @@ def test_a_round_with_too_few_clients_goes_on_when_they_are_back(secure_session:
     found = train(driver, federation)
     assert found.sum.summed.clients == NAMES
     assert_mean(driver, found.sum, NAMES)
+
+
+def test_false_metrics_do_not_stop_a_round(
+    session_of: Callable[..., Any], nodes_of: Any, drive: Any, tmp_path: Path
+) -> None:
+    """The masks hide them until the sum is opened, and the masked update is stored by then."""
+    session, lines = session_of(NAMES, federation={"min_updates": 2}), list[str]()
+    handler = logger.add(lines.append, level="WARNING")
+    with FalseWordsGrid(nodes_of(session, tmp_path), 0, tmp_path / "server") as grid:
+        federation, driver = SecureFederation(grid, NAMES, 240.0), drive(session, tmp_path)
+        driver.begin(federation)
+        found = train(driver, federation)
+    logger.remove(handler)
+    assert found.sum.summed.clients == NAMES
+    assert_mean(driver, found.sum, NAMES)
+    assert any("the mean metrics are not possible" in line for line in lines)
 
 
 def test_a_client_refuses_to_mask_an_update_twice(secure_session: Any) -> None:

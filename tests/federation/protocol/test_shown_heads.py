@@ -276,6 +276,33 @@ def test_a_kit_without_a_ledger_key_is_not_complete(server: Server, tmp_path: Pa
         EnrolmentKit.read(file)
 
 
+NO_KEY = "-----BEGIN OPENSSH PRIVATE KEY-----\nsecret\n-----END OPENSSH PRIVATE KEY-----\n"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"key": "secret"},
+        {"key": NO_KEY},
+        {"ca_certificate": "secret"},
+        {"server": "-secret:1"},
+        {"server": "h:1\nsecret"},
+        {"name": "../secret"},
+    ],
+)
+def test_a_kit_of_somebody_else_is_checked_before_it_is_stored(tmp_path: Path, change: dict[str, str]) -> None:
+    """The message names the field, and nothing of the key."""
+    here = ServerFolder(tmp_path / "real")
+    here.init(ServerSettings(hosts=("127.0.0.1",)))
+    file = tmp_path / "arm.kit"
+    here.enroll("arm").write(file)
+    assert EnrolmentKit.read(file).fingerprint().startswith("SHA256:")
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    with pytest.raises(SettingsError, match=rf"not a complete kit \({next(iter(change))}: ") as error:
+        EnrolmentKit.read(file)
+    assert "secret" not in str(error.value)
+
+
 def test_a_receipt_needs_the_signed_head_of_its_round(server: Server, node: Node, tmp_path: Path) -> None:
     """A receipt with a tree of one leaf fits every update: only the head shows that the server lists it."""
     update = Update(

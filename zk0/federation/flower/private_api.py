@@ -19,7 +19,7 @@ from flwr.common.constant import FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE, SYSTEM_TIME_
 from flwr.common.constant import TIMESTAMP_HEADER as TIMESTAMP_HEADER
 from flwr.common.constant import ErrorCode as ErrorCode
 from flwr.common.serde import message_to_proto as message_to_proto
-from flwr.proto import control_pb2, message_pb2, runtime_pb2
+from flwr.proto import control_pb2, fleet_pb2, message_pb2, runtime_pb2
 from flwr.proto.fab_pb2 import Fab as Fab
 from flwr.proto.node_pb2 import Node as Node
 from flwr.supercore.auth import create_superexec_auth_metadata, derive_auth_secret
@@ -35,6 +35,7 @@ from flwr.supercore.inflatable.inflatable_object import get_object_tree as get_o
 from flwr.supercore.inflatable.inflatable_object import no_object_id_recompute as no_object_id_recompute
 from flwr.supercore.primitives.asymmetric import bytes_to_public_key, verify_signature
 from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE
+from google.protobuf.message import DecodeError
 
 MAX_CHUNK_BYTES = int(FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE)
 """Size of the pieces in which Flower sends an array."""
@@ -113,6 +114,8 @@ SUPERNODE_PATHS = tuple(
     )
 )
 """All that a SuperNode requests of the Fleet API, but register-node and unregister-node."""
+SUPERNODE_ANSWER_PATH = "/v1/fleet/push-messages"
+"""With which a SuperNode announces an answer."""
 
 
 def new_message(
@@ -146,6 +149,18 @@ def object_type_and_children(content: bytes) -> tuple[str, list[str]]:
     """
     object_type, children, _ = get_object_head_values_from_object_content(content)
     return object_type, children
+
+
+def answers_for_itself(push_messages: bytes) -> bool:
+    """Return whether a SuperNode announces answers in its own name only: `SUPERNODE_ANSWER_PATH`.
+
+    A SuperLink compares the node in the request with the key that signed it, but not with the sender of the answer.
+    """
+    try:
+        request = fleet_pb2.PushMessagesRequest.FromString(push_messages)
+    except DecodeError:
+        return False
+    return {message.metadata.src_node_id for message in request.messages_list} <= {request.node.node_id}
 
 
 def api_headers(component: str, token: str = "") -> dict[str, str]:

@@ -112,6 +112,31 @@ def public_key_pem(public_line: bytes) -> bytes:
     return key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
 
 
+def check_node_key(private: bytes) -> None:
+    """Check a node's private key.
+
+    Raises:
+        SettingsError: it is not one of those that `make_node_key` creates.
+    """
+    try:
+        line = public_key_line(private)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as e:
+        raise SettingsError(f"a node's private key cannot be read ({e})") from e
+    public_key_pem(line)
+
+
+def check_certificate(pem: bytes) -> None:
+    """Check the certificate of an authority.
+
+    Raises:
+        SettingsError: it cannot be read.
+    """
+    try:
+        x509.load_pem_x509_certificate(pem)
+    except ValueError as e:
+        raise SettingsError(f"the certificate cannot be read ({e})") from e
+
+
 def key_fingerprint(public_line: bytes) -> str:
     """Return the fingerprint of a public key as `ssh-keygen -lf` prints it, so that people can compare it."""
     digest = hashes.Hash(hashes.SHA256())

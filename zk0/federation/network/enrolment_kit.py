@@ -1,17 +1,24 @@
 """The enrolment kit of a node: one file with all that its operator needs to take part in a federation."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
 from zk0.errors import SettingsError
-from zk0.federation.network.certificate_authority import key_fingerprint, public_key_line
+from zk0.federation.network.certificate_authority import (
+    check_certificate,
+    check_node_key,
+    key_fingerprint,
+    public_key_line,
+)
 from zk0.records import Record
 from zk0.settings.dataset_settings import SafeName
 from zk0.storage.atomic import atomic_write_bytes
 
 _MAX_PEM = 100_000
+_REQUEST = "request one from the server's operator (zk0bot server enroll)"
 
 
 class EnrolmentKit(Record):
@@ -26,6 +33,16 @@ class EnrolmentKit(Record):
     """The node's private key in OpenSSH format. Whoever has it can act as this node."""
     ledger_key: str = Field(pattern=r"^[0-9a-f]{64}$")
     """Public key with which the server signs the heads of its ledgers."""
+
+    @field_validator("key")
+    @classmethod
+    def _is_a_key(cls, key: str) -> str:
+        return _checked(check_node_key, key)
+
+    @field_validator("ca_certificate")
+    @classmethod
+    def _is_a_certificate(cls, certificate: str) -> str:
+        return _checked(check_certificate, certificate)
 
     def write(self, path: Path) -> None:
         """Write the kit to a file that only its owner can read."""
@@ -46,7 +63,16 @@ class EnrolmentKit(Record):
             return cls.model_validate_json(path.read_text(encoding="utf-8"))
         except OSError as e:
             raise SettingsError(f"{path}: cannot be read ({e.strerror}); expected a kit of zk0bot server enroll") from e
-        except (UnicodeDecodeError, ValidationError) as e:
-            raise SettingsError(
-                f"{path}: not a complete kit; request one from the server's operator (zk0bot server enroll)"
-            ) from e
+        except UnicodeDecodeError as e:
+            raise SettingsError(f"{path}: not a complete kit (no text); {_REQUEST}") from e
+        except ValidationError as e:
+            faults = "; ".join(f"{'.'.join(map(str, f['loc'])) or 'it'}: {f['msg']}" for f in e.errors())
+            raise SettingsError(f"{path}: not a complete kit ({faults}); {_REQUEST}") from e
+
+
+def _checked(check: Callable[[bytes], None], text: str) -> str:
+    try:
+        check(text.encode())
+    except SettingsError as e:
+        raise ValueError(str(e)) from e
+    return text

@@ -6,7 +6,8 @@ Flower's SuperLink serves its Fleet, Control and Runtime APIs on one port, and i
 reaches it can register nodes and start runs. Therefore the SuperLink listens on loopback, and the gateway forwards the
 requests of a SuperNode (ALLOWED_PATHS) from enrolled nodes and rejects all others. It parses every request and writes a
 new one (h11 on both sides), so that no request can be hidden in another one (request smuggling). It reads a body only
-after the sender is authenticated, and forwards it in pieces. Connections are limited from the moment they are accepted
+after the sender is authenticated, and forwards it in pieces; the announcement of an answer, which may be in the name of
+another node, it reads as a whole first. Connections are limited from the moment they are accepted
 (`zk0.federation.network.connection_limits`), and cost memory for TLS only after their first byte.
 """
 
@@ -23,7 +24,7 @@ import h11
 from loguru import logger
 
 from zk0.federation.flower.api_client import Endpoint
-from zk0.federation.flower.private_api import SUPERNODE_PATHS
+from zk0.federation.flower.private_api import SUPERNODE_ANSWER_PATH, SUPERNODE_PATHS, answers_for_itself
 from zk0.federation.network.connection_limits import (
     AcceptedConnection,
     ConnectionLimits,
@@ -40,7 +41,7 @@ _RESPONSE_HEADERS = (b"content-type", b"content-length", b"transfer-encoding")
 _HEAD_BYTES = 16_384
 _BODY_BYTES, _OBJECT_BYTES = 4_000_000, 26_000_000
 """Of a request, and of one with an object of a message: a piece of the weights, or an answer without its weights."""
-_OBJECT_PATH = b"/v1/fleet/push-object"
+_OBJECT_PATH, _ANSWER_PATH = b"/v1/fleet/push-object", SUPERNODE_ANSWER_PATH.encode()
 _PIECE_BYTES = 262_144
 _HEAD_SECONDS = 10.0
 _IDLE_SECONDS = 90.0
@@ -82,6 +83,11 @@ class _HttpConnection:
                 self.http.receive_data(await self.reader.read(_PIECE_BYTES))
         return event
 
+    async def body(self) -> AsyncIterator[bytes]:
+        """Yield the pieces of a request's body."""
+        while isinstance(event := await self.receive(_BODY_SECONDS), h11.Data):
+            yield bytes(event.data)
+
     async def send(self, event: Any) -> None:
         """Send an event, as fast as the other end reads."""
         if data := self.http.send(event):
@@ -98,6 +104,10 @@ class _HttpConnection:
                     await self.writer.wait_closed()
         finally:
             self.writer.transport.abort()
+
+
+async def _in_one_piece(body: bytes) -> AsyncIterator[bytes]:
+    yield body
 
 
 class Gateway:
@@ -176,11 +186,17 @@ class Gateway:
     async def _forward(self, node: _HttpConnection, request: h11.Request, name: str) -> None:
         headers = [(k, v) for k, v in request.headers if k in _REQUEST_HEADERS or k.startswith(b"flwr-")]
         host = (b"host", self._settings.superlink.address.encode())
+        body = node.body()
+        if request.target == _ANSWER_PATH:
+            answer = b"".join([piece async for piece in body])
+            if not answers_for_itself(answer):
+                raise _Rejected(403, f"{name}: an answer in the name of another node")
+            body = _in_one_piece(answer)
         async with self._connect_superlink() as superlink:
             try:
                 await superlink.send(h11.Request(method="POST", target=request.target, headers=[host, *headers]))
-                while isinstance(event := await node.receive(_BODY_SECONDS), h11.Data):
-                    await superlink.send(h11.Data(data=event.data))
+                async for piece in body:
+                    await superlink.send(h11.Data(data=piece))
                 await superlink.send(h11.EndOfMessage())
                 response = await superlink.receive(_RESPONSE_SECONDS)
             except (OSError, h11.RemoteProtocolError, ssl.SSLError) as e:

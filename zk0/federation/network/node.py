@@ -151,8 +151,8 @@ class NodeFolder:
 def _parse_limits(text: str, file: Path) -> NodeLimits:
     try:
         return NodeLimits.model_validate(tomllib.loads(text))
-    except tomllib.TOMLDecodeError as e:
-        raise SettingsError(f"{file}: not a TOML file ({e})") from e
     except ValidationError as e:
         faults = "; ".join(f"{'.'.join(map(str, f['loc']))}: {f['msg']}" for f in e.errors())
         raise SettingsError(f"{file}: {faults}; expected limits that docs/node.md lists") from e
+    except (ValueError, RecursionError) as e:
+        raise SettingsError(f"{file}: not a TOML file ({e})") from e

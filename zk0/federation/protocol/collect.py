@@ -106,7 +106,7 @@ class Federation(Membership):
     ) -> CollectedScores:
         """Let clients evaluate the weights in a file on their held-out episodes, and return scores and refusals."""
         listener = listener or SilentListener()
-        requests = self._requests(plans, weights)
+        requests, may_be_personal = self._requests(plans, weights), any(plan.recipe.personal for plan in plans)
         scores: dict[str, ClientScore] = {}
         refusals: list[Refusal] = []
         for name in requests:
@@ -114,7 +114,7 @@ class Federation(Membership):
         for reply in self._exchange(requests, MessageType.EVALUATE, "evaluate"):
             if reply.unexpected:  # the first answer counts, and the weights are the same
                 continue
-            found = parse_score(reply, self._registry.members.get(reply.sender))
+            found = parse_score(reply, self._registry.members.get(reply.sender), may_be_personal=may_be_personal)
             if isinstance(found, Refusal):
                 refusals.append(found)
                 self._log.record(reply, ("evaluate", plans[0].round), refusal=found.reason)

@@ -52,13 +52,14 @@ class SilentListener:
     def on_result(self, found: Update | ClientScore | MaskedUpdate | Refusal) -> None: ...
 
 
-def parse_score(reply: Reply, member: Member | None = None) -> ClientScore | Refusal:
+def parse_score(reply: Reply, member: Member | None = None, *, may_be_personal: bool = True) -> ClientScore | Refusal:
     """Return the score in a reply, or a refusal with the reason why there is none.
 
     Args:
         reply: of a client.
         member: the client's joining answer, whose held-out episodes are evaluated, and under whose dataset the score is
             recorded; None: this is not checked.
+        may_be_personal: whether the client may have a policy of its own, which is scored, too.
     """
     if reply.content is None:
         return Refusal(client=reply.sender, reason=reply.error)
@@ -68,6 +69,10 @@ def parse_score(reply: Reply, member: Member | None = None) -> ClientScore | Ref
         return Refusal(client=reply.sender, reason=str(e))
     if found.client != reply.sender:
         return Refusal(client=reply.sender, reason=f"its answer names client {found.client}")
+    if found.personal is not None and not may_be_personal:
+        return Refusal(
+            client=reply.sender, reason="it scores a policy of its own, and the plan has no personal parameters"
+        )
     if member is None:
         return found
     scores = {name: one for name in ("score", "personal") if (one := getattr(found, name)) is not None}

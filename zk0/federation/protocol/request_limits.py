@@ -170,6 +170,8 @@ def _plan_faults(plan: ClientPlan, limits: NodeLimits) -> Iterator[str]:
 
 def _round_faults(plan: RoundPlan, limits: NodeLimits) -> Iterator[str]:
     training = plan.training
+    if limits.secure_only and plan.secure is None:
+        yield "an update by itself, only a sum of several nodes' updates"
     yield from _above("lr", plan.lr, limits.max_lr)
     yield from _above("mu", plan.mu, limits.max_mu)
     yield from _above("scheduler.eta_min", plan.scheduler.eta_min, plan.lr * (1 + _ROUNDING))
@@ -182,6 +184,8 @@ def _round_faults(plan: RoundPlan, limits: NodeLimits) -> Iterator[str]:
 
 
 def _evaluation_faults(plan: EvaluationPlan, limits: NodeLimits) -> Iterator[str]:
+    if limits.secure_only:
+        yield "a score of this node by itself, only a sum of several nodes' updates"
     yield from _above("evaluation.times", plan.times, limits.max_times)
     yield from _above("evaluation.batch_size", plan.batch_size, limits.max_batch_frames)
     if plan.video is not None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from flwr.app import MessageType, RecordDict
+from loguru import logger
 
 from zk0.errors import CheckpointError, FederationError, RoundIncomplete, UpdateError
 from zk0.federation.flower.flower_message import WEIGHTS_PATH
@@ -53,7 +54,7 @@ from zk0.secure.unmasking import (
 )
 from zk0.settings.plans import RoundPlan
 from zk0.weights.digests import algorithm_of
-from zk0.weights.fixed_point import decode_metrics
+from zk0.weights.fixed_point import decode_metrics, false_metrics
 
 
 class CollectedSum(Record):
@@ -229,6 +230,11 @@ class _SecureRoundRun:
         masks, summed = list(remaining_masks(roster, request, revealed)), summed_updates(roster, request)
         files = [self._spool.masked_file(name) for name in request.survivors]
         digest, words = save_sum(self._spool.sum_file, files, masks, algorithm_of(self._common.global_digest))
+        if wrong := false_metrics(words, summed.share):
+            found = ", ".join(f"{name} {value:.3g}" for name, value in wrong.items())
+            logger.warning(
+                "{}: the mean metrics are not possible ({}): a client has sent false ones", self._title, found
+            )
         return self._spool.write_sum(
             Update(
                 client=SUM_NAME,
