@@ -17,6 +17,7 @@ from tasks.retry import DISK_RETRIES, HUB_RETRIES, NODE_RETRIES, is_transient
 from zk0.audit import merkle
 from zk0.audit.ledger import Ledger
 from zk0.diagnostics import memory_summary
+from zk0.processes import collect_round_garbage
 from zk0.records import (
     BufferedRound,
     Checkpoint,
@@ -32,7 +33,6 @@ from zk0.records import (
     StatisticsGroup,
     Update,
 )
-from zk0.processes import collect_round_garbage
 from zk0.rules.buffered_rounds import staleness_factor
 from zk0.rules.participation import check_enough_updates
 from zk0.rules.selection import select_round
