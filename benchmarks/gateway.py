@@ -3,9 +3,9 @@
     python benchmarks/gateway.py --silent 3000 --idle 1500 --nodes 20 --seconds 30
 
 Server, strangers and nodes run on loopback. Silent strangers open a TCP connection and send nothing; idle ones finish
-the TLS handshake and send nothing. Each one connects again when it is dropped. Each node sends a signed request every
-half second, in turn on the connection that it has and on a new one. `--addresses N` spreads the strangers over N
-addresses; 0: they come from the address of the nodes.
+the TLS handshake and send nothing. Each one connects again `--pause` seconds after it is dropped. Each node sends a
+signed request every half second, in turn on the connection that it has and on a new one. `--addresses N` spreads the
+strangers over N addresses; 0: they come from the address of the nodes.
 """
 
 import argparse
@@ -82,7 +82,7 @@ class Node:
         }
 
 
-async def flood(port: int, silent: int, idle: int, addresses: int, seconds: float) -> int:
+async def flood(port: int, silent: int, idle: int, addresses: int, pause: float, seconds: float) -> int:
     """Keep connections open without a key for some time, and return how many were made."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
@@ -101,7 +101,7 @@ async def flood(port: int, silent: int, idle: int, addresses: int, seconds: floa
                 writer.transport.abort()
             except (OSError, ssl.SSLError):
                 pass
-            await asyncio.sleep(_PAUSE_SECONDS)
+            await asyncio.sleep(pause)
 
     tasks = [asyncio.create_task(stranger(number)) for number in range(silent + idle)]
     await asyncio.sleep(seconds)
@@ -135,7 +135,7 @@ def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, float]:
         threads = [threading.Thread(target=node.work, args=(end,)) for node in nodes]
         for thread in threads:
             thread.start()
-        kind = (arguments.silent, arguments.idle, arguments.addresses)
+        kind = (arguments.silent, arguments.idle, arguments.addresses, arguments.pause)
         made = asyncio.run(flood(port, *kind, arguments.seconds))
         for thread in threads:
             thread.join()
@@ -160,6 +160,7 @@ def main() -> None:
     parser.add_argument("--idle", type=int, default=1500)
     parser.add_argument("--nodes", type=int, default=20)
     parser.add_argument("--addresses", type=int, default=100)
+    parser.add_argument("--pause", type=float, default=_PAUSE_SECONDS, help="seconds before a stranger connects again")
     parser.add_argument("--seconds", type=float, default=30.0)
     parser.add_argument("--json", metavar="FILE", help="also write the figures to this file")
     arguments = parser.parse_args()
