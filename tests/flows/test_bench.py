@@ -14,8 +14,10 @@ from flows.cli.main import zk0_app
 def test_an_unknown_name_is_refused() -> None:
     ended = CliRunner().invoke(zk0_app, ["bench", "nothing"])
     assert ended.exit_code == 2
-    names = ("aggregate, buffered, check, compress, data_checkers, digests, evaluate, gateway, inference, overhead, "
-             "secure, train, wire")  # fmt: skip
+    names = (
+        "aggregate, asynchronous, buffered, check, compress, data_checkers, digests, evaluate, gateway, inference, "
+        "overhead, secure, train, wire"
+    )
     assert f"no benchmark nothing; expected one of a source checkout: {names}" in ended.output
 
 
