@@ -370,9 +370,9 @@ def ray_engine(session_of: Callable[..., Session], tmp_path_factory: pytest.Temp
         yield engine
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def deployment_engine(deploy: Callable[..., Deployment], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-    """A SuperLink and three nodes, started once; clients/NAME links to the scratch folder of a node."""
+    """A SuperLink and three nodes; clients/NAME links to the scratch folder of a node."""
     from zk0.federation.open import open_federation
 
     folder = tmp_path_factory.mktemp("superlink")
