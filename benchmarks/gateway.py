@@ -160,7 +160,9 @@ def main() -> None:
     parser.add_argument("--idle", type=int, default=1500)
     parser.add_argument("--nodes", type=int, default=20)
     parser.add_argument("--addresses", type=int, default=100)
-    parser.add_argument("--pause", type=float, default=_PAUSE_SECONDS, help="seconds before a stranger connects again")
+    parser.add_argument(
+        "--pause", type=float, default=_PAUSE_SECONDS, help="seconds before a dropped connection is opened again"
+    )
     parser.add_argument("--seconds", type=float, default=30.0)
     parser.add_argument("--json", metavar="FILE", help="also write the figures to this file")
     arguments = parser.parse_args()

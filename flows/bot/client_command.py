@@ -9,6 +9,7 @@ import typer
 
 from flows.bot.process_view import print_log, print_processes
 from flows.bot.server_command import DEFAULT_HOME, FollowOption, ForegroundOption, HomeOption, LinesOption
+from flows.cli.command_group import command_group
 from flows.cli.errors_to_exit_codes import errors_to_exit_codes
 from zk0.records import JointUnits
 from zk0.storage.writable import check_writable
@@ -20,12 +21,9 @@ if TYPE_CHECKING:
     from zk0.federation.network.node import NodeFolder
     from zk0.settings.dataset_settings import ClientSettings
 
-client_app = typer.Typer(
-    suggest_commands=False,  # click suggests, too
-    name="client",
-    help="Take part in a federation with a dataset on this machine.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
+client_app = command_group(
+    "client",
+    "Take part in a federation with a dataset on this machine.",
 )
 
 

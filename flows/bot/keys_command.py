@@ -7,14 +7,12 @@ import typer
 
 from flows.bot.client_command import node_folder
 from flows.bot.server_command import DEFAULT_HOME, HomeOption
+from flows.cli.command_group import command_group
 from flows.cli.errors_to_exit_codes import errors_to_exit_codes
 
-keys_app = typer.Typer(
-    suggest_commands=False,  # click suggests, too
-    name="keys",
-    help="Exchange keys with the owners of other nodes, so that the server cannot stand between you.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
+keys_app = command_group(
+    "keys",
+    "Exchange keys with the owners of other nodes, so that the server cannot stand between you.",
 )
 
 

@@ -21,6 +21,7 @@ from flows.bot.server_command import (
     server_folder,
 )
 from flows.bot.watch_options import DEFAULT_SESSION, ConfigArgument, CooldownOption, MinNodesOption, SettingsOption
+from flows.cli.command_group import command_group
 from flows.cli.errors_to_exit_codes import errors_to_exit_codes
 from flows.cli.session_run import parse_overrides, run_session
 from flows.cli.version_option import VersionOption
@@ -30,12 +31,9 @@ from zk0.errors import SettingsError
 if TYPE_CHECKING:
     from zk0.federation.network.server import ServerFolder
 
-zk0bot_app = typer.Typer(
-    suggest_commands=False,  # click suggests, too
-    name="zk0bot",
-    help="Federated training over the network: a server, nodes that keep their datasets, and sessions between them.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
+zk0bot_app = command_group(
+    "zk0bot",
+    "Federated training over the network: a server, nodes that keep their datasets, and sessions between them.",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 zk0bot_app.add_typer(server_app)

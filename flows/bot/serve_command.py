@@ -1,13 +1,18 @@
 """`zk0bot serve`: a server that is always on, with Prefect and the watcher that starts its sessions."""
 
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.bot.server_command import DEFAULT_HOME, ForegroundOption, HomeOption, writable_server_folder
+from flows.bot.server_command import (
+    DEFAULT_HOME,
+    ForegroundOption,
+    HomeOption,
+    become_server,
+    writable_server_folder,
+)
 from flows.bot.watch_options import DEFAULT_SESSION, ConfigArgument, CooldownOption, MinNodesOption, SettingsOption
 from flows.cli.errors_to_exit_codes import errors_to_exit_codes
 from zk0.errors import SettingsError
@@ -50,9 +55,7 @@ def serve(
         processes = serving_processes(Path.cwd(), prefect_home, ui_port, watch)
         if foreground:
             server.prepare(addresses, processes)
-            os.execv(
-                sys.executable, [sys.executable, "-m", "zk0.federation.network.foreground_server", str(server.path)]
-            )
+            become_server(server)
         server.start(processes=processes)
         typer.echo(f"nodes can connect to {addresses.address}; sessions start with {min_fit_clients} nodes")
         typer.echo("Prefect's UI and how to sign in: zk0bot server log prefect")

@@ -3,23 +3,21 @@
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
 from flows.bot.process_view import print_log, print_processes
+from flows.cli.command_group import command_group
 from flows.cli.errors_to_exit_codes import errors_to_exit_codes
 from zk0.storage.writable import check_writable
 
 if TYPE_CHECKING:
     from zk0.federation.network.server import ServerFolder
 
-server_app = typer.Typer(
-    suggest_commands=False,  # click suggests, too
-    name="server",
-    help="Set up, start and stop the server of a federation; enroll and revoke nodes.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
+server_app = command_group(
+    "server",
+    "Set up, start and stop the server of a federation; enroll and revoke nodes.",
 )
 
 DEFAULT_HOME = Path("~/.zk0")
@@ -130,9 +128,7 @@ def start_server(foreground: ForegroundOption = False, home: HomeOption = DEFAUL
         settings = server.settings()
         if foreground:
             server.prepare(settings)
-            os.execv(
-                sys.executable, [sys.executable, "-m", "zk0.federation.network.foreground_server", str(server.path)]
-            )
+            become_server(server)
         server.start()
         typer.echo(f"nodes can connect to {settings.address}")
 
@@ -217,3 +213,8 @@ def print_server(server: "ServerFolder") -> None:
     for node in server.node_statuses():
         since = f" since {node.since[:19]} UTC" if node.since else ""
         typer.echo(f"  node {node.name:<20} {node.status}{since}  {node.fingerprint}")
+
+
+def become_server(server: "ServerFolder") -> NoReturn:
+    """Replace this process by the server, whose processes are prepared; it runs until a signal ends it."""
+    os.execv(sys.executable, [sys.executable, "-m", "zk0.federation.network.foreground_server", str(server.path)])

@@ -13,6 +13,7 @@ from flows.cli.arm_options import (
     parse_rules,
     parse_size,
 )
+from flows.cli.command_group import command_group
 from flows.cli.data_command import DEFAULT_CACHE, RenameOption, parse_renames
 from flows.cli.errors_to_exit_codes import errors_to_exit_codes
 from zk0.errors import RobotError, SettingsError
@@ -22,12 +23,9 @@ from zk0.storage.writable import check_writable
 if TYPE_CHECKING:
     from zk0.robot.lerobot_command import RecordingOptions
 
-arm_app = typer.Typer(
-    suggest_commands=False,  # click suggests, too
-    name="arm",
-    help="Run a policy on a real or simulated SO-101 arm, after a comparison with its training data.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
+arm_app = command_group(
+    "arm",
+    "Run a policy on a real or simulated SO-101 arm, after a comparison with its training data.",
 )
 
 

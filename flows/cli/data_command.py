@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from flows.cli.command_group import command_group
 from flows.cli.errors_to_exit_codes import errors_to_exit_codes
 from zk0.errors import SettingsError
 from zk0.records import JointUnits
@@ -13,12 +14,9 @@ from zk0.storage.writable import check_writable
 if TYPE_CHECKING:
     from zk0.records import DatasetReport, Statistics
 
-data_app = typer.Typer(
-    suggest_commands=False,  # click suggests, too
-    name="data",
-    help="Check, repair, split and measure a dataset before it joins a federation.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
+data_app = command_group(
+    "data",
+    "Check, repair, split and measure a dataset before it joins a federation.",
 )
 
 

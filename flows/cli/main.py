@@ -8,6 +8,7 @@ import typer
 from flows.cli.arm_command import arm_app
 from flows.cli.audit_command import audit
 from flows.cli.bench_command import bench
+from flows.cli.command_group import command_group
 from flows.cli.compare_command import compare_sessions
 from flows.cli.data_command import data_app
 from flows.cli.errors_to_exit_codes import errors_to_exit_codes
@@ -25,12 +26,9 @@ from flows.cli.videos_command import videos_app
 from flows.proxies import exempt_loopback_from_proxies
 from zk0.errors import SettingsError
 
-zk0_app = typer.Typer(
-    suggest_commands=False,  # click suggests, too
-    name="zk0",
-    help="Federated training of SmolVLA robot policies on LeRobot datasets that stay on their machines.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
+zk0_app = command_group(
+    "zk0",
+    "Federated training of SmolVLA robot policies on LeRobot datasets that stay on their machines.",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 

@@ -5,14 +5,12 @@ from typing import Annotated
 
 import typer
 
+from flows.cli.command_group import command_group
 from flows.cli.errors_to_exit_codes import errors_to_exit_codes
 
-videos_app = typer.Typer(
-    suggest_commands=False,  # click suggests, too
-    name="videos",
-    help="Measure videos, and show rounds side by side.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
+videos_app = command_group(
+    "videos",
+    "Measure videos, and show rounds side by side.",
 )
 
 

@@ -45,7 +45,7 @@ def test_a_false_key_is_refused_in_the_first_round(trusting: tuple[Any, Any, Kno
     with pytest.raises(FederationError, match="another key of c01 than before"):
         shared_with(group, false)
     assert peers.read() == known
-    shared_with(group, group.roster().advert("c02"))  # nobody has given its key: the first one is believed
+    shared_with(group, group.roster().advert("c02"))  # no owner has given its key: the first one shown is kept
     assert sorted(peers.read()) == ["c00", "c01", "c02"]
 
 

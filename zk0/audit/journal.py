@@ -15,7 +15,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -70,6 +70,14 @@ class SentMessage(Record):
     """Digest of the newest head of the server's ledger that came with the request (`zk0.audit.ledger_heads`)."""
     server_journal: JournalHead | None = None
     """Head of the server's journal that came with the request."""
+
+    def asked_values(self) -> dict[str, Any]:
+        """Return the values of the request; none where its text was cut."""
+        try:
+            values = json.loads(self.asked or "{}")
+        except (ValueError, RecursionError):
+            return {}
+        return values if isinstance(values, dict) else {}
 
 
 class ReceivedAnswer(Record):

@@ -15,7 +15,7 @@ PEERS_FILE = "known_peers.json"
 class KnownPeers:
     """The public key of each client's node, by the client's name, in a file of the client.
 
-    The first key of a name is believed and kept, unless its owner has given it before (`trust`), or the client takes
+    The first key that is shown for a name is kept, unless its owner has given it before (`trust`), or the client takes
     part in sums of known clients only.
 
     Args:

@@ -22,6 +22,11 @@ _MAX_SHOWN = 300
 """Characters of a wrong value in an error."""
 
 
+def faults_by_field(e: ValidationError) -> str:
+    """Return all faults of a validation in one line, each after the dotted name of its field."""
+    return "; ".join(f"{'.'.join(map(str, f['loc'])) or 'it'}: {f['msg']}" for f in e.errors())
+
+
 def load_session(path: Path, overrides: Mapping[str, Any] | None = None, base: Path | None = None) -> Session:
     """Session from a TOML file.
 

@@ -13,7 +13,7 @@ from zk0.settings.dataset_settings import (
     UsedDataset,
 )
 from zk0.settings.loading import override_session
-from zk0.settings.session import Session
+from zk0.settings.session import Session, absolute_path
 from zk0.settings.training_settings import BUILT_IN_POLICIES
 
 RESUMABLE = (
@@ -56,7 +56,7 @@ def absolute_moves(moved: Mapping[str, str], base: Path) -> dict[str, str]:
     >>> absolute_moves({"/data": "arms"}, Path("/mnt"))
     {'/data': '/mnt/arms'}
     """
-    return {before: _absolute(now, base) for before, now in moved.items()}
+    return {before: absolute_path(now, base) for before, now in moved.items()}
 
 
 def resumed_session(
@@ -78,8 +78,8 @@ def resumed_session(
         raise SettingsError(
             f"{where}: a session resumes with its own {', '.join(other)}; expected only {', '.join(RESUMABLE)}"
         )
-    given = {name: overrides.get(name) for name in _RESUMABLE_FOLDERS}
-    folders = {name: _absolute(path, base) for name, path in given.items() if isinstance(path, str)}
+    given = ((name, overrides.get(name)) for name in _RESUMABLE_FOLDERS)
+    folders = {name: absolute_path(path, base) for name, path in given if isinstance(path, str)}
     changed = override_session(session, {**overrides, **folders}, where) if overrides else session
     return with_moved_folders(changed, moved, where)
 
@@ -131,10 +131,6 @@ def _local_paths(session: Session) -> set[str]:
     datasets = (*session.clients, *session.evaluation.datasets, *([session.partition] if session.partition else []))
     places = {path for one in datasets if (path := _dataset_path(one))}
     return {*places, session.policy.path, session.cache_dir, session.output_dir, session.federation.server}
-
-
-def _absolute(path: str, base: Path) -> str:
-    return str((base / Path(path).expanduser()).resolve())
 
 
 def _dataset_path(one: UsedDataset) -> str | None:

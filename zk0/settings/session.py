@@ -24,6 +24,11 @@ from zk0.settings.publish_settings import PublishSettings, TrackingSettings
 from zk0.settings.training_settings import BUILT_IN_POLICIES, PolicySettings, SchedulerSettings, TrainingSettings
 
 
+def absolute_path(path: str, base: Path) -> str:
+    """Return a path resolved against `base`; `~` is the user's home."""
+    return str((base / Path(path).expanduser()).resolve())
+
+
 class Session(Record):
     """One federated training session."""
 
@@ -269,7 +274,7 @@ class Session(Record):
         """The same session, with relative folders resolved against `base`."""
 
         def absolute(path: str) -> str:
-            return str((base / Path(path).expanduser()).resolve())
+            return absolute_path(path, base)
 
         def located[T: (ClientSettings, PartitionSettings, EvaluationSetSettings)](settings: T) -> T:
             scheme, colon, rest = settings.dataset.partition(":")

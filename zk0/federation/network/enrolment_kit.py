@@ -15,6 +15,7 @@ from zk0.federation.network.certificate_authority import (
 )
 from zk0.records import Record
 from zk0.settings.dataset_settings import SafeName
+from zk0.settings.loading import faults_by_field
 from zk0.storage.atomic import atomic_write_bytes
 
 _MAX_PEM = 100_000
@@ -66,8 +67,7 @@ class EnrolmentKit(Record):
         except UnicodeDecodeError as e:
             raise SettingsError(f"{path}: not a complete kit (no text); {_REQUEST}") from e
         except ValidationError as e:
-            faults = "; ".join(f"{'.'.join(map(str, f['loc'])) or 'it'}: {f['msg']}" for f in e.errors())
-            raise SettingsError(f"{path}: not a complete kit ({faults}); {_REQUEST}") from e
+            raise SettingsError(f"{path}: not a complete kit ({faults_by_field(e)}); {_REQUEST}") from e
 
 
 def _checked(check: Callable[[bytes], None], text: str) -> str:

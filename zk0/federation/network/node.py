@@ -18,6 +18,7 @@ from zk0.federation.network.hours import DailyHours
 from zk0.federation.network.supervised_folder import ProcessSpec, SupervisedFolder
 from zk0.federation.protocol.sent_log import SENT_JOURNAL
 from zk0.settings.dataset_settings import ClientSettings
+from zk0.settings.loading import faults_by_field
 from zk0.settings.node_limits import NodeLimits
 from zk0.storage.atomic import atomic_write_bytes, atomic_write_text
 
@@ -152,7 +153,6 @@ def _parse_limits(text: str, file: Path) -> NodeLimits:
     try:
         return NodeLimits.model_validate(tomllib.loads(text))
     except ValidationError as e:
-        faults = "; ".join(f"{'.'.join(map(str, f['loc']))}: {f['msg']}" for f in e.errors())
-        raise SettingsError(f"{file}: {faults}; expected limits that docs/node.md lists") from e
+        raise SettingsError(f"{file}: {faults_by_field(e)}; expected limits that docs/node.md lists") from e
     except (ValueError, RecursionError) as e:
         raise SettingsError(f"{file}: not a TOML file ({e})") from e

@@ -90,6 +90,16 @@ def take_turn_limit(message: Message) -> float:
     return seconds if isinstance(seconds, float) and 0 < seconds <= lifetime else lifetime
 
 
+def timeout_reason(seconds: float) -> str:
+    """Return why a client without an answer has none."""
+    return f"no answer within {seconds:g} s"
+
+
+def longest_silence(grid: Grid, seconds: float) -> float:
+    """Return for how long an answer is awaited: a little beyond its time, or for ever where the engine limits it."""
+    return inf if grid.limits_turns else seconds + 10 * POLL_SECONDS
+
+
 def exchange_messages(
     grid: Grid,
     requests: Mapping[str, Request],
@@ -118,16 +128,15 @@ def exchange_messages(
     ]
     sent = dict(zip(grid.push_messages(messages), requests, strict=True))
     pending, names = dict(sent), {node: name for name, (node, _) in requests.items()}
-    timeout = f"no answer within {timeout_seconds:g} s"
-    longest_silence = inf if grid.limits_turns else timeout_seconds + 10 * POLL_SECONDS
-    deadline = time.monotonic() + longest_silence
+    timeout, silence = timeout_reason(timeout_seconds), longest_silence(grid, timeout_seconds)
+    deadline = time.monotonic() + silence
     try:
         while pending:
             found = grid.pull_messages(list(pending))
             for message in found:
                 answered = message.metadata.reply_to_message_id
                 if answered in pending:
-                    deadline = time.monotonic() + longest_silence if extend else deadline
+                    deadline = time.monotonic() + silence if extend else deadline
                     yield parse_reply(pending.pop(answered), message, timeout)
                 elif answered in sent:
                     yield Reply(sent[answered], None, "answered twice; the first answer counts", unexpected=True)

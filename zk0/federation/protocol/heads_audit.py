@@ -86,18 +86,9 @@ def _other_weights(messages: Sequence[SentMessage], weights: Mapping[int, str]) 
         if sent.round is None or "refusal" in json.loads(sent.text):
             continue
         expected = weights.get(sent.round - 1 if sent.kind in _FROM_THE_ROUND_BEFORE else sent.round)
-        found = _asked_weights(sent.asked)
+        found = str(sent.asked_values().get("global_digest", ""))
         count += bool(found) and expected not in (None, found)
     return count
-
-
-def _asked_weights(asked: str) -> str:
-    """Return the digest of the weights that a request came with; empty where it names none, or was cut."""
-    try:
-        plan = json.loads(asked or "{}")
-    except ValueError:
-        return ""
-    return str(plan.get("global_digest", "")) if isinstance(plan, dict) else ""
 
 
 def compare_with_node(scratch: Path, key: str, file: Path) -> str:

@@ -9,7 +9,16 @@ from typing import NamedTuple
 
 from flwr.app import MessageType
 
-from zk0.federation.protocol.exchange import POLL_SECONDS, Grid, Reply, Request, limit_turn, parse_reply
+from zk0.federation.protocol.exchange import (
+    POLL_SECONDS,
+    Grid,
+    Reply,
+    Request,
+    limit_turn,
+    longest_silence,
+    parse_reply,
+    timeout_reason,
+)
 from zk0.federation.protocol.registry import NO_NODE
 
 
@@ -121,10 +130,10 @@ class OpenRequests:
         found = self._grid.pull_messages(list(clients))
         for message in found:
             client = clients[message.metadata.reply_to_message_id]
-            self._arrive(client, parse_reply(client, message, self._timeout_text))
-        late = [] if found or self._grid.limits_turns else [name for name in clients.values() if self._is_late(name)]
+            self._arrive(client, parse_reply(client, message, timeout_reason(self._timeout)))
+        late = [] if found else [name for name in clients.values() if self._is_late(name)]
         for client in late:
-            self._arrive(client, Reply(client, None, self._timeout_text))
+            self._arrive(client, Reply(client, None, timeout_reason(self._timeout)))
         return bool(found or late)
 
     def _arrive(self, client: str, reply: Reply) -> None:
@@ -134,8 +143,4 @@ class OpenRequests:
 
     def _is_late(self, client: str) -> bool:
         began = max(self._sent[client].at, self._last_answer) if self._extend else self._sent[client].at
-        return time.monotonic() > began + self._timeout + 10 * POLL_SECONDS
-
-    @property
-    def _timeout_text(self) -> str:
-        return f"no answer within {self._timeout:g} s"
+        return time.monotonic() > began + longest_silence(self._grid, self._timeout)

@@ -4,7 +4,6 @@ Each side writes the other's head into its own journal (`zk0.audit.journal_heads
 the end of its journal are found by the other side, at once or in its audit.
 """
 
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -73,11 +72,7 @@ def client_heads(received: Iterable[ReceivedAnswer]) -> dict[str, list[JournalHe
 
 def asks_in_buffered_round(sent: SentMessage) -> bool:
     """Return whether a request was one to train in a buffered round."""
-    try:
-        asked = json.loads(sent.asked or "{}")
-    except (ValueError, RecursionError):
-        return False
-    return isinstance(asked, dict) and asked.get("buffered") is True
+    return sent.asked_values().get("buffered") is True
 
 
 def _add(heads: list[JournalHead], head: JournalHead, in_order: bool) -> None:
