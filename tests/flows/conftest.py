@@ -78,8 +78,8 @@ class LocalPrefectCommand:
         self.api_url = ""
 
     def start(self, *options: str) -> None:
-        """Start it, and wait until it has printed its addresses."""
-        command = [sys.executable, "-m", "flows.cli.main", "ui", "--home", str(self.home), *options]
+        """Start it, and wait until it has printed its addresses; on any port, because tests run side by side."""
+        command = [sys.executable, "-m", "flows.cli.main", "ui", "--home", str(self.home), "--port", "0", *options]
         with self.out.open("wb") as out:
             self.popen = subprocess.Popen(
                 command,
