@@ -35,7 +35,7 @@ from zk0.policy.published_config import resolve_policy_path
 from zk0.policy.saved_policy import load_saved_policy
 from zk0.settings.dataset_settings import SimulatorSettings
 from zk0.simulator.arm import SimulatedArm
-from zk0.simulator.rollout import simulate_attempts
+from zk0.simulator.rollout import open_arms, simulate_attempts
 from zk0.simulator.tasks import FPS, find_task
 from zk0.stats.intervals import wilson_interval
 
@@ -161,9 +161,9 @@ def direct_attempts(arguments: argparse.Namespace) -> Any:
         raise SystemExit(f"{arguments.policy}: config.json has no n_action_steps")
 
     def run(seed: int) -> dict[str, Any]:
-        with SimulatedArm(arguments.task, SimulatorSettings(), render=True) as arm:
+        with open_arms([SimulatedArm(arguments.task, SimulatorSettings(), render=True)]) as arms:
             act = actor.act_function(steps)
-            (found,) = simulate_attempts([arm], [seed], act, MAX_STEPS, (), actor.observed_steps)
+            (found,) = simulate_attempts(arms, [seed], act, MAX_STEPS, (), actor.observed_steps)
         return {"success": found.success, "actions": found.steps, "idle_steps": 0, "chunks": len(found.chunks)}
 
     return run

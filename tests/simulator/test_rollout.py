@@ -1,14 +1,14 @@
+import threading
 from collections.abc import Sequence
-from contextlib import ExitStack
 
 import numpy as np
 import pytest
 
-from zk0.errors import SimulatorError
+from zk0.errors import SettingsError, SimulatorError
 from zk0.settings.dataset_settings import SimulatorSettings
 from zk0.simulator.arm import Observation, SimulatedArm
 from zk0.simulator.expert import plan_trajectory
-from zk0.simulator.rollout import Trajectory, simulate_attempts
+from zk0.simulator.rollout import Trajectory, open_arms, simulate_attempts
 
 
 class Expert:
@@ -40,9 +40,9 @@ def planned(arm: SimulatedArm, seeds: Sequence[int]) -> dict[int, np.ndarray]:
 
 @pytest.mark.parametrize("task", ["lift-red", "place-yellow-green", "stack-red-blue"])
 def test_the_experts_actions_in_chunks_succeed(task: str, settings: SimulatorSettings) -> None:
-    with SimulatedArm(task, settings, render=False) as arm:
-        expert = Expert(actions := planned(arm, [2]))
-        (found,) = simulate_attempts([arm], [2], expert, max_steps=60)
+    with open_arms([SimulatedArm(task, settings, render=False)]) as arms:
+        expert = Expert(actions := planned(arms[0].arm, [2]))
+        (found,) = simulate_attempts(arms, [2], expert, max_steps=60)
     assert found.success
     assert (found.task, found.seed, found.fps) == (task, 2, 10)
     np.testing.assert_array_equal(found.actions, actions[2][: found.steps])
@@ -63,14 +63,13 @@ def same(one: Trajectory, other: Trajectory) -> bool:
 def test_parallel_attempts_equal_sequential_ones(settings: SimulatorSettings) -> None:
     """Three arms share seven attempts; each attempt equals the one that runs alone."""
     seeds = list(range(7))
-    with ExitStack() as stack:
-        arms = [stack.enter_context(SimulatedArm("lift-red", settings, render=False)) for _ in range(3)]
-        actions = planned(arms[0], seeds)
+    with open_arms(SimulatedArm("lift-red", settings, render=False) for _ in range(3)) as arms:
+        actions = planned(arms[0].arm, seeds)
         actions[5][:, 0] += 40  # one misses the cube, and is over last
         together = Expert(actions)
         found = simulate_attempts(arms, seeds, together, max_steps=26)
         alone = [
-            simulate_attempts([arms[1]], [seed], Expert({seed: actions[seed]}), max_steps=26)[0]
+            simulate_attempts(arms[1:2], [seed], Expert({seed: actions[seed]}), max_steps=26)[0]
             for seed in seeds
             if seed != 5
         ]
@@ -81,10 +80,35 @@ def test_parallel_attempts_equal_sequential_ones(settings: SimulatorSettings) ->
     assert all(same(a, b) for a, b in zip([t for t in found if t.seed != 5], alone, strict=True))
 
 
+def test_arms_move_at_the_same_time_and_their_images_are_those_of_an_arm_alone(settings: SimulatorSettings) -> None:
+    def turn(seeds: Sequence[int], observations: Sequence[Sequence[Observation]]) -> list[np.ndarray]:
+        return [np.repeat(observation.state[None] + np.float32(3), 2, axis=0) for (observation,) in observations]
+
+    with open_arms(SimulatedArm("lift-red", settings, render=True) for _ in range(2)) as arms:
+        both = threading.Barrier(len(arms), timeout=60)  # passed only by calls that run at the same time
+        assert sorted(f.result() for f in [arm.start(both.wait) for arm in arms]) == [0, 1]
+        together = simulate_attempts(arms, [0, 1], turn, max_steps=4, rendered_seeds=[0, 1])
+        alone = [simulate_attempts(arms[:1], [seed], turn, max_steps=4, rendered_seeds=[seed])[0] for seed in (0, 1)]
+    for one, other in zip(together, alone, strict=True):
+        assert same(one, other)
+        for observation, again in zip(one.observations, other.observations, strict=True):
+            for camera, image in observation.images.items():
+                np.testing.assert_array_equal(image, again.images[camera])
+
+
+def test_arms_are_closed_where_another_cannot_be_opened(settings: SimulatorSettings) -> None:
+    impossible = SimulatorSettings(spawn_radius_m=(0.2, 0.1))
+    arms = [SimulatedArm("lift-red", one, render=False) for one in (settings, impossible)]
+    with pytest.raises(SettingsError, match="simulator:"), open_arms(arms):
+        raise AssertionError("the block is not entered")
+    with pytest.raises(SimulatorError, match="not open"):
+        arms[0].reset(0)
+
+
 @pytest.mark.parametrize("task", ["lift-red", "place-red-blue", "stack-red-blue"])
 def test_doing_nothing_fails_at_the_limit(task: str, settings: SimulatorSettings) -> None:
-    with SimulatedArm(task, settings, render=False) as arm:
-        (found,) = simulate_attempts([arm], [0], still, max_steps=10)
+    with open_arms([SimulatedArm(task, settings, render=False)]) as arms:
+        (found,) = simulate_attempts(arms, [0], still, max_steps=10)
     assert not found.success
     assert found.steps == 10
     assert [(step, len(chunk)) for step, chunk in found.chunks] == [(0, 4), (4, 4), (8, 4)]
@@ -98,8 +122,8 @@ def test_a_policy_that_sees_two_steps_gets_both_with_images(settings: SimulatorS
         seen.append([*observations[0]])
         return [np.repeat(observations[0][-1].state[None] + np.float32(3), 3, axis=0)]
 
-    with SimulatedArm("lift-red", settings, render=True) as arm:
-        (found,) = simulate_attempts([arm], [0], turn, max_steps=6, observed_steps=2)
+    with open_arms([SimulatedArm("lift-red", settings, render=True)]) as arms:
+        (found,) = simulate_attempts(arms, [0], turn, max_steps=6, observed_steps=2)
     assert [[found.observations.index(one) for one in pair] for pair in seen] == [[0, 0], [2, 3]]
     assert all(sorted(one.images) == ["overhead", "wrist"] for pair in seen for one in pair)
     assert [len(one.images) for one in found.observations] == [2, 0, 2, 2, 0, 2, 2]
@@ -110,9 +134,9 @@ def test_a_rendered_attempt_differs_only_by_images_in_every_step(settings: Simul
         assert all(sorted(observation.images) == ["overhead", "wrist"] for (observation,) in observations)
         return [np.repeat(observation.state[None] + np.float32(3), 2, axis=0) for (observation,) in observations]
 
-    with SimulatedArm("lift-red", settings, render=True) as arm:
-        (rendered,) = simulate_attempts([arm], [0], turn, max_steps=6, rendered_seeds=[0])
-        (quick,) = simulate_attempts([arm], [0], turn, max_steps=6)
+    with open_arms([SimulatedArm("lift-red", settings, render=True)]) as arms:
+        (rendered,) = simulate_attempts(arms, [0], turn, max_steps=6, rendered_seeds=[0])
+        (quick,) = simulate_attempts(arms, [0], turn, max_steps=6)
     assert same(rendered, quick)
     assert all(sorted(observation.images) == ["overhead", "wrist"] for observation in rendered.observations)
     assert [bool(observation.images) for observation in quick.observations] == [
@@ -131,16 +155,16 @@ def test_a_rendered_attempt_differs_only_by_images_in_every_step(settings: Simul
 
 
 def test_invalid_actions_are_refused_with_their_place(settings: SimulatorSettings) -> None:
-    with SimulatedArm("lift-red", settings, render=False) as arm:
+    with open_arms([SimulatedArm("lift-red", settings, render=False)]) as arms:
         with pytest.raises(
             SimulatorError, match=r"lift-red, seed 4, chunk before step 0: row 0, gripper.pos: found inf"
         ):
-            simulate_attempts([arm], [4], lambda *_: [np.array([[0, 0, 0, 0, 0, np.inf]])], max_steps=5)
+            simulate_attempts(arms, [4], lambda *_: [np.array([[0, 0, 0, 0, 0, np.inf]])], max_steps=5)
         with pytest.raises(SimulatorError, match=r"found shape \(6,\), expected \(n, 6\)"):
-            simulate_attempts([arm], [4], lambda _, observations: [observations[0][0].state], max_steps=5)
+            simulate_attempts(arms, [4], lambda _, observations: [observations[0][0].state], max_steps=5)
         with pytest.raises(SimulatorError, match="max_steps 0 with 1 arms"):
-            simulate_attempts([arm], [4], still, max_steps=0)
+            simulate_attempts(arms, [4], still, max_steps=0)
         with pytest.raises(SimulatorError, match="max_steps 5 with 0 arms"):
             simulate_attempts([], [4], still, max_steps=5)
         with pytest.raises(SimulatorError, match="an action: found shape"):
-            arm.step(np.zeros(5))
+            arms[0].arm.step(np.zeros(5))

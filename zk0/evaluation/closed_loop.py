@@ -3,7 +3,6 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -24,7 +23,7 @@ from zk0.settings.evaluation_settings import RolloutSettings
 from zk0.settings.session import Session
 from zk0.simulator.arm import CAMERAS, IMAGE_VERSION, Observation, SimulatedArm
 from zk0.simulator.recordings import SIMULATOR_SCHEME
-from zk0.simulator.rollout import ActFunction, Trajectory, simulate_attempts
+from zk0.simulator.rollout import ActFunction, Trajectory, open_arms, simulate_attempts
 from zk0.storage.session_folder import SessionFolder
 
 
@@ -88,11 +87,8 @@ def run_attempts(
     if missing := sorted(actor.cameras.keys() - set(CAMERAS)):
         raise SimulatorError(f"the simulator has no camera {', '.join(missing)}; it has {', '.join(CAMERAS)}")
     seeds = settings.seeds
-    with ExitStack() as stack:
-        arms = [
-            stack.enter_context(SimulatedArm(task, simulator, render=True))
-            for _ in range(min(settings.environments, len(seeds)))
-        ]
+    count = min(settings.environments, len(seeds))
+    with open_arms(SimulatedArm(task, simulator, render=True) for _ in range(count)) as arms:
         act = actor.act_function(settings.replan_steps)
         return simulate_attempts(arms, seeds, act, settings.max_steps, seeds[:rendered], actor.observed_steps)
 

@@ -1,6 +1,8 @@
 """Rollouts of a policy in closed loop with simulated arms, several in parallel."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,8 +45,45 @@ class Trajectory:
         return self.steps / self.fps
 
 
+@dataclass(frozen=True, eq=False)
+class ArmThread:
+    """An open arm, and the only thread that moves it: an OpenGL context belongs to the thread that made it."""
+
+    arm: SimulatedArm
+    executor: ThreadPoolExecutor
+
+    def start[**P, T](self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> "Future[T]":
+        """Call a function in the arm's thread, after those that were started before."""
+        return self.executor.submit(function, *args, **kwargs)
+
+
+@contextmanager
+def open_arms(arms: Iterable[SimulatedArm]) -> Iterator[list[ArmThread]]:
+    """Open arms, each in a thread of its own, and close them at the end of the block.
+
+    They move at the same time, on as many cores as there are: MuJoCo does not hold Python's global interpreter lock
+    while it simulates and renders.
+
+    Raises:
+        SimulatorError: no image can be rendered although an arm has cameras.
+        SettingsError: the spawn area is impossible.
+    """
+    with ExitStack() as stack:
+        opened = []
+        for arm in arms:
+            thread = ArmThread(arm, stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="arm")))
+            stack.callback(_close, thread)
+            thread.start(arm.__enter__).result()
+            opened.append(thread)
+        yield opened
+
+
+def _close(thread: ArmThread) -> None:
+    thread.start(thread.arm.__exit__, None, None, None).result()
+
+
 def simulate_attempts(
-    arms: Sequence[SimulatedArm],
+    arms: Sequence[ArmThread],
     seeds: Sequence[int],
     act: ActFunction,
     max_steps: int,
@@ -56,7 +95,7 @@ def simulate_attempts(
     Each chunk is executed to its end before `act` is called again.
 
     Args:
-        arms: open arms of one task.
+        arms: of one task.
         seeds: one per attempt.
         act: the policy.
         max_steps: limit of an attempt.
@@ -76,24 +115,27 @@ def simulate_attempts(
     running: list[_Attempt] = []
     done: dict[int, Trajectory] = {}
     while waiting or running:
+        begun = []
         while waiting and free:
-            limits = (max_steps, observed_steps)
-            running.append(_Attempt(free.pop(), waiting[0], waiting.pop(0) in rendered_seeds, *limits))
+            thread, seed = free.pop(), waiting.pop(0)
+            begun.append(thread.start(_Attempt, thread, seed, seed in rendered_seeds, max_steps, observed_steps))
+        running += [future.result() for future in begun]
         chunks = act([a.seed for a in running], [a.last_observations() for a in running])
-        for attempt, chunk in zip(running, chunks, strict=True):
-            attempt.execute(chunk)
+        moves = [a.thread.start(a.execute, chunk) for a, chunk in zip(running, chunks, strict=True)]
+        for move in moves:
+            move.result()
         for attempt in [a for a in running if a.is_over]:
             done[attempt.seed] = attempt.trajectory()
             running.remove(attempt)
-            free.append(attempt.arm)
+            free.append(attempt.thread)
     return [done[seed] for seed in seeds]
 
 
 @dataclass(eq=False)
 class _Attempt:
-    """One attempt while it runs."""
+    """One attempt while it runs; made and moved in its arm's thread."""
 
-    arm: SimulatedArm
+    thread: ArmThread
     seed: int
     rendered: bool
     max_steps: int
@@ -104,6 +146,10 @@ class _Attempt:
 
     def __post_init__(self) -> None:
         self.observations = [self.arm.reset(self.seed)]
+
+    @property
+    def arm(self) -> SimulatedArm:
+        return self.thread.arm
 
     @property
     def is_over(self) -> bool:
