@@ -1,23 +1,25 @@
-"""A training step of SmolVLA: LeRobot's own and zk0's variants of it, on the same data.
+"""A training step of SmolVLA or ACT: LeRobot's own and zk0's variants of it, on the same data.
 
     python benchmarks/train.py --geometry full --batch 2 --steps 4 --json train.json
+    python benchmarks/train.py --policy act --geometry full
 
-Each variant runs in a process of its own. `lerobot` is LeRobotDataset, DataLoader (no workers), processors, optimizer
-preset and `update_policy`; `off` is zk0 without the feature cache; `embeddings` and `kv` are zk0 with it; `lora` is
-`embeddings` with LoRA, `deterministic` is `embeddings` with deterministic kernels, and `compiled` (only if it is named)
-is `kv` with a compiled action expert. Times are medians over steps after
-the first. The ratio is of CPU time on a CPU (which varies less on a shared machine) and of wall time on a GPU. The time
-to compute the features is measured separately; `epochs to break even` is the number of passes over the frames after
-which the cache has saved that time. Peak memory is that of the steps, including the policy and the features read.
-With `--profile` a second table shows what the device works on in a step; benchmarks/gpu.sh asks for it.
+Each variant runs in a process of its own, which is forked from one that has imported LeRobot. `lerobot` is
+LeRobotDataset, DataLoader (no workers), processors, optimizer preset and `update_policy`; `off` is zk0 without the
+feature cache; `embeddings` and `kv` are zk0 with it; `lora` is `embeddings` with LoRA, `deterministic` is `embeddings`
+with deterministic kernels, and `compiled` (only if it is named) is `kv` with a compiled action expert. ACT has the
+first two only. Times are medians over steps after the first. The ratio is of CPU time on a CPU (which varies less on a
+shared machine) and of wall time on a GPU. The time to compute the features is measured separately; `epochs to break
+even` is the number of passes over the frames after which the cache has saved that time. Peak memory is that of the
+steps, including the policy and the features read. With `--profile` a second table shows what the device works on in a
+step; benchmarks/gpu.sh asks for it.
 """
 
 import argparse
 import itertools
 import json
+import multiprocessing
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -41,33 +43,41 @@ ZK0_VARIANTS: dict[str, dict[str, Any]] = {
 VARIANTS = ("lerobot", *ZK0_VARIANTS)
 USUAL = tuple(name for name in VARIANTS if name != "compiled")
 """On a CPU, compiling takes minutes."""
+OF_ACT = ("lerobot", "off")
+"""ACT has no frozen part whose output could be stored, and no action expert."""
 CAMERAS = ("overhead", "wrist")
 STEPS_UNREAD = 2
 """On a GPU zk0 reports a step when two more have been started."""
 VLM = "HuggingFaceTB/SmolVLM2-500M-Video-Instruct"
 SHAPES = {"tiny": ((96, 96), 3, 40), "full": ((480, 640), 1, 6)}
 """(height, width) of a frame, number of episodes, frames per episode; by geometry."""
+IMPORTS = [
+    "accelerate",
+    "lerobot.scripts.lerobot_train",
+    "zk0.policy.build",
+    "zk0.policy.plain.plain_kind",
+    "zk0.training.fit",
+]
+"""What takes long to import, in the process that the variants are forked from."""
 
 
 def main() -> None:
     """Run every variant and print a table."""
     arguments = parse_arguments()
-    if arguments.variant:
-        Path(arguments.result).write_text(json.dumps(run_variant(arguments)), encoding="utf-8")
-        return
+    os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(arguments.threads))
     with tempfile.TemporaryDirectory(dir=arguments.folder, prefix="zk0-train-") as folder:
         arguments.folder = folder
-        run_in_subprocess("prepare", arguments)
+        run_in_own_process("prepare", arguments)
         variants: dict[str, Any] = {}
         for variant in arguments.variants.split(","):
-            variants[variant] = run_in_subprocess(variant, arguments)
+            variants[variant] = run_in_own_process(variant, arguments)
             tables = write_results(variants, arguments)  # each time: the next variant may take too long
     sys.stdout.write(tables)
 
 
 def write_results(variants: dict[str, Any], arguments: argparse.Namespace) -> str:
     """Write the results so far to the files that were asked for; return the tables."""
-    settings = ("geometry", "batch", "steps", "threads", "workers", "decoder")
+    settings = ("policy", "geometry", "batch", "steps", "threads", "workers", "decoder")
     result = with_ratios(variants) | {
         "settings": {k: getattr(arguments, k) for k in settings},
         "software": {package: version(package) for package in ("torch", "lerobot")},
@@ -97,9 +107,10 @@ def options(description: str | None) -> argparse.ArgumentParser:
 def parse_arguments() -> argparse.Namespace:
     """The command line's arguments, with defaults by geometry."""
     parser = options(__doc__)
+    parser.add_argument("--policy", choices=["smolvla", "act"], default="smolvla", help="what is trained")
     parser.add_argument("--batch", type=int, help="frames per step; unset: 8 (tiny), 2 (full)")
     parser.add_argument("--steps", type=int, help="timed steps; unset: 20 (tiny), 4 (full)")
-    parser.add_argument("--variants", default=",".join(USUAL), help="which to run, with commas; lerobot comes first")
+    parser.add_argument("--variants", help="which to run, with commas; lerobot comes first; unset: all but compiled")
     parser.add_argument("--frames", type=int, help="frames per episode; unset: 40 (tiny), 6 (full)")
     parser.add_argument("--workers", type=int, default=0, help="processes of LeRobot's loader; lerobot-train has 4")
     parser.add_argument(
@@ -110,36 +121,42 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--profile", action="store_true", help="also show what the device works on in a step")
     parser.add_argument("--markdown", metavar="FILE", help="write the tables to this file too")
-    parser.add_argument("--variant", choices=["prepare", *VARIANTS], help=argparse.SUPPRESS)
-    parser.add_argument("--result", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    usual, known = (OF_ACT, OF_ACT) if arguments.policy == "act" else (USUAL, VARIANTS)
+    arguments.variants = arguments.variants or ",".join(usual)
     chosen = arguments.variants.split(",")
-    if chosen[0] != "lerobot" or not set(chosen) <= set(VARIANTS):
-        parser.error(f"--variants: {arguments.variants}; expected lerobot and some of {', '.join(ZK0_VARIANTS)}")
+    if chosen[0] != "lerobot" or not set(chosen) <= set(known):
+        parser.error(f"--variants: {arguments.variants}; expected lerobot and some of {', '.join(known[1:])}")
     arguments.batch = arguments.batch or {"tiny": 8, "full": 2}[arguments.geometry]
     arguments.steps = arguments.steps or {"tiny": 20, "full": 4}[arguments.geometry]
     return arguments
 
 
-def run_in_subprocess(variant: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    """The results of one variant, run in a subprocess; its output is shown only if it fails."""
+def run_in_own_process(variant: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    """The results of one variant, run in a process of its own; its output is shown only if it fails."""
     result, log = Path(arguments.folder) / f"{variant}.json", Path(arguments.folder) / f"{variant}.log"
-    given = {k: v for k, v in vars(arguments).items() if v is not None and k not in ("json", "markdown", "profile")}
-    options = given | {"variant": variant, "result": result}
-    command = [sys.executable, __file__, *(f"--{k}={v}" for k, v in options.items())]
-    command += ["--profile"] if arguments.profile else []
-    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(arguments.threads))
-    with log.open("w") as output:
-        ended = subprocess.run(command, stdout=output, stderr=output, env={**os.environ, **threads}, check=False)
-    if ended.returncode:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(IMPORTS)
+    process = context.Process(target=store_results, args=(variant, arguments, result, log))
+    process.start()
+    process.join()
+    if process.exitcode:
         sys.exit(f"{variant} failed:\n{log.read_text()[-3000:]}")
     return dict(json.loads(result.read_text()))
 
 
-def run_variant(arguments: argparse.Namespace) -> dict[str, Any]:
+def store_results(variant: str, arguments: argparse.Namespace, result: Path, log: Path) -> None:
+    """Run a variant in this process, and write its results and its output to files."""
+    output = os.open(log, os.O_WRONLY | os.O_CREAT)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    result.write_text(json.dumps(run_variant(variant, arguments)), encoding="utf-8")
+
+
+def run_variant(variant: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """The results of one variant, run in this process."""
     folder = Path(arguments.folder)
-    if arguments.variant == "prepare":
+    if variant == "prepare":
         return prepare(folder, arguments)
     import torch
 
@@ -149,14 +166,17 @@ def run_variant(arguments: argparse.Namespace) -> dict[str, Any]:
     from zk0.training.device import pick_device
 
     torch.set_num_threads(arguments.threads)
-    path = "tiny" if arguments.geometry == "tiny" else str(folder / "base")
+    tiny = {"smolvla": "tiny", "act": "tiny-act"}[arguments.policy]
+    path = tiny if arguments.geometry == "tiny" else str(folder / "base")
     recipe = PolicyRecipe(path=path, cameras=CAMERAS, joints=6, seed=1)
     device = pick_device(arguments.device)
     policy = build_policy(recipe, folder, device)
     episodes = tuple(range(SHAPES[arguments.geometry][1]))
     moments = measure_statistics(folder / "set", episodes)
-    train = train_with_lerobot if arguments.variant == "lerobot" else train_with_zk0
-    results = train(policy, recipe, moments, episodes, arguments)
+    if variant == "lerobot":
+        results = train_with_lerobot(policy, moments, arguments)
+    else:
+        results = train_with_zk0(policy, recipe, moments, episodes, variant, arguments)
     return results | {
         "parameters": sum(p.numel() for p in policy.parameters()),
         "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
@@ -189,9 +209,31 @@ def prepare(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
         joints=SO101_JOINTS,
         robot_type="so101_follower",
     )
-    if arguments.geometry == "full":
+    if arguments.geometry == "full" and getattr(arguments, "policy", "smolvla") == "act":
+        write_random_act(folder / "base", height, width)
+    elif arguments.geometry == "full":
         write_random_policy(folder / "base", "camera1", 256, vlm_model_name=arguments.vlm)
     return {}
+
+
+def write_random_act(folder: Path, height: int, width: int) -> None:
+    """Write a folder of ACT with LeRobot's default sizes and random weights, for two cameras."""
+    import torch
+    from lerobot.configs import FeatureType, PolicyFeature
+    from lerobot.policies.act.configuration_act import ACTConfig
+    from lerobot.policies.act.modeling_act import ACTPolicy
+
+    images = {f"observation.images.{c}": PolicyFeature(FeatureType.VISUAL, (3, height, width)) for c in CAMERAS}
+    state, action = PolicyFeature(FeatureType.STATE, (6,)), PolicyFeature(FeatureType.ACTION, (6,))
+    torch.manual_seed(0)
+    config = ACTConfig(
+        device="cpu",
+        input_features={"observation.state": state, **images},
+        output_features={"action": action},
+        pretrained_backbone_weights=None,
+        push_to_hub=False,
+    )
+    ACTPolicy(config).save_pretrained(folder)
 
 
 def write_random_policy(folder: Path, camera: str, side: int, **geometry: Any) -> str:
@@ -208,9 +250,7 @@ def write_random_policy(folder: Path, camera: str, side: int, **geometry: Any) -
     return str(folder)
 
 
-def train_with_lerobot(
-    policy: Any, recipe: Any, moments: Any, episodes: tuple[int, ...], arguments: argparse.Namespace
-) -> dict[str, Any]:
+def train_with_lerobot(policy: Any, moments: Any, arguments: argparse.Namespace) -> dict[str, Any]:
     """Train as `lerobot-train` does, with its own function for a step."""
     import torch
     from accelerate import Accelerator
@@ -253,7 +293,7 @@ def train_with_lerobot(
 
 
 def train_with_zk0(
-    policy: Any, recipe: Any, moments: Any, episodes: tuple[int, ...], arguments: argparse.Namespace
+    policy: Any, recipe: Any, moments: Any, episodes: tuple[int, ...], variant: str, arguments: argparse.Namespace
 ) -> dict[str, Any]:
     """Train as a client does in one round."""
     from zk0.data.episode_reader import EpisodeReader
@@ -268,15 +308,15 @@ def train_with_zk0(
     from zk0.training.fit import fit
 
     folder = Path(arguments.folder)
-    variant, clock = ZK0_VARIANTS[arguments.variant], StepClock(arguments, policy.config.device)
-    training = LocalTrainingSettings(local_steps=clock.steps, batch_size=arguments.batch, **variant)
+    clock = StepClock(arguments, policy.config.device)
+    training = LocalTrainingSettings(local_steps=clock.steps, batch_size=arguments.batch, **ZK0_VARIANTS[variant])
     pre, _ = make_processors(policy, Statistics(state=moments.state, action=moments.action))
     started = time.perf_counter(), time.process_time()
     build: dict[str, Any] = {}
     if training.features == "off":
         examples: Any = DecodedExamples(folder / "set", episodes, policy, pre, {})
     else:
-        cache_folder = folder / f"cache-{arguments.variant}"
+        cache_folder = folder / f"cache-{variant}"
         cache = open_feature_cache(cache_folder, policy, recipe, training)
         examples = CachedExamples(EpisodeReader(folder / "set"), episodes, policy, pre, cache)
         stored = sum(f.stat().st_size for f in cache_folder.rglob("*.npy"))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from loguru import logger
 
-from zk0.processes import collect_garbage_less_often
+from zk0.processes import collect_garbage_less_often, search_packages_once
 
 pytest_plugins = ["policy_fixtures"]
 
@@ -23,6 +23,7 @@ os.environ.setdefault("HF_XET_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the same bits in every process
 
 collect_garbage_less_often()
+search_packages_once()
 TOGETHER = (
     tuple(f"flows/test_{name}.py" for name in ("session_deployment", "deployments", "release", "schedule")),
     ("federation/engines/test_deployment_faults.py",),

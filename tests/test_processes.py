@@ -20,6 +20,18 @@ def test_programs_collect_garbage_less_often_and_the_library_does_not(module: st
     assert found.stdout.strip() == str(changed)
 
 
+def test_programs_search_the_installed_packages_once() -> None:
+    code = (
+        "import importlib.metadata, flows\n"
+        "from transformers.utils import import_utils as transformers\n"
+        "from diffusers.utils import import_utils as diffusers\n"
+        "found = importlib.metadata.packages_distributions()\n"
+        "print(transformers.PACKAGE_DISTRIBUTION_MAPPING is diffusers._package_map is found, found['torch'])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout == "True ['torch']\n"
+
+
 def test_only_the_youngest_generation_waits_longer() -> None:
     before = gc.get_threshold()
     collect_garbage_less_often()

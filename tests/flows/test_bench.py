@@ -29,6 +29,27 @@ def test_options_are_passed_on() -> None:
     assert "--geometry: invalid choice: 'huge'" in ended.stderr
 
 
+def test_act_has_no_variant_with_features() -> None:
+    command = [sys.executable, "benchmarks/train.py", "--policy", "act", "--variants", "lerobot,kv"]
+    ended = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True)
+    assert ended.returncode == 2
+    assert "--variants: lerobot,kv; expected lerobot and some of off" in ended.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_act_beside_lerobots_own_step(tmp_path: Path) -> None:
+    figures = tmp_path / "act.json"
+    command = [sys.executable, "benchmarks/train.py", "--policy", "act", "--steps", "2", "--json", str(figures)]
+    subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, check=True)
+    found = json.loads(figures.read_text())
+    assert found["settings"]["policy"] == "act"
+    assert {name: row["parameters"] for name, row in found["variants"].items()} == dict.fromkeys(
+        ("lerobot", "off"), 11_215_414
+    )
+    assert found["ratios"].keys() == {"train: off / lerobot"}
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_table_of_training(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import sys
 import warnings
 from multiprocessing.connection import Connection
 
-from zk0.processes import collect_garbage_less_often, die_with_parent
+from zk0.processes import collect_garbage_less_often, die_with_parent, search_packages_once
 
 FORK, EXIT_CODE = b"f", b"w"
 """Requests to the fork server: fork worker number N; wait for process N and return its exit code."""
@@ -129,6 +129,7 @@ def _is_fork_safe() -> bool:
 if __name__ == "__main__":
     die_with_parent(int(sys.argv[2]))
     collect_garbage_less_often()
+    search_packages_once()
     if sys.argv[3:] == ["serve"]:
         run_worker(int(sys.argv[1]))
     else:
