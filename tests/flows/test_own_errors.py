@@ -74,7 +74,7 @@ def test_retry_of_a_run_with_a_broken_dataset_ends_at_once_with_the_same_line(pr
     assert ended.run_count == 2
     assert messages[0] == messages[1]
     assert messages[0].startswith("Flow run encountered an exception: DatasetError: ")
-    assert all(f"local:{tmp_path / name}: " in messages[0] for name in ("a", "b"))
+    assert all(f"local:{tmp_path / name} (client {name})" in messages[0] for name in ("a", "b"))
     assert "Traceback" not in messages[0]
     assert list(tmp_path.iterdir()) == [], "nothing was made for the session"
 

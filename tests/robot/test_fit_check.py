@@ -216,13 +216,15 @@ def press(keyboard: int, arm: subprocess.Popen[bytes], log: Path, steps: Mapping
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_a_persons_correction_joins_the_recordings(recorded: Path, tmp_path: Path) -> None:
     """LeRobot's DAgger mode as docs/robot.md walks it: space pauses the policy, Tab begins and ends a correction."""
     from scripted_leader import DEGREES_PER_READING
 
     from zk0.data.check import check_dataset
+    from zk0.data.episode_digests import episode_digest
     from zk0.data.episode_reader import EpisodeReader
+    from zk0.data.frame_table import EpisodeFrames
 
     command = [sys.executable, "-m", "flows.cli.main", "arm", "run", "base", "--robot", "so101_simulated"]
     command += ["--recordings", str(recorded), "--units", "degrees", "--task", "Pick up the red cube"]
@@ -251,8 +253,27 @@ def test_a_persons_correction_joins_the_recordings(recorded: Path, tmp_path: Pat
     np.testing.assert_allclose(np.diff(episode.actions[:, 0]), DEGREES_PER_READING, atol=1e-3)  # the leader's, in order
 
     merged = tmp_path / "merged"
-    joined = ["data", "merge", str(recorded), str(tmp_path / "corrections"), "--output", str(merged)]
+    joined = ["data", "merge", str(tmp_path / "corrections"), str(recorded), "--output", str(merged)]
     done = CliRunner().invoke(zk0_app, [*joined, "--robot-type", "so101_follower"])
     assert "left out  intervention, which only " in done.stdout, done.output
     both = check_dataset(merged, dataset="merged")
     assert (both.errors, both.episodes) == ((), 7)
+    assert episode_digest(EpisodeFrames(episode.states, episode.actions)) in _next_session(merged, tmp_path)
+
+
+def _next_session(dataset: Path, folder: Path) -> tuple[str, ...]:
+    """Run a small session with this dataset; return the digests of the episodes that its client trained on."""
+    from zk0.evaluation.session_setup import SessionSetup
+    from zk0.storage.session_folder import SessionFolder
+
+    clients = f'clients=[{{name="arm", dataset="local:{dataset}"}}, {{name="other", dataset="sim:place-red-blue"}}]'
+    settings = (clients, f"simulator.image_size={SIZE}", "rollout.tasks=[]", f"output_dir={folder / 'outputs'}")
+    command = [sys.executable, "-m", "flows.cli.main", "run", "smoke"]
+    for setting in settings:
+        command += ["--set", setting]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=800)
+    assert done.returncode == 0, done.stderr[-3000:]
+    (session,) = (folder / "outputs").iterdir()
+    setup = SessionSetup.read_from(SessionFolder(session).setup)
+    assert setup is not None
+    return next(member.train_digests for member in setup.members if member.client == "arm")
