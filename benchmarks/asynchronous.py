@@ -292,7 +292,11 @@ def table(arguments: argparse.Namespace, found: dict[tuple[str, int], dict[str, 
         "|---|---:|---:|---:|---:|",
     ]
     for delay in arguments.delays:
-        ways = {"synchronous": "direct", "asynchronous": f"async-{delay}", "real-time chunking": rtc_arm(arguments, delay)}
+        ways = {
+            "synchronous": "direct",
+            "asynchronous": f"async-{delay}",
+            "real-time chunking": rtc_arm(arguments, delay),
+        }
         everywhere = [s for s in seeds if all(found[arm, s]["success"] for arm in ways.values())]
         for name, arm in ways.items():
             rows = {s: found[arm, s] for s in seeds}

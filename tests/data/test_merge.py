@@ -74,7 +74,7 @@ def test_everything_that_does_not_fit_is_named_at_once(healthy: Path, correction
         merge_datasets({"a": healthy, "b": corrections, "c": twice}, tmp_path / "merged")
     message = str(refused.value)
     for name in ("b", "c"):
-        assert f"action: a has action (float32 6: shoulder_pan.pos, " in message
+        assert "action: a has action (float32 6: shoulder_pan.pos, " in message
         assert f"{name} has action (float32 6: base.pos, " in message
     assert "robot_type: a has so101_follower, b has so101_simulated, c has so101_simulated; if all are" in message
     assert "give its word with --robot-type" in message
