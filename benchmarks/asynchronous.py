@@ -4,10 +4,11 @@
         [--results FILE.jsonl]
 
 All are tried in the same scenes. LeRobot's `PolicyServer` answers LeRobot's `RobotClient` over loopback; the robot is
-zk0's simulated arm. Real-time chunking is LeRobot's, too: its policy and its `ActionQueue`, with the defaults of
-`lerobot-rollout`. The clock is simulated: a chunk arrives so many steps of the control loop after its observation,
-however long that took on this machine, so that results do not depend on its load. The steps are those of
-`RobotClient.control_loop` and of `RTCInferenceEngine`.
+zk0's simulated arm. Real-time chunking is LeRobot's, too: its policy and its `ActionQueue`. Its horizon and guidance
+are lower than LeRobot's defaults (10 and 10), which are for longer chunks and more denoising steps than `base` has.
+The clock is simulated: a chunk arrives so many steps of the control loop after its observation, however long that took
+on this machine, so that results do not depend on its load. The steps are those of `RobotClient.control_loop` and of
+`RTCInferenceEngine`.
 
 The time of a synchronous attempt is that of its actions and, before each chunk, of the same delay. Finished
 attempts are read from the file of results and not repeated.
@@ -141,7 +142,9 @@ class SteppedChunking:
         from lerobot.policies.rtc.configuration_rtc import RTCConfig
 
         saved = load_saved_policy(arguments.policy, "cpu")
-        self.config = saved.policy.config.rtc_config = RTCConfig(execution_horizon=arguments.horizon)
+        self.config = saved.policy.config.rtc_config = RTCConfig(
+            execution_horizon=arguments.horizon, max_guidance_weight=arguments.guidance
+        )
         saved.policy.init_rtc_processor()
         cameras = map_cameras(saved, {}, arguments.policy)
         self.actor = PolicyActor(saved.policy, saved.preprocessor, saved.postprocessor, cameras)
@@ -263,7 +266,7 @@ def arms(arguments: argparse.Namespace) -> list[str]:
 
 def rtc_arm(arguments: argparse.Namespace, delay: int) -> str:
     """Name of real-time chunking with this delay in the file of results."""
-    return f"rtc-{arguments.horizon}-{delay}"
+    return f"rtc-{arguments.horizon}-{arguments.guidance:g}-{delay}"
 
 
 def append(
@@ -322,6 +325,7 @@ def main() -> None:
         "--delays", default="1,3", help=f"steps of 1/{FPS} s from an observation to its actions, each at least 1"
     )
     parser.add_argument("--horizon", type=int, default=5, help="execution_horizon of real-time chunking")
+    parser.add_argument("--guidance", type=float, default=1.0, help="max_guidance_weight of real-time chunking")
     parser.add_argument("--results", type=Path, help="file of finished attempts; unset: nothing is kept")
     arguments = parser.parse_args()
     arguments.delays = [int(part) for part in arguments.delays.split(",")]

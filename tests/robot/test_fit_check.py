@@ -4,7 +4,6 @@ import os
 import pty
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -239,7 +238,8 @@ def test_a_persons_correction_joins_the_recordings(recorded: Path, tmp_path: Pat
     try:
         keys = {"corrections-only recording started": b" ", "autonomous -> paused": b"\t", "Entering correction": b""}
         press(keyboard, arm, log, keys)
-        time.sleep(4)
+        before = log.read_text().count("scripted leader: reading")
+        wait_until(lambda: log.read_text().count("scripted leader: reading") > before + 20, 400)
         os.write(keyboard, b"\t")
         assert arm.wait(200) == 0, log.read_text()[-3000:]
     finally:
@@ -250,6 +250,7 @@ def test_a_persons_correction_joins_the_recordings(recorded: Path, tmp_path: Pat
     found = check_dataset(tmp_path / "corrections", dataset="corrections")
     assert (found.errors, found.episodes, found.tasks) == ((), 1, ("Pick up the red cube",))
     (episode,) = EpisodeReader(tmp_path / "corrections").read([0])
+    assert len(episode.actions) >= 10
     np.testing.assert_allclose(np.diff(episode.actions[:, 0]), DEGREES_PER_READING, atol=1e-3)  # the leader's, in order
 
     merged = tmp_path / "merged"

@@ -1,5 +1,6 @@
 """A leader arm of LeRobot, type `so101_scripted`, whose shoulder turns further with every reading."""
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,6 +47,7 @@ class ScriptedLeader(Teleoperator):
     def get_action(self) -> dict[str, float]:
         """Return the next pose."""
         self._readings += 1
+        logging.info("scripted leader: reading %d", self._readings)
         return START | {SO101_JOINTS[0]: DEGREES_PER_READING * self._readings}
 
     def send_feedback(self, feedback: dict[str, Any]) -> None:
