@@ -209,7 +209,7 @@ def test_a_fitting_arm_is_moved_and_recorded(recorded: Path, tmp_path: Path) -> 
 def press(keyboard: int, arm: subprocess.Popen[bytes], log: Path, steps: Mapping[str, bytes]) -> None:
     """Press each key as soon as LeRobot logs its message."""
     for message, key in steps.items():
-        wait_until(lambda message=message: message in log.read_text() or arm.poll() is not None, 400)
+        wait_until(lambda message=message: message in log.read_text() or arm.poll() is not None, 600)
         assert message in log.read_text(), log.read_text()[-3000:]
         os.write(keyboard, key)
 
