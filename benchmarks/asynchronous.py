@@ -1,11 +1,14 @@
-"""Measure success through LeRobot's asynchronous server beside direct rollouts, in the same scenes.
+"""Measure success through LeRobot's asynchronous server and with real-time chunking beside direct rollouts.
 
-    python benchmarks/asynchronous.py [--policy base] [--task lift-green] [--seeds 9000-9099] [--delays 1,3]
+    python benchmarks/asynchronous.py [--policy base] [--task lift-green] [--seeds 9000-9009] [--delays 1,3]
         [--results FILE.jsonl]
 
-LeRobot's `PolicyServer` answers LeRobot's `RobotClient` over loopback; the robot is zk0's simulated arm. The clock is
-simulated: the server answers so many steps of the control loop after it took an observation, however long that took on
-this machine, so that results do not depend on its load. The steps are those of `RobotClient.control_loop`.
+All are tried in the same scenes. LeRobot's `PolicyServer` answers LeRobot's `RobotClient` over loopback; the robot is
+zk0's simulated arm. Real-time chunking is LeRobot's, too: its policy and its `ActionQueue`. Its horizon and guidance
+are lower than LeRobot's defaults (10 and 10), which are for longer chunks and more denoising steps than `base` has.
+The clock is simulated: a chunk arrives so many steps of the control loop after its observation, however long that took
+on this machine, so that results do not depend on its load. The steps are those of `RobotClient.control_loop` and of
+`RTCInferenceEngine`.
 
 The time of a synchronous attempt is that of its actions and, before each chunk, of the same delay. Finished
 attempts are read from the file of results and not repeated.
@@ -34,12 +37,14 @@ from zk0.evaluation.saved_rollout import map_cameras
 from zk0.policy.published_config import resolve_policy_path
 from zk0.policy.saved_policy import load_saved_policy
 from zk0.settings.dataset_settings import SimulatorSettings
-from zk0.simulator.arm import SimulatedArm
+from zk0.simulator.arm import Observation, SimulatedArm
 from zk0.simulator.rollout import open_arms, simulate_attempts
 from zk0.simulator.tasks import FPS, find_task
 from zk0.stats.intervals import wilson_interval
 
 MAX_STEPS = 60
+QUEUED_ACTIONS = 30
+"""LeRobot's engine of real-time chunking begins a chunk when at most so many actions are left (`queue_threshold`)."""
 _RESULT = re.compile(r"seed (\d+): (no )?success after (\d+) actions")
 
 
@@ -130,6 +135,62 @@ class SteppedClient:
         self.client.must_go.set()
 
 
+class SteppedChunking:
+    """LeRobot's real-time chunking, whose control loop and inference advance in steps of simulated time."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        from lerobot.policies.rtc.configuration_rtc import RTCConfig
+
+        saved = load_saved_policy(arguments.policy, "cpu")
+        self.config = saved.policy.config.rtc_config = RTCConfig(
+            execution_horizon=arguments.horizon, max_guidance_weight=arguments.guidance
+        )
+        saved.policy.init_rtc_processor()
+        cameras = map_cameras(saved, {}, arguments.policy)
+        self.actor = PolicyActor(saved.policy, saved.preprocessor, saved.postprocessor, cameras)
+        self.task = arguments.task
+
+    def attempt(self, seed: int, delay: int) -> dict[str, Any]:
+        """Run the attempt of this seed; return what it came to.
+
+        Args:
+            seed: of scene and noise.
+            delay: steps from an observation to its actions.
+        """
+        from lerobot.policies.rtc.action_queue import ActionQueue
+
+        torch.manual_seed(seed)
+        queue: Any = ActionQueue(self.config)
+        waiting: tuple[int, int, Any] | None = None
+        step = actions = chunks = 0
+        success = False
+        with SimulatedArm(self.task, SimulatorSettings(), render=True) as arm:
+            seen = arm.reset(seed)
+            while actions < MAX_STEPS and not success:
+                if waiting and waiting[0] <= step:
+                    queue.merge(*waiting[2], delay, waiting[1])
+                    waiting = None
+                if waiting is None and queue.qsize() <= QUEUED_ACTIONS:
+                    index, chunk = queue.get_action_index(), self._predict(seen, queue, delay if chunks else 0)
+                    waiting, chunks = (step + delay, index, chunk), chunks + 1
+                if (action := queue.get()) is not None:
+                    done = arm.step(action.numpy(), render=True)
+                    seen, success, actions = done.observation, done.success, actions + 1
+                step += 1
+        return {"success": success, "actions": actions, "idle_steps": step - actions, "chunks": chunks}
+
+    def _predict(self, seen: Observation, queue: Any, delay: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the next chunk (steps, joints), normalized and in the arm's units."""
+        from lerobot.rollout.inference.rtc import _normalize_prev_actions_length
+
+        if (left := queue.get_left_over()) is not None:
+            left = _normalize_prev_actions_length(left, self.config.execution_horizon)
+        batch = self.actor._batch([[seen]])
+        with torch.no_grad():
+            chunk = self.actor.policy.predict_action_chunk(batch, inference_delay=delay, prev_chunk_left_over=left)
+        return chunk.squeeze(0).clone(), self.actor.postprocessor(chunk).squeeze(0).float()
+
+
 @contextmanager
 def running_server() -> Iterator[tuple[Any, str]]:
     """LeRobot's servicer behind gRPC on a free port of loopback, and its address."""
@@ -175,13 +236,15 @@ def run_missing(arguments: argparse.Namespace, found: dict[tuple[str, int], dict
     missing = [s for s in seeds if any((arm, s) not in found for arm in arms(arguments))]
     if not missing:
         return
-    direct, outcomes = direct_attempts(arguments), Outcomes()
+    direct, chunking, outcomes = direct_attempts(arguments), SteppedChunking(arguments), Outcomes()
     with running_server() as (server, address):
         clients: dict[int, SteppedClient] = {}
         for seed in missing:
             if ("direct", seed) not in found:
                 append(arguments, found, "direct", seed, direct(seed))
             for delay in arguments.delays:
+                if (rtc_arm(arguments, delay), seed) not in found:
+                    append(arguments, found, rtc_arm(arguments, delay), seed, chunking.attempt(seed, delay))
                 arm = f"async-{delay}"
                 if (arm, seed) in found:
                     continue
@@ -197,7 +260,13 @@ def run_missing(arguments: argparse.Namespace, found: dict[tuple[str, int], dict
 
 def arms(arguments: argparse.Namespace) -> list[str]:
     """Names of what is compared."""
-    return ["direct", *(f"async-{delay}" for delay in arguments.delays)]
+    of_delay = [(f"async-{delay}", rtc_arm(arguments, delay)) for delay in arguments.delays]
+    return ["direct", *(arm for pair in of_delay for arm in pair)]
+
+
+def rtc_arm(arguments: argparse.Namespace, delay: int) -> str:
+    """Name of real-time chunking with this delay in the file of results."""
+    return f"rtc-{arguments.horizon}-{arguments.guidance:g}-{delay}"
 
 
 def append(
@@ -226,8 +295,13 @@ def table(arguments: argparse.Namespace, found: dict[tuple[str, int], dict[str, 
         "|---|---:|---:|---:|---:|",
     ]
     for delay in arguments.delays:
-        both = [s for s in seeds if found["direct", s]["success"] and found[f"async-{delay}", s]["success"]]
-        for name, arm in (("synchronous", "direct"), ("asynchronous", f"async-{delay}")):
+        ways = {
+            "synchronous": "direct",
+            "asynchronous": f"async-{delay}",
+            "real-time chunking": rtc_arm(arguments, delay),
+        }
+        everywhere = [s for s in seeds if all(found[arm, s]["success"] for arm in ways.values())]
+        for name, arm in ways.items():
             rows = {s: found[arm, s] for s in seeds}
             wins = sum(r["success"] for r in rows.values())
             low, high = wilson_interval(wins, len(seeds))
@@ -235,7 +309,7 @@ def table(arguments: argparse.Namespace, found: dict[tuple[str, int], dict[str, 
                 s: r["actions"] + (r["chunks"] * delay if arm == "direct" else r["idle_steps"]) for s, r in rows.items()
             }
             rate = FPS * sum(r["actions"] for r in rows.values()) / sum(steps.values())
-            seconds = f"{mean(steps[s] for s in both) / FPS:.1f}" if both else ""
+            seconds = f"{mean(steps[s] for s in everywhere) / FPS:.1f}" if everywhere else ""
             success = f"{wins} of {len(seeds)} ({100 * low:.0f} to {100 * high:.0f} %)"
             lines.append(f"| {name} | {delay / FPS:g} s | {success} | {seconds} | {rate:.1f} |")
     return "\n".join(lines) + "\n"
@@ -246,10 +320,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--policy", default="base")
     parser.add_argument("--task", default="lift-green")
-    parser.add_argument("--seeds", default="9000-9099")
+    parser.add_argument("--seeds", default="9000-9009")
     parser.add_argument(
         "--delays", default="1,3", help=f"steps of 1/{FPS} s from an observation to its actions, each at least 1"
     )
+    parser.add_argument("--horizon", type=int, default=5, help="execution_horizon of real-time chunking")
+    parser.add_argument("--guidance", type=float, default=1.0, help="max_guidance_weight of real-time chunking")
     parser.add_argument("--results", type=Path, help="file of finished attempts; unset: nothing is kept")
     arguments = parser.parse_args()
     arguments.delays = [int(part) for part in arguments.delays.split(",")]

@@ -1,4 +1,4 @@
-"""`zk0 data`: check, repair, split and measure one dataset, without Prefect and without LeRobot."""
+"""`zk0 data`: check, repair, merge, split and measure datasets, without Prefect."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 data_app = command_group(
     "data",
-    "Check, repair, split and measure a dataset before it joins a federation.",
+    "Check, repair, merge, split and measure a dataset before it joins a federation.",
 )
 
 
@@ -136,6 +136,42 @@ def repair_command(
         if done.dropped:
             typer.echo(f"dropped  episodes {', '.join(map(str, done.dropped))}")
         typer.echo(f"copy     {target} ({report.episodes} episodes, {report.frames} frames), which passes the check")
+
+
+@data_app.command("merge")
+def merge_command(
+    uris: Annotated[
+        list[str], typer.Argument(metavar="URI...", help="Two or more datasets, in the order of their episodes.")
+    ],
+    output: Annotated[Path, typer.Option(metavar="FOLDER", help="New folder for the merged dataset.")],
+    robot_type: Annotated[
+        str | None,
+        typer.Option(help="LeRobot's word for the robot, where the datasets of one kind of arm have several."),
+    ] = None,
+    as_json: JsonOption = False,
+    cache: CacheOption = DEFAULT_CACHE,
+) -> None:
+    """Check datasets of one robot, and write their episodes as one dataset; the originals stay as they are.
+
+    URI is hf:user/name, hf:user/name@REVISION or local:/path. Features that not all of them have in the same form,
+    such as LeRobot's intervention, are left out; cameras, joints, units and frame rate must agree.
+    """
+    with errors_to_exit_codes():
+        from flows.cli.frame_progress_display import shown_frames
+        from zk0.data.locate import locate_unchecked
+        from zk0.data.merge import merge_datasets
+
+        check_writable(output, "--output")
+        roots = {uri: locate_unchecked(uri, cache.expanduser()) for uri in map(_with_scheme, uris)}
+        with shown_frames() as progress:
+            done = merge_datasets(roots, output, robot_type=robot_type, progress=progress)
+        if as_json:
+            typer.echo(done.model_dump_json(indent=2))
+            return
+        for feature, names in done.left_out.items():
+            typer.echo(f"left out  {feature}, which only {', '.join(names)} has in this form")
+        report = done.report
+        typer.echo(f"merged    {output} ({report.episodes} episodes, {report.frames} frames), which passes the check")
 
 
 @data_app.command("split")

@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 
 from flows.prefect_local.api_key import read_or_make_api_key
-from flows.prefect_local.ports import LOOPBACK, choose_port
 from flows.prefect_local.prefect_process import (
     CommandEnvironment,
     PrefectProcess,
@@ -21,7 +20,7 @@ from flows.prefect_local.prefect_process import (
 )
 from flows.prefect_local.prefect_server import PrefectServer
 from flows.prefect_local.restarting_worker import RestartingWorker
-from flows.prefect_local.temporary_server import running_server, server_environment, wait_until_ready
+from flows.prefect_local.temporary_server import server_environment, server_on_port, wait_until_ready
 from zk0.errors import SettingsError
 from zk0.storage.log_rotation import rotate_log
 
@@ -69,18 +68,21 @@ def local_prefect(root: Path, home: Path, port: int | None, on_status: Callable[
     with _home_locked(logs):
         for log in logs.glob("*.log"):
             rotate_log(log, largest_bytes=0)
-        chosen = choose_port(port)
         key = read_or_make_api_key(home)
-        server = PrefectServer(f"http://{LOOPBACK}:{chosen}", key)
-        (logs / "lock").write_text(f"{os.getpid()} at {server.url}", encoding="utf-8")
-        environment = CommandEnvironment(root, server_environment(home, chosen, key), logs)
-        on_status(f"starting the Prefect server at {server.url}")
-        with running_server(server, environment) as process:
+
+        def announce(server: PrefectServer) -> None:
+            (logs / "lock").write_text(f"{os.getpid()} at {server.url}", encoding="utf-8")
+            on_status(f"starting the Prefect server at {server.url}")
+
+        def environment_of(chosen: int) -> CommandEnvironment:
+            return CommandEnvironment(root, server_environment(home, chosen, key), logs)
+
+        with server_on_port(port, key, environment_of, announce) as running:
             on_status("registering the deployments of prefect.yaml")
-            server.create_pools(root / "deployments" / "pools")
-            run_prefect("deployments", ["--no-prompt", "deploy", "--all"], environment)
-            with _running_worker(server, environment, on_status) as worker:
-                yield LocalPrefect(server=server, logs=logs, server_process=process, worker=worker)
+            running.server.create_pools(root / "deployments" / "pools")
+            run_prefect("deployments", ["--no-prompt", "deploy", "--all"], running.environment)
+            with _running_worker(running.server, running.environment, on_status) as worker:
+                yield LocalPrefect(server=running.server, logs=logs, server_process=running.process, worker=worker)
 
 
 @contextmanager

@@ -11,6 +11,8 @@ from typing import Any
 
 from flows.prefect_local.ports import LOOPBACK
 
+STARTER = "/zk0-starter"
+"""Path that answers with the id of the process that started this server."""
 SIGN_IN = "/zk0-sign-in"
 """Path of the page that stores the key from the address's fragment for the UI, and opens the UI."""
 _STORED_KEY = "prefect-password"
@@ -49,10 +51,11 @@ class OwnOriginOnly:
     Args:
         app: the application that answers all others.
         port: of the server.
+        starter: id of the process that started it.
     """
 
-    def __init__(self, app: Callable[[Scope, Receive, Send], Awaitable[None]], port: int) -> None:
-        self._app = app
+    def __init__(self, app: Callable[[Scope, Receive, Send], Awaitable[None]], port: int, starter: int) -> None:
+        self._app, self._starter = app, starter
         self._hosts, self._origins = own_hosts(port), own_origins(port)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -63,6 +66,8 @@ class OwnOriginOnly:
             await _refuse(scope, send, problem)
         elif scope["type"] == "http" and (scope["method"], scope["path"]) == ("GET", SIGN_IN):
             await _respond(send, HTTPStatus.OK, _SIGN_IN_PAGE, _PAGE_HEADERS)
+        elif scope["type"] == "http" and (scope["method"], scope["path"]) == ("GET", STARTER):
+            await _respond(send, HTTPStatus.OK, str(self._starter), ((b"content-type", b"text/plain"),))
         else:
             await self._app(scope, receive, send)
 

@@ -7,6 +7,8 @@ from zk0.processes import check_port_free
 
 DEFAULT_PORT = 4200
 LOOPBACK = "127.0.0.1"
+PORT_ADVICE = "--port, or leave it out"
+"""The option of `zk0 ui` that changes its port."""
 
 
 def choose_port(wanted: int | None) -> int:
@@ -19,7 +21,7 @@ def choose_port(wanted: int | None) -> int:
         SettingsError: the wanted port is taken.
     """
     if wanted:
-        check_port_free(LOOPBACK, wanted, "--port, or leave it out")
+        check_port_free(LOOPBACK, wanted, PORT_ADVICE)
         return wanted
     if wanted is None and (free := _bound_port(DEFAULT_PORT)) is not None:
         return free

@@ -141,6 +141,7 @@ def _last_line(log: Path) -> str:
 if __name__ == "__main__":
     die_with_parent(int(sys.argv[1]), signal.SIGTERM)
     end_after_parent(int(sys.argv[1]), KILL_SECONDS)
+    starter = int(sys.argv[1])
     sys.argv[:2] = ["prefect"]
     if sys.argv[1:3] == ["server", "start"]:
         import prefect
@@ -158,5 +159,5 @@ if __name__ == "__main__":
         begin_sqlite_transactions_immediately()
         apply_automation_changes_without_blocking()
         own_port = int(os.environ["PREFECT_SERVER_API_PORT"])
-        wrap_server_app(lambda app: OwnOriginOnly(app, own_port))
+        wrap_server_app(lambda app: OwnOriginOnly(app, own_port, starter))
     runpy.run_module("prefect", run_name="__main__", alter_sys=True)

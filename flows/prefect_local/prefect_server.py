@@ -1,6 +1,7 @@
 """Requests to a Prefect server over its REST API, without importing Prefect, which would take a second."""
 
 import json
+import os
 import urllib.error
 import urllib.request
 from base64 import b64encode
@@ -12,7 +13,7 @@ from typing import Any
 from urllib.parse import quote
 from uuid import uuid4
 
-from flows.prefect_local.own_origin import SIGN_IN
+from flows.prefect_local.own_origin import SIGN_IN, STARTER
 from zk0.errors import PrefectServerError
 
 SESSION_DEPLOYMENT = "zk0/federated-session"
@@ -36,8 +37,10 @@ class PrefectServer:
         self._client = uuid4().hex
 
     def healthy(self) -> bool:
-        """Return whether the server is ready for requests."""
-        return self._request("/health") is True
+        """Return whether a server that this process started is ready for requests, and not another on its port."""
+        with _direct.open(self.url + STARTER, timeout=10) as answer:
+            starter = answer.read(100)
+        return bool(starter == str(os.getpid()).encode()) and self._request("/health") is True
 
     def deployment_url(self, name: str) -> str:
         """Return the address of a deployment's page in the UI; `name` is `flow/deployment`."""

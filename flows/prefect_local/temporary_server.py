@@ -4,17 +4,20 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
 from flows.prefect_local.own_origin import own_origins
-from flows.prefect_local.ports import LOOPBACK, choose_port
+from flows.prefect_local.ports import LOOPBACK, PORT_ADVICE, choose_port
 from flows.prefect_local.prefect_process import CommandEnvironment, PrefectProcess, start_prefect
 from flows.prefect_local.prefect_server import PrefectServer
-from zk0.errors import PrefectServerError
+from zk0.errors import PrefectServerError, SettingsError
+from zk0.processes import check_port_free
 
 _START_TIMEOUT_SECONDS = 180.0
+_PORT_ATTEMPTS = 3
 _STOP_TIMEOUT_SECONDS = 5.0  # an open page of the UI would keep the server from ending
 _NO_BLOCK_TYPES = {
     "PREFECT_SERVER_REGISTER_BLOCKS_ON_START": "false",  # 2 s; whoever saves a block registers its type, too
@@ -22,20 +25,66 @@ _NO_BLOCK_TYPES = {
 }
 
 
+@dataclass(frozen=True)
+class RunningServer:
+    """A server, its process and the environment of commands that use it."""
+
+    server: PrefectServer
+    process: PrefectProcess
+    environment: CommandEnvironment
+
+
 @contextmanager
-def running_server(
-    server: PrefectServer, environment: CommandEnvironment, modules: Sequence[str] = ()
-) -> Iterator[PrefectProcess]:
-    """Run the server as a child process during the block, which starts when the server is healthy.
+def server_on_port(
+    wanted: int | None,
+    api_key: str,
+    environment_of: Callable[[int], CommandEnvironment],
+    on_start: Callable[[PrefectServer], None] = lambda _: None,
+    modules: Sequence[str] = (),
+) -> Iterator[RunningServer]:
+    """Run a server as a child process during the block, which starts when the server is healthy.
+
+    Another server that takes the port at the same moment wins it; this one then gets another port, unless it is given.
 
     Args:
-        server: its address.
-        environment: of its process.
+        wanted: as for `choose_port`.
+        api_key: that the server requires; empty: none.
+        environment_of: environment of its process by port.
+        on_start: called before a server is started.
         modules: imported while it starts.
 
     Raises:
         PrefectServerError: the server does not start.
+        SettingsError: the wanted port is taken.
     """
+    with ExitStack() as stack:
+        for attempt in range(1, _PORT_ATTEMPTS + 1):
+            port = choose_port(wanted)
+            server, environment = PrefectServer(f"http://{LOOPBACK}:{port}", api_key), environment_of(port)
+            on_start(server)
+            try:
+                process = stack.enter_context(_running_server(server, environment, modules))
+                break
+            except PrefectServerError:
+                if _is_free(port) or (attempt == _PORT_ATTEMPTS and not wanted):
+                    raise
+                if wanted:
+                    check_port_free(LOOPBACK, wanted, PORT_ADVICE)
+        yield RunningServer(server, process, environment)
+
+
+def _is_free(port: int) -> bool:
+    try:
+        check_port_free(LOOPBACK, port, PORT_ADVICE)
+    except SettingsError:
+        return False
+    return True
+
+
+@contextmanager
+def _running_server(
+    server: PrefectServer, environment: CommandEnvironment, modules: Sequence[str]
+) -> Iterator[PrefectProcess]:
     with start_prefect("server", ["server", "start"], environment, _STOP_TIMEOUT_SECONDS) as process:
         wait_until_ready(process, _START_TIMEOUT_SECONDS, server.healthy, modules)
         yield process
@@ -57,12 +106,13 @@ def temporary_server(root: Path, home: Path, modules: Sequence[str] = ()) -> Ite
     """
     logs = home / "zk0-run" / str(os.getpid())
     logs.mkdir(parents=True, exist_ok=True)
-    port = choose_port(0)
-    server = PrefectServer(f"http://{LOOPBACK}:{port}")
-    environment = CommandEnvironment(root, {**server_environment(home, port), **_NO_BLOCK_TYPES}, logs)
+
+    def environment_of(port: int) -> CommandEnvironment:
+        return CommandEnvironment(root, {**server_environment(home, port), **_NO_BLOCK_TYPES}, logs)
+
     try:
-        with running_server(server, environment, modules):
-            yield server
+        with server_on_port(0, "", environment_of, modules=modules) as running:
+            yield running.server
     except PrefectServerError:
         raise  # its message names the log
     except BaseException:

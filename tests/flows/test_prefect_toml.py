@@ -13,7 +13,10 @@ import pytest
 
 from flows.prefect_local.api_key import api_key_file, read_or_make_api_key
 from flows.prefect_local.ports import choose_port
+from flows.prefect_local.prefect_process import CommandEnvironment
+from flows.prefect_local.prefect_server import PrefectServer
 from flows.prefect_local.prefect_toml import prefect_toml_written, remove_stale_prefect_toml
+from flows.prefect_local.temporary_server import server_environment, server_on_port
 from zk0.errors import SettingsError
 
 
@@ -111,3 +114,50 @@ def test_not_in_a_clone(tmp_path: Path) -> None:
     assert (
         done.stderr == f"zk0: {tmp_path}: no prefect.yaml; expected the root of a zk0 clone or a folder of `zk0 init`\n"
     )
+
+
+class _AnotherServer(http.server.BaseHTTPRequestHandler):
+    """A Prefect server of someone else: it is healthy, and requires another key."""
+
+    def do_GET(self) -> None:
+        healthy = self.path == "/api/health"
+        self.send_response(200 if healthy else 401)
+        self.end_headers()
+        self.wfile.write(b"true" if healthy else b"Unauthorized")
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def start_losing_the_port(home: Path, wanted: int | None) -> list[int]:
+    """Start a server whose port another one takes at the same moment; return the ports that were tried."""
+    tried, rivals = [], []
+
+    def take_first_port(server: PrefectServer) -> None:
+        tried.append(int(server.url.rpartition(":")[2]))
+        if len(tried) == 1:
+            rivals.append(http.server.ThreadingHTTPServer(("127.0.0.1", tried[0]), _AnotherServer))
+            threading.Thread(target=rivals[0].serve_forever, daemon=True).start()
+
+    def environment_of(port: int) -> CommandEnvironment:
+        return CommandEnvironment(home, server_environment(home, port, "zk0:secret"), home)
+
+    try:
+        with server_on_port(wanted, "zk0:secret", environment_of, take_first_port) as running:
+            assert running.server.healthy()
+            assert running.server.url.endswith(f":{tried[-1]}")
+    finally:
+        rivals[0].shutdown()
+        rivals[0].server_close()
+    return tried
+
+
+def test_a_server_that_loses_its_port_at_the_last_moment_takes_another(tmp_path: Path) -> None:
+    first, second = start_losing_the_port(tmp_path, 0)
+    assert first != second
+
+
+def test_a_given_port_that_is_lost_at_the_last_moment_is_named(tmp_path: Path) -> None:
+    port = choose_port(0)
+    with pytest.raises(SettingsError, match=rf"port {port} on 127.0.0.1 is in use by process {os.getpid()} "):
+        start_losing_the_port(tmp_path, port)

@@ -1,13 +1,17 @@
 """A robot's first observation against the training data: planted mistakes are found, a sound arm is not stopped."""
 
+import os
+import pty
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
+from waiting import wait_until
 
 from flows.cli.main import zk0_app
 from zk0.errors import RobotError
@@ -200,3 +204,77 @@ def test_a_fitting_arm_is_moved_and_recorded(recorded: Path, tmp_path: Path) -> 
     assert "the arm fits the training data" in done.stdout
     report = check_dataset(tmp_path / "tries", dataset="tries")
     assert (report.errors, report.episodes, report.tasks) == ((), 1, ("Pick up the red cube",))
+
+
+def press(keyboard: int, arm: subprocess.Popen[bytes], log: Path, steps: Mapping[str, bytes]) -> None:
+    """Press each key as soon as LeRobot logs its message."""
+    for message, key in steps.items():
+        wait_until(lambda message=message: message in log.read_text() or arm.poll() is not None, 600)
+        assert message in log.read_text(), log.read_text()[-3000:]
+        os.write(keyboard, key)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_persons_correction_joins_the_recordings(recorded: Path, tmp_path: Path) -> None:
+    """LeRobot's DAgger mode as docs/robot.md walks it: space pauses the policy, Tab begins and ends a correction."""
+    from scripted_leader import DEGREES_PER_READING
+
+    from zk0.data.check import check_dataset
+    from zk0.data.episode_digests import episode_digest
+    from zk0.data.episode_reader import EpisodeReader
+    from zk0.data.frame_table import EpisodeFrames
+
+    command = [sys.executable, "-m", "flows.cli.main", "arm", "run", "base", "--robot", "so101_simulated"]
+    command += ["--recordings", str(recorded), "--units", "degrees", "--task", "Pick up the red cube"]
+    command += ["--record", str(tmp_path / "corrections"), "--episodes", "1", "--leader", "none"]
+    command += ["--leader-type", "so101_scripted", "--", "--device=cpu", "--play_sounds=false"]
+    command += ["--teleop.discover_packages_path=scripted_leader", f"--teleop.calibration_dir={tmp_path}"]
+    log = tmp_path / "lerobot.log"
+    keyboard, terminal = pty.openpty()
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    with log.open("w") as output:
+        arm = subprocess.Popen(command, stdin=terminal, stdout=output, stderr=output, env=environment)
+    try:
+        keys = {"corrections-only recording started": b" ", "autonomous -> paused": b"\t", "Entering correction": b""}
+        press(keyboard, arm, log, keys)
+        before = log.read_text().count("scripted leader: reading")
+        wait_until(lambda: log.read_text().count("scripted leader: reading") > before + 20, 400)
+        os.write(keyboard, b"\t")
+        assert arm.wait(200) == 0, log.read_text()[-3000:]
+    finally:
+        arm.kill()
+        arm.wait()
+        os.close(keyboard)
+        os.close(terminal)
+    found = check_dataset(tmp_path / "corrections", dataset="corrections")
+    assert (found.errors, found.episodes, found.tasks) == ((), 1, ("Pick up the red cube",))
+    (episode,) = EpisodeReader(tmp_path / "corrections").read([0])
+    assert len(episode.actions) >= 10
+    np.testing.assert_allclose(np.diff(episode.actions[:, 0]), DEGREES_PER_READING, atol=1e-3)  # the leader's, in order
+
+    merged = tmp_path / "merged"
+    joined = ["data", "merge", str(tmp_path / "corrections"), str(recorded), "--output", str(merged)]
+    done = CliRunner().invoke(zk0_app, [*joined, "--robot-type", "so101_follower"])
+    assert "left out  intervention, which only " in done.stdout, done.output
+    both = check_dataset(merged, dataset="merged")
+    assert (both.errors, both.episodes) == ((), 7)
+    assert episode_digest(EpisodeFrames(episode.states, episode.actions)) in _next_session(merged, tmp_path)
+
+
+def _next_session(dataset: Path, folder: Path) -> tuple[str, ...]:
+    """Run a small session with this dataset; return the digests of the episodes that its client trained on."""
+    from zk0.evaluation.session_setup import SessionSetup
+    from zk0.storage.session_folder import SessionFolder
+
+    clients = f'clients=[{{name="arm", dataset="local:{dataset}"}}, {{name="other", dataset="sim:place-red-blue"}}]'
+    settings = (clients, f"simulator.image_size={SIZE}", "rollout.tasks=[]", f"output_dir={folder / 'outputs'}")
+    command = [sys.executable, "-m", "flows.cli.main", "run", "smoke"]
+    for setting in settings:
+        command += ["--set", setting]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=800)
+    assert done.returncode == 0, done.stderr[-3000:]
+    (session,) = (folder / "outputs").iterdir()
+    setup = SessionSetup.read_from(SessionFolder(session).setup)
+    assert setup is not None
+    return next(member.train_digests for member in setup.members if member.client == "arm")

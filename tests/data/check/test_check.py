@@ -3,12 +3,14 @@
 import json
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 
 from zk0.data.check import check_dataset
 from zk0.data.check.contract_rules import CONTRACT_RULES
 from zk0.data.check.rule import Rule, RuleGroup, Violation
 from zk0.data.check.rule_catalog import RULE_GROUPS
+from zk0.data.check.statistics_rules import _moment_differences
 
 RULES = {rule.id: rule for group in RULE_GROUPS for rule in group.rules}
 
@@ -70,6 +72,31 @@ def test_a_defect_is_found_and_nothing_else(defect, breaker) -> None:
         assert finding.severity == rule.severity or (finding.severity, bool(rule.error_if)) == ("error", True)
         assert finding.repair in rule.repairs or finding.repair is None
         assert finding.repair or rule.repair_if or not rule.repairs
+
+
+def _float32_moments(values: np.ndarray) -> dict[str, list[float]]:
+    """Mean and std as LeRobot computes them: means of values and squares in float32, then their difference."""
+    mean, square = values.mean(axis=0), (values**2).mean(axis=0)
+    return {"mean": mean.tolist(), "std": np.sqrt(np.maximum(0, square - mean**2)).tolist()}
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.002, 0.05])
+@pytest.mark.parametrize("frames", [10, 300, 5000])
+def test_float32_statistics_of_a_joint_that_stands_still_are_right(frames: int, noise: float) -> None:
+    rng = np.random.default_rng(frames)
+    values = (rng.uniform(-180, 180, 6) + noise * rng.standard_normal((frames, 6))).astype(np.float32)
+    exact = values.astype(np.float64)
+    stated = _float32_moments(values) | {"min": exact.min(axis=0), "max": exact.max(axis=0)}
+    assert list(_moment_differences(stated, exact, frames)) == []
+
+
+def test_rounding_hides_no_wrong_statistics_of_a_joint_that_moves() -> None:
+    values = 60 + 5 * np.sin(np.arange(3000) / 10)[:, None]
+    right = {"mean": values.mean(axis=0), "std": values.std(axis=0), "min": values.min(axis=0), "max": [65.0]}
+    assert list(_moment_differences(right, values, 300)) == []
+    for name, wrong in (("std", 0.0), ("std", 3.4), ("mean", 60.2), ("min", 55.2), ("max", 64.9)):
+        (found,) = _moment_differences(right | {name: [wrong]}, values, 300)
+        assert found.startswith(f"{name} {wrong:g} in dimension 0, where it is ")
 
 
 def test_the_quick_check_decodes_no_video(defects, breaker) -> None:

@@ -11,7 +11,7 @@ from PIL import Image, ImageFilter
 
 from zk0.data.check import check_dataset
 from zk0.data.check.contents import read_contents
-from zk0.data.check.decoded_video_rules import blurred_pictures
+from zk0.data.check.decoded_video_rules import blurred_pictures, frozen_pictures
 from zk0.data.check.observed_frames import ObservedFrames
 from zk0.data.picture_measures import PictureMeter, image_luma
 
@@ -95,6 +95,14 @@ def test_focus_that_is_lost_for_a_second_is_found(healthy, frames, found) -> Non
         pictures[WRIST, episode] = meter.sequence()
     violations = blurred_pictures(read_contents(healthy), ObservedFrames({}, {}, {}, pictures))
     assert {e for v in violations for e in v.episodes} == found
+
+
+@pytest.mark.filterwarnings("error")
+def test_episodes_of_one_frame_are_not_frozen(healthy) -> None:
+    meter = PictureMeter()
+    meter.add(np.full((8, 64), 100, dtype=np.uint8))
+    observed = ObservedFrames({}, {}, {}, {(WRIST, 0): meter.sequence()})
+    assert list(frozen_pictures(read_contents(healthy), observed)) == []
 
 
 def blur(picture: np.ndarray) -> np.ndarray:

@@ -72,11 +72,11 @@ def frozen_camera(contents: Contents, observed: ObservedFrames) -> Iterator[Viol
 def frozen_pictures(contents: Contents, observed: ObservedFrames) -> Iterator[Violation]:
     """No camera shows one picture for a second or more while the arm moves, as when it hangs for a while."""
     for key, parts in _by_camera(contents, observed.pictures).items():
-        if _is_frozen(parts):
-            continue  # frozen-camera reports it
+        changes = np.concatenate([p.change[1:] for p in parts.values()])
+        if _is_frozen(parts) or not changes.size:
+            continue  # frozen-camera reports it; or every episode has a single frame
         frozen = {}
-        usual = float(np.median(np.concatenate([p.change[1:] for p in parts.values()])))
-        most = min(MAX_FROZEN_CHANGE, MAX_FROZEN_SHARE * usual)
+        most = min(MAX_FROZEN_CHANGE, MAX_FROZEN_SHARE * float(np.median(changes)))
         for episode, pictures in parts.items():
             still = pictures.change <= most
             still &= pictures.brightness >= MAX_DARK_BRIGHTNESS

@@ -51,12 +51,14 @@ def statistics_missing(contents: Contents) -> Iterator[Violation]:
 @STATISTICS_RULES.rule("statistics-wrong", repairs=("recompute-statistics",))
 def statistics_wrong(contents: Contents) -> Iterator[Violation]:
     """Count, mean, std, min and max of state and action in `meta/stats.json` are those of the frames in `data/`."""
-    if contents.info is None or contents.statistics is None:
+    if contents.info is None or contents.statistics is None or contents.rows is None:
         return
+    longest = max((rows.stop - rows.start for rows in contents.spans.values()), default=0)
     for key, name in ((contents.state_key, "state"), (contents.action_key, "action")):
         values = getattr(contents.rows, name, None)
         if key in contents.statistics and values is not None and np.isfinite(values).all():
-            yield from _wrong_moments(key, contents.statistics[key], np.asarray(values, dtype=np.float64))
+            rows = np.asarray(values, dtype=np.float64)
+            yield from _wrong_moments(key, contents.statistics[key], rows, longest)
 
 
 @STATISTICS_RULES.rule("episode-statistics", severity="warning", repairs=("recompute-statistics",))
@@ -89,7 +91,7 @@ def _wrong_episodes(
     """Yield each episode with wrong statistics of a feature, and how they differ from those of its frames."""
     for episode in sorted(stated.keys() & rows_of.keys()):
         rows = values[rows_of[episode]]
-        if np.isfinite(rows).all() and (found := next(_moment_differences(stated[episode], rows), None)):
+        if np.isfinite(rows).all() and (found := next(_moment_differences(stated[episode], rows, len(rows)), None)):
             yield episode, found
 
 
@@ -114,9 +116,9 @@ def _severity(features: Sequence[str]) -> Severity:
     return "error" if {STATE, ACTION} & set(features) else "warning"
 
 
-def _wrong_moments(key: str, stated: Any, values: NDArray[np.float64]) -> Iterator[Violation]:
+def _wrong_moments(key: str, stated: Any, values: NDArray[np.float64], longest: int) -> Iterator[Violation]:
     """Compare the stated moments of one feature with those of its values; yield the first difference."""
-    if found := next(_moment_differences(stated, values), None):
+    if found := next(_moment_differences(stated, values, longest), None):
         yield Violation(f"{STATISTICS_PATH} {key}", found, "the statistics of the frames in data")
         return
     count = _vector(stated.get("count"))
@@ -124,23 +126,51 @@ def _wrong_moments(key: str, stated: Any, values: NDArray[np.float64]) -> Iterat
         yield Violation(f"{STATISTICS_PATH} {key}", f"count {join_names(count.tolist())}", str(len(values)))
 
 
-def _moment_differences(stated: Any, values: NDArray[np.float64]) -> Iterator[str]:
-    """Yield how each stated moment differs from that of the values, where it does."""
+def _moment_differences(stated: Any, values: NDArray[np.float64], longest: int) -> Iterator[str]:
+    """Yield how each stated moment differs from that of the values, where it does.
+
+    Args:
+        stated: moments by name.
+        values: (frames, dims), all finite.
+        longest: frames of the longest episode, which decides the rounding error of the writer.
+    """
     spread = values.std(axis=0)
-    true = {"mean": values.mean(axis=0), "std": spread, "min": values.min(axis=0), "max": values.max(axis=0)}
-    for name, expected in true.items():
-        if found := _difference(name, stated.get(name), expected, spread):
+    base = 1e-2 * spread + 1e-3
+    of_mean, of_std = _rounding_errors(values, spread, longest)
+    for name, true, allowed in (
+        ("mean", values.mean(axis=0), base + of_mean),
+        ("std", spread, base + of_std),
+        ("min", values.min(axis=0), base),
+        ("max", values.max(axis=0), base),
+    ):
+        if found := _difference(name, stated.get(name), true, allowed):
             yield found
 
 
-def _difference(name: str, stated: Any, expected: NDArray[np.float64], spread: NDArray[np.float64]) -> str | None:
-    """Return how a stated moment differs from the true one; None if it does not (1 % of the std plus 0.001)."""
+def _rounding_errors(
+    values: NDArray[np.float64], spread: NDArray[np.float64], longest: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the largest errors of mean and std that LeRobot makes by rounding to float32, per dimension.
+
+    LeRobot adds the values and their squares of an episode one after the other in float32, so both means have a
+    relative error of up to half an epsilon for each frame, and computes the variance as their difference. This matters
+    only for a joint that stands still away from zero: its std may be stated as 0, or as several tenths of a degree.
+    """
+    square = (values**2).mean(axis=0)
+    relative = longest * float(np.finfo(np.float32).eps) / 2
+    noise = np.sqrt(relative * square)
+    tiny = float(np.finfo(np.float64).tiny)
+    return relative * np.sqrt(square), noise * (noise / np.maximum(np.maximum(spread, noise), tiny))
+
+
+def _difference(name: str, stated: Any, expected: NDArray[np.float64], allowed: NDArray[np.float64]) -> str | None:
+    """Return how a stated moment differs from the true one by more than is allowed; None if it does not."""
     found = _vector(stated)
     if found is None or found.shape != expected.shape or not np.isfinite(found).all():
         return f"{name} {str(stated)[:60]}"
-    off = np.abs(found - expected)
-    worst = int(np.argmax(off))
-    if not (off > 1e-2 * spread + 1e-3).any():
+    excess = np.abs(found - expected) - allowed
+    worst = int(np.argmax(excess))
+    if excess[worst] <= 0:
         return None
     return f"{name} {found[worst]:.6g} in dimension {worst}, where it is {expected[worst]:.6g}"
 

@@ -206,14 +206,16 @@ class ServerFolder:
 
     def stop(self) -> bool:
         """Stop the server; return False where it does not run."""
-        stopped = self.supervised.stop(_STOP_SECONDS)
-        if stopped:
-            self._record("stop", "")
-        return stopped
+        if self.supervised.state() is None:
+            return False
+        self._record("stop", "")  # first: a server in the foreground then knows that no one else's signal ends it
+        return self.supervised.stop(_STOP_SECONDS)
 
     def record_end(self) -> None:
-        """Record that a signal ended the server in the foreground."""
-        self._record("stop", "by a signal, in the foreground")
+        """Record that a signal ended the server in the foreground, unless `stop` has sent it."""
+        acts = [entry.act for entry in self.operations.read() if entry.act in ("start", "stop")]
+        if acts[-1:] != ["stop"]:
+            self._record("stop", "by a signal, in the foreground")
 
     def endpoint(self) -> Endpoint:
         """Return the SuperLink's endpoint, for a session on this machine.
