@@ -20,7 +20,9 @@ import sys
 import tempfile
 import threading
 import time
+from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +113,10 @@ async def flood(port: int, silent: int, idle: int, addresses: int, pause: float,
     return made
 
 
+def _flood(port: int, silent: int, idle: int, addresses: int, pause: float, seconds: float) -> int:
+    return asyncio.run(flood(port, silent, idle, addresses, pause, seconds))
+
+
 def megabytes(pid: int, field: str) -> float:
     """Return a field of a process's memory (VmRSS, VmHWM)."""
     lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
@@ -136,7 +142,10 @@ def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, float]:
         for thread in threads:
             thread.start()
         kind = (arguments.silent, arguments.idle, arguments.addresses, arguments.pause)
-        made = asyncio.run(flood(port, *kind, arguments.seconds))
+        with ProcessPoolExecutor(
+            1, get_context("spawn")
+        ) as other:  # so that nodes and strangers do not wait for one interpreter
+            made = other.submit(_flood, port, *kind, arguments.seconds).result()
         for thread in threads:
             thread.join()
         time.sleep(2)

@@ -18,7 +18,7 @@ from waiting import wait_until
 from zk0.federation.network.certificate_authority import make_node_key
 from zk0.federation.network.connection_limits import AcceptedConnection, AcceptedConnections, ConnectionLimits, LogQuota
 
-SECONDS = 0.05
+SECONDS, WAIT = 0.1, 0.2
 
 
 def in_loop[S](test: Callable[[S], Coroutine[Any, Any, None]]) -> Callable[[S], None]:
@@ -31,7 +31,9 @@ def in_loop[S](test: Callable[[S], Coroutine[Any, Any, None]]) -> Callable[[S], 
     return run
 
 
-LIMITS = ConnectionLimits(accepted=4, waiting=3, waiting_seconds=SECONDS, reserved_per_address=2, per_node=2)
+LIMITS = ConnectionLimits(
+    accepted=4, waiting=3, silent_seconds=SECONDS, unfinished_seconds=4 * SECONDS, reserved_per_address=2, per_node=2
+)
 
 
 class Clients:
@@ -43,6 +45,7 @@ class Clients:
         self.open: dict[str, AcceptedConnection] = {}
         self.begun: list[str] = []
         self.unread: set[str] = set()
+        self.unfinished: set[str] = set()
         self._queued: list[asyncio.Task[None]] = []
 
     def add(self, *names: str) -> None:
@@ -70,6 +73,8 @@ class Clients:
 
     async def _begin(self, name: str) -> None:
         await self.all.wait_for_turn(self.open[name])
+        if name not in self.unfinished:
+            self.all.establish(self.open[name])
         self.begun.append(name)
 
 
@@ -94,7 +99,7 @@ class TestAcceptedConnections:
         clients = Clients()
         await clients.begin(*(f"10.0.0.1-{n}" for n in range(5)))
         assert (clients.begun, clients.closed) == ([f"10.0.0.1-{n}" for n in range(3)], [])
-        await asyncio.sleep(1.5 * SECONDS)
+        await asyncio.sleep(WAIT)
         assert (clients.begun, clients.closed) == ([f"10.0.0.1-{n}" for n in range(5)], ["10.0.0.1-0", "10.0.0.1-1"])
 
     @in_loop
@@ -117,18 +122,29 @@ class TestAcceptedConnections:
         """The gateway itself may be late; a request that has arrived is not refused for it."""
         clients = Clients()
         clients.unread = {"10.0.0.1-a", "10.0.0.1-c"}
-        await clients.begin(*(f"10.0.0.1-{n}" for n in "abcde"))
-        await asyncio.sleep(1.5 * SECONDS)
+        await clients.begin(*(f"10.0.0.1-{n}" for n in "abcd"))
+        await asyncio.sleep(WAIT)
         assert clients.closed == ["10.0.0.1-b"]
         clients.unread = set()
-        await asyncio.sleep(0.1)
+        await clients.begin("10.0.0.1-e")
+        await asyncio.sleep(WAIT)
         assert clients.closed == ["10.0.0.1-b", "10.0.0.1-a"]
+
+    @in_loop
+    async def test_a_handshake_has_more_time_than_a_request_after_it(self) -> None:
+        clients = Clients()
+        clients.unfinished = {"10.0.0.1-a", "10.0.0.1-b", "10.0.0.1-d"}
+        await clients.begin(*(f"10.0.0.1-{n}" for n in "abcde"))
+        await asyncio.sleep(WAIT)
+        assert clients.closed == ["10.0.0.1-c"]
+        await asyncio.sleep(2 * WAIT)
+        assert clients.closed == ["10.0.0.1-c", "10.0.0.1-a"]
 
     @in_loop
     async def test_an_address_with_fewer_places_comes_first(self) -> None:
         clients = Clients()
         await clients.begin("10.0.0.1-a", "10.0.0.1-b", "10.0.0.1-c", "10.0.0.1-d", "10.0.0.2-a")
-        await asyncio.sleep(1.5 * SECONDS)
+        await asyncio.sleep(WAIT)
         assert clients.begun[3:] == ["10.0.0.2-a", "10.0.0.1-d"]
         assert clients.closed == ["10.0.0.1-a", "10.0.0.1-b"]
 
@@ -140,7 +156,7 @@ class TestAcceptedConnections:
         await clients.begin("10.0.1.1-a", "10.0.1.2-a", "10.0.1.3-a", "10.0.1.4-a")
         await clients.begin("10.0.0.1-b", "10.0.0.1-c", "10.0.0.1-d")
         assert clients.begun[-2:] == ["10.0.0.1-b", "10.0.0.1-c"]  # the third one waits as others do
-        await asyncio.sleep(1.5 * SECONDS)
+        await asyncio.sleep(WAIT)
         assert not [name for name in clients.closed if name.startswith("10.0.0.1")]
 
     @in_loop
@@ -199,7 +215,13 @@ def test_warnings_are_limited_by_the_minute_and_counted() -> None:
 
 
 FEW = ConnectionLimits(
-    accepted=20, waiting=6, waiting_seconds=0.2, reserved_per_address=4, per_node=3, handshake_seconds=300
+    accepted=20,
+    waiting=6,
+    silent_seconds=0.2,
+    unfinished_seconds=0.5,
+    reserved_per_address=4,
+    per_node=3,
+    handshake_seconds=300,
 )
 
 

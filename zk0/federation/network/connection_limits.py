@@ -5,7 +5,7 @@ first request is authenticated; later it belongs to the node that signed the req
 
 Only waiting connections have buffers for TLS, and their number is limited. So the others queue: whoever sends nothing
 has no turn, addresses with fewer waiting connections come first, and those of an address in the order of their arrival.
-A connection keeps its place for a second; then it is closed if another one needs the place. An honest node
+Where others queue, a connection loses its place when the other end has been silent for too long. An honest node
 authenticates within a few round trips, so its connections pass through, however many others come from its address. An
 address from which an enrolled node has come has places of its own, which connections from other addresses cannot take.
 """
@@ -23,6 +23,7 @@ _ADDRESSES_PER_NODE = 2
 """Reserved places follow a node to its last addresses."""
 _LOG_SECONDS = 60.0
 _LOOK_SECONDS = 0.05
+"""Between two looks at what waiting connections have sent."""
 
 
 class ConnectionLimits(Record):
@@ -32,8 +33,10 @@ class ConnectionLimits(Record):
     """Before their turn for a TLS handshake; each costs a few kB."""
     waiting: int = 192
     """From their turn to their first authenticated request, without those in reserved places; each costs 300 kB."""
-    waiting_seconds: float = 1.0
-    """How long a waiting connection keeps its place if others need it."""
+    silent_seconds: float = 1.0
+    """For how long a waiting connection may send nothing after its handshake, if others queue."""
+    unfinished_seconds: float = 5.0
+    """For how long a waiting connection may send nothing before the end of its handshake, if others queue."""
     reserved_per_address: int = 16
     """Places for an address from which an enrolled node has come; an IPv6 address counts as its /64 network."""
     per_node: int = 16
@@ -53,8 +56,10 @@ class AcceptedConnection:
         """The node that its last request came from; empty before."""
         self.turn: asyncio.Future[None] | None = None
         """Done when its turn has come; None: it has sent nothing yet."""
-        self.began = 0.0
-        """When its turn came."""
+        self.heard = 0.0
+        """When its turn came, its handshake ended or something that it had sent was last seen unread."""
+        self.established = False
+        """Whether its handshake has ended."""
 
 
 type _Group = dict[str, dict[AcceptedConnection, None]]
@@ -100,6 +105,10 @@ class AcceptedConnections:
         self._start_turns()
         await connection.turn
 
+    def establish(self, connection: AcceptedConnection) -> None:
+        """Take note that the handshake of a connection has ended."""
+        connection.established, connection.heard = True, time.monotonic()
+
     def assign(self, connection: AcceptedConnection, node: str) -> None:
         """Count a connection for the node that signed its request; one too many closes the node's oldest one."""
         if connection.node == node:
@@ -128,40 +137,47 @@ class AcceptedConnections:
         connection.close(reason)
 
     def _start_turns(self) -> None:
-        """Let queued connections begin while there are places, and make places of those that have had their time."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        known = {address for addresses in self._addresses.values() for address in addresses}
+        """Let queued connections begin while there are places."""
+        known = self._known_addresses()
         while self._queued:
             free = {address: -self._excess(address, known) for address in self._queued}
             address = max(free, key=lambda one: free[one])
-            excess = {one: max(0, self._excess(one, known)) for one in self._waiting}
-            if free[address] <= 0 and sum(excess.values()) >= self._limits.waiting:
-                late = self._late(max(excess, key=lambda one: excess[one]))
-                if isinstance(late, float):
-                    self._timer = asyncio.get_running_loop().call_later(late, self._start_turns)
-                    return
-                _discard(self._waiting, late.address, late)
-                late.close(f"it has not authenticated within {self._limits.waiting_seconds:g} s, and others wait")
-            else:
-                self._begin(next(iter(self._queued[address])))
+            taken = sum(max(0, self._excess(one, known)) for one in self._waiting)
+            if free[address] <= 0 and taken >= self._limits.waiting:
+                if self._timer is None:
+                    self._timer = asyncio.get_running_loop().call_later(_LOOK_SECONDS, self._make_places)
+                return
+            self._begin(next(iter(self._queued[address])))
 
-    def _late(self, address: str) -> AcceptedConnection | float:
-        """Return the connection of an address that has waited longest and too long; else when to look again, in s."""
-        now = time.monotonic()
-        for connection in self._waiting[address]:
-            if (seconds := connection.began + self._limits.waiting_seconds - now) > 0:
-                return seconds
-            if not connection.has_unread():  # else it is this process that is late
-                return connection
-        return _LOOK_SECONDS
+    def _make_places(self) -> None:
+        """Close silent connections at the addresses with most, as many as there are others that queue."""
+        self._timer, now, known = None, time.monotonic(), self._known_addresses()
+        silent: dict[str, list[AcceptedConnection]] = {}
+        for address, there in self._waiting.items():
+            silent[address] = [connection for connection in reversed(there) if self._is_silent(connection, now)]
+        for _ in range(sum(map(len, self._queued.values()))):
+            most = max(self._waiting, key=lambda address: self._excess(address, known), default="")
+            if not silent.get(most):
+                break
+            late = silent[most].pop()
+            _discard(self._waiting, most, late)
+            late.close("it has sent nothing for too long, and others wait")
+        self._start_turns()
+
+    def _is_silent(self, connection: AcceptedConnection, now: float) -> bool:
+        if connection.has_unread():  # it is this process that is late
+            connection.heard = now
+        limits = self._limits
+        return now - connection.heard > (limits.silent_seconds if connection.established else limits.unfinished_seconds)
+
+    def _known_addresses(self) -> set[str]:
+        return {address for addresses in self._addresses.values() for address in addresses}
 
     def _begin(self, connection: AcceptedConnection) -> None:
         _discard(self._queued, connection.address, connection)
         self._accepted -= 1
         self._waiting.setdefault(connection.address, {})[connection] = None
-        connection.began = time.monotonic()
+        connection.heard = time.monotonic()
         if connection.turn is not None and not connection.turn.done():
             connection.turn.set_result(None)
 

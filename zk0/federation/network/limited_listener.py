@@ -93,7 +93,6 @@ class LimitedListener:
             if streams is not None:
                 await handler(streams, connection)
         except (OSError, TimeoutError) as e:
-            logger.debug("{}: {}", task.get_name(), e)
             traceback.clear_frames(e.__traceback__)  # asyncio's refer to the error: a cycle that keeps the TLS buffers
         except asyncio.CancelledError:
             if not reasons:
@@ -127,6 +126,7 @@ class LimitedListener:
         protocol = asyncio.StreamReaderProtocol(reader)
         async with asyncio.timeout(self._limits.handshake_seconds):
             transport, _ = await loop.connect_accepted_socket(lambda: protocol, accepted, ssl=context)
+        self.connections.establish(connection)
         return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
 
 
