@@ -273,7 +273,8 @@ def _report_joining(message: Message, config: dict[str, Any]) -> RecordDict:
 
 
 def _secure_answers(message: Message, config: dict[str, Any]) -> SecureAnswers:
-    plan = _checked_plan(RoundPlan, message, config, trains=False)
+    step = message.metadata.message_type.rpartition(".")[2]
+    plan = _checked_plan(RoundPlan, message, config, work=f"take part in {step}")
     return SecureAnswers(client_for_plan(plan, config), plan, _node_key(config))
 
 
@@ -341,7 +342,7 @@ def _parsed[T](message: Message, key: str, parse: Callable[[str], T]) -> T:
         raise FederationError(f"the {key} in the server's request cannot be taken: {faults}") from e
 
 
-def _checked_plan[P: ClientPlan](kind: type[P], message: Message, config: dict[str, Any], *, trains: bool = True) -> P:
+def _checked_plan[P: ClientPlan](kind: type[P], message: Message, config: dict[str, Any], work: str = "") -> P:
     """Return the plan of a request that may be answered.
 
     Raises:
@@ -349,7 +350,7 @@ def _checked_plan[P: ClientPlan](kind: type[P], message: Message, config: dict[s
     """
     plan = _parsed(message, "plan", kind.model_validate_json)
     check_heads(message.content["config"], config, plan.terms, plan)
-    check_plan(plan, config, trains=trains)
+    check_plan(plan, config, work)
     return plan
 
 
