@@ -68,8 +68,8 @@ class NodeLimits(Record):
     max_rounds_per_day: int = Field(
         default=1000,
         ge=1,
-        description="most requests of each kind in 24 hours: to join, compute features, train, evaluate, report, or take "
-        "part in a step of a secure sum",
+        description="most requests of each kind in 24 hours: to join, compute features, train, evaluate, report, or "
+        "take part in a step of a secure sum",
     )
     max_baseline_rounds: int = Field(default=1000, ge=1, description="most rounds of the local-only baseline")
     max_threads: int = Field(default=64, ge=1, description="most CPU threads")
