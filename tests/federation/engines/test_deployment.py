@@ -344,6 +344,7 @@ class HostileServer:
         return [str(replies[one].content["answer"].get("refusal", "answered")) for one in ids]
 
 
+@pytest.mark.slow
 def test_a_hostile_servers_requests_are_refused_by_a_node_and_journaled(
     deployment: Any, drive: type, tmp_path: Path
 ) -> None:
