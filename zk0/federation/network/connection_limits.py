@@ -35,7 +35,7 @@ class ConnectionLimits(Record):
     """From their turn to their first authenticated request, without those in reserved places; each costs 300 kB."""
     silent_seconds: float = 1.0
     """For how long a waiting connection may send nothing after its handshake, if others queue."""
-    unfinished_seconds: float = 5.0
+    unfinished_seconds: float = 2.0
     """For how long a waiting connection may send nothing before the end of its handshake, if others queue."""
     reserved_per_address: int = 16
     """Places for an address from which an enrolled node has come; an IPv6 address counts as its /64 network."""
