@@ -3,9 +3,10 @@
     python benchmarks/gateway.py --silent 3000 --idle 1500 --nodes 20 --seconds 30
 
 Server, strangers and nodes run on loopback. Silent strangers open a TCP connection and send nothing; idle ones finish
-the TLS handshake and send nothing. Each one connects again `--pause` seconds after it is dropped. Each node sends a
-signed request every half second, in turn on the connection that it has and on a new one. `--addresses N` spreads the
-strangers over N addresses; 0: they come from the address of the nodes.
+the TLS handshake and send nothing; those of `--unfinished` begin it and send nothing more. Each one connects again
+`--pause` seconds after it is dropped. Each node sends a signed request every half second, in turn on the connection
+that it has and on a new one. `--addresses N` spreads the strangers over N addresses; 0: they come from the address of
+the nodes.
 """
 
 import argparse
@@ -20,7 +21,10 @@ import sys
 import tempfile
 import threading
 import time
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -82,11 +86,28 @@ class Node:
         }
 
 
-async def flood(port: int, silent: int, idle: int, addresses: int, pause: float, seconds: float) -> int:
-    """Keep connections open without a key for some time, and return how many were made."""
+def first_message(context: ssl.SSLContext) -> bytes:
+    """Return what a client sends to begin a TLS handshake."""
+    sent = ssl.MemoryBIO()
+    with suppress(ssl.SSLWantReadError):
+        context.wrap_bio(ssl.MemoryBIO(), sent).do_handshake()
+    return sent.read()
+
+
+async def flood(port: int, kinds: tuple[int, int, int], addresses: int, pause: float, seconds: float) -> int:
+    """Keep connections open without a key for some time, and return how many were made.
+
+    Args:
+        port: of the gateway.
+        kinds: connections that send nothing, that finish the handshake, and that begin it.
+        addresses: from which they come.
+        pause: in seconds, before a dropped one is opened again.
+        seconds: how long.
+    """
+    silent, idle, _ = kinds
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    made = 0
+    made, begin = 0, first_message(context)
 
     async def stranger(number: int) -> None:
         nonlocal made
@@ -94,21 +115,28 @@ async def flood(port: int, silent: int, idle: int, addresses: int, pause: float,
         while True:
             try:
                 reader, writer = await asyncio.open_connection(
-                    "127.0.0.1", port, ssl=context if number >= silent else None, local_addr=(source, 0)
+                    "127.0.0.1", port, ssl=context if silent <= number < silent + idle else None, local_addr=(source, 0)
                 )
                 made += 1
-                await reader.read(1)
+                if number >= silent + idle:
+                    writer.write(begin)
+                while await reader.read(4096):
+                    pass
                 writer.transport.abort()
             except (OSError, ssl.SSLError):
                 pass
             await asyncio.sleep(pause)
 
-    tasks = [asyncio.create_task(stranger(number)) for number in range(silent + idle)]
+    tasks = [asyncio.create_task(stranger(number)) for number in range(sum(kinds))]
     await asyncio.sleep(seconds)
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
     return made
+
+
+def _flood(port: int, kinds: tuple[int, int, int], addresses: int, pause: float, seconds: float) -> int:
+    return asyncio.run(flood(port, kinds, addresses, pause, seconds))
 
 
 def megabytes(pid: int, field: str) -> float:
@@ -135,8 +163,11 @@ def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, float]:
         threads = [threading.Thread(target=node.work, args=(end,)) for node in nodes]
         for thread in threads:
             thread.start()
-        kind = (arguments.silent, arguments.idle, arguments.addresses, arguments.pause)
-        made = asyncio.run(flood(port, *kind, arguments.seconds))
+        kinds = (arguments.silent, arguments.idle, arguments.unfinished)
+        with ProcessPoolExecutor(
+            1, get_context("spawn")
+        ) as other:  # so that nodes and strangers do not wait for one interpreter
+            made = other.submit(_flood, port, kinds, arguments.addresses, arguments.pause, arguments.seconds).result()
         for thread in threads:
             thread.join()
         time.sleep(2)
@@ -158,6 +189,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--silent", type=int, default=3000)
     parser.add_argument("--idle", type=int, default=1500)
+    parser.add_argument("--unfinished", type=int, default=0)
     parser.add_argument("--nodes", type=int, default=20)
     parser.add_argument("--addresses", type=int, default=100)
     parser.add_argument(

@@ -9,6 +9,7 @@ import pytest
 
 from zk0.errors import FederationError, UpdateError
 from zk0.records import ClientMetrics
+from zk0.secure import masking_client
 from zk0.secure.mask_streams import Mask, MaskStreams
 from zk0.secure.masked_file import save_masked
 from zk0.secure.masked_rounds import MaskedRounds
@@ -151,12 +152,28 @@ def test_shares_that_were_changed_or_swapped_are_refused(secure_group: Callable[
     changed = two.model_copy(update={"ciphertext": ("0" if two.ciphertext[0] != "0" else "1") + two.ciphertext[1:]})
     for_other = next(s for s in group.sealed["c01"].shares if s.receiver == "c02")
     for shares, reason in (
-        ((one, changed, three), "shares of c01 were not encrypted"),
+        ((one, changed, three), "shares of c01 are not shares that it has encrypted for this client"),
         ((one, for_other, three), "are for c02"),
         ((one, two), "expected those of c00, c01, c02"),
     ):
         with pytest.raises(FederationError, match=reason):
             group.mask(roster, "c00", request.model_copy(update={"shares": shares}))
+
+
+@pytest.mark.parametrize("text", ["[]", '["-1", "1"]', f'["{"f" * 240}", "1"]', '["1", 1]', "[" * 400, "x"])
+def test_encrypted_texts_that_are_no_shares_are_refused_in_the_name_of_their_sender(
+    secure_group: Callable[..., Any], text: str
+) -> None:
+    """They would fail when a client passes them on, and it would be the one that is refused."""
+    group = secure_group(3)
+    roster = group.roster()
+    one, two, three = masking_request(roster, group.share(roster), "c00").shares
+    liar = group.client("c01").store.read()
+    ciphertext = masking_client._cipher(liar, roster, "c00", ("c01", "c00")).encrypt(bytes(12), text.encode(), None)
+    shares = (one, two.model_copy(update={"ciphertext": ciphertext.hex()}), three)
+    request = masking_request(roster, group.sealed, "c00").model_copy(update={"shares": shares})
+    with pytest.raises(FederationError, match="the shares of c01 are not shares"):
+        group.mask(roster, "c00", request)
 
 
 def test_shares_of_another_secret_are_found_out(secure_group: Callable[..., Any]) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+from pydantic import TypeAdapter
 
 from zk0.audit.signing_key import SigningKey, is_signed
 from zk0.errors import FederationError
@@ -29,12 +30,14 @@ from zk0.secure.messages import (
     SealedShare,
     SealedShares,
     SecureRound,
+    ShareHex,
     SumRequest,
     UnmaskingRequest,
     missing_names,
 )
 from zk0.secure.shamir import split_secret
 
+_SHARE = TypeAdapter(ShareHex)
 _NONCE = bytes(12)
 """Each key encrypts one message only."""
 MaskUpdate = Callable[[list[Mask], Roster], str]
@@ -231,17 +234,20 @@ def _open(state: MaskingState, roster: Roster, sealed: SealedShare) -> tuple[int
     """Return the shares of the sender's own mask and of its key.
 
     Raises:
-        FederationError: they were not encrypted by the sender for this client.
+        FederationError: they are not shares that the sender has encrypted for this client.
     """
     name = state.advert.client
     try:
         if sealed.receiver != name:
             raise FederationError(f"the shares of {sealed.sender} are for {sealed.receiver}, not for {name}")
         cipher = _cipher(state, roster, sealed.sender, (sealed.sender, name))
-        own, key = json.loads(cipher.decrypt(_NONCE, bytes.fromhex(sealed.ciphertext), None))
-        return int(own, 16), int(key, 16)
+        texts = json.loads(cipher.decrypt(_NONCE, bytes.fromhex(sealed.ciphertext), None))
+        own, key = (int(_SHARE.validate_python(text), 16) for text in texts)
+        return own, key
     except (InvalidTag, ValueError, TypeError) as e:
-        raise FederationError(f"the shares of {sealed.sender} were not encrypted by it for this client") from e
+        raise FederationError(
+            f"the shares of {sealed.sender} are not shares that it has encrypted for this client"
+        ) from e
 
 
 def _cipher(state: MaskingState, roster: Roster, peer: str, direction: tuple[str, str]) -> ChaCha20Poly1305:

@@ -24,8 +24,7 @@ def read_peer_keys(file: Path) -> dict[str, str]:
     """Return the keys in a file, by client: a line for each, as `zk0bot client keys show` prints it.
 
     Raises:
-        SettingsError: the file has something else, two keys of one client or two clients of one key; all faults are
-            named.
+        SettingsError: the file has something else, or two keys of one client; all faults are named.
     """
     try:
         if (size := file.stat().st_size) > _MAX_BYTES:
@@ -44,10 +43,6 @@ def read_peer_keys(file: Path) -> dict[str, str]:
             continue
         if found.setdefault(peer.client, peer.key) != peer.key:
             faults.append(f"line {number}: another key of {peer.client}")
-    owners: dict[str, list[str]] = {}
-    for name, key in found.items():
-        owners.setdefault(key, []).append(name)
-    faults += [f"{' and '.join(names)} have the same key" for names in owners.values() if len(names) > 1]
     if faults or not found:
         text = "; ".join(faults) or "no key in it"
         raise SettingsError(f"{file}: {text}; expected lines of `zk0bot client keys show`")

@@ -17,6 +17,12 @@ class NodeLimits(Record):
         description="send updates in sums only (`federation.secure`), and no score of this node: a server that "
         "announces secure aggregation can otherwise ask for an update by itself",
     )
+    min_secure_neighbors: int = Field(
+        default=10,
+        ge=2,
+        description="least clients with which an update shares masks in a secure sum, where the sum has as many: "
+        "whoever controls the neighbors of a client can read its update",
+    )
     min_batch_frames: int = Field(default=8, ge=1, description="least frames per optimizer step")
     min_round_frames: int = Field(
         default=256,
@@ -62,7 +68,8 @@ class NodeLimits(Record):
     max_rounds_per_day: int = Field(
         default=1000,
         ge=1,
-        description="most requests of each kind in 24 hours: to join, compute features, train, evaluate or report",
+        description="most requests of each kind in 24 hours: to join, compute features, train, evaluate, report, or "
+        "take part in a step of a secure sum",
     )
     max_baseline_rounds: int = Field(default=1000, ge=1, description="most rounds of the local-only baseline")
     max_threads: int = Field(default=64, ge=1, description="most CPU threads")

@@ -4,14 +4,18 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from flows.bot.main import zk0bot_app
 from zk0.errors import FederationError, RunEnded
+from zk0.settings.plans import ClientPlan
 from zk0.settings.session import Session
 
 pytestmark = pytest.mark.timeout(900)
@@ -204,7 +208,9 @@ def test_a_node_does_not_run_code_of_the_server(
         while not (replies := grid.pull_messages(ids)):
             pass
     refusal = str(replies[0].content["answer"]["refusal"])
-    assert "validation errors for SessionTerms" in refusal  # by the zk0 that is installed on the node
+    assert (
+        "the terms in the server's request cannot be taken: session: Field required" in refusal
+    )  # by the zk0 that is installed on the node
     assert not proof.exists()
     assert [p for n in deployment.nodes.values() for p in n.path.rglob("*evil*")] == []
 
@@ -258,3 +264,126 @@ def test_personal_weights_stay_on_their_nodes(
         assert tensor in kept.read_bytes()
         assert tensor in saved.read_bytes()
         assert tensor not in (node.scratch / "sent.jsonl").read_bytes()
+
+
+PLAIN_GRADIENT = {"local_steps": 1, "batch_size": 1, "weight_decay": 0, "grad_clip_norm": 1e30}
+"""Settings with which one step of AdamW, with a large eps, sends the gradient of one frame."""
+HOSTILE: dict[str, tuple[str, dict[str, Any], tuple[str, ...]]] = {
+    "a gradient of one frame, as plain as the settings allow": (
+        "train",
+        {"lr": 1e6, "training": PLAIN_GRADIENT | {"eps": 1e-2}},
+        ("lr 1e+06", "training.eps 0.01", "training.grad_clip_norm 1e+30", "training.batch_size 1", "1 frames in the"),
+    ),
+    "the same, beyond them": ("train", {"training": PLAIN_GRADIENT | {"eps": 1e6}}, ("training.eps",)),
+    "the same, to be masked": (
+        "query.secure_mask",
+        {"lr": 1e6, "training": PLAIN_GRADIENT},
+        ("lr 1e+06", "training.batch_size 1"),
+    ),
+    "threads and steps": (
+        "train",
+        {"training": {"torch_threads": 100_000, "local_steps": 10**9}},
+        ("training.torch_threads", "training.local_steps"),
+    ),
+    "threads, steps and a cache": (
+        "train",
+        {"training": {"torch_threads": 1000, "local_steps": 10**6, "feature_cache_gb": 1e6}},
+        ("training.torch_threads 1000", "training.local_steps 1e+06", "training.feature_cache_gb 1e+06"),
+    ),
+    "a policy of the Hub": ("train", {"recipe": {"path": "evil-org/evil-policy"}}, ("policy 'evil-org/evil-policy'",)),
+    "a policy in a folder": ("query.features", {"recipe": {"path": "/etc"}, "every_frames": 1}, ("policy 'etc'",)),
+    "the statistics of another split": ("query", {"data": {"holdout_episodes": 2}}, ("holdout_episodes 2, 1 as in",)),
+    "the errors of one frame": ("evaluate", {"every_frames": 10**6}, ("a score of 1 frame",)),
+}
+"""Type of the request, what it changes in one of an ordinary session, and parts of the node's refusal."""
+ROUNDS_A_DAY = 1000
+
+
+def changed(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Return nested values with some of them changed."""
+    parts = {key: changed(values.get(key) or {}, one) if isinstance(one, dict) else one for key, one in changes.items()}
+    return values | parts
+
+
+class HostileServer:
+    """The operator of a server, who has its keys and asks what the session would not."""
+
+    def __init__(self, federation: Any, driven: Any) -> None:
+        (ordinary, _), values = driven.plans(), {"times": 2, "batch_size": 8, "every_frames": 1}
+        self._weights, self._federation = Path(driven.history[-1].path), federation
+        plan = ordinary.model_dump(mode="json")
+        common = {key: plan[key] for key in ClientPlan.model_fields}
+        self._plans = {
+            "train": plan,
+            "query.secure_mask": plan,
+            "evaluate": common | values | {"round": 0},
+            "query.features": common | {"round": 0, "every_frames": 1},
+        }
+        self._terms = plan["terms"]
+        self._node = federation._requests([ordinary], None)["a"][0]
+
+    def ask(self, requests: Sequence[tuple[str, dict[str, Any]]]) -> list[str]:
+        """Send all requests to node a, and return its refusals."""
+        from flwr.app import RecordDict
+
+        from zk0.federation.flower.flower_message import WEIGHTS_PATH
+
+        grid, messages = self._federation._grid, []
+        for number, (kind, changes) in enumerate(requests):
+            if kind == "query":
+                values = {"terms": json.dumps(changed(self._terms, changes))}
+            else:
+                plan = json.dumps(changed(self._plans[kind], changes))
+                values = {"plan": plan, WEIGHTS_PATH: str(self._weights)}
+            config = self._federation._config(**values)
+            messages.append(grid.make_message(RecordDict({"config": config}), self._node, kind, 300.0, str(number)))
+        ids, replies = grid.push_messages(messages), {}
+        while len(replies) < len(ids):
+            replies |= {one.metadata.reply_to_message_id: one for one in grid.pull_messages(ids)}
+        grid.discard(ids)
+        return [str(replies[one].content["answer"].get("refusal", "answered")) for one in ids]
+
+
+@pytest.mark.slow
+def test_a_hostile_servers_requests_are_refused_by_a_node_and_journaled(
+    deployment: Any, drive: type, tmp_path: Path
+) -> None:
+    """A server with its own keys, SuperLink, gateway and SuperNode; afterwards the node answers an ordinary request."""
+    from zk0.audit.journal import SentJournal
+    from zk0.federation.open import open_federation
+
+    node, session = deployment.nodes["a"], deployment.session()
+    driven, state = drive(session, tmp_path, "hostile"), node.scratch / "limits_state.json"
+    with open_federation(session, "hostile", tmp_path) as federation:
+        driven.begin(federation)
+        before, server = len(SentJournal(node.scratch / "sent.jsonl").read()), HostileServer(federation, driven)
+        refusals = server.ask([(kind, changes) for kind, changes, _ in HOSTILE.values()])
+        found = driven.train(federation)
+        assert ([u.client for u in found.updates], found.refusals) == (["a", "b"], ())
+        counted = json.loads(state.read_text())
+        today = [time.time()] * ROUNDS_A_DAY  # as if it had trained in so many rounds of other sessions
+        state.write_text(json.dumps(changed(counted, {"requests": {"train": today}})))
+        (one_too_many,) = server.ask([("train", {})])
+        state.write_text(json.dumps(counted))
+    for (what, (_, _, parts)), refusal in zip(HOSTILE.items(), refusals, strict=True):
+        assert [part for part in parts if part not in refusal] == [], (what, refusal)
+    assert f"{ROUNDS_A_DAY + 1} requests to train in 24 hours, at most {ROUNDS_A_DAY} is allowed" in one_too_many
+    journaled = SentJournal(node.scratch / "sent.jsonl").read()[before:]
+    assert sorted(json.loads(one.text)["refusal"] for one in journaled if "refusal" in json.loads(one.text)) == sorted(
+        [*refusals, one_too_many]
+    )
+    (node.path.parent / "home").mkdir()
+    (node.path.parent / "home" / "client").symlink_to(node.path)
+    shown = CliRunner().invoke(
+        zk0bot_app, ["client", "audit"], env={"ZK0_HOME": str(node.path.parent / "home"), "COLUMNS": "400"}
+    )
+    assert shown.exit_code == 0, shown.output
+    for part in (
+        "lr 1000000.0",
+        "batch_size 1,",
+        "eps 0.01",
+        "holdout_episodes 2",
+        "every_frames 1000000",
+        "evil-policy",
+    ):
+        assert part in shown.output, shown.output

@@ -104,6 +104,7 @@ ASKED: dict[str, Any] = {
     "no clipping": plan({"grad_clip_norm": 1e30}),
     "gradients far below eps": plan({"grad_clip_norm": 1e-12}),
     "weight decay": plan({"weight_decay": 1e3}),
+    "masks with two clients": plan(secure=SecureRules(bits=16, neighbors=2, limit=0.004, max_share_factor=3.0)),
     "a folder as policy": plan(**recipe("/etc")),
     "a home as policy": plan(**recipe("~/.ssh")),
     "a parent as policy": plan(**recipe("../../..")),
@@ -262,24 +263,25 @@ def test_a_node_that_sends_sums_only(config: dict[str, Any]) -> None:
 
 
 def test_the_audit_shows_whether_an_update_was_asked_for_in_a_sum(config: dict[str, Any]) -> None:
-    rules = SecureRules(bits=16, neighbors=4, limit=0.004, max_share_factor=3.0)
+    rules = SecureRules(bits=16, neighbors=10, limit=0.004, max_share_factor=3.0)
     for asked in (plan(lr=5.0, secure=rules), plan(lr=5.0)):
         assert list(answer("train", config, plan=asked.model_dump_json())) == ["refusal"]
     in_a_sum, by_itself, refused = asked_lines(SentJournal(Path(config["scratch"]) / "sent.jsonl").read())
     assert "lr 5.0" in in_a_sum
-    assert "in a secure sum, neighbors 4" in in_a_sum
-    assert in_a_sum.replace(", in a secure sum, neighbors 4", "") == by_itself
+    assert "in a secure sum, neighbors 10" in in_a_sum
+    assert in_a_sum.replace(", in a secure sum, neighbors 10", "") == by_itself
     assert refused.startswith("refused train: ")
 
 
 def test_requests_of_each_kind_a_day(config: dict[str, Any]) -> None:
     few = config | {LIMITS: NodeLimits(max_rounds_per_day=2).model_dump_json()}
     features = FeaturePlan(**common(), every_frames=None)
-    for asked in (plan(), evaluation(), joining_report(), features):
-        check_plan(asked, few)
-        check_plan(asked, few)
-        with pytest.raises(FederationError, match=r"3 requests to .* in 24 hours, at most 2"):
-            check_plan(asked, few)
+    ordinary = [(one, "") for one in (plan(), evaluation(), joining_report(), features)]
+    for asked, work in (*ordinary, (plan(), "take part in secure_mask")):
+        check_plan(asked, few, work)
+        check_plan(asked, few, work)
+        with pytest.raises(FederationError, match=rf"3 requests to {work}.* in 24 hours, at most 2"):
+            check_plan(asked, few, work)
     check_terms(terms(), few)
     check_terms(terms(), few)
     with pytest.raises(FederationError, match="3 requests to join in 24 hours"):

@@ -169,6 +169,18 @@ def test_a_client_refuses_to_mask_an_update_twice(secure_session: Any) -> None:
         train(driver, federation, lr=2e-3)
 
 
+def test_a_client_with_another_node_key_than_before_costs_its_own_part(secure_session: Any) -> None:
+    """The others would refuse it, too, and with it every sum of the round; with more clients the round goes on."""
+    driver, federation, _ = secure_session
+    driver.average([train(driver, federation).sum])
+    for name in ("sent.key", "sent.pub", "sent.jsonl"):
+        (driver.folder / "clients" / "b" / name).unlink()
+    with pytest.raises(
+        RoundIncomplete, match=r"2 clients have announced keys.*\(b: its node's key is .* as in its first"
+    ):
+        train(driver, federation)
+
+
 def test_a_sum_has_the_updates_that_the_session_asks_for(secure_session: Any) -> None:
     driver, federation, grid = secure_session
     federation._min_clients = 3

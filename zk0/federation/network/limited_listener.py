@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import ssl
+import traceback
 from collections.abc import Awaitable, Callable
 
 from loguru import logger
@@ -17,7 +18,8 @@ from zk0.federation.network.connection_limits import (
 type Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 type StreamsHandler = Callable[[Streams, AcceptedConnection], Awaitable[None]]
 
-_BACKLOG = 1024
+_BACKLOG = 4096
+_ACCEPTED_AT_ONCE = 64
 _BUFFER_BYTES = 65_536
 _PAUSE_SECONDS = 1.0
 _TLS_HANDSHAKE = b"\x16"
@@ -52,19 +54,22 @@ class LimitedListener:
                     task.cancel()
 
     async def _accept(self, listener: socket.socket, context: ssl.SSLContext, handler: StreamsHandler) -> None:
+        """Accept the connections that have arrived; the others have their turn before the next ones."""
+        await _readable(listener)
         try:
-            accepted, peer = await asyncio.get_running_loop().sock_accept(listener)
-        except ConnectionAbortedError:
-            return
+            for _ in range(_ACCEPTED_AT_ONCE):
+                accepted, peer = listener.accept()
+                accepted.setblocking(False)
+                serving = self._serve_connection(accepted, peer[0], context, handler)
+                task = asyncio.create_task(serving, name=f"{peer[0]}:{peer[1]}")
+                self._tasks.add(task)
+                task.add_done_callback(self._log_failure)
+        except (BlockingIOError, ConnectionAbortedError):
+            pass
         except OSError as e:
             self._log.warning(f"no connection can be accepted: {e}; raise the limit of open files (LimitNOFILE)")
             await asyncio.sleep(_PAUSE_SECONDS)
-            return
-        serving = self._serve_connection(accepted, peer[0], context, handler)
-        task = asyncio.create_task(serving, name=f"{peer[0]}:{peer[1]}")
-        self._tasks.add(task)
-        task.add_done_callback(self._log_failure)
-        await asyncio.sleep(0)  # the task begins, and others have their turn before the next connection is accepted
+        await asyncio.sleep(0)
 
     def _log_failure(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
@@ -82,14 +87,13 @@ class LimitedListener:
             reasons.append(reason)
             task.cancel()
 
-        connection = self.connections.add(peer, close)
+        connection = self.connections.add(peer, close, lambda: _has_unread(accepted))
         try:
-            async with asyncio.timeout(self._limits.handshake_seconds):
-                streams = await _handshake(accepted, context)
+            streams = await self._handshake(accepted, connection, context)
             if streams is not None:
                 await handler(streams, connection)
         except (OSError, TimeoutError) as e:
-            logger.debug("{}: {}", task.get_name(), e)
+            traceback.clear_frames(e.__traceback__)  # asyncio's refer to the error: a cycle that keeps the TLS buffers
         except asyncio.CancelledError:
             if not reasons:
                 raise
@@ -98,26 +102,40 @@ class LimitedListener:
         finally:
             self.connections.remove(connection)
 
+    async def _handshake(
+        self, accepted: socket.socket, connection: AcceptedConnection, context: ssl.SSLContext
+    ) -> Streams | None:
+        """Return the streams of a connection after its TLS handshake; None where it does not begin one.
 
-async def _handshake(accepted: socket.socket, context: ssl.SSLContext) -> Streams | None:
-    """Return the streams of a connection after its TLS handshake; None where it does not begin one.
+        The buffers for TLS (some 300 kB) are allocated only once it has its turn.
+        """
+        try:
+            async with asyncio.timeout(self._limits.handshake_seconds):
+                await _readable(accepted)
+            begins = accepted.recv(1, socket.MSG_PEEK) == _TLS_HANDSHAKE
+            if begins:
+                await self.connections.wait_for_turn(connection)
+        except BaseException:
+            accepted.close()
+            raise
+        if not begins:
+            accepted.close()
+            return None
+        loop = asyncio.get_running_loop()
+        reader = asyncio.StreamReader(limit=_BUFFER_BYTES)
+        protocol = asyncio.StreamReaderProtocol(reader)
+        async with asyncio.timeout(self._limits.handshake_seconds):
+            transport, _ = await loop.connect_accepted_socket(lambda: protocol, accepted, ssl=context)
+        self.connections.establish(connection)
+        return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
 
-    The buffers for TLS (some 300 kB) are allocated only once the other end has sent something.
-    """
+
+def _has_unread(connection: socket.socket) -> bool:
+    """Return whether the other end has sent something that was not read yet."""
     try:
-        await _readable(accepted)
-        begins = accepted.recv(1, socket.MSG_PEEK) == _TLS_HANDSHAKE
-    except BaseException:
-        accepted.close()
-        raise
-    if not begins:
-        accepted.close()
-        return None
-    loop = asyncio.get_running_loop()
-    reader = asyncio.StreamReader(limit=_BUFFER_BYTES)
-    protocol = asyncio.StreamReaderProtocol(reader)
-    transport, _ = await loop.connect_accepted_socket(lambda: protocol, accepted, ssl=context)
-    return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
+        return bool(connection.recv(1, socket.MSG_PEEK))
+    except OSError:
+        return False
 
 
 async def _readable(connection: socket.socket) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from loguru import logger
-from pydantic import Field, TypeAdapter
+from pydantic import Field, TypeAdapter, ValidationError
 
 from zk0.audit.journal import SentJournal
 from zk0.audit.ledger_heads import MAX_HEADS
@@ -24,7 +24,7 @@ from zk0.client.secure_answers import SecureAnswers
 from zk0.diagnostics import memory_summary
 from zk0.errors import FederationError, TransientError, Zk0Error, first_line
 from zk0.federation.flower.flower_message import WEIGHTS_PATH
-from zk0.federation.protocol.answers import ADVERT, CONSENT, MASKED, REVEALED, SEALED
+from zk0.federation.protocol.answers import ADVERT, CONSENT, MASKED, MAX_REASON, REVEALED, SEALED
 from zk0.federation.protocol.client_log import client_log
 from zk0.federation.protocol.exchange import (
     FEATURES,
@@ -55,9 +55,10 @@ from zk0.federation.protocol.sent_log import (
     with_journal_head,
 )
 from zk0.federation.protocol.shown_heads import LEDGER_KEY, SESSION_NAME, check_heads, head_store
-from zk0.records import EpisodeVideo, JoiningStep, Record
+from zk0.records import EpisodeVideo, JoiningStep, Record, clean_text
 from zk0.secure.messages import MaskingRequest, Roster, SumRequest, UnmaskingRequest
 from zk0.settings.dataset_settings import ClientSettings
+from zk0.settings.loading import faults_by_field
 from zk0.settings.plans import ClientPlan, EvaluationPlan, FeaturePlan, JoiningReportPlan, RoundPlan, SessionTerms
 from zk0.storage.atomic import atomic_write_text
 from zk0.training.gpu_share import gpu_share_for
@@ -272,7 +273,8 @@ def _report_joining(message: Message, config: dict[str, Any]) -> RecordDict:
 
 
 def _secure_answers(message: Message, config: dict[str, Any]) -> SecureAnswers:
-    plan = _checked_plan(RoundPlan, message, config, trains=False)
+    step = message.metadata.message_type.rpartition(".")[2]
+    plan = _checked_plan(RoundPlan, message, config, work=f"take part in {step}")
     return SecureAnswers(client_for_plan(plan, config), plan, _node_key(config))
 
 
@@ -300,7 +302,7 @@ def _reveal_shares(message: Message, config: dict[str, Any]) -> RecordDict:
 
 
 def _secure_request[R: Record](kind: type[R], message: Message) -> R:
-    return kind.model_validate_json(str(message.content["config"].get(SECURE, "")))
+    return _parsed(message, SECURE, kind.model_validate_json)
 
 
 def _node_key(config: dict[str, Any]) -> SigningKey:
@@ -316,7 +318,7 @@ def _store_receipts(message: Message, config: dict[str, Any]) -> RecordDict:
     if LEDGER_KEY in config and not (SESSION_NAME.fullmatch(session) and head_store(scratch).read(session)):
         raise FederationError(f"receipts of session {session[:80]!r}, in which this node has taken no part")
     check_heads(message.content["config"], config, terms, most=MAX_HEADS)
-    receipts = _RECEIPTS.validate_json(str(message.content["config"].get("receipts", "")))
+    receipts = _parsed(message, "receipts", _RECEIPTS.validate_json)
     checked = store_receipts(name, scratch, session, receipts, must_be_signed=LEDGER_KEY in config)
     logger.info("{}: {} receipts: the updates are in the lists of their rounds", name, checked)
     remove_session_state(scratch, session)  # all rounds are over
@@ -324,18 +326,31 @@ def _store_receipts(message: Message, config: dict[str, Any]) -> RecordDict:
 
 
 def _terms(message: Message) -> SessionTerms:
-    return SessionTerms.model_validate_json(str(message.content["config"]["terms"]))
+    return _parsed(message, "terms", SessionTerms.model_validate_json)
 
 
-def _checked_plan[P: ClientPlan](kind: type[P], message: Message, config: dict[str, Any], *, trains: bool = True) -> P:
+def _parsed[T](message: Message, key: str, parse: Callable[[str], T]) -> T:
+    """Return a part of a request.
+
+    Raises:
+        FederationError: it is not valid; names each wrong field.
+    """
+    try:
+        return parse(str(message.content["config"].get(key, "")))
+    except ValidationError as e:
+        faults = clean_text(faults_by_field(e), MAX_REASON)
+        raise FederationError(f"the {key} in the server's request cannot be taken: {faults}") from e
+
+
+def _checked_plan[P: ClientPlan](kind: type[P], message: Message, config: dict[str, Any], work: str = "") -> P:
     """Return the plan of a request that may be answered.
 
     Raises:
         FederationError: the server's ledger is not the one that it showed before, or a limit of the node is broken.
     """
-    plan = kind.model_validate_json(str(message.content["config"]["plan"]))
+    plan = _parsed(message, "plan", kind.model_validate_json)
     check_heads(message.content["config"], config, plan.terms, plan)
-    check_plan(plan, config, trains=trains)
+    check_plan(plan, config, work)
     return plan
 
 

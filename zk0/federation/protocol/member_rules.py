@@ -2,13 +2,15 @@
 
 import re
 from collections.abc import Callable, Iterator, Sequence
+from math import radians
 
+from zk0.data.units import MAX_DEGREES
 from zk0.records import Member, Moments
 from zk0.settings.dataset_settings import ContractSettings
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_LARGEST = {"degrees": 1000.0, "radians": 20.0, "normalized": 1000.0}
-"""Of a state or action, by units: above what an arm reaches, and not so far above that pooled statistics are ruined."""
+_LARGEST = {"degrees": MAX_DEGREES, "radians": radians(MAX_DEGREES), "normalized": 200.0}
+"""Of a state or action, by units: above what an arm reaches, and not far above, because pooled statistics follow."""
 _MOST_EPISODES, _MOST_DIMENSIONS, _MOST_NAMES = 200_000, 64, 1000
 _MOST_TEXT = 2_000_000
 """Of a dataset check, in characters; reports and the UI show it."""

@@ -46,13 +46,13 @@ def check_terms(terms: SessionTerms, config: dict[str, Any]) -> None:
         _count_request("join", Path(config["scratch"]), limits)
 
 
-def check_plan(plan: ClientPlan, config: dict[str, Any], *, trains: bool = True) -> None:
+def check_plan(plan: ClientPlan, config: dict[str, Any], work: str = "") -> None:
     """Raise unless a plan and its terms are within the node's limits.
 
     Args:
         plan: of the request.
         config: of this node.
-        trains: whether a request with a round's plan asks for its training, which counts as a round of the day.
+        work: what the request asks for, if not what plans of its class do; each kind is counted.
 
     Raises:
         FederationError: names each limit that is broken.
@@ -67,8 +67,7 @@ def check_plan(plan: ClientPlan, config: dict[str, Any], *, trains: bool = True)
         if (used := sum(share.bytes for share in folder_shares(scratch)) / 1e9) > limits.max_disk_gb:
             faults.append(f"{used:.3g} GB in this node's folder, at most {limits.max_disk_gb:g}")
         _raise_for(faults)
-        if trains:
-            _count_request(_KINDS[type(plan)], scratch, limits)
+        _count_request(work or _KINDS[type(plan)], scratch, limits)
 
 
 def check_member(member: Member, terms: SessionTerms, config: dict[str, Any]) -> None:
@@ -172,6 +171,8 @@ def _round_faults(plan: RoundPlan, limits: NodeLimits) -> Iterator[str]:
     training = plan.training
     if limits.secure_only and plan.secure is None:
         yield "an update by itself, only a sum of several nodes' updates"
+    if plan.secure is not None and plan.secure.neighbors < limits.min_secure_neighbors:
+        yield f"secure.neighbors {plan.secure.neighbors}, at least {limits.min_secure_neighbors}"
     yield from _above("lr", plan.lr, limits.max_lr)
     yield from _above("mu", plan.mu, limits.max_mu)
     yield from _above("scheduler.eta_min", plan.scheduler.eta_min, plan.lr * (1 + _ROUNDING))

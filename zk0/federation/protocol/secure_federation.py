@@ -7,6 +7,7 @@ that it gave before. Masking begins once in a round: from then on the roster sta
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 
 from flwr.app import MessageType, RecordDict
@@ -124,6 +125,11 @@ class SecureFederation(Federation):
         """The least number of updates in a sum (`federation.min_updates`); two thirds of the clients in any case."""
         return self._min_clients
 
+    @cached_property
+    def node_keys(self) -> dict[str, str]:
+        """The public key of each client's node, as it was first announced in this session's process."""
+        return {}
+
     def training_frames(self, client: str) -> int | None:
         """Return the training frames of a client's joining answer; None where it has not joined."""
         member = self._registry.members.get(client)
@@ -186,6 +192,11 @@ class _SecureRoundRun:
         check_advert(self._common, found)
         if found.frames != (frames := self._federation.training_frames(client)):
             raise FederationError(f"{found.frames} frames, expected the {frames} training frames that it joined with")
+        if (known := self._federation.node_keys.setdefault(client, found.identity)) != found.identity:
+            # the other clients would refuse a roster with it, and the round would fail at each attempt
+            raise FederationError(
+                f"its node's key is {found.identity[:16]}, expected {known[:16]} as in its first round"
+            )
 
     def _collect_masked(self, secrets: SharedSecrets) -> SumRequest:
         """Collect masked updates; those that have arrived when all clients have answered or dropped out are summed."""
