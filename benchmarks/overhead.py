@@ -11,10 +11,11 @@ fills caches, and the last, which renders videos and saves a checkpoint:
     train       sum of the clients' own measurements
     evaluate    the server's own measurement
     rest        wall - train - evaluate: the overhead
+    cpu         CPU time of the session's own process: what of the overhead does not depend on other load
     late        rest in the second half of the rounds / rest in the first half: 1.0 if rounds do not become slower
     join/client time in which all clients check their datasets and join / clients
     memory      most resident memory of the session's process so far, in MB
-    growth      its resident memory at the end of the last counted round / at the end of the first one
+    growth      its own memory (resident and not shared) at the end of the last counted round / of the first one
     imports     time in which a fresh process imports what a worker needs
     start       from the call to the end of round 0, without evaluation and without imports
 
@@ -82,17 +83,17 @@ def run_session(folder: Path, clients: int, arguments: argparse.Namespace, polic
     from flows.federated_session import federated_session
     from tasks.events import ProgressEvent, add_progress_listener
     from zk0.audit.ledger import Ledger
-    from zk0.diagnostics import resident_bytes
     from zk0.storage.session_folder import SessionFolder
 
     ended: dict[int, float] = {}
-    resident: dict[int, float] = {}
+    cpu: dict[int, float] = {}
+    own_memory: dict[int, float] = {}
     stages: list[tuple[str, float]] = []
 
     def record_time(event: ProgressEvent) -> None:
         if event.kind == "round_finished":
-            ended[event.round] = time.perf_counter()
-            resident[event.round] = resident_bytes() / 1e6
+            ended[event.round], cpu[event.round] = time.perf_counter(), time.process_time()
+            own_memory[event.round] = own_megabytes()
         if event.kind == "stage":
             stages.append((event.text, time.perf_counter()))
 
@@ -108,6 +109,7 @@ def run_session(folder: Path, clients: int, arguments: argparse.Namespace, polic
     found = [
         {
             "wall": walls[record.round],
+            "cpu": cpu[record.round] - cpu[record.round - 1],
             "train": sum(update.metrics.seconds for update in record.updates),
             "evaluate": record.evaluation.seconds if record.evaluation else 0.0,
         }
@@ -121,17 +123,23 @@ def run_session(folder: Path, clients: int, arguments: argparse.Namespace, polic
         "clients": clients,
         "join": joined / clients,
         "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3,
-        "growth": resident[rounds - 1] / resident[2],
-        "memory_by_round": resident,
+        "growth": own_memory[rounds - 1] / own_memory[2],
+        "memory_by_round": own_memory,
         "rounds": len(found),
         "megabytes": history[-1].checkpoint.bytes / 1e6,
         "until_round_0": ended[0] - began,
         "evaluate_round_0": history[0].evaluation.seconds if history[0].evaluation else 0.0,
-        **{key: statistics.median(row[key] for row in found) for key in ("wall", "train", "evaluate")},
+        **{key: statistics.median(row[key] for row in found) for key in ("wall", "train", "evaluate", "cpu")},
         "rest": statistics.median(rest),
         "late": statistics.median(rest[half:]) / statistics.median(rest[: max(half, 1)]),
         "ratio": statistics.median(row["wall"] / (row["train"] + row["evaluate"]) for row in found),
     }
+
+
+def own_megabytes() -> float:
+    """Return the memory of this process that is resident and shared with no file and no process."""
+    _, resident, shared, *_ = map(int, Path("/proc/self/statm").read_text(encoding="utf-8").split())
+    return (resident - shared) * resource.getpagesize() / 1e6
 
 
 def import_seconds() -> float:
@@ -226,17 +234,18 @@ def write_session(folder: Path, clients: int, arguments: argparse.Namespace, pol
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Return the table that is printed."""
-    columns = ("imports", "start", "wall", "train", "evaluate", "rest")
+    columns = ("imports", "start", "wall", "train", "evaluate", "rest", "cpu")
     lines = [
         f"a round with {rows[0]['megabytes']:.1f} MB of weights, median of {rows[0]['rounds']} rounds, milliseconds",
         f"{'clients':>8}{''.join(f'{column:>9}' for column in columns)}"
-        f"{'rest/client':>13}{'late':>7}{'join/client':>13}{'memory':>8}{'growth':>8}",
+        f"{'rest/client':>13}{'cpu/client':>12}{'late':>7}{'join/client':>13}{'memory':>8}{'growth':>8}",
     ]
     for row in rows:
         times = "".join(f"{row[column] * 1e3:>9.0f}" for column in columns)
-        rest = f"{row['rest'] / row['clients'] * 1e3:>13.1f}{row['late']:>7.2f}"
+        rest, own = (row[key] / row["clients"] * 1e3 for key in ("rest", "cpu"))
         lines.append(
-            f"{row['clients']:>8}{times}{rest}{row['join'] * 1e3:>13.1f}{row['memory']:>8.0f}{row['growth']:>8.2f}"
+            f"{row['clients']:>8}{times}{rest:>13.1f}{own:>12.1f}{row['late']:>7.2f}{row['join'] * 1e3:>13.1f}"
+            f"{row['memory']:>8.0f}{row['growth']:>8.2f}"
         )
     return "\n".join(lines)
 

@@ -16,7 +16,7 @@ from prefect.cache_policies import NO_CACHE
 
 from tasks.events import ProgressEvent, emit_progress, log_line
 from tasks.retry import DISK_RETRIES
-from zk0.errors import ReportError
+from zk0.errors import ReportError, may_pass
 from zk0.records import Rollout, RoundRecord
 from zk0.rules.release import Release
 from zk0.settings.session import Session
@@ -116,6 +116,8 @@ def write_video_analysis(folder: str) -> None:
     try:
         found = analyze_videos(here.rollouts_folder)
     except ReportError as e:
+        if may_pass(e):
+            raise
         log_line(f"no analysis of the videos: {e}")
     else:
         log_line(f"motion of {len(found.videos)} videos measured, {len(found.side_by_side)} videos side by side")

@@ -1,9 +1,8 @@
 """Which failures Prefect retries, and how often."""
 
-import errno
 from typing import Any, Final, TypedDict
 
-from zk0.errors import TransientError
+from zk0.errors import may_pass
 
 
 class RetryRule(TypedDict):
@@ -14,12 +13,6 @@ class RetryRule(TypedDict):
     retry_condition_fn: Any
 
 
-_PASSING_ERRNOS = frozenset(
-    (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EBUSY, errno.EHOSTDOWN, errno.EHOSTUNREACH)
-)
-"""What a file system over the network reports while its server is away; a full or read-only disk is not among them."""
-
-
 async def is_transient(task: Any, run: Any, state: Any) -> bool:
     """Return whether a failed task may succeed when it is called again.
 
@@ -27,19 +20,8 @@ async def is_transient(task: Any, run: Any, state: Any) -> bool:
     """
     try:
         await state.aresult()
-    except TransientError:
-        return True
     except BaseException as e:  # any other error is not retried; Prefect raises it
-        return _is_passing_disk_error(e)
-    return False
-
-
-def _is_passing_disk_error(error: BaseException) -> bool:
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, OSError) and cause.errno in _PASSING_ERRNOS:
-            return True
-        cause = cause.__cause__
+        return may_pass(e)
     return False
 
 

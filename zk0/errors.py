@@ -17,7 +17,7 @@ Zk0Error
 ├── PublishError        a model or its metrics cannot be published
 ├── BenchmarkError      a benchmark cannot be run, or a result got worse
 ├── PrefectServerError  the Prefect server or its worker does not start, does not respond, or has ended
-└── TransientError      the same call may succeed later: the only error that Prefect retries
+└── TransientError      the same call may succeed later; Prefect retries it, and disks that may come back
     ├── RoundIncomplete     a round has too few good updates; those that arrived are reused
     ├── ServerUnavailable   a server of the federation is unreachable or overloaded
     ├── RunEnded            the Flower run that a call belongs to has ended
@@ -25,6 +25,7 @@ Zk0Error
     └── TrackerUnavailable  the server that tracks a session is unreachable or overloaded
 """
 
+import errno
 from collections.abc import Sequence
 
 
@@ -97,7 +98,7 @@ class PrefectServerError(Zk0Error):
 
 
 class TransientError(Zk0Error):
-    """The same call may succeed later: the only error that Prefect retries."""
+    """The same call may succeed later; Prefect retries what may pass (`may_pass`) and nothing else."""
 
 
 class RoundIncomplete(TransientError):
@@ -118,6 +119,30 @@ class HubUnavailable(TransientError):
 
 class TrackerUnavailable(TransientError):
     """The server that tracks a session is unreachable or overloaded."""
+
+
+_PASSING_ERRNOS = frozenset(
+    (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN, errno.EBUSY, errno.EHOSTDOWN, errno.EHOSTUNREACH)
+)
+"""What a file system over the network reports while its server is away; a full or read-only disk is not among them."""
+
+
+def may_pass(error: BaseException) -> bool:
+    """Return whether the call that raised the error may succeed later.
+
+    It is a TransientError, or the disk failed for a reason that may pass, also where an error of ours reports it.
+
+    >>> [may_pass(e) for e in (HubUnavailable("503"), OSError(errno.ESTALE, "stale"), OSError(errno.ENOSPC, "full"))]
+    [True, True, False]
+    """
+    if isinstance(error, TransientError):
+        return True
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in _PASSING_ERRNOS:
+            return True
+        cause = cause.__cause__
+    return False
 
 
 def first_line(error: BaseException, max_length: int | None = None) -> str:

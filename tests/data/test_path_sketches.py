@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from zk0.data.frame_table import read_episodes, stored_episodes
-from zk0.data.path_sketches import find_near_copies, path_sketch, path_sketches
+from zk0.data.path_sketches import MAX_LISTED_DATASETS, find_near_copies, path_sketch, path_sketches
 
 Path = NDArray[np.float64]
 
@@ -42,9 +42,9 @@ def test_a_near_copy_is_found_among_others(change: Callable[[Path], Path]) -> No
     second = [random_path(seed) for seed in range(100, 120)]
     second[7] = change(first[3])
     found = find_near_copies([("a", sketches(*first))], [("other", {}), ("b", sketches(*second))])
-    assert found.keys() == {(0, 1)}
-    assert found[0, 1].episodes == ((3, 7),)
-    assert str(found[0, 1]) == "episode 3 of a is nearly a copy of episode 7 of b"
+    assert found.listed.keys() == {(0, 1)}
+    assert found.listed[0, 1].episodes == ((3, 7),)
+    assert str(found.listed[0, 1]) == "episode 3 of a is nearly a copy of episode 7 of b"
 
 
 def test_all_datasets_are_compared_as_every_two_of_them() -> None:
@@ -55,48 +55,56 @@ def test_all_datasets_are_compared_as_every_two_of_them() -> None:
         (i, j): found[0, 0]._replace(first=one[0], second=other[0])
         for i, one in enumerate(datasets)
         for j, other in enumerate(datasets)
-        if (found := find_near_copies([one], [other]))
+        if (found := find_near_copies([one], [other]).listed)
     }
     assert by_two[0, 2].episodes == ((0, 1), (0, 2))
-    assert find_near_copies(datasets, datasets) == by_two
+    assert find_near_copies(datasets, datasets) == (by_two, len(by_two))
     assert by_two.keys() == {(i, i) for i in (0, 2, 3, 4)} | {(0, 2), (2, 0), (0, 4), (4, 0)}
-    distinct = find_near_copies(datasets, datasets, same_places=False)
+    distinct = find_near_copies(datasets, datasets, same_places=False).listed
     assert distinct == {places: found for places, found in by_two.items() if places[0] != places[1]}
-    assert find_near_copies(datasets) == {places: found for places, found in by_two.items() if places[0] < places[1]}
+    assert find_near_copies(datasets) == ({places: by_two[places] for places in ((0, 2), (0, 4))}, 2)
 
 
 def test_different_paths_are_no_copies() -> None:
     first, second = (sketches(*(random_path(s) for s in range(k, k + 150))) for k in (0, 1000))
-    assert find_near_copies([("a", first)], [("b", second)]) == {}
+    assert find_near_copies([("a", first)], [("b", second)]) == ({}, 0)
 
 
 def test_arms_that_stand_still_are_no_copies() -> None:
     still = sketches(*[np.zeros((100, 6))] * 3)
     assert set(still.values()) == {""}
-    assert find_near_copies([("a", still)], [("b", still)]) == {}
+    assert find_near_copies([("a", still)], [("b", still)]) == ({}, 0)
 
 
 def test_equal_sketches_cost_no_memory() -> None:
     """A node may send any number of equal sketches: of 5000 there are 25 million pairs."""
     sketch = path_sketch(random_path(1), "degrees")
     many = ("evil", dict.fromkeys(range(20_000), sketch))
-    (found,) = find_near_copies([many], [("b", {0: sketch}), many], same_places=False).values()
+    (found,) = find_near_copies([many], [("b", {0: sketch}), many], same_places=False).listed.values()
     assert (found.first, found.second, found.number, len(found.episodes)) == ("evil", "evil", 25_000_000, 1000)
     assert str(found) == "episode 0 of evil is nearly a copy of episode 0 of evil and 24999999 more"
-    assert list(find_near_copies([many], [many], same_places=False)) == []
+    assert find_near_copies([many], [many], same_places=False) == ({}, 0)
+
+
+def test_copies_of_many_datasets_are_counted() -> None:
+    """Of 200 equal datasets there are 19,900 pairs; the first ones are listed."""
+    equal = sketches(random_path(1))
+    found = find_near_copies([(f"d{i}", equal) for i in range(200)])
+    assert (len(found.listed), found.number) == (MAX_LISTED_DATASETS, 19_900)
+    assert [*found.listed] == [(0, j) for j in range(1, MAX_LISTED_DATASETS + 1)]
 
 
 def test_units_do_not_change_what_is_found() -> None:
     path = np.radians(random_path(1))
     one, other = ({0: path_sketch(p, "radians")} for p in (path, path[10:-10]))
-    assert find_near_copies([("a", one)], [("b", other)])[0, 0].episodes == ((0, 0),)
+    assert find_near_copies([("a", one)], [("b", other)]).listed[0, 0].episodes == ((0, 0),)
 
 
 def test_real_and_simulated_episodes_are_no_copies_of_each_other(real_data) -> None:
     """Every episode of all real sets and of the simulated ones against those of the same set."""
     for root in sorted(path for path in real_data.iterdir() if path.is_dir()):
         of = dict(enumerate(path_sketches(read_episodes(root, stored_episodes(root)).values())))
-        found = find_near_copies([("a", of)], [("b", of)])
+        found = find_near_copies([("a", of)], [("b", of)]).listed
         assert all(one == other for copies in found.values() for one, other in copies.episodes)
 
 
@@ -107,4 +115,4 @@ def test_halved_real_episodes_are_found(real_data) -> None:
     whole = dict(zip(frames, path_sketches(frames.values()), strict=True))
     cut = {e: path_sketch(frames[e].state[len(frames[e].state) // 8 :], "degrees") for e in episodes}
     found = find_near_copies([("a", whole)], [("b", cut)])
-    assert set(found[0, 0].episodes) == {(e, e) for e in episodes}
+    assert set(found.listed[0, 0].episodes) == {(e, e) for e in episodes}

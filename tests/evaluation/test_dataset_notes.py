@@ -69,6 +69,17 @@ def test_many_clients_are_counted() -> None:
     assert "The task 'Lift.' is that of c0, c1, c2, c3, c4 and 4 more." in notes(members)
 
 
+def test_many_notes_are_counted() -> None:
+    """30 clients with one path and two tasks each: 435 pairs of datasets, 30 tasks that an evaluation set has."""
+    base = client(0, "", "path", "another", held_out=1)
+    report = base.report.model_copy(update={"tasks": tuple(f"Task {n}." for n in range(30))})
+    members = [base.model_copy(update={"client": f"c{n}", "report": report}) for n in range(30)]
+    found = notes(members).splitlines()
+    assert len(found) == 20 + 1 + 20 + 1
+    assert "Near copies: and 415 more pairs of datasets, of training data and training data." in found
+    assert found[-1] == "And 10 more notes on tasks."
+
+
 def test_nothing_to_note() -> None:
     assert notes([client(0, "Lift.", "path"), client(1, "Push.", "another")], evaluation_set("Stack.")) == ""
 

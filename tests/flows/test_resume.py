@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.filters import TaskRunFilter, TaskRunFilterName
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, TaskRunFilter, TaskRunFilterName
 from prefect.client.schemas.sorting import TaskRunSort
 
 from zk0.audit.ledger import Ledger
@@ -646,3 +646,31 @@ def test_a_file_size_limit_is_reported_and_the_session_resumes(
     )
     assert temporary_files(folder) == []
     check_resumes(forked_zk0, expected, folder, folder)
+
+
+RETRIED = {
+    "build tiny", "clients check and join", "analyze videos", "model cards", "decide on a release", "report",
+    "read the decision on a release", "render videos round 2",
+    *(f"{step} round {n}" for n in range(ROUNDS + 1) for step in ("evaluate", "record")),
+    *(f"{step} round {n}" for n in (1, 2) for step in ("train", "aggregate", "checkpoint", "metrics")),
+}  # fmt: skip
+"""Task runs of a session that open, rename or link files of its folder."""
+
+
+def test_each_task_is_tried_again_after_the_disk_of_the_session_was_away(
+    forked_zk0: Any, uninterrupted_folder: Path, prefect_api: str
+) -> None:
+    """In each task run, the first access to the session's folder fails, as while another machine's disk restarts."""
+    of_server = r"^(?!train|clients)[^/]*/.*/stale/[^/]+_mini/(?!clients/)|^train.*/updates/"
+    of_client = r"^clients check.*/clients/"
+    arguments = forked_zk0.start_arguments("stale", "video.episodes=1")
+    done = forked_zk0.run(arguments, ("open", f"{of_server}|{of_client}", 1), ["stale"])
+    assert done.code == 0, done.output[-3000:]
+    (folder,) = (forked_zk0.path / "stale").iterdir()
+    assert digests(folder) == digests(uninterrupted_folder)
+    with SyncPrefectClient(prefect_api) as client:
+        (run,) = [run for run in client.read_flow_runs() if run.id.hex[-6:] in folder.name]
+        of_run = FlowRunFilter(id=FlowRunFilterId(any_=[run.id]))
+        counts = {one.name: one.run_count for one in client.read_task_runs(flow_run_filter=of_run)}
+    assert {name for name, count in counts.items() if count == 2} == RETRIED
+    assert set(counts.values()) == {1, 2}

@@ -10,6 +10,8 @@ the signal that ended the command:
     then        the fault: ["kill"]: SIGKILL; ["terminate"]: SIGTERM; ["cut", N]: the file may grow by N bytes, and the
                 process is killed in the middle of the write that exceeds them; ["limit", N]: such a write fails with
                 EFBIG instead;
+                ["stale"]: the pattern is of `TASK RUN: PATH`; in each task run, the first time that such a file is
+                opened, renamed or linked, this fails with ESTALE, and no task waits before it is tried again;
                 ["fill", FILE, N]: FILE takes all space on its disk but N bytes; ["copy", FOLDER]: no fault, the
                 session's folder (the parent of the file's folder) is copied into FOLDER in its state at that time
     namespace   pid of the process whose mount namespace the command enters
@@ -17,10 +19,12 @@ the signal that ended the command:
 Instead of `arguments`, `record` names a folder in which small datasets are written.
 """
 
+import errno
 import gc
 import importlib
 import json
 import os
+import pkgutil
 import re
 import resource
 import shutil
@@ -72,6 +76,28 @@ class FaultTrigger:
             self.left -= 1
             if self.left == 0:
                 self.then(text)
+
+
+class StaleOnce:
+    """The disk of the session's folder is away once in each task run, as that of another machine that restarts."""
+
+    def __init__(self, pattern: str) -> None:
+        from prefect import Task
+        from prefect.context import TaskRunContext
+
+        self.pattern, self.seen, self.context = re.compile(pattern), set[Any](), TaskRunContext
+        for module in pkgutil.iter_modules(importlib.import_module("tasks").__path__, "tasks."):
+            for found in vars(importlib.import_module(module.name)).values():
+                if isinstance(found, Task):
+                    found.retry_delay_seconds = 0
+
+    def audit(self, event: str, arguments: tuple[Any, ...]) -> None:
+        context = self.context.get() if event in ("open", "os.rename", "os.link") else None
+        if context is None or context.task_run.id in self.seen:
+            return
+        if self.pattern.search(f"{context.task_run.name}: {arguments[0]}"):
+            self.seen.add(context.task_run.id)
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(arguments[0]))
 
 
 def writes(arguments: tuple[Any, ...]) -> bool:
@@ -162,7 +188,9 @@ def zk0(arguments: list[str], at: tuple[str, str, int] | None, then: list[Any]) 
     from flows.cli.main import zk0_app
     from tasks.events import add_progress_listener
 
-    if at:
+    if at and then == ["stale"]:
+        sys.addaudithook(StaleOnce(at[1]).audit)
+    elif at:
         trigger = FaultTrigger(at, then)
         sys.addaudithook(trigger.audit)
         add_progress_listener(trigger.on_progress)

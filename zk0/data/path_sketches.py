@@ -29,6 +29,8 @@ MIN_OVERLAP = 0.3
 MAX_COMPARED = 5000
 """Most episodes of a dataset that are compared, the first ones: the sketches of a node may be any number, and equal."""
 MAX_LISTED_PAIRS = 1000
+MAX_LISTED_DATASETS = 20
+"""Most pairs of datasets that are listed, the first ones: of 1,000 equal datasets there are half a million."""
 _BLOCK = 20_000
 """Pairs of episodes that are compared at a time."""
 _WORDS = HASHES * BITS // 64
@@ -55,6 +57,15 @@ class NearCopies(NamedTuple):
         return f"episode {one} of {self.first} is nearly a copy of episode {other} of {self.second}{more}"
 
 
+class FoundCopies(NamedTuple):
+    """Pairs of datasets with episodes that take nearly the same paths."""
+
+    listed: dict[tuple[int, int], NearCopies]
+    """By the places of the two datasets, at most MAX_LISTED_DATASETS."""
+    number: int
+    """Of all pairs of datasets."""
+
+
 def path_sketches(episodes: Iterable[EpisodeFrames], units: Units | None = None) -> tuple[PathSketch, ...]:
     """Return the sketch of each episode, in their order. `units` are those of the state; None: degrees."""
     return tuple(path_sketch(episode.state, units or "degrees") for episode in episodes)
@@ -75,8 +86,8 @@ def path_sketch(state: NDArray[np.floating], units: Units) -> PathSketch:
 
 def find_near_copies(
     first: Sequence[SketchedDataset], second: Sequence[SketchedDataset] | None = None, *, same_places: bool = True
-) -> dict[tuple[int, int], NearCopies]:
-    """Return the episodes whose paths overlap by more than MIN_OVERLAP, by the places of their two datasets.
+) -> FoundCopies:
+    """Return the pairs of datasets with episodes whose paths overlap by more than MIN_OVERLAP.
 
     Args:
         first: datasets; of each the first MAX_COMPARED episodes with a sketch count.
@@ -87,16 +98,17 @@ def find_near_copies(
     ours, theirs = ([_compared(sketches) for _, sketches in datasets] for datasets in (first, listed))
     owners = np.repeat(np.arange(len(listed)), [len(episodes) for episodes, _ in theirs])
     words = np.concatenate([np.zeros((0, _WORDS), np.uint64), *(one for _, one in theirs)])
-    found = {}
+    found, number = dict[tuple[int, int], NearCopies](), 0
     for i, (episodes, own_words) in enumerate(ours):
         start = int(np.searchsorted(owners, i + 1)) if second is None else 0
-        near = owners[start:][_any_near(own_words, words[start:])]
-        for j in np.unique(near).tolist():
-            if same_places or i != j:
-                pairs, count = _near_pairs(own_words, theirs[j][1])
-                shown = tuple((episodes[one], theirs[j][0][other]) for one, other in pairs)
-                found[i, j] = NearCopies(first[i][0], listed[j][0], shown, count)
-    return found
+        near = np.unique(owners[start:][_any_near(own_words, words[start:])])
+        places = [j for j in near.tolist() if same_places or i != j]
+        number += len(places)
+        for j in places[: MAX_LISTED_DATASETS - len(found)]:
+            pairs, count = _near_pairs(own_words, theirs[j][1])
+            shown = tuple((episodes[one], theirs[j][0][other]) for one, other in pairs)
+            found[i, j] = NearCopies(first[i][0], listed[j][0], shown, count)
+    return FoundCopies(found, number)
 
 
 def _compared(sketches: Mapping[int, PathSketch]) -> tuple[list[int], NDArray[np.uint64]]:

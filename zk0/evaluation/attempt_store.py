@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from zk0.data.dataset_writer import RecordedFrame, write_dataset
-from zk0.errors import ReportError
+from zk0.errors import ReportError, may_pass
 from zk0.records import Rollout, RolloutSubject
 from zk0.report.video.canvas import camera_rows
 from zk0.report.video.encoder import write_video
@@ -118,6 +118,8 @@ def _render_attempt(attempt: Trajectory, path: Path, camera_height: int) -> str 
         )
         write_video(path, rollout_frames(recording, camera_height), attempt.fps)
     except ReportError as e:
+        if may_pass(e):
+            raise
         return str(e)
     return None
 

@@ -1,6 +1,7 @@
 """What a person should know about the datasets of a session beside each other; nothing of it keeps a dataset out."""
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 
 from zk0.data.path_sketches import SketchedDataset, find_near_copies
 from zk0.evaluation.session_setup import EvaluationSet
@@ -10,6 +11,8 @@ from zk0.storage.redaction import public_name
 
 LISTED = 5
 """Most clients that a note names."""
+MAX_NOTES = 20
+"""Most notes of a kind: another zero position, a shared task. Near copies: MAX_LISTED_DATASETS in each comparison."""
 
 
 def dataset_notes(members: Sequence[Member], sets: Sequence[EvaluationSet], joints: Sequence[str]) -> tuple[str, ...]:
@@ -22,22 +25,34 @@ def dataset_notes(members: Sequence[Member], sets: Sequence[EvaluationSet], join
     """
     return (
         *_near_copies(members, sets),
-        *(f"Another zero position? {text}." for text in zero_offsets(members, joints).values()),
-        *_shared_tasks(members, sets),
+        *_capped(
+            [f"Another zero position? {text}." for text in zero_offsets(members, joints).values()], "zero positions"
+        ),
+        *_capped([*_shared_tasks(members, sets)], "tasks"),
     )
+
+
+def _capped(notes: Sequence[str], kind: str) -> Iterator[str]:
+    """Yield the first MAX_NOTES notes, and the number of the others in one more."""
+    yield from notes[:MAX_NOTES]
+    if (more := len(notes) - MAX_NOTES) > 0:
+        yield f"And {more} more notes on {kind}."
 
 
 def _near_copies(members: Sequence[Member], sets: Sequence[EvaluationSet]) -> Iterator[str]:
     """Yield where a training episode is nearly one that another client trains on or holds out, or of a set."""
     training = [_training_sketches(member) for member in members]
     evaluating = [_held_out_sketches(member) for member in members]
-    found = [
-        *find_near_copies(training).values(),
-        *find_near_copies(training, evaluating, same_places=False).values(),
-        *find_near_copies(training, [_set_sketches(one) for one in sets]).values(),
-    ]
-    for copies in found:
+    found = {
+        "training data": find_near_copies(training),
+        "held-out data": find_near_copies(training, evaluating, same_places=False),
+        "evaluation sets": find_near_copies(training, [_set_sketches(one) for one in sets]),
+    }
+    for copies in chain.from_iterable(each.listed.values() for each in found.values()):
         yield f"Near copies: {copies}; what is trained on twice weighs more, and what is evaluated is not unseen."
+    for place, each in found.items():
+        if more := each.number - len(each.listed):
+            yield f"Near copies: and {more} more pairs of datasets, of training data and {place}."
 
 
 def _training_sketches(member: Member) -> SketchedDataset:

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from zk0.data.episode_reader import Episode, EpisodeReader
-from zk0.errors import Zk0Error, first_line
+from zk0.errors import Zk0Error, first_line, may_pass
 from zk0.evaluation.evaluation_sets import evaluation_examples
 from zk0.evaluation.global_model import policy_with_weights
 from zk0.evaluation.scores import draws_on_device
@@ -42,6 +42,7 @@ class VideoRenderer:
         seed_and_times: of the evaluation, so that the video shows the predictions that were evaluated.
         joints: names, in order.
         every_frames: N: of each episode, frames 0, N, 2N, ... were evaluated; only these have predictions.
+        retried: whether the caller renders again after an error that may pass, which is raised then.
     """
 
     policy: Any
@@ -52,6 +53,7 @@ class VideoRenderer:
     seed_and_times: tuple[int, int]
     joints: Sequence[str]
     every_frames: int
+    retried: bool = False
 
     def render(
         self, score: SetScore, round_and_checkpoint: tuple[int, str], client: str | None, base: Path, folder: Path
@@ -105,6 +107,8 @@ class VideoRenderer:
             recording = self._recording(episode, caption)
             write_video(path, prediction_frames(recording, self.plan.camera_height), self.reader.fps)
         except (Zk0Error, OSError, RuntimeError, MemoryError) as e:
+            if self.retried and may_pass(e):
+                raise
             return first_line(e)
         return None
 
@@ -182,7 +186,9 @@ def render_evaluation_videos(
         reader, joints = EpisodeReader(Path(one.root), one.rename_map), session.contract.joints
         statistics = setup.statistics_of(one.report)
         every = session.evaluation.every_frames
-        renderer = VideoRenderer(policy, examples, reader, statistics, plan, seed_and_times, joints, every)
+        renderer = VideoRenderer(
+            policy, examples, reader, statistics, plan, seed_and_times, joints, every, retried=True
+        )
         folder = session_folder.rollouts(checkpoint.round) / _folder_name(one.dataset)
         videos += renderer.render(score, (checkpoint.round, checkpoint.digest), None, session_folder.path, folder)
     return tuple(videos)

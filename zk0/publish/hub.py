@@ -15,6 +15,7 @@ from pydantic import SecretStr
 from zk0.errors import HubUnavailable, PublishError, first_line
 from zk0.hub_outages import hub_outage
 from zk0.records import Record
+from zk0.storage.listing import files_below
 
 HUB_TOKEN = "HF_TOKEN"
 """Name of the environment variable with the token."""
@@ -50,7 +51,7 @@ def push_policy_folder(
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
-    files = sorted(f for f in folder.rglob("*") if f.is_file())
+    files = sorted(f for f in files_below(folder) if f.is_file())
     if not files:
         raise PublishError(f"{folder}: is empty; expected the folder of a saved policy")
     disable_progress_bars()

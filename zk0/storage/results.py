@@ -4,6 +4,7 @@ Each result is a JSON file `rollout_YYYYMMDD_HHMMSS.json`; its video, if there i
 result is written after the video, so a video without a result is unfinished.
 """
 
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated
@@ -12,6 +13,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from zk0.errors import EvaluationError
 from zk0.records import EpisodeVideo, Rollout
+from zk0.storage.listing import files_below
 
 _RESULT: TypeAdapter[Rollout | EpisodeVideo] = TypeAdapter(
     Annotated[Rollout | EpisodeVideo, Field(discriminator="kind")]
@@ -36,8 +38,9 @@ def read_rollouts(folder: Path) -> list[Rollout]:
 
     Raises:
         EvaluationError: a result cannot be read.
+        OSError: a folder cannot be listed.
     """
-    found = [r for r in map(read_result, folder.rglob("rollout_*.json")) if isinstance(r, Rollout)]
+    found = [r for r in map(read_result, result_files(folder, ".json")) if isinstance(r, Rollout)]
     return sorted(found, key=lambda r: (r.task, -1 if r.round is None else r.round, r.seed))
 
 
@@ -46,9 +49,19 @@ def read_episode_videos(folder: Path) -> list[EpisodeVideo]:
 
     Raises:
         EvaluationError: a result cannot be read.
+        OSError: a folder cannot be listed.
     """
-    found = [r for r in map(read_result, folder.rglob("rollout_*.json")) if isinstance(r, EpisodeVideo)]
+    found = [r for r in map(read_result, result_files(folder, ".json")) if isinstance(r, EpisodeVideo)]
     return sorted(found, key=lambda v: (v.dataset, v.round, v.episode))
+
+
+def result_files(folder: Path, suffix: str) -> Iterator[Path]:
+    """Yield the files `rollout_*` with this suffix in a folder and below it; none where there is no folder.
+
+    Raises:
+        OSError: a folder cannot be listed.
+    """
+    return (f for f in files_below(folder) if f.name.startswith("rollout_") and f.name.endswith(suffix))
 
 
 def remove_unfinished_videos(folder: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from zk0.errors import CheckpointError
 from zk0.storage.atomic import atomic_write_text
+from zk0.storage.listing import files_below
 
 SUMS_FILE = "SHA256SUMS"
 """Name of the list; it names every other file of the folder, and is checked by `sha256sum --check SHA256SUMS`."""
@@ -67,7 +68,7 @@ def renew_sums(folder: Path, editable: Collection[str]) -> dict[str, str]:
 
 
 def _listed_paths(folder: Path) -> list[str]:
-    files = (file.relative_to(folder) for file in folder.rglob("*") if file.is_file())
+    files = (file.relative_to(folder) for file in files_below(folder) if file.is_file())
     shown = (file for file in files if not any(part.startswith(".") for part in file.parts))
     return sorted(file.as_posix() for file in shown if file.as_posix() != SUMS_FILE)
 

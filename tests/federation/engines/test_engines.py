@@ -1,6 +1,8 @@
 """Every engine ends the same session with the same digest, and trains with the learning rate of the schedule."""
 
 import json
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from zk0.federation.protocol.membership import SilentJoinListener
 from zk0.settings.session import Session
 from zk0.weights.digests import load_weights
 
@@ -139,12 +142,39 @@ def test_two_local_workers_end_with_the_same_digest(
     in_this_process: list[str],
     my_workers: Callable[[], list[int]],
 ) -> None:
+    from zk0.federation.open import open_federation
+
     steps, session = Steps(), session_of(federation={"workers": 2})
-    assert digests(session, tmp_path, drive, steps.listen) == in_this_process
+    driven = drive(session, tmp_path)
+    with open_federation(session, "mini", tmp_path, steps.listen) as federation:
+        assert digests_on(federation, driven) == in_this_process
+        check_client_folders(tmp_path)
+        check_clients_join_in_parallel(federation, driven.plans()[0].terms, my_workers)
     assert steps == STEPS
     logs = [(tmp_path / f"server/worker-{i}.log").read_text() for i in (0, 1)]
     assert sum(log.count("step 3/3") for log in logs) == 6
-    check_client_folders(tmp_path)
+
+
+def check_clients_join_in_parallel(federation: Any, terms: Any, my_workers: Callable[[], list[int]]) -> None:
+    """One of two workers stops while its client joins; the other clients join all the same, before it goes on."""
+    _fork_server, stopped, _ = sorted(my_workers())  # the fork server is the oldest
+    events = list[str]()
+
+    class Answers(SilentJoinListener):
+        def on_join_answer(self, node: int, client: str, steps: Any, problem: str) -> None:
+            events.append(client)
+            if len(events) == 2:
+                events.append("continued")
+                os.kill(stopped, signal.SIGCONT)
+
+    os.kill(stopped, signal.SIGSTOP)
+    try:
+        members = federation.join(terms, listener=Answers())
+    finally:
+        os.kill(stopped, signal.SIGCONT)
+    assert [m.client for m in members] == ["a", "b", "c"]
+    assert events.index("continued") == 2
+    assert sorted(events) == ["a", "b", "c", "continued"]
 
 
 def test_ray_ends_with_the_same_digest(

@@ -22,7 +22,7 @@ from zk0.audit.signing_key import SigningKey
 from zk0.client.round_state import remove_session_state
 from zk0.client.secure_answers import SecureAnswers
 from zk0.diagnostics import memory_summary
-from zk0.errors import FederationError, TransientError, Zk0Error, first_line
+from zk0.errors import FederationError, Zk0Error, first_line, may_pass
 from zk0.federation.flower.flower_message import WEIGHTS_PATH
 from zk0.federation.protocol.answers import ADVERT, CONSENT, MASKED, MAX_REASON, REVEALED, SEALED
 from zk0.federation.protocol.client_log import client_log
@@ -166,7 +166,7 @@ def _join(message: Message, config: dict[str, Any]) -> RecordDict:
         member = client.join(steps.append)
     except Zk0Error as e:
         logger.error("{}", e)
-        return _with_steps(_refusal(str(e), isinstance(e, TransientError)), steps)
+        return _with_steps(_refusal(str(e), may_pass(e)), steps)
     if member.report.repairs:
         logger.info("{}: takes part with a repaired copy ({})", client.name, ", ".join(member.report.repairs))
     check_member(member, terms, config)
@@ -408,7 +408,7 @@ def _answer(message: Message, context: Context, work: Callable[[Message, dict[st
         with client_log(Path(config["scratch"]), Path(log) if (log := config.get("session_log")) else None):
             content = _recorded_answer(message, config, work)
     except Exception as e:  # sent to the server, which refuses this client's answer
-        content = _refusal(_error_text(e))
+        content = _refusal(_error_text(e), may_pass(e))
     return Message(content, reply_to=message)
 
 
@@ -420,10 +420,10 @@ def _recorded_answer(
         content = work(message, config)
     except Zk0Error as e:
         logger.error("{}", e)
-        content = _refusal(str(e), isinstance(e, TransientError))
+        content = _refusal(str(e), may_pass(e))
     except Exception as e:  # sent to the server, too
         logger.exception("{}", e)
-        content = _refusal(_error_text(e))
+        content = _refusal(_error_text(e), may_pass(e))
     if config.get(REMOTE):
         content = redacted_answer(content, ClientSettings.model_validate_json(config["client"]).dataset)
     try:
@@ -441,6 +441,6 @@ def _error_text(error: Exception) -> str:
     return f"{type(error).__name__}: {first_line(error)}; see the client's log"
 
 
-def _refusal(reason: str, may_pass: bool = False) -> RecordDict:
-    more = {"may_pass": True} if may_pass else {}
+def _refusal(reason: str, passing: bool = False) -> RecordDict:
+    more = {"may_pass": True} if passing else {}
     return RecordDict({"answer": ConfigRecord({"refusal": reason, **more})})

@@ -16,7 +16,7 @@ from zk0.report.video.side_by_side import write_side_by_side_videos
 from zk0.stats.intervals import wilson_interval
 from zk0.stats.smoothness import spectral_arc_length
 from zk0.storage.atomic import atomic_write_bytes
-from zk0.storage.results import read_result
+from zk0.storage.results import read_result, result_files
 
 ANALYSIS_FILE = "video_analysis.json"
 
@@ -28,7 +28,7 @@ def analyze_videos(folder: Path) -> MotionAnalysis:
         ReportError: there is no video, a video cannot be read, or a file cannot be written.
         EvaluationError: the result of a video cannot be read.
     """
-    results = [(path, read_result(path)) for path in sorted(folder.rglob("rollout_*.json"))]
+    results = [(path, read_result(path)) for path in sorted(result_files(folder, ".json"))]
     with_video = [(path.with_suffix(".mp4"), result) for path, result in results if result.video]
     if not with_video:
         raise ReportError(f"{folder}: no video of an attempt or an episode; expected rollout_*.mp4 with its .json")
@@ -46,7 +46,7 @@ def analyze_videos(folder: Path) -> MotionAnalysis:
 
 def has_videos(folder: Path) -> bool:
     """Whether there is a video of an attempt or of an episode below a folder."""
-    return next(folder.rglob("rollout_*.mp4"), None) is not None
+    return next(result_files(folder, ".mp4"), None) is not None
 
 
 def optical_flow_speeds(images: Sequence[Frame]) -> list[float]:
