@@ -169,6 +169,10 @@ def test_a_cpu_is_too_slow_for_the_whole_session(full: PolicyShapes) -> None:
     assert not time.suggestions[0].fits
     assert turn.available == 3600
     assert turn.suggestions[-1].fits
+    slow = dict.fromkeys(("vision", "text", "expert"), 1e10)
+    (time, _) = find_shortages(needs_of(full, machine, reference_speed(full).model_copy(update=slow)))
+    assert not any(s.fits for s in time.suggestions)
+    assert list(shortage_lines([time]))[-1].startswith("  these changes are not enough: use a faster machine")
 
 
 def test_a_small_session_has_no_shortage() -> None:
