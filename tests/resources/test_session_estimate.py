@@ -93,6 +93,8 @@ def test_batches_in_pieces_and_graphics_memory(full: PolicyShapes) -> None:
     as_fits = override_session(session, {"training.accumulate_steps": 0}, "test")
     least = memory_use(as_fits, (), full, on_gpu=False).worker_bytes
     assert whole - least == 63 * activation_bytes(full, 2, "embeddings")
+    few = memory_use(session, sizes_of(session, episodes=2, frames=8), full, on_gpu=False).worker_bytes  # 4 to train on
+    assert whole - few == pytest.approx(60 * activation_bytes(full, 2, "embeddings"), rel=1e-4)
     on_gpu = memory_use(session, (), full, on_gpu=True)
     assert on_gpu.gpu_bytes > 64 * activation_bytes(full, 2, "embeddings")
     assert on_gpu.worker_bytes < whole
