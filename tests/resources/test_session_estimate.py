@@ -174,6 +174,10 @@ def test_a_cpu_is_too_slow_for_the_whole_session(full: PolicyShapes) -> None:
     slow = dict.fromkeys(("vision", "text", "expert"), 1e10)
     (time, _) = find_shortages(needs_of(full, machine, reference_speed(full).model_copy(update=slow)))
     assert not any(s.fits for s in time.suggestions)
+    assert any("half the width" in s.change for s in time.suggestions)
+    odd = full.model_copy(update={"image_tokens": 81})
+    (time, _) = find_shortages(needs_of(odd, machine, reference_speed(odd).model_copy(update=slow)))
+    assert not any("half the width" in s.change for s in time.suggestions)
     assert list(shortage_lines([time]))[-1].startswith("  these changes are not enough: use a faster machine")
 
 
