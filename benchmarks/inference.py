@@ -25,7 +25,7 @@ from lerobot.robots.config import RobotConfig
 
 from zk0.policy.published_config import BASE_POLICY_FOLDER
 from zk0.settings.dataset_settings import SO101_JOINTS
-from zk0.simulator.arm import CAMERAS
+from zk0.simulator.tasks import CAMERAS
 
 MODES = ("sync", "rtc", "async")
 TASK = "Pick up the red cube"

@@ -53,12 +53,13 @@ def check_session_inputs(session: Session) -> None:
 def _check_inputs(session_json: str) -> None:
     from zk0.data.check.metadata_check import fault_list, metadata_faults
     from zk0.policy.config_faults import policy_config_faults
+    from zk0.simulator.tasks import describe_recordings
 
     session = Session.model_validate_json(session_json)
     check_writable(Path(session.output_dir), "output_dir")
     check_writable(Path(session.cache_dir), "cache_dir")
     recorded_arrivals(session, 1)
-    faults = metadata_faults(session)
+    faults = metadata_faults(session, describe_recordings)
     faults[f"policy {session.policy.path}"] = policy_config_faults(session)
     if count := sum(map(len, faults.values())):
         raise DatasetError(fault_list(f"{session.name}: {count} faults, found before anything was started", faults))

@@ -44,6 +44,14 @@ def test_so100_toml_fits_the_published_metadata(name: str, group: tuple[str, str
     assert (grouped.calibration, grouped.units) == group
 
 
+def test_the_sorting_arm_has_the_calibration_that_is_assumed() -> None:
+    """Of this dataset only counts and the names of the action's joints were seen."""
+    seen = json.loads((PUBLISHED / "svla_so100_sorting_action.json").read_text(encoding="utf-8"))
+    known = recognize_calibration(seen["action_names"])
+    assert known is not None
+    assert (known.name, known.units) == ("main", "degrees")
+
+
 def test_the_documented_table_is_that_of_the_code() -> None:
     page = (ROOT / "docs/so-arms.md").read_text(encoding="utf-8")
     for known in CALIBRATIONS:

@@ -13,7 +13,7 @@ from zk0.audit.ledger import Ledger
 from zk0.records import RoundRecord
 from zk0.settings.loading import load_session
 
-pytestmark = [pytest.mark.slow, pytest.mark.full_size, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.slow, pytest.mark.full_size, pytest.mark.timeout(3600)]
 SESSION = Path(__file__).parents[2] / "deployments/sessions/so100.toml"
 PARAMETERS = 450_046_176
 SMALL = {

@@ -93,6 +93,8 @@ def test_batches_in_pieces_and_graphics_memory(full: PolicyShapes) -> None:
     as_fits = override_session(session, {"training.accumulate_steps": 0}, "test")
     least = memory_use(as_fits, (), full, on_gpu=False).worker_bytes
     assert whole - least == 63 * activation_bytes(full, 2, "embeddings")
+    few = memory_use(session, sizes_of(session, episodes=2, frames=8), full, on_gpu=False).worker_bytes  # 4 to train on
+    assert whole - few == pytest.approx(60 * activation_bytes(full, 2, "embeddings"), rel=1e-4)
     on_gpu = memory_use(session, (), full, on_gpu=True)
     assert on_gpu.gpu_bytes > 64 * activation_bytes(full, 2, "embeddings")
     assert on_gpu.worker_bytes < whole
@@ -169,6 +171,14 @@ def test_a_cpu_is_too_slow_for_the_whole_session(full: PolicyShapes) -> None:
     assert not time.suggestions[0].fits
     assert turn.available == 3600
     assert turn.suggestions[-1].fits
+    slow = dict.fromkeys(("vision", "text", "expert"), 1e10)
+    (time, _) = find_shortages(needs_of(full, machine, reference_speed(full).model_copy(update=slow)))
+    assert not any(s.fits for s in time.suggestions)
+    assert any("half the width" in s.change for s in time.suggestions)
+    odd = full.model_copy(update={"image_tokens": 81})
+    (time, _) = find_shortages(needs_of(odd, machine, reference_speed(odd).model_copy(update=slow)))
+    assert not any("half the width" in s.change for s in time.suggestions)
+    assert list(shortage_lines([time]))[-1].startswith("  these changes are not enough: use a faster machine")
 
 
 def test_a_small_session_has_no_shortage() -> None:

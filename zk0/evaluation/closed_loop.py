@@ -21,9 +21,9 @@ from zk0.records import CAMERA_PREFIX, STATE, Rollout, RolloutSubject, RoundReco
 from zk0.settings.dataset_settings import SimulatorSettings
 from zk0.settings.evaluation_settings import RolloutSettings
 from zk0.settings.session import Session
-from zk0.simulator.arm import CAMERAS, IMAGE_VERSION, Observation, SimulatedArm
-from zk0.simulator.recordings import SIMULATOR_SCHEME
+from zk0.simulator.arm import IMAGE_VERSION, Observation, SimulatedArm
 from zk0.simulator.rollout import ActFunction, Trajectory, open_arms, simulate_attempts
+from zk0.simulator.tasks import CAMERAS, SIMULATOR_SCHEME
 from zk0.storage.session_folder import SessionFolder
 
 

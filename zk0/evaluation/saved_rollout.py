@@ -11,7 +11,7 @@ from zk0.policy.saved_policy import SavedPolicy, load_saved_policy
 from zk0.records import CAMERA_PREFIX, Rollout, RolloutSubject
 from zk0.settings.dataset_settings import SimulatorSettings
 from zk0.settings.evaluation_settings import RolloutSettings, VideoSettings
-from zk0.simulator.arm import CAMERAS
+from zk0.simulator.tasks import CAMERAS
 from zk0.training.device import pick_device
 
 

@@ -7,6 +7,14 @@ from zk0.resources.session_estimate import SessionEstimate
 from zk0.resources.suggestions import Resource, Shortage
 
 _DASH = "–"
+_OTHERWISE: dict[Resource, str] = {
+    "memory": "use a machine with more memory, or a smaller policy",
+    "disk": "free disk space, or let output_dir and cache_dir name folders on another disk",
+    "folder": "raise disk_limit_gb",
+    "time": "use a faster machine or one with a GPU, or a smaller policy",
+    "turn": "use a faster machine or one with a GPU, or a smaller policy",
+}
+"""What helps where no change is enough."""
 _TITLES: dict[Resource, str] = {
     "memory": "memory: about {needed}, this machine has {available} for it",
     "disk": "disk: up to {needed}, {available} are free",
@@ -27,7 +35,8 @@ def shortage_lines(shortages: Sequence[Shortage]) -> Iterator[str]:
             start = "and with" if number else "with"
             yield f"  {start} {suggestion.change}: {_amount(shortage, suggestion.needed)}{end}"
         if not any(suggestion.fits for suggestion in shortage.suggestions):
-            yield "  no setting makes it fit; use a machine with more of it or with a GPU, or a smaller policy"
+            changes = "these changes are not enough" if shortage.suggestions else "no change of settings is enough"
+            yield f"  {changes}: {_OTHERWISE[shortage.resource]}"
 
 
 def stage_rows(estimate: SessionEstimate) -> list[tuple[str, str, str, str, str]]:

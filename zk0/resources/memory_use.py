@@ -45,9 +45,10 @@ def memory_use(session: Session, sizes: Sequence[DatasetSize], shapes: PolicySha
     """
     cameras, training = len(session.contract.cameras), session.training
     weights = shapes.frozen_bytes + shapes.weight_bytes
-    frames = ceil(training.batch_size / (training.accumulate_steps or training.batch_size))  # 0: as few as must be
-    step = _training_bytes(session, shapes) + frames * activation_bytes(shapes, cameras, training.features)
     rows = max((ceil(s.training_frames / s.clients) for s in sizes if s.clients), default=0)
+    batch = min(training.batch_size, rows or training.batch_size)
+    frames = ceil(batch / (training.accumulate_steps or batch))  # 0: as few as must be
+    step = _training_bytes(session, shapes) + frames * activation_bytes(shapes, cameras, training.features)
     joints = len(session.contract.joints)
     arrays = 2 * 4 * rows * shapes.chunk * joints  # chunks as recorded and normalized
     build = 4 * shapes.parameters + 2 * shapes.text.layers * 4 * _text_layer_parameters(shapes)

@@ -176,7 +176,7 @@ def _fewer_frames(needs: SessionNeeds) -> tuple[str, SessionNeeds]:
 
 def _smaller_images(needs: SessionNeeds) -> tuple[str, SessionNeeds] | None:
     shapes = needs.policy
-    if not isinstance(shapes, PolicyShapes) or shapes.patches < 4 or shapes.image_tokens < 4:
+    if not isinstance(shapes, PolicyShapes) or shapes.image_tokens % 4:  # an odd grid of tokens cannot be halved
         return None
     changes = {"patches": shapes.patches // 4, "image_tokens": shapes.image_tokens // 4}
     return "a policy with images of half the width and height (resize_imgs_with_padding)", needs.model_copy(

@@ -17,10 +17,8 @@ from zk0.errors import SettingsError, SimulatorError
 from zk0.settings.dataset_settings import SO101_JOINTS, SimulatorSettings
 from zk0.simulator.rendering import INSTALL_HINT, choose_backend
 from zk0.simulator.simplified_meshes import simplify_meshes
-from zk0.simulator.tasks import FPS, SimulatedTask, find_task
+from zk0.simulator.tasks import CAMERAS, FPS, SimulatedTask, find_task
 
-CAMERAS = ("overhead", "wrist")
-"""Names of the simulated cameras."""
 IMAGE_VERSION = 2
 """Increases whenever the same scene is rendered differently."""
 SETTLE_STEPS = 1

@@ -11,8 +11,8 @@ from gymnasium.spaces import Box, Dict
 from numpy.typing import NDArray
 
 from zk0.settings.dataset_settings import SO101_JOINTS, SimulatorSettings
-from zk0.simulator.arm import CAMERAS, Observation, SimulatedArm
-from zk0.simulator.tasks import FPS, TASKS, find_task
+from zk0.simulator.arm import Observation, SimulatedArm
+from zk0.simulator.tasks import CAMERAS, FPS, TASKS, find_task
 
 MAX_STEPS = 60
 """Limit of an episode."""

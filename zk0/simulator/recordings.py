@@ -10,8 +10,7 @@ from zk0.data.dataset_writer import write_dataset
 from zk0.data.locate import locate
 from zk0.errors import DatasetError
 from zk0.settings.dataset_settings import SO101_JOINTS, SimulatorSettings
-
-SIMULATOR_SCHEME = "sim:"
+from zk0.simulator.tasks import FPS, ROBOT_TYPE, SIMULATOR_SCHEME
 
 
 def locate_or_record(uri: str, cache: Path, simulator: SimulatorSettings) -> Path:
@@ -54,10 +53,9 @@ def with_task_seeds(task: str, simulator: SimulatorSettings) -> SimulatorSetting
 
 def _record(task: str, simulator: SimulatorSettings, target: Path) -> None:
     from zk0.simulator.demonstrations import demonstrate
-    from zk0.simulator.tasks import FPS
 
     episodes = (demonstration.frames for demonstration in demonstrate(task, simulator))
-    written = write_dataset(target, episodes, fps=FPS, joints=SO101_JOINTS, robot_type="so101_follower")
+    written = write_dataset(target, episodes, fps=FPS, joints=SO101_JOINTS, robot_type=ROBOT_TYPE)
     if written != simulator.episodes:
         raise DatasetError(f"{target}: {written} episodes recorded, expected {simulator.episodes}")
 

@@ -8,10 +8,15 @@ from typing import Literal
 from pydantic import Field
 
 from zk0.errors import SimulatorError
-from zk0.records import Record
+from zk0.records import DatasetReport, Record
+from zk0.settings.dataset_settings import SO101_JOINTS, SimulatorSettings
 
+SIMULATOR_SCHEME = "sim:"
 FPS = 10
 """Actions and frames per simulated second."""
+CAMERAS = ("overhead", "wrist")
+"""Names of the simulated cameras."""
+ROBOT_TYPE = "so101_follower"
 
 
 class SimulatedTask(Record):
@@ -110,3 +115,26 @@ def find_task(name: str) -> SimulatedTask:
             f"place-CUBE-DISC or stack-CUBE-BELOW with two different colors of {', '.join(COLORS)}"
         )
     return _ALL_TASKS[name]
+
+
+def describe_recordings(uri: str, settings: SimulatorSettings) -> DatasetReport:
+    """Return what is known of a `sim:` dataset before it is recorded; the number of its frames is not.
+
+    Raises:
+        SimulatorError: there is no such task.
+
+    >>> describe_recordings("sim:lift-red", SimulatorSettings()).tasks
+    ('Pick up the red cube',)
+    """
+    task = find_task(uri.removeprefix(SIMULATOR_SCHEME))
+    return DatasetReport(
+        dataset=uri,
+        root="",
+        robot_type=ROBOT_TYPE,
+        fps=FPS,
+        episodes=settings.episodes,
+        cameras=CAMERAS,
+        state_names=SO101_JOINTS,
+        action_names=SO101_JOINTS,
+        tasks=(task.text,),
+    )

@@ -8,9 +8,11 @@ import pytest
 from hub_state import Hub, Repository
 from published_hub import DATASETS
 
-from zk0.data.check.metadata_check import fault_list, metadata_faults
+from zk0.data.check import metadata_check
+from zk0.data.check.metadata_check import fault_list
 from zk0.settings.loading import load_session
 from zk0.settings.session import Session
+from zk0.simulator.tasks import describe_recordings
 
 SO100 = Path(__file__).parents[3] / "deployments/sessions/so100.toml"
 EVALUATION_SETS = ("choyf3/so101_test_20250908", "griffinlabs/record-trial-2", "JamesChen007/so101-test")
@@ -41,6 +43,10 @@ def publish(hub: Hub, name: str, changes: dict[str, Any]) -> None:
     }  # fmt: skip
     hub.repositories[f"datasets/{name}"] = repository = Repository(private=False)
     repository.commit("info", {"meta/info.json": json.dumps(info).encode(), "videos/large.mp4": b"not to be fetched"})
+
+
+def metadata_faults(session: Session) -> dict[str, list[str]]:
+    return metadata_check.metadata_faults(session, describe_recordings)
 
 
 @pytest.fixture
@@ -114,3 +120,24 @@ def test_units_that_only_values_tell_are_no_fault_yet(hub_of_infos: Hub, so100: 
     client = so100.clients[3].model_copy(update={"units": None})
     session = so100.model_copy(update={"clients": (*so100.clients[:3], client)})
     assert not any(metadata_faults(session).values())
+
+
+def test_an_evaluation_set_of_no_clients_group_is_a_fault(hub_of_infos: Hub, so100: Session) -> None:
+    only_old = so100.model_copy(update={"clients": so100.clients[:3]})
+    found = {subject: faults for subject, faults in metadata_faults(only_old).items() if faults}
+    assert list(found) == [f"hf:{name} (evaluation set)" for name in EVALUATION_SETS]
+    assert all("in normalized, and no client whose" in fault for (fault,) in found.values())
+    assert all(fault.endswith("a client's group: main-degrees") for (fault,) in found.values())
+    pos = so100.clients[3].model_copy(update={"units": None})  # its values may turn out to be in these units
+    assert not any(metadata_faults(so100.model_copy(update={"clients": (pos, *so100.clients[:3])})).values())
+
+
+def test_simulated_datasets_are_described_before_they_are_recorded(hub_of_infos: Hub, so100: Session) -> None:
+    places = ("sim:lift-pink", "sim:lift-red")
+    clients = tuple(so100.clients[3].model_copy(update={"name": p[-3:], "dataset": p}) for p in places)
+    found = metadata_faults(so100.model_copy(update={"clients": (*so100.clients, *clients)}))
+    assert "simulated task 'lift-pink' does not exist" in found["sim:lift-pink (client ink)"][0]
+    (rename, *cameras) = found["sim:lift-red (client red)"]
+    assert "observation.images.up, observation.images.side, which the dataset does not have" in rename
+    assert len(cameras) == 2
+    assert found["frames per second"][0].startswith("sim:lift-red (client red) at 10 fps; expected 30 fps")

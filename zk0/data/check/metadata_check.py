@@ -1,15 +1,16 @@
 """What `meta/info.json` alone tells about the datasets of a session, before any data is fetched."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from zk0.data.check.admission import wrong_episode_count
-from zk0.data.check.contract_rules import check_contract, check_same_rate, known_units
+from zk0.data.check.contract_rules import check_same_rate, with_contract
 from zk0.data.dataset_folder import list_folder
 from zk0.data.dataset_info import DatasetInfo, camera_name, read_dataset_info, resolve_renames
 from zk0.data.locate import locate_metadata
-from zk0.errors import DatasetError
+from zk0.errors import DatasetError, SimulatorError
 from zk0.records import ACTION, STATE, DatasetReport, JointUnits, Record
+from zk0.settings.dataset_settings import SimulatorSettings
 from zk0.settings.session import Session
 
 _EVALUATION_SET = "evaluation set"
@@ -40,23 +41,28 @@ class DatasetUse(Record):
         return self.purpose == _EVALUATION_SET
 
 
-def metadata_faults(session: Session) -> dict[str, list[str]]:
+def metadata_faults(
+    session: Session, describe_simulated: Callable[[str, SimulatorSettings], DatasetReport]
+) -> dict[str, list[str]]:
     """Return every fault that the metadata of the session's datasets shows, by dataset and purpose.
 
-    Simulated datasets are left out: they are recorded for the session.
+    Args:
+        session: that names the datasets.
+        describe_simulated: returns the facts of a `sim:` dataset, which is recorded only when the session runs.
     """
-    faults, reports = dict[str, list[str]](), dict[str, DatasetReport]()
+    faults, uses, reports = dict[str, list[str]](), dict[str, DatasetUse](), dict[str, DatasetReport]()
     for use in dataset_uses(session):
-        if use.dataset.startswith("sim:"):
-            continue
         where = f"{use.dataset} ({use.purpose})"
+        uses[where] = use
         try:
-            info = read_use_info(use, Path(session.cache_dir))
-        except DatasetError as e:
+            report, faults[where] = _facts(use, session, describe_simulated)
+        except (DatasetError, SimulatorError) as e:
             faults[where] = [str(e).removeprefix(f"{use.dataset.removeprefix('hf:')}: ")]
             continue
-        reports[where] = report = _report(use, info)
-        faults[where] = list(_info_faults(session, use, info, report))
+        reports[where] = report = with_contract(report, session.contract, use.rename_map, use.units)
+        faults[where] += _report_faults(use, report)
+    for where, fault in _group_faults(session, uses, reports):
+        faults[where].append(fault)
     try:
         if reports:
             check_same_rate(reports, session.contract)
@@ -104,6 +110,21 @@ def read_use_info(use: DatasetUse, cache: Path) -> DatasetInfo:
     return read_dataset_info(list_folder(locate_metadata(use.location, cache)))
 
 
+def _facts(
+    use: DatasetUse, session: Session, describe_simulated: Callable[[str, SimulatorSettings], DatasetReport]
+) -> tuple[DatasetReport, list[str]]:
+    """Return what is known of a dataset, and the fault of its format."""
+    if use.dataset.startswith("sim:"):
+        return describe_simulated(use.dataset, session.simulator), []
+    info = read_use_info(use, Path(session.cache_dir))
+    if info.is_v3 or use.may_repair:
+        return _report(use, info), []
+    return _report(use, info), [
+        f'format {info.codebase_version}, expected v3.0; set data.repair = "repair" (and let the client allow it) '
+        f"to use a converted copy, or make one: zk0 data repair {use.dataset} FOLDER, and name it as local:FOLDER"
+    ]
+
+
 def _report(use: DatasetUse, info: DatasetInfo) -> DatasetReport:
     """The facts of a check that need no data; the units stay unknown, because only values tell them."""
     stored = {new: old for old, new in resolve_renames(info, use.rename_map).items()}
@@ -121,20 +142,38 @@ def _report(use: DatasetUse, info: DatasetInfo) -> DatasetReport:
     )
 
 
-def _info_faults(session: Session, use: DatasetUse, info: DatasetInfo, report: DatasetReport) -> Iterator[str]:
-    if not info.is_v3 and not use.may_repair:
-        yield (
-            f'format {info.codebase_version}, expected v3.0; set data.repair = "repair" (and let the client allow it) '
-            f"to use a converted copy, or make one: zk0 data repair {use.dataset} FOLDER, and name it as local:FOLDER"
-        )
+def _report_faults(use: DatasetUse, report: DatasetReport) -> Iterator[str]:
     if report.episodes is not None and report.episodes < use.episodes:
         yield f"{report.episodes} episodes, expected at least {use.episodes}"
     if use.expected_episodes not in (None, report.episodes) and not use.may_repair:
         yield wrong_episode_count(report.episodes, use.expected_episodes)
-    for finding in check_contract(report, session.contract, use.rename_map, use.units):
-        is_decided = finding.rule != "contract-units" or known_units(report, use.units)
-        if finding.severity == "error" and is_decided:  # values decide about the units, and a warning is no fault
+    for finding in report.errors:
+        if finding.rule != "contract-units" or report.units:  # else the values decide about the units
             yield str(finding)
+
+
+def _group_faults(
+    session: Session, uses: Mapping[str, DatasetUse], reports: Mapping[str, DatasetReport]
+) -> Iterator[tuple[str, str]]:
+    """Yield the evaluation sets, each with the fault, that are in no client's group, whatever their values are."""
+    clients = [where for where, use in uses.items() if not use.is_evaluation_set]
+    if not session.contract.other_groups or not clients or not all(where in reports for where in clients):
+        return
+    groups = [reports[where] for where in clients]
+    for where, report in reports.items():
+        if where in clients or report.calibration is None or any(_may_share_group(report, one) for one in groups):
+            continue
+        expected = ", ".join(sorted({f"{one.calibration}-{one.units or 'any'}" for one in groups}))
+        yield (
+            where,
+            f"joints {', '.join(report.state_names[:2])}, ... in {report.units or 'unknown units'}, and no client "
+            f"whose statistics it could be normalized with; expected those of a client's group: {expected}",
+        )
+
+
+def _may_share_group(one: DatasetReport, other: DatasetReport) -> bool:
+    """Whether two datasets are in one group as far as is known: units that only the values tell may be any."""
+    return one.calibration == other.calibration and (one.units == other.units or None in (one.units, other.units))
 
 
 def fault_list(title: str, faults: Mapping[str, list[str]]) -> str:

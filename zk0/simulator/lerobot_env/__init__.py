@@ -14,8 +14,7 @@ from lerobot.envs.configs import EnvConfig
 
 from zk0.records import ACTION, CAMERA_PREFIX, STATE
 from zk0.settings.dataset_settings import SO101_JOINTS
-from zk0.simulator.arm import CAMERAS
-from zk0.simulator.tasks import FPS
+from zk0.simulator.tasks import CAMERAS, FPS
 
 
 @EnvConfig.register_subclass("so101_sim")

@@ -9,8 +9,9 @@ from lerobot.utils.errors import DeviceAlreadyConnectedError, DeviceNotConnected
 
 from zk0.errors import SimulatorError
 from zk0.settings.dataset_settings import SO101_JOINTS, SimulatorSettings
-from zk0.simulator.arm import CAMERAS, Observation, SimulatedArm
+from zk0.simulator.arm import Observation, SimulatedArm
 from zk0.simulator.lerobot_robot.simulated_follower_config import SimulatedFollowerConfig
+from zk0.simulator.tasks import CAMERAS
 
 
 class SimulatedFollower(Robot):
