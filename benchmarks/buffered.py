@@ -9,12 +9,19 @@ synchronous round takes as long as its slowest client; the ledger of a buffered 
 the last loss of its synchronous session on the evaluation sets; the buffered session ends with the first server step
 after `--share` of the synchronous session's virtual time. Last losses are paired over episodes. Sessions that are
 already in `--out` are read, not run again.
+
+With `--wall N` the same sessions run in real time: each client trains in a worker process of its own, and its answer
+comes N seconds for each of its virtual seconds after its request, or when it is there, if that is later. Times are then
+those from the ledger's record of round 0 to that of a round, with what the server needs.
 """
 
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -30,6 +37,7 @@ def main() -> None:
     parser.add_argument("--seconds", default="1,2,5,10", help="virtual seconds of each client's training")
     parser.add_argument("--size", type=int, default=2, help="buffer.size")
     parser.add_argument("--share", type=float, default=1 / 3, help="of the synchronous virtual time; default: a third")
+    parser.add_argument("--wall", type=float, metavar="N", help="real time: N seconds for each virtual one")
     parser.add_argument("--out", type=Path, default=Path("outputs/buffered"), help="folder of the sessions")
     parser.add_argument("--json", metavar="FILE", help="also write the numbers to this file")
     parser.add_argument("--set", metavar="NAME=VALUE", action="append", default=[], help="replace a setting")
@@ -37,16 +45,26 @@ def main() -> None:
     seconds = [float(one) for one in arguments.seconds.split(",")]
     settings = parse_overrides(arguments.set)
     rows = [
-        row(arguments.session, int(seed), settings, (seconds, arguments.size, arguments.share), arguments.out)
+        row(
+            arguments.session,
+            int(seed),
+            settings,
+            (seconds, arguments.size, arguments.share, arguments.wall),
+            arguments.out,
+        )
         for seed in arguments.seeds.split(",")
     ]
-    sys.stdout.write(table(rows) + "\n")
+    sys.stdout.write(table(rows, "virtual" if arguments.wall is None else "wall") + "\n")
     if arguments.json:
         Path(arguments.json).write_text(json.dumps({"rows": rows}, indent=2) + "\n", encoding="utf-8")
 
 
 def row(
-    session: Path, seed: int, settings: dict[str, Any], federation: tuple[Sequence[float], int, float], out: Path
+    session: Path,
+    seed: int,
+    settings: dict[str, Any],
+    federation: tuple[Sequence[float], int, float, float | None],
+    out: Path,
 ) -> dict[str, Any]:
     """Return the virtual time to the target loss of both modes, and their last losses, for one seed.
 
@@ -54,25 +72,37 @@ def row(
         session: the session file.
         seed: of both sessions.
         settings: that replace those of the file.
-        federation: virtual seconds of each client, size of the buffer, share of the synchronous virtual time.
+        federation: virtual seconds of each client, size of the buffer, share of the synchronous virtual time, and real
+            seconds of a virtual one (None: a virtual clock).
         out: folder of the sessions.
     """
     from zk0.audit.ledger import Ledger
     from zk0.settings.loading import load_session
     from zk0.stats.model_comparison import compare_models, read_model_results
 
-    seconds, size, share = federation
+    seconds, size, share, wall = federation
     chosen = settings | {"seed": seed}
     loaded = load_session(session, chosen)
     of_client = dict(zip(loaded.client_names(), seconds, strict=True))
     slowest = max(seconds)
     end = slowest * loaded.rounds * share
-    waiting = run(session, chosen, out / f"synchronous-{seed}")
-    mode = {"federation.mode": "buffered", "buffer.size": size, "buffer.simulated_seconds": of_client}
-    steps = {"rounds": server_steps(of_client, size, end)}
-    eager = run(session, chosen | mode | steps, out / f"buffered-{size}-{seed}")
-    synchronous = [(slowest * r.round, loss(r)) for r in Ledger(waiting / "ledger.jsonl").read()]
-    buffered = [(r.buffered.clock if r.buffered else 0.0, loss(r)) for r in Ledger(eager / "ledger.jsonl").read()]
+    mode: dict[str, Any] = {
+        "federation.mode": "buffered",
+        "buffer.size": size,
+        "rounds": server_steps(of_client, size, end),
+    }
+    if wall is None:
+        waiting = run(session, chosen, out / f"synchronous-{seed}")
+        clock = {"buffer.simulated_seconds": of_client}
+        eager = run(session, chosen | mode | clock, out / f"buffered-{size}-{seed}")
+        synchronous = [(slowest * r.round, loss(r)) for r in Ledger(waiting / "ledger.jsonl").read()]
+        buffered = [(r.buffered.clock if r.buffered else 0.0, loss(r)) for r in Ledger(eager / "ledger.jsonl").read()]
+    else:
+        chosen |= {"federation.workers": len(of_client)}
+        with slow_clients({name: wall * found for name, found in of_client.items()}):
+            waiting = run(session, chosen, out / f"synchronous-wall-{seed}")
+            eager = run(session, chosen | mode, out / f"buffered-wall-{size}-{seed}")
+        synchronous, buffered = (wall_times(Ledger(found / "ledger.jsonl").read()) for found in (waiting, eager))
     target = synchronous[-1][1]
     change = [
         one.model_dump()
@@ -82,7 +112,7 @@ def row(
     return {
         "seed": seed,
         "target": target,
-        "synchronous_seconds": time_to(synchronous, target),
+        "synchronous_seconds": synchronous[-1][0],
         "buffered_seconds": time_to(buffered, target),
         "end": buffered[-1],
         "change": change,
@@ -127,6 +157,41 @@ def run(session: Path, settings: dict[str, Any], place: Path) -> Path:
         return Path(federated_session(config=str(session), overrides=settings | quick))
 
 
+@contextmanager
+def slow_clients(seconds: dict[str, float]) -> Iterator[None]:
+    """Let the answers to requests to train arrive so many seconds after these, in sessions of the local engine."""
+    from zk0.federation.engines import local
+
+    class SlowGrid(local.LocalGrid):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            self._due: dict[str, float] = {}
+
+        def push_messages(self, messages: Any) -> list[str]:
+            now, sent = time.monotonic(), list(messages)
+            for message in sent:
+                if message.metadata.message_type == "train":
+                    name = self._clients[message.metadata.dst_node_id]
+                    self._due[message.metadata.message_id] = now + seconds[name]
+            return super().push_messages(sent)
+
+        def pull_messages(self, ids: Any) -> list[Any]:
+            now = time.monotonic()
+            return super().pull_messages([one for one in ids if self._due.get(one, now) <= now])
+
+    original, local.LocalGrid = local.LocalGrid, SlowGrid
+    try:
+        yield
+    finally:
+        local.LocalGrid = original
+
+
+def wall_times(history: Sequence[Any]) -> list[tuple[float, float]]:
+    """Return for each round the seconds since round 0, and its loss."""
+    began = datetime.fromisoformat(history[0].finished_at)
+    return [((datetime.fromisoformat(one.finished_at) - began).total_seconds(), loss(one)) for one in history]
+
+
 def loss(record: Any) -> float:
     """Return the loss of a round on the evaluation sets."""
     return float(record.evaluation.policy_loss)
@@ -137,10 +202,10 @@ def time_to(losses: Sequence[tuple[float, float]], target: float) -> float | Non
     return next((time for time, found in losses if found <= target), None)
 
 
-def table(rows: list[dict[str, Any]]) -> str:
+def table(rows: list[dict[str, Any]], clock: str) -> str:
     """Format the result as a table."""
     lines = [
-        "| seed | loss of synchronous rounds | after, virtual s | buffered: at most this loss after | ratio | "
+        f"| seed | loss of synchronous rounds | after, {clock} s | buffered: at most this loss after | ratio | "
         "loss at its end | change |",
         "|---|---:|---:|---:|---:|---:|---:|",
     ]
