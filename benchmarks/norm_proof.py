@@ -11,9 +11,9 @@ measured:
     bases           the server: sums of all W with the same signs, which both need for the commitments of projections
     commitments with a table    a client: r G + u H with another r for each weight: a multiplication of one fixed point
 
-Commitments and one sum of bases take all weights (`--values`), projections are `--measured` of `--projections`; the
-table says what is multiplied. Of points W a few thousand are made and used in turn: a multiplication takes the same
-time for each of them.
+Every step does the same for each weight. A tenth of the weights is measured and times ten is printed (`--part`), and
+projections are `--measured` of `--projections`. Of points W a few thousand are made and used in turn: a multiplication
+takes the same time for each of them.
 """
 
 import argparse
@@ -73,14 +73,17 @@ def main() -> None:
     """Measure, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--values", type=int, default=LORA_VALUES, help=f"weights; default: {LORA_VALUES:,}")
+    parser.add_argument("--part", type=float, default=0.1, help="of the weights, which is measured; default: 0.1")
     parser.add_argument("--projections", type=int, default=1000, help="of one update; default: 1000, as in RiseFL")
     parser.add_argument("--measured", type=int, default=20, help="projections that are measured; default: 20")
     arguments = parser.parse_args()
-    sys.stdout.write("\n".join(measure(arguments.values, arguments.projections, arguments.measured)) + "\n")
+    sys.stdout.write("\n".join(measure(arguments)) + "\n")
 
 
-def measure(values: int, projections: int, measured: int) -> list[str]:
+def measure(arguments: argparse.Namespace) -> list[str]:
     """Return the lines of the table."""
+    values, projections, measured = arguments.values, arguments.projections, arguments.measured
+    part = round(values * arguments.part)
     curve = Curve()
     bases = random_points(curve, _BASES)
     numbers = [curve.number(secrets.token_bytes(2)) for _ in range(_BASES)]
@@ -97,16 +100,17 @@ def measure(values: int, projections: int, measured: int) -> list[str]:
     def add(i: int) -> None:
         curve.add(out, bases[i % _BASES])
 
-    commitments, table = cpu_seconds(commit, values), cpu_seconds(commit_with_table, values // 10) * 10
-    base, projection = cpu_seconds(add, values), project(values, measured) / measured
     rows = [
-        ("client", f"{values:,} commitments", commitments),
-        ("client", f"{projections:,} projections ({measured} measured)", projection * projections),
-        ("server", f"{projections:,} sums of bases (1 measured)", base * projections),
-        ("client", f"{values:,} commitments with a table (a tenth measured)", table),
+        ("client", f"{values:,} commitments", cpu_seconds(commit, part)),
+        ("client", f"{projections:,} projections", project(part, measured) / measured * projections),
+        ("server", f"{projections:,} sums of bases", cpu_seconds(add, part) * projections),
+        ("client", f"{values:,} commitments with a table", cpu_seconds(commit_with_table, part)),
     ]
-    lines = [f"| {who} | {what} | {found:.0f} | {found / values * 1e6:.2f} |" for who, what, found in rows]
-    return ["| who | step | CPU s | µs for each weight |", "|---|---|---:|---:|", *lines]
+    lines = [
+        f"| {who} | {what} | {found / arguments.part:.0f} | {found / part * 1e6:.1f} |" for who, what, found in rows
+    ]
+    title = f"{part:,} of {values:,} weights and {measured} of {projections:,} projections are measured"
+    return [title, "", "| who | step | CPU s | µs for each weight |", "|---|---|---:|---:|", *lines]
 
 
 def random_points(curve: Curve, count: int) -> list[ctypes.c_void_p]:

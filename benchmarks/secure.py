@@ -1,9 +1,11 @@
 """What secure aggregation costs a client and the server, for the trained weights of the full policy.
 
     python benchmarks/secure.py --neighbors 10
+    python benchmarks/secure.py --dropouts
 
 One client masks real-sized deltas with its neighbors; the others only exchange keys and shares. Seconds are those of
-the processor. Needs 1.2 GB of disk for a while.
+the processor. Needs 1.2 GB of disk for a while. `--dropouts` prints instead how often a round goes on when so many of
+its clients, drawn at random, drop out after they have shared their secrets.
 """
 
 import argparse
@@ -28,7 +30,11 @@ def main() -> None:
         "--neighbors", type=int, default=10, help="clients with which each one shares masks; default: 10"
     )
     parser.add_argument("--bits", type=int, default=16, choices=(16, 32), help="of a word; default: 16")
+    parser.add_argument("--dropouts", action="store_true", help="print how often rounds survive dropouts, and end")
     arguments = parser.parse_args()
+    if arguments.dropouts:
+        sys.stdout.write("\n".join(dropout_lines(2000)) + "\n")
+        return
     with tempfile.TemporaryDirectory() as folder:
         lines = measure(Path(folder), arguments.values, arguments.neighbors, arguments.bits)
     sys.stdout.write("\n".join(lines) + "\n")
@@ -90,6 +96,35 @@ def measure(folder: Path, values: int, neighbors: int, bits: int) -> list[str]:
     rows = [f"| {name} | {used:.2f} |" for name, used in seconds.items()]
     title = f"{values:,} weights, {neighbors} neighbors, {bits} bits: {masked.stat().st_size / 1e6:.1f} MB are sent"
     return [f"{title}, at most {peak:.0f} MB of memory", "", "| message | CPU s |", "|---|---:|", *rows]
+
+
+def dropout_lines(draws: int) -> list[str]:
+    """Return the lines of the table of dropouts."""
+    parts = {"5 %": 0.05, "10 %": 0.1, "20 %": 0.2, "a third": 1 / 3}
+    lines = [f"| clients | neighbors | {' | '.join(parts)} |", "|---:" * (2 + len(parts)) + "|"]
+    for clients, neighbors in ((11, 10), (20, 10), (50, 10), (50, 20), (100, 10), (100, 20), (100, 40), (100, 100)):
+        found = [survival(clients, neighbors, int(clients * part), draws) for part in parts.values()]
+        lines.append(f"| {clients} | {neighbors} | {' | '.join(f'{one:.0%}'.replace('%', ' %') for one in found)} |")
+    return lines
+
+
+def survival(clients: int, neighbors: int, gone: int, draws: int) -> float:
+    """Return the fraction of draws in which every client's secrets can still be put together."""
+    from zk0.secure.messages import threshold_of
+    from zk0.secure.neighbors import neighbor_graph
+
+    names = [f"c{i:03d}" for i in range(clients)]
+    graph = neighbor_graph(names, neighbors, b"seed")
+    holders = np.zeros((clients, clients), np.int64)
+    for at, name in enumerate(names):
+        holders[at, [at, *(names.index(other) for other in graph[name])]] = 1
+    least = np.array([threshold_of(int(count)) for count in holders.sum(axis=1)])
+    draw, good = np.random.default_rng(0), 0
+    for _ in range(draws):
+        left = np.ones(clients, np.int64)
+        left[draw.choice(clients, gone, replace=False)] = 0
+        good += bool((holders @ left >= least).all() and left.sum() >= threshold_of(clients))
+    return good / draws
 
 
 def save_deltas(folder: Path, values: int) -> Path:
