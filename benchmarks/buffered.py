@@ -13,17 +13,24 @@ already in `--out` are read, not run again.
 With `--wall N` the same sessions run in real time: each client trains in a worker process of its own, and its answer
 comes N seconds for each of its virtual seconds after its request, or when it is there, if that is later. Times are then
 those from the ledger's record of round 0 to that of a round, with what the server needs.
+
+    python benchmarks/buffered.py --many 100,300,1000
+
+runs ten buffered rounds of ten updates with so many clients, all in one process and without Prefect, and prints the CPU
+time of an update (its training of one step, messages, checks, aggregation), the resident memory after rounds 2 and 10,
+and the bytes of a round's line in the ledger.
 """
 
 import argparse
 import json
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any
 
 
@@ -32,7 +39,8 @@ def main() -> None:
     from flows.cli.session_run import parse_overrides
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("session", type=Path)
+    parser.add_argument("session", type=Path, nargs="?")
+    parser.add_argument("--many", metavar="N,N", help="numbers of clients; prints what an update costs, and ends")
     parser.add_argument("--seeds", default="42,43,44", help="seeds of the sessions")
     parser.add_argument("--seconds", default="1,2,5,10", help="virtual seconds of each client's training")
     parser.add_argument("--size", type=int, default=2, help="buffer.size")
@@ -42,6 +50,11 @@ def main() -> None:
     parser.add_argument("--json", metavar="FILE", help="also write the numbers to this file")
     parser.add_argument("--set", metavar="NAME=VALUE", action="append", default=[], help="replace a setting")
     arguments = parser.parse_args()
+    if arguments.many:
+        sys.stdout.write("\n".join(many_lines([int(count) for count in arguments.many.split(",")])) + "\n")
+        return
+    if arguments.session is None:
+        parser.error("SESSION or --many is needed")
     seconds = [float(one) for one in arguments.seconds.split(",")]
     settings = parse_overrides(arguments.set)
     rows = [
@@ -200,6 +213,81 @@ def loss(record: Any) -> float:
 def time_to(losses: Sequence[tuple[float, float]], target: float) -> float | None:
     """Return the virtual time of the first round whose loss is at most the target; None if there is none."""
     return next((time for time, found in losses if found <= target), None)
+
+
+def many_lines(counts: list[int]) -> list[str]:
+    """Return the lines of the table of many clients."""
+    from overhead import write_data
+
+    lines = [
+        "| clients | CPU ms of an update | at work | MB after round 2 | MB after round 10 | bytes of a line |",
+        "|---:|---:|---:|---:|---:|---:|",
+    ]
+    with tempfile.TemporaryDirectory() as place:
+        write_data(Path(place), 1)
+        for count in counts:
+            lines.append(f"| {count} | {' | '.join(many_clients(Path(place), count))} |")
+            sys.stderr.write(lines[-1] + "\n")
+    return lines
+
+
+def many_clients(folder: Path, count: int) -> list[str]:
+    """Return the cells of one row: buffered rounds of so many clients, which share one dataset."""
+    from zk0.aggregation.aggregate import aggregate
+    from zk0.aggregation.reduction_plan import AggregationTerms
+    from zk0.aggregation.stale_updates import StaleStart
+    from zk0.data.statistics import pool_moments
+    from zk0.diagnostics import resident_bytes
+    from zk0.evaluation.global_model import build_start_policy
+    from zk0.federation.open import get_buffered_federation, open_federation
+    from zk0.federation.protocol.buffered_federation import BufferedRequest, RoundStart
+    from zk0.records import BufferedRound
+    from zk0.settings.loading import parse_session
+    from zk0.settings.plans import RoundPlan, session_terms
+
+    names = [f"client-{number:04d}" for number in range(count)]
+    values = {
+        "clients": [{"name": name, "dataset": f"local:{folder / 'client-000'}"} for name in names],
+        "evaluation": {"datasets": [{"dataset": f"local:{folder / 'unseen'}"}]},
+        "contract": {"cameras": ["front"]},
+        "policy": {"path": "tiny"},
+        "training": {"local_steps": 1, "batch_size": 8, "lr": 1e-3},
+        "federation": {"workers": 0, "mode": "buffered"},
+        "buffer": {"size": 10, "concurrency": 20},
+        "cache_dir": str(folder / "cache"),
+    }
+    session, here = parse_session(values, "many"), folder / f"many-{count}"
+    terms, weights, used = session_terms(session, here.name), [here / "0.safetensors"], list[float]()
+    last: BufferedRound | None = None
+    resident = list[float]()
+    with open_federation(session, here.name, here):
+        federation = get_buffered_federation(here.name)
+        statistics = pool_moments([member.statistics for member in federation.join(terms)])
+        recipe, digest, _ = build_start_policy(session, weights[0])
+        digests = [digest]
+
+        def start(client: str, began: int) -> RoundStart:
+            plan = RoundPlan(
+                terms=terms, round=began, client=client, recipe=recipe, global_digest=digests[began - 1], lr=1e-3,
+                statistics=statistics, mu=0.01, training=session.training.local_settings(), buffered=True,
+                scheduler=session.scheduler,
+            )  # fmt: skip
+            return RoundStart(plan, weights[began - 1], weights[began - 1])
+
+        for number in range(1, 11):
+            began, spool = time.process_time(), here / f"updates-{number}"
+            found = federation.train_buffered(BufferedRequest(number, spool, session.buffer, names, last, start))
+            last = found.clients.record(found.waited_seconds)
+            old = [one for one in last.arrivals if one.factor and one.began < number]
+            stale = {one.client: StaleStart(weights[one.began - 1], one.factor or 0.0) for one in old}
+            weights.append(here / f"{number}.safetensors")
+            updates = found.updates.updates
+            digests.append(aggregate(updates, weights[-2], weights[-1], AggregationTerms(stale=stale)).digest)
+            used.append((time.process_time() - began) / len(updates))
+            resident.append(resident_bytes() / 1e6)
+    assert last is not None, "ten rounds have run"
+    sizes = f"{resident[1]:.0f}", f"{resident[9]:.0f}", f"{len(last.model_dump_json()):,}"
+    return [f"{median(used[1:]) * 1e3:.0f}", str(len(last.at_work)), *sizes]
 
 
 def table(rows: list[dict[str, Any]], clock: str) -> str:

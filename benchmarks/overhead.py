@@ -3,7 +3,6 @@
     python benchmarks/overhead.py --clients 12,40,100 --rounds 8 --json overhead.json
     python benchmarks/overhead.py --clients 4,12,40,100,1000 --rounds 4 --steps 1   # slow
     python benchmarks/overhead.py --clients 100,300,1000 --rounds 20 --steps 1 --buffer 10   # slow
-    python benchmarks/overhead.py --clients 4 --rounds 6 --steps 1 --workers 0 --secure
 
 Sessions with the tiny policy run as `zk0 run` runs them, one after the other, with one worker process (or `--workers`),
 so that clients train one after the other. Columns, in milliseconds; medians over the rounds between the first, which
@@ -18,16 +17,13 @@ fills caches, and the last, which renders videos and saves a checkpoint:
     memory      most resident memory of the session's process so far, in MB
     growth      its resident memory at the end of the last counted round / at the end of the first one
     wall/update wall - evaluate, for each update of the round
-    CPU/update  CPU time of the session's process, evaluation included, for each update of the round; with
-                `--workers 0` also that of the clients
+    CPU/update  CPU time of the session's process, evaluation included, for each update of the round
     runs        task runs of the session in Prefect
     imports     time in which a fresh process imports what a worker needs
     start       from the call to the end of round 0, without evaluation and without imports
 
 `--buffer N`: buffered rounds of N updates, all clients at work at a time. Clients then train while the server evaluates
 and aggregates, so that there is no `rest`, and `late` is that of `wall`.
-
-`--secure`: with secure aggregation, for a comparison with the same command without it.
 
 `--full`: as many weights are trained, sent, checked and aggregated as of the full policy: 100 million, 400 MB.
 """
@@ -64,7 +60,6 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=30, help="optimizer steps of a client in a round")
     parser.add_argument("--workers", type=int, default=1, help="worker processes")
     parser.add_argument("--buffer", type=int, metavar="N", help="buffered rounds of N updates")
-    parser.add_argument("--secure", action="store_true", help="secure aggregation")
     parser.add_argument("--full", action="store_true", help="use an action expert as large as the full policy's")
     parser.add_argument("--json", metavar="FILE", help="write the numbers to this file too")
     arguments = parser.parse_args()
@@ -123,9 +118,9 @@ def run_session(folder: Path, clients: int, arguments: argparse.Namespace, polic
     found = [
         {
             "wall": walls[record.round],
-            "train": sum(update.metrics.seconds * update.client_count for update in record.updates),
+            "train": sum(update.metrics.seconds for update in record.updates),
             "evaluate": record.evaluation.seconds if record.evaluation else 0.0,
-            "updates": sum(update.client_count for update in record.updates),
+            "updates": len(record.updates),
             "cpu": used[record.round] - used[record.round - 1],
         }
         for record in history
@@ -248,9 +243,6 @@ def write_session(folder: Path, clients: int, arguments: argparse.Namespace, pol
         "output_dir": str(folder / "outputs"),
         "cache_dir": str(folder / "cache"),
     }
-    if arguments.secure:
-        values["federation"] |= {"secure": True}
-        values["aggregation"] = {"quarantine_factor": 0}
     if arguments.buffer:
         values["federation"] |= {"mode": "buffered"}
         values["buffer"] = {"size": arguments.buffer, "max_staleness": clients}

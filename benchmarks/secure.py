@@ -2,10 +2,12 @@
 
     python benchmarks/secure.py --neighbors 10
     python benchmarks/secure.py --dropouts
+    python benchmarks/secure.py --rounds 5
 
 One client masks real-sized deltas with its neighbors; the others only exchange keys and shares. Seconds are those of
 the processor. Needs 1.2 GB of disk for a while. `--dropouts` prints instead how often a round goes on when so many of
-its clients, drawn at random, drop out after they have shared their secrets.
+its clients, drawn at random, drop out after they have shared their secrets. `--rounds` runs so many rounds with and
+without secure aggregation, with four clients of the tiny policy in one process, and prints their CPU time.
 """
 
 import argparse
@@ -31,7 +33,14 @@ def main() -> None:
     )
     parser.add_argument("--bits", type=int, default=16, choices=(16, 32), help="of a word; default: 16")
     parser.add_argument("--dropouts", action="store_true", help="print how often rounds survive dropouts, and end")
+    parser.add_argument(
+        "--rounds", type=int, metavar="N", help="print the CPU time of N rounds beside open ones, and end"
+    )
     arguments = parser.parse_args()
+    if arguments.rounds:
+        with tempfile.TemporaryDirectory() as place:
+            sys.stdout.write("\n".join(round_lines(Path(place), arguments.rounds)) + "\n")
+        return
     if arguments.dropouts:
         sys.stdout.write("\n".join(dropout_lines(2000)) + "\n")
         return
@@ -125,6 +134,68 @@ def survival(clients: int, neighbors: int, gone: int, draws: int) -> float:
         left[draw.choice(clients, gone, replace=False)] = 0
         good += bool((holders @ left >= least).all() and left.sum() >= threshold_of(clients))
     return good / draws
+
+
+def round_lines(folder: Path, rounds: int) -> list[str]:
+    """Return the lines of the table of rounds: the median CPU time of a round."""
+    from statistics import median
+
+    from overhead import write_data
+
+    from zk0.aggregation.aggregate import aggregate
+    from zk0.data.statistics import pool_moments
+    from zk0.evaluation.global_model import build_start_policy
+    from zk0.federation.open import open_federation
+    from zk0.federation.protocol.secure_federation import SecureFederation
+    from zk0.settings.loading import parse_session
+    from zk0.settings.plans import RoundPlan, SecureRules, session_terms
+
+    write_data(folder, 4)
+    rules = SecureRules(bits=16, neighbors=10, limit=4e-3, max_share_factor=3.0)
+    lines = ["| rounds | CPU s of a round of 4 clients, one step each |", "|---|---:|"]
+    for name, secure in (("open", None), ("secure", rules)):
+        session = parse_session(session_values(folder, secure is not None), name)
+        terms, weights, found = (
+            session_terms(session, name),
+            folder / name / "round-000" / "weights",
+            list[float](),
+        )
+        with open_federation(session, name, folder / name) as federation:
+            members = federation.join(terms)
+            recipe, digest, _ = build_start_policy(session, weights)
+            for number in range(1, rounds + 2):
+                plans = [
+                    RoundPlan(
+                        terms=terms, round=number, client=member.client, recipe=recipe, global_digest=digest,
+                        statistics=pool_moments([m.statistics for m in members]), lr=1e-3, mu=0.01, secure=secure,
+                        training=session.training.local_settings(), scheduler=session.scheduler,
+                    )
+                    for member in members
+                ]  # fmt: skip
+                spool, target = folder / name / f"{number}", folder / name / f"weights-{number}"
+                began = process_time()
+                if isinstance(federation, SecureFederation):
+                    updates = [federation.train_secure(plans, weights, spool).sum]
+                else:
+                    updates = list(federation.train(plans, weights, spool).updates)
+                digest, weights = aggregate(updates, weights, target).digest, target
+                found.append(process_time() - began)
+        lines.append(f"| {name} | {median(found[1:]):.2f} |")
+    return lines
+
+
+def session_values(folder: Path, secure: bool) -> dict[str, object]:
+    """Return the settings of a session with four clients in this process."""
+    return {
+        "clients": [{"name": f"c{i}", "dataset": f"local:{folder / f'client-{i:03d}'}"} for i in range(4)],
+        "evaluation": {"datasets": [{"dataset": f"local:{folder / 'unseen'}"}], "clients_frequency": 0},
+        "contract": {"cameras": ["front"]},
+        "policy": {"path": "tiny"},
+        "training": {"local_steps": 1, "batch_size": 8, "lr": 1e-3, "features": "off"},
+        "federation": {"workers": 0, "secure": secure},
+        "aggregation": {"quarantine_factor": 0},
+        "cache_dir": str(folder / "cache"),
+    }
 
 
 def save_deltas(folder: Path, values: int) -> Path:
