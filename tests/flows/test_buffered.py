@@ -126,6 +126,22 @@ def network(forked_zk0: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         found.stop()
 
 
+@pytest.mark.timeout(1500)
+def test_a_node_with_hours_costs_a_buffered_session_its_own_updates(network: Network) -> None:
+    """The session is killed after the first arrival of round 2, and resumes when c is outside its hours."""
+    started = network.arguments("buffered", *MODE, "rounds=3")
+    killed = network.zk0.run(started, ("open", r"002/updates/arrivals\.jsonl", 1))
+    assert killed.code == -signal.SIGKILL, killed.output[-3000:]
+    network.nodes["c"].stop()
+    history = network.resumed("buffered")
+    assert len(history) == 4
+    assert all(len(record.updates) == 2 for record in history[1:])
+    assert all({update.client for update in record.updates} == {"a", "b"} for record in history[3:])
+    network.start("c")
+    assert order(repeated(network.zk0, "buffered", "buffered-again")) == order(history)
+
+
+@pytest.mark.timeout(1500)
 def test_a_sum_over_the_network_is_resumed_and_repeated(network: Network) -> None:
     """The session is killed when it has written down whose updates are summed."""
     secure = ("federation.secure=true", "aggregation.quarantine_factor=0", "evaluation.clients_frequency=0")
@@ -140,17 +156,3 @@ def test_a_sum_over_the_network_is_resumed_and_repeated(network: Network) -> Non
     for node in network.nodes.values():
         sent = [json.loads(line)["sent"] for line in (node.path / "scratch/sent.jsonl").read_text().splitlines()]
         assert {one["kind"] for one in sent if one["weights"]} == {"secure_mask"}
-
-
-def test_a_node_with_hours_costs_a_buffered_session_its_own_updates(network: Network) -> None:
-    """The session is killed after the first arrival of round 2, and resumes when c is outside its hours."""
-    started = network.arguments("buffered", *MODE, "rounds=3")
-    killed = network.zk0.run(started, ("open", r"002/updates/arrivals\.jsonl", 1))
-    assert killed.code == -signal.SIGKILL, killed.output[-3000:]
-    network.nodes["c"].stop()
-    history = network.resumed("buffered")
-    assert len(history) == 4
-    assert all(len(record.updates) == 2 for record in history[1:])
-    assert all({update.client for update in record.updates} == {"a", "b"} for record in history[3:])
-    network.start("c")
-    assert order(repeated(network.zk0, "buffered", "buffered-again")) == order(history)
