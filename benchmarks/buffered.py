@@ -9,14 +9,28 @@ synchronous round takes as long as its slowest client; the ledger of a buffered 
 the last loss of its synchronous session on the evaluation sets; the buffered session ends with the first server step
 after `--share` of the synchronous session's virtual time. Last losses are paired over episodes. Sessions that are
 already in `--out` are read, not run again.
+
+With `--wall N` the same sessions run in real time: each client trains in a worker process of its own, and its answer
+comes N seconds for each of its virtual seconds after its request, or when it is there, if that is later. Times are then
+those from the ledger's record of round 0 to that of a round, with what the server needs.
+
+    python benchmarks/buffered.py --many 100,300,1000
+
+runs ten buffered rounds of ten updates with so many clients, all in one process and without Prefect, and prints the CPU
+time of an update (its training of one step, messages, checks, aggregation), the resident memory after rounds 2 and 10,
+and the bytes of a round's line in the ledger.
 """
 
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any
 
 
@@ -25,28 +39,45 @@ def main() -> None:
     from flows.cli.session_run import parse_overrides
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("session", type=Path)
+    parser.add_argument("session", type=Path, nargs="?")
+    parser.add_argument("--many", metavar="N,N", help="numbers of clients; prints what an update costs, and ends")
     parser.add_argument("--seeds", default="42,43,44", help="seeds of the sessions")
     parser.add_argument("--seconds", default="1,2,5,10", help="virtual seconds of each client's training")
     parser.add_argument("--size", type=int, default=2, help="buffer.size")
     parser.add_argument("--share", type=float, default=1 / 3, help="of the synchronous virtual time; default: a third")
+    parser.add_argument("--wall", type=float, metavar="N", help="real time: N seconds for each virtual one")
     parser.add_argument("--out", type=Path, default=Path("outputs/buffered"), help="folder of the sessions")
     parser.add_argument("--json", metavar="FILE", help="also write the numbers to this file")
     parser.add_argument("--set", metavar="NAME=VALUE", action="append", default=[], help="replace a setting")
     arguments = parser.parse_args()
+    if arguments.many:
+        sys.stdout.write("\n".join(many_lines([int(count) for count in arguments.many.split(",")])) + "\n")
+        return
+    if arguments.session is None:
+        parser.error("SESSION or --many is needed")
     seconds = [float(one) for one in arguments.seconds.split(",")]
     settings = parse_overrides(arguments.set)
     rows = [
-        row(arguments.session, int(seed), settings, (seconds, arguments.size, arguments.share), arguments.out)
+        row(
+            arguments.session,
+            int(seed),
+            settings,
+            (seconds, arguments.size, arguments.share, arguments.wall),
+            arguments.out,
+        )
         for seed in arguments.seeds.split(",")
     ]
-    sys.stdout.write(table(rows) + "\n")
+    sys.stdout.write(table(rows, "virtual" if arguments.wall is None else "wall") + "\n")
     if arguments.json:
         Path(arguments.json).write_text(json.dumps({"rows": rows}, indent=2) + "\n", encoding="utf-8")
 
 
 def row(
-    session: Path, seed: int, settings: dict[str, Any], federation: tuple[Sequence[float], int, float], out: Path
+    session: Path,
+    seed: int,
+    settings: dict[str, Any],
+    federation: tuple[Sequence[float], int, float, float | None],
+    out: Path,
 ) -> dict[str, Any]:
     """Return the virtual time to the target loss of both modes, and their last losses, for one seed.
 
@@ -54,25 +85,37 @@ def row(
         session: the session file.
         seed: of both sessions.
         settings: that replace those of the file.
-        federation: virtual seconds of each client, size of the buffer, share of the synchronous virtual time.
+        federation: virtual seconds of each client, size of the buffer, share of the synchronous virtual time, and real
+            seconds of a virtual one (None: a virtual clock).
         out: folder of the sessions.
     """
     from zk0.audit.ledger import Ledger
     from zk0.settings.loading import load_session
     from zk0.stats.model_comparison import compare_models, read_model_results
 
-    seconds, size, share = federation
+    seconds, size, share, wall = federation
     chosen = settings | {"seed": seed}
     loaded = load_session(session, chosen)
     of_client = dict(zip(loaded.client_names(), seconds, strict=True))
     slowest = max(seconds)
     end = slowest * loaded.rounds * share
-    waiting = run(session, chosen, out / f"synchronous-{seed}")
-    mode = {"federation.mode": "buffered", "buffer.size": size, "buffer.simulated_seconds": of_client}
-    steps = {"rounds": server_steps(of_client, size, end)}
-    eager = run(session, chosen | mode | steps, out / f"buffered-{size}-{seed}")
-    synchronous = [(slowest * r.round, loss(r)) for r in Ledger(waiting / "ledger.jsonl").read()]
-    buffered = [(r.buffered.clock if r.buffered else 0.0, loss(r)) for r in Ledger(eager / "ledger.jsonl").read()]
+    mode: dict[str, Any] = {
+        "federation.mode": "buffered",
+        "buffer.size": size,
+        "rounds": server_steps(of_client, size, end),
+    }
+    if wall is None:
+        waiting = run(session, chosen, out / f"synchronous-{seed}")
+        clock = {"buffer.simulated_seconds": of_client}
+        eager = run(session, chosen | mode | clock, out / f"buffered-{size}-{seed}")
+        synchronous = [(slowest * r.round, loss(r)) for r in Ledger(waiting / "ledger.jsonl").read()]
+        buffered = [(r.buffered.clock if r.buffered else 0.0, loss(r)) for r in Ledger(eager / "ledger.jsonl").read()]
+    else:
+        chosen |= {"federation.workers": len(of_client)}
+        with slow_clients({name: wall * found for name, found in of_client.items()}):
+            waiting = run(session, chosen, out / f"synchronous-wall-{seed}")
+            eager = run(session, chosen | mode, out / f"buffered-wall-{size}-{seed}")
+        synchronous, buffered = (wall_times(Ledger(found / "ledger.jsonl").read()) for found in (waiting, eager))
     target = synchronous[-1][1]
     change = [
         one.model_dump()
@@ -82,7 +125,7 @@ def row(
     return {
         "seed": seed,
         "target": target,
-        "synchronous_seconds": time_to(synchronous, target),
+        "synchronous_seconds": synchronous[-1][0],
         "buffered_seconds": time_to(buffered, target),
         "end": buffered[-1],
         "change": change,
@@ -127,6 +170,41 @@ def run(session: Path, settings: dict[str, Any], place: Path) -> Path:
         return Path(federated_session(config=str(session), overrides=settings | quick))
 
 
+@contextmanager
+def slow_clients(seconds: dict[str, float]) -> Iterator[None]:
+    """Let the answers to requests to train arrive so many seconds after these, in sessions of the local engine."""
+    from zk0.federation.engines import local
+
+    class SlowGrid(local.LocalGrid):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            self._due: dict[str, float] = {}
+
+        def push_messages(self, messages: Any) -> list[str]:
+            now, sent = time.monotonic(), list(messages)
+            for message in sent:
+                if message.metadata.message_type == "train":
+                    name = self._clients[message.metadata.dst_node_id]
+                    self._due[message.metadata.message_id] = now + seconds[name]
+            return super().push_messages(sent)
+
+        def pull_messages(self, ids: Any) -> list[Any]:
+            now = time.monotonic()
+            return super().pull_messages([one for one in ids if self._due.get(one, now) <= now])
+
+    original, local.LocalGrid = local.LocalGrid, SlowGrid
+    try:
+        yield
+    finally:
+        local.LocalGrid = original
+
+
+def wall_times(history: Sequence[Any]) -> list[tuple[float, float]]:
+    """Return for each round the seconds since round 0, and its loss."""
+    began = datetime.fromisoformat(history[0].finished_at)
+    return [((datetime.fromisoformat(one.finished_at) - began).total_seconds(), loss(one)) for one in history]
+
+
 def loss(record: Any) -> float:
     """Return the loss of a round on the evaluation sets."""
     return float(record.evaluation.policy_loss)
@@ -137,10 +215,85 @@ def time_to(losses: Sequence[tuple[float, float]], target: float) -> float | Non
     return next((time for time, found in losses if found <= target), None)
 
 
-def table(rows: list[dict[str, Any]]) -> str:
+def many_lines(counts: list[int]) -> list[str]:
+    """Return the lines of the table of many clients."""
+    from overhead import write_data
+
+    lines = [
+        "| clients | CPU ms of an update | at work | MB after round 2 | MB after round 10 | bytes of a line |",
+        "|---:|---:|---:|---:|---:|---:|",
+    ]
+    with tempfile.TemporaryDirectory() as place:
+        write_data(Path(place), 1)
+        for count in counts:
+            lines.append(f"| {count} | {' | '.join(many_clients(Path(place), count))} |")
+            sys.stderr.write(lines[-1] + "\n")
+    return lines
+
+
+def many_clients(folder: Path, count: int) -> list[str]:
+    """Return the cells of one row: buffered rounds of so many clients, which share one dataset."""
+    from zk0.aggregation.aggregate import aggregate
+    from zk0.aggregation.reduction_plan import AggregationTerms
+    from zk0.aggregation.stale_updates import StaleStart
+    from zk0.data.statistics import pool_moments
+    from zk0.diagnostics import resident_bytes
+    from zk0.evaluation.global_model import build_start_policy
+    from zk0.federation.open import get_buffered_federation, open_federation
+    from zk0.federation.protocol.buffered_federation import BufferedRequest, RoundStart
+    from zk0.records import BufferedRound
+    from zk0.settings.loading import parse_session
+    from zk0.settings.plans import RoundPlan, session_terms
+
+    names = [f"client-{number:04d}" for number in range(count)]
+    values = {
+        "clients": [{"name": name, "dataset": f"local:{folder / 'client-000'}"} for name in names],
+        "evaluation": {"datasets": [{"dataset": f"local:{folder / 'unseen'}"}]},
+        "contract": {"cameras": ["front"]},
+        "policy": {"path": "tiny"},
+        "training": {"local_steps": 1, "batch_size": 8, "lr": 1e-3},
+        "federation": {"workers": 0, "mode": "buffered"},
+        "buffer": {"size": 10, "concurrency": 20},
+        "cache_dir": str(folder / "cache"),
+    }
+    session, here = parse_session(values, "many"), folder / f"many-{count}"
+    terms, weights, used = session_terms(session, here.name), [here / "0.safetensors"], list[float]()
+    last: BufferedRound | None = None
+    resident = list[float]()
+    with open_federation(session, here.name, here):
+        federation = get_buffered_federation(here.name)
+        statistics = pool_moments([member.statistics for member in federation.join(terms)])
+        recipe, digest, _ = build_start_policy(session, weights[0])
+        digests = [digest]
+
+        def start(client: str, began: int) -> RoundStart:
+            plan = RoundPlan(
+                terms=terms, round=began, client=client, recipe=recipe, global_digest=digests[began - 1], lr=1e-3,
+                statistics=statistics, mu=0.01, training=session.training.local_settings(), buffered=True,
+                scheduler=session.scheduler,
+            )  # fmt: skip
+            return RoundStart(plan, weights[began - 1], weights[began - 1])
+
+        for number in range(1, 11):
+            began, spool = time.process_time(), here / f"updates-{number}"
+            found = federation.train_buffered(BufferedRequest(number, spool, session.buffer, names, last, start))
+            last = found.clients.record(found.waited_seconds)
+            old = [one for one in last.arrivals if one.factor and one.began < number]
+            stale = {one.client: StaleStart(weights[one.began - 1], one.factor or 0.0) for one in old}
+            weights.append(here / f"{number}.safetensors")
+            updates = found.updates.updates
+            digests.append(aggregate(updates, weights[-2], weights[-1], AggregationTerms(stale=stale)).digest)
+            used.append((time.process_time() - began) / len(updates))
+            resident.append(resident_bytes() / 1e6)
+    assert last is not None, "ten rounds have run"
+    sizes = f"{resident[1]:.0f}", f"{resident[9]:.0f}", f"{len(last.model_dump_json()):,}"
+    return [f"{median(used[1:]) * 1e3:.0f}", str(len(last.at_work)), *sizes]
+
+
+def table(rows: list[dict[str, Any]], clock: str) -> str:
     """Format the result as a table."""
     lines = [
-        "| seed | loss of synchronous rounds | after, virtual s | buffered: at most this loss after | ratio | "
+        f"| seed | loss of synchronous rounds | after, {clock} s | buffered: at most this loss after | ratio | "
         "loss at its end | change |",
         "|---|---:|---:|---:|---:|---:|---:|",
     ]

@@ -2,6 +2,7 @@
 
     python benchmarks/overhead.py --clients 12,40,100 --rounds 8 --json overhead.json
     python benchmarks/overhead.py --clients 4,12,40,100,1000 --rounds 4 --steps 1   # slow
+    python benchmarks/overhead.py --clients 100,300,1000 --rounds 20 --steps 1 --buffer 10   # slow
 
 Sessions with the tiny policy run as `zk0 run` runs them, one after the other, with one worker process (or `--workers`),
 so that clients train one after the other. Columns, in milliseconds; medians over the rounds between the first, which
@@ -11,13 +12,19 @@ fills caches, and the last, which renders videos and saves a checkpoint:
     train       sum of the clients' own measurements
     evaluate    the server's own measurement
     rest        wall - train - evaluate: the overhead
-    cpu         CPU time of the session's own process: what of the overhead does not depend on other load
+    cpu         CPU time of the session's own process, evaluation included: it depends less on other load
     late        rest in the second half of the rounds / rest in the first half: 1.0 if rounds do not become slower
     join/client time in which all clients check their datasets and join / clients
     memory      most resident memory of the session's process so far, in MB
     growth      its own memory (resident and not shared) at the end of the last counted round / of the first one
+    wall/update wall - evaluate, for each update of the round
+    CPU/update  cpu, for each update of the round
+    runs        task runs of the session in Prefect
     imports     time in which a fresh process imports what a worker needs
     start       from the call to the end of round 0, without evaluation and without imports
+
+`--buffer N`: buffered rounds of N updates, all clients at work at a time. Clients then train while the server evaluates
+and aggregates, so that there is no `rest`, and `late` is that of `wall`.
 
 `--full`: as many weights are trained, sent, checked and aggregated as of the full policy: 100 million, 400 MB.
 """
@@ -53,6 +60,7 @@ def main() -> None:
     )
     parser.add_argument("--steps", type=int, default=30, help="optimizer steps of a client in a round")
     parser.add_argument("--workers", type=int, default=1, help="worker processes")
+    parser.add_argument("--buffer", type=int, metavar="N", help="buffered rounds of N updates")
     parser.add_argument("--full", action="store_true", help="use an action expert as large as the full policy's")
     parser.add_argument("--json", metavar="FILE", help="write the numbers to this file too")
     arguments = parser.parse_args()
@@ -99,7 +107,7 @@ def run_session(folder: Path, clients: int, arguments: argparse.Namespace, polic
 
     config, rounds = write_session(folder, clients, arguments, policy), arguments.rounds
     remove_listener = add_progress_listener(record_time)
-    began = time.perf_counter()
+    began, runs = time.perf_counter(), task_runs()
     try:
         here = SessionFolder(Path(federated_session(config=str(config))))
     finally:
@@ -112,12 +120,14 @@ def run_session(folder: Path, clients: int, arguments: argparse.Namespace, polic
             "cpu": cpu[record.round] - cpu[record.round - 1],
             "train": sum(update.metrics.seconds for update in record.updates),
             "evaluate": record.evaluation.seconds if record.evaluation else 0.0,
+            "updates": len(record.updates),
         }
         for record in history
         if 1 < record.round < rounds
     ]
     rest = [row["wall"] - row["train"] - row["evaluate"] for row in found]
-    half = len(rest) // 2
+    grows = [row["wall"] for row in found] if arguments.buffer else rest
+    half = len(grows) // 2
     joined = next(then - now for (text, now), (_, then) in itertools.pairwise(stages) if "check their data" in text)
     return {
         "clients": clients,
@@ -130,8 +140,11 @@ def run_session(folder: Path, clients: int, arguments: argparse.Namespace, polic
         "until_round_0": ended[0] - began,
         "evaluate_round_0": history[0].evaluation.seconds if history[0].evaluation else 0.0,
         **{key: statistics.median(row[key] for row in found) for key in ("wall", "train", "evaluate", "cpu")},
-        "rest": statistics.median(rest),
-        "late": statistics.median(rest[half:]) / statistics.median(rest[: max(half, 1)]),
+        "rest": None if arguments.buffer else statistics.median(rest),
+        "late": statistics.median(grows[half:]) / statistics.median(grows[: max(half, 1)]),
+        "wall_update": statistics.median((row["wall"] - row["evaluate"]) / row["updates"] for row in found),
+        "cpu_update": statistics.median(row["cpu"] / row["updates"] for row in found),
+        "runs": task_runs() - runs,
         "ratio": statistics.median(row["wall"] / (row["train"] + row["evaluate"]) for row in found),
     }
 
@@ -140,6 +153,14 @@ def own_megabytes() -> float:
     """Return the memory of this process that is resident and shared with no file and no process."""
     _, resident, shared, *_ = map(int, Path("/proc/self/statm").read_text(encoding="utf-8").split())
     return (resident - shared) * resource.getpagesize() / 1e6
+
+
+def task_runs() -> int:
+    """Return the number of task runs that the Prefect server has."""
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        return int(client.request("POST", "/task_runs/count", json={}).json())
 
 
 def import_seconds() -> float:
@@ -227,6 +248,9 @@ def write_session(folder: Path, clients: int, arguments: argparse.Namespace, pol
         "output_dir": str(folder / "outputs"),
         "cache_dir": str(folder / "cache"),
     }
+    if arguments.buffer:
+        values["federation"] |= {"mode": "buffered"}
+        values["buffer"] = {"size": arguments.buffer, "max_staleness": clients}
     file = folder / f"overhead-{clients}.toml"
     file.write_text(tomli_w.dumps(values), encoding="utf-8")
     return file
@@ -238,16 +262,23 @@ def table(rows: list[dict[str, Any]]) -> str:
     lines = [
         f"a round with {rows[0]['megabytes']:.1f} MB of weights, median of {rows[0]['rounds']} rounds, milliseconds",
         f"{'clients':>8}{''.join(f'{column:>9}' for column in columns)}"
-        f"{'rest/client':>13}{'cpu/client':>12}{'late':>7}{'join/client':>13}{'memory':>8}{'growth':>8}",
+        f"{'rest/client':>13}{'late':>7}{'join/client':>13}{'memory':>8}{'growth':>8}"
+        f"{'wall/update':>13}{'CPU/update':>12}{'runs':>7}",
     ]
     for row in rows:
-        times = "".join(f"{row[column] * 1e3:>9.0f}" for column in columns)
-        rest, own = (row[key] / row["clients"] * 1e3 for key in ("rest", "cpu"))
+        times = "".join(milliseconds(row[column], 9) for column in columns)
+        each = None if row["rest"] is None else row["rest"] / row["clients"]
         lines.append(
-            f"{row['clients']:>8}{times}{rest:>13.1f}{own:>12.1f}{row['late']:>7.2f}{row['join'] * 1e3:>13.1f}"
-            f"{row['memory']:>8.0f}{row['growth']:>8.2f}"
+            f"{row['clients']:>8}{times}{milliseconds(each, 13, 1)}{row['late']:>7.2f}"
+            f"{milliseconds(row['join'], 13, 1)}{row['memory']:>8.0f}{row['growth']:>8.2f}"
+            f"{milliseconds(row['wall_update'], 13, 1)}{milliseconds(row['cpu_update'], 12, 1)}{row['runs']:>7}"
         )
     return "\n".join(lines)
+
+
+def milliseconds(seconds: float | None, width: int, digits: int = 0) -> str:
+    """Format a duration for a column of the table; a dash where there is none."""
+    return f"{'–':>{width}}" if seconds is None else f"{seconds * 1e3:>{width}.{digits}f}"
 
 
 if __name__ == "__main__":

@@ -1,9 +1,13 @@
 """What secure aggregation costs a client and the server, for the trained weights of the full policy.
 
     python benchmarks/secure.py --neighbors 10
+    python benchmarks/secure.py --dropouts
+    python benchmarks/secure.py --rounds 5
 
 One client masks real-sized deltas with its neighbors; the others only exchange keys and shares. Seconds are those of
-the processor. Needs 1.2 GB of disk for a while.
+the processor. Needs 1.2 GB of disk for a while. `--dropouts` prints instead how often a round goes on when so many of
+its clients, drawn at random, drop out after they have shared their secrets. `--rounds` runs so many rounds with and
+without secure aggregation, with four clients of the tiny policy in one process, and prints their CPU time.
 """
 
 import argparse
@@ -28,7 +32,18 @@ def main() -> None:
         "--neighbors", type=int, default=10, help="clients with which each one shares masks; default: 10"
     )
     parser.add_argument("--bits", type=int, default=16, choices=(16, 32), help="of a word; default: 16")
+    parser.add_argument("--dropouts", action="store_true", help="print how often rounds survive dropouts, and end")
+    parser.add_argument(
+        "--rounds", type=int, metavar="N", help="print the CPU time of N rounds beside open ones, and end"
+    )
     arguments = parser.parse_args()
+    if arguments.rounds:
+        with tempfile.TemporaryDirectory() as place:
+            sys.stdout.write("\n".join(round_lines(Path(place), arguments.rounds)) + "\n")
+        return
+    if arguments.dropouts:
+        sys.stdout.write("\n".join(dropout_lines(2000)) + "\n")
+        return
     with tempfile.TemporaryDirectory() as folder:
         lines = measure(Path(folder), arguments.values, arguments.neighbors, arguments.bits)
     sys.stdout.write("\n".join(lines) + "\n")
@@ -90,6 +105,97 @@ def measure(folder: Path, values: int, neighbors: int, bits: int) -> list[str]:
     rows = [f"| {name} | {used:.2f} |" for name, used in seconds.items()]
     title = f"{values:,} weights, {neighbors} neighbors, {bits} bits: {masked.stat().st_size / 1e6:.1f} MB are sent"
     return [f"{title}, at most {peak:.0f} MB of memory", "", "| message | CPU s |", "|---|---:|", *rows]
+
+
+def dropout_lines(draws: int) -> list[str]:
+    """Return the lines of the table of dropouts."""
+    parts = {"5 %": 0.05, "10 %": 0.1, "20 %": 0.2, "a third": 1 / 3}
+    lines = [f"| clients | neighbors | {' | '.join(parts)} |", "|---:" * (2 + len(parts)) + "|"]
+    for clients, neighbors in ((11, 10), (20, 10), (50, 10), (50, 20), (100, 10), (100, 20), (100, 40), (100, 100)):
+        found = [survival(clients, neighbors, int(clients * part), draws) for part in parts.values()]
+        lines.append(f"| {clients} | {neighbors} | {' | '.join(f'{one:.0%}'.replace('%', ' %') for one in found)} |")
+    return lines
+
+
+def survival(clients: int, neighbors: int, gone: int, draws: int) -> float:
+    """Return the fraction of draws in which every client's secrets can still be put together."""
+    from zk0.secure.messages import threshold_of
+    from zk0.secure.neighbors import neighbor_graph
+
+    names = [f"c{i:03d}" for i in range(clients)]
+    graph = neighbor_graph(names, neighbors, b"seed")
+    holders = np.zeros((clients, clients), np.int64)
+    for at, name in enumerate(names):
+        holders[at, [at, *(names.index(other) for other in graph[name])]] = 1
+    least = np.array([threshold_of(int(count)) for count in holders.sum(axis=1)])
+    draw, good = np.random.default_rng(0), 0
+    for _ in range(draws):
+        left = np.ones(clients, np.int64)
+        left[draw.choice(clients, gone, replace=False)] = 0
+        good += bool((holders @ left >= least).all() and left.sum() >= threshold_of(clients))
+    return good / draws
+
+
+def round_lines(folder: Path, rounds: int) -> list[str]:
+    """Return the lines of the table of rounds: the median CPU time of a round."""
+    from statistics import median
+
+    from overhead import write_data
+
+    from zk0.aggregation.aggregate import aggregate
+    from zk0.data.statistics import pool_moments
+    from zk0.evaluation.global_model import build_start_policy
+    from zk0.federation.open import open_federation
+    from zk0.federation.protocol.secure_federation import SecureFederation
+    from zk0.settings.loading import parse_session
+    from zk0.settings.plans import RoundPlan, SecureRules, session_terms
+
+    write_data(folder, 4)
+    rules = SecureRules(bits=16, neighbors=10, limit=4e-3, max_share_factor=3.0)
+    lines = ["| rounds | CPU s of a round of 4 clients, one step each |", "|---|---:|"]
+    for name, secure in (("open", None), ("secure", rules)):
+        session = parse_session(session_values(folder, secure is not None), name)
+        terms, weights, found = (
+            session_terms(session, name),
+            folder / name / "round-000" / "weights",
+            list[float](),
+        )
+        with open_federation(session, name, folder / name) as federation:
+            members = federation.join(terms)
+            recipe, digest, _ = build_start_policy(session, weights)
+            for number in range(1, rounds + 2):
+                plans = [
+                    RoundPlan(
+                        terms=terms, round=number, client=member.client, recipe=recipe, global_digest=digest,
+                        statistics=pool_moments([m.statistics for m in members]), lr=1e-3, mu=0.01, secure=secure,
+                        training=session.training.local_settings(), scheduler=session.scheduler,
+                    )
+                    for member in members
+                ]  # fmt: skip
+                spool, target = folder / name / f"{number}", folder / name / f"weights-{number}"
+                began = process_time()
+                if isinstance(federation, SecureFederation):
+                    updates = [federation.train_secure(plans, weights, spool).sum]
+                else:
+                    updates = list(federation.train(plans, weights, spool).updates)
+                digest, weights = aggregate(updates, weights, target).digest, target
+                found.append(process_time() - began)
+        lines.append(f"| {name} | {median(found[1:]):.2f} |")
+    return lines
+
+
+def session_values(folder: Path, secure: bool) -> dict[str, object]:
+    """Return the settings of a session with four clients in this process."""
+    return {
+        "clients": [{"name": f"c{i}", "dataset": f"local:{folder / f'client-{i:03d}'}"} for i in range(4)],
+        "evaluation": {"datasets": [{"dataset": f"local:{folder / 'unseen'}"}], "clients_frequency": 0},
+        "contract": {"cameras": ["front"]},
+        "policy": {"path": "tiny"},
+        "training": {"local_steps": 1, "batch_size": 8, "lr": 1e-3, "features": "off"},
+        "federation": {"workers": 0, "secure": secure},
+        "aggregation": {"quarantine_factor": 0},
+        "cache_dir": str(folder / "cache"),
+    }
 
 
 def save_deltas(folder: Path, values: int) -> Path:

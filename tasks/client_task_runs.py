@@ -74,9 +74,10 @@ class ClientTaskRuns:
         self._set_state(refusal.client, Failed(message=refusal.reason))
 
     def mark_at_work(self, client: str, began: int) -> None:
-        """End the client's task run in this round; it goes on training, and has another one in the next round.
+        """End the task run of a client that was sent this round's weights and goes on training.
 
-        It has none where the updates of an earlier attempt fill the buffer.
+        It has another one in the round in which it answers, and none between; none here where the updates of an earlier
+        attempt fill the buffer.
         """
         if client not in self._runs:
             return

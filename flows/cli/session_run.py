@@ -2,12 +2,15 @@
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from flows.prefect_local.prefect_toml import remove_stale_prefect_toml
 from zk0.errors import SettingsError
+
+if TYPE_CHECKING:
+    from zk0.storage.session_folder import SessionFolder
 
 _IMPORTED_WHILE_PREFECT_STARTS = ("flows.federated_session", "zk0.federation.open", "zk0.training.device")
 """The flow, Flower and PyTorch, which take less time than the server. LeRobot takes more; the first task needs none."""
@@ -38,8 +41,29 @@ def rerun_session(original: Path, overrides: dict[str, Any], moved: dict[str, st
         raise SettingsError(f"{original}: no finished round; expected the folder of a session")
     if history[-1].buffered is not None:
         overrides = {**overrides, "buffer.order_of": str(original.resolve())}
+    overrides = {**overrides, **_same_nodes(first)}
     made = run_session(first.session_toml, overrides, None, quiet, moved)
     typer.echo(check_reproduced(history, Ledger(SessionFolder(made).ledger).read(), str(original)))
+
+
+def _same_nodes(first: "SessionFolder") -> dict[str, Any]:
+    """Return the setting by which a repeated session waits for the nodes of the first one; none on other engines.
+
+    Raises:
+        SettingsError: a node joined the first session while it ran: it would take part from the beginning.
+    """
+    from zk0.evaluation.session_setup import SessionSetup
+
+    setup = SessionSetup.read_from(first.setup)
+    if setup is None or first.read_session().federation.engine != "deployment":
+        return {}
+    if setup.late_joiners:
+        late = ", ".join(f"{name} in round {number}" for name, number in setup.late_joiners.items())
+        raise SettingsError(
+            f"zk0 run --from {first.path}: nodes joined while the session ran ({late}); they would take part from the "
+            "beginning, so that the weights would differ. Expected a session whose nodes were all there when it began"
+        )
+    return {"federation.nodes": [member.client for member in setup.members]}
 
 
 def run_session(

@@ -138,6 +138,8 @@ class _ProgressBars:
         self._progress = progress
         self._session = progress.add_task("starting Prefect", total=None)
         self._clients: dict[str, TaskID] = {}
+        self._round = 0
+        """The next one; clients of buffered rounds may train for an earlier one."""
         self._evaluated = ""
 
     def update(self, event: ProgressEvent) -> None:
@@ -145,6 +147,7 @@ class _ProgressBars:
         if event.kind == "stage":
             self._progress.update(self._session, description=f"{event.text}{self._evaluated}")
         elif event.kind == "round_finished":
+            self._round = event.round + 1
             self._progress.update(self._session, completed=event.round, total=event.rounds)
             self._progress.update(
                 self._session, description=f"round {event.round} of {event.rounds} done{self._evaluated}"
@@ -153,10 +156,11 @@ class _ProgressBars:
         elif event.kind == "evaluated":
             self._evaluated = f" · {event.text}"
         elif event.kind == "optimizer_step":
-            bar = self._client_bar(event.client)
-            self._progress.update(bar, completed=event.step, total=event.steps)
+            bar, number = self._client_bar(event.client), max(event.round, self._round)
+            since = f" since round {event.round}" if event.round < number else ""
+            self._progress.update(bar, completed=event.step, total=event.steps, description=f"  {event.client}{since}")
             doing = "clients encode their frames" if event.text == "encode" else "clients train"
-            self._progress.update(self._session, description=f"round {event.round}: {doing}{self._evaluated}")
+            self._progress.update(self._session, description=f"round {number}: {doing}{self._evaluated}")
         elif event.kind == "frames_read":
             self._progress.update(self._client_bar(event.client), completed=event.step, total=event.steps)
             self._progress.update(self._session, description=f"round {event.round}: encoding evaluation frames")

@@ -1,6 +1,8 @@
-"""Buffered sessions of `zk0 run`: the order of arrivals decides the weights, and can be repeated."""
+"""Buffered sessions of `zk0 run`, and over the network also sums: killed ones resume, and orders are repeated."""
 
+import json
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,18 +44,116 @@ def test_a_buffer_of_all_clients_has_the_weights_of_synchronous_rounds(forked_zk
 
 
 def test_an_order_that_chance_has_made_is_repeated(forked_zk0: Any) -> None:
-    settings = (*MODE, "rounds=3", "buffer.size=1", "federation.workers=2")
-    done = forked_zk0.run(arguments(forked_zk0, "chance", *settings))
+    """Client c joins in the second round."""
+    late = CLIENTS.replace("DATA", str(forked_zk0.path / "data")).removesuffix("}") + ", from_round=2}"
+    settings = (f"clients=[{late}]", *MODE, "rounds=3", "buffer.size=1", "federation.workers=2")
+    done = forked_zk0.run(forked_zk0.start_arguments("chance", *settings))
     assert done.code == 0, done.output[-3000:]
     first = rounds(forked_zk0.path / "chance")
-    (folder,) = (forked_zk0.path / "chance").iterdir()
-    output = forked_zk0.path / "again"
-    again = forked_zk0.run(["run", "--from", str(folder), "--quiet", "--set", f"output_dir={output}"])
-    assert "reproduced: all 4 digests" in again.output
-    orders = [
-        [(a.client, a.began) for record in history for a in (record.buffered.arrivals if record.buffered else ())]
-        for history in (first, rounds(output))
-    ]
-    assert orders[0] == orders[1]
-    assert len(orders[0]) == 3
-    assert all(record.buffered is not None and len(record.buffered.at_work) == 2 for record in first[1:])
+    again = repeated(forked_zk0, "chance", "again")
+    assert order(again) == order(first)
+    assert [len(arrivals) for arrivals in order(first)] == [0, 1, 1, 1]
+    at_work = [[one.client for one in record.buffered.at_work] for record in first if record.buffered]
+    assert [len(names) for names in at_work] == [1, 2, 2]
+    assert [("c" in names or (("c", 2) in order(first)[2])) for names in at_work[:2]] == [False, True]
+
+
+def repeated(forked_zk0: Any, output: str, target: str) -> tuple[RoundRecord, ...]:
+    """Run a session again from its folder; return the rounds of the second run."""
+    (folder,) = (forked_zk0.path / output).iterdir()
+    place = forked_zk0.path / target
+    again = forked_zk0.run(["run", "--from", str(folder), "--quiet", "--set", f"output_dir={place}"])
+    count = len(rounds(forked_zk0.path / output))
+    assert f"reproduced: all {count} digests" in again.output, again.output[-3000:]
+    return rounds(place)
+
+
+def order(history: tuple[RoundRecord, ...]) -> list[list[tuple[str, int]]]:
+    """Return client and round of each arrival, by round."""
+    return [[(a.client, a.began) for a in (record.buffered.arrivals if record.buffered else ())] for record in history]
+
+
+class Network:
+    """A server and the nodes a, b and c on this machine, as `zk0bot` starts them."""
+
+    def __init__(self, forked_zk0: Any, folder: Path) -> None:
+        from zk0.federation.network.flower_commands import free_port
+        from zk0.federation.network.node import NodeFolder
+        from zk0.federation.network.server import ServerFolder, ServerSettings
+
+        self.zk0 = forked_zk0
+        self.server = ServerFolder(folder / "server")
+        self.server.init(ServerSettings(hosts=("127.0.0.1",), port=free_port(), bind="127.0.0.1"))
+        self.nodes = {name: NodeFolder(folder / f"node-{name}") for name in "abc"}
+        (folder / "limits.toml").write_text("min_round_frames = 8\n", encoding="utf-8")  # rounds here are short
+        for node_name, node in self.nodes.items():
+            node.install_kit(self.server.enroll(node_name))
+            node.install_limits(folder / "limits.toml")
+
+    def start(self, name: str) -> None:
+        from zk0.settings.dataset_settings import ClientSettings
+
+        client = ClientSettings(name=name, dataset=f"local:{self.zk0.path / 'data' / name}")
+        self.nodes[name].start(client, self.zk0.path / "cache", detached=False)
+
+    def arguments(self, output: str, *settings: str) -> list[str]:
+        """Return arguments of `zk0` that start a session with the nodes."""
+        deployment = ("clients=[]", "federation.engine=deployment", f"federation.server={self.server.path}")
+        waits = ("federation.absence_seconds=15", "training.local_steps=12", "federation.min_updates=2")
+        return list(self.zk0.start_arguments(output, *deployment, *waits, *settings))
+
+    def resumed(self, output: str) -> tuple[RoundRecord, ...]:
+        """Resume a session to its end; return its rounds."""
+        (folder,) = (self.zk0.path / output).iterdir()
+        done = self.zk0.run(self.zk0.resume_arguments(folder))
+        assert done.code == 0, done.output[-3000:]
+        return rounds(self.zk0.path / output)
+
+    def stop(self) -> None:
+        for one in (*self.nodes.values(), self.server):
+            one.stop()
+
+
+@pytest.fixture(scope="module")
+def network(forked_zk0: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Network]:
+    found = Network(forked_zk0, tmp_path_factory.mktemp("network"))
+    try:
+        for name in "abc":
+            found.start(name)
+        found.server.start(detached=False)
+        yield found
+    finally:
+        found.stop()
+
+
+@pytest.mark.timeout(1500)
+def test_a_node_with_hours_costs_a_buffered_session_its_own_updates(network: Network) -> None:
+    """The session is killed after the first arrival of round 2, and resumes when c is outside its hours."""
+    started = network.arguments("buffered", *MODE, "rounds=3")
+    killed = network.zk0.run(started, ("open", r"002/updates/arrivals\.jsonl", 1))
+    assert killed.code == -signal.SIGKILL, killed.output[-3000:]
+    network.nodes["c"].stop()
+    history = network.resumed("buffered")
+    assert len(history) == 4
+    assert all(len(record.updates) == 2 for record in history[1:])
+    assert all({update.client for update in record.updates} == {"a", "b"} for record in history[3:])
+    network.start("c")
+    assert order(repeated(network.zk0, "buffered", "buffered-again")) == order(history)
+
+
+@pytest.mark.timeout(1500)
+def test_a_sum_over_the_network_is_resumed_and_repeated(network: Network) -> None:
+    """The session is killed when it has written down whose updates are summed."""
+    secure = ("federation.secure=true", "aggregation.quarantine_factor=0", "evaluation.clients_frequency=0")
+    names = 'federation.nodes=["a", "b", "c"]'
+    started = network.arguments("secure", *secure, names)
+    killed = network.zk0.run(started, ("open", r"002/updates/\.survivors", 1))
+    assert killed.code == -signal.SIGKILL, killed.output[-3000:]
+    history = network.resumed("secure")
+    found = [[update.summed.clients for update in one.updates if update.summed] for one in history]
+    assert found == [[], [("a", "b", "c")], [("a", "b", "c")]]
+    repeated(network.zk0, "secure", "secure-again")
+    sums = {folder.name for folder in network.zk0.path.glob("secure*/*")}
+    for node in network.nodes.values():
+        sent = [json.loads(line)["sent"] for line in (node.path / "scratch/sent.jsonl").read_text().splitlines()]
+        assert {one["kind"] for one in sent if one["weights"] and one["to"] in sums} == {"secure_mask"}

@@ -1,11 +1,12 @@
-"""What a session shows where its output is not a terminal."""
+"""What a session shows in a terminal, and where its output is none."""
 
 import re
 
 import pytest
+from rich.progress import Progress
 
 from flows.cli import terminal
-from flows.cli.terminal import session_progress
+from flows.cli.terminal import _ProgressBars, session_progress
 from tasks.events import ProgressEvent, emit_progress
 
 
@@ -28,4 +29,17 @@ def test_progress_is_plain_lines(capfd: pytest.CaptureFixture[str], monkeypatch:
         "round 1: a 20 of 20 steps",
         "round 1: a answered",
         "round 1 of 3 done",
+    ]
+
+
+def test_a_client_that_began_in_an_earlier_round_does_not_change_the_rounds_number() -> None:
+    progress = Progress()
+    bars = _ProgressBars(progress)
+    bars.update(ProgressEvent(kind="round_finished", round=2, rounds=5))
+    for client, began in (("a", 3), ("b", 1)):
+        bars.update(ProgressEvent(kind="optimizer_step", client=client, round=began, step=3, steps=20))
+    assert [(task.description, task.completed) for task in progress.tasks] == [
+        ("round 3: clients train", 2),
+        ("  a", 3),
+        ("  b since round 1", 3),
     ]

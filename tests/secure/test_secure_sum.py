@@ -67,13 +67,19 @@ def test_a_third_may_drop_out_at_any_message(
         assert_open_sum(group, group.run(gone), summed, members)
 
 
-def test_a_third_may_drop_out_of_a_regular_graph(secure_group: Callable[..., Any]) -> None:
-    """Of 12 clients with 6 neighbors each: four that are not neighbors of too many others."""
-    group = secure_group(12, neighbors=6)
+@pytest.mark.parametrize("message", [1, 2, 3, 4])
+def test_a_third_may_drop_out_of_a_regular_graph(secure_group: Callable[..., Any], message: int) -> None:
+    """Of 12 clients with 8 neighbors each, four stop; of no client and its neighbors more than a third does."""
+    group = secure_group(12, neighbors=8)
     roster = group.roster()
-    assert {len(found) for found in roster.neighbors.values()} == {6}
-    gone = ["c01"]
-    assert_open_sum(group, group.run([[], [], gone, [], []]), [n for n in group.names if n not in gone])
+    assert {len(found) for found in roster.neighbors.values()} == {8}
+    gone = next(
+        [*four]
+        for four in combinations(group.names, 4)
+        if all(len({*four} & {*roster.holders(name)}) <= 3 for name in group.names)
+    )
+    summed = [n for n in group.names if n not in gone or message > 2]
+    assert_open_sum(group, group.run([gone if at == message else [] for at in MESSAGES]), summed)
 
 
 @pytest.mark.parametrize("message", [1, 2, 3, 4])

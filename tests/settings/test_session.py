@@ -117,8 +117,20 @@ class TestFaults:
             ({**BUFFERED, "buffer": {"simulated_seconds": {"a": 1}}}, "simulated_seconds of a; expected .*: a, b"),
             ({**BUFFERED, "buffer": {"simulated_seconds": {"a": 1, "b": 0}}}, "simulated_seconds.b: .*greater than 0"),
             (
-                {**BUFFERED, "clients": [*MINIMAL["clients"], {"name": "c", "dataset": "x/c", "from_round": 2}]},
-                "federation.mode buffered: clients cannot join after round 1",
+                {
+                    **BUFFERED,
+                    "clients": [*MINIMAL["clients"], {"name": "c", "dataset": "x/c", "from_round": 2}],
+                    "buffer": {"size": 3},
+                },
+                r"buffer.size 3 with 2 client\(s\), of which",
+            ),
+            (
+                {
+                    **BUFFERED,
+                    "clients": [{"name": f"c{i}", "dataset": f"x/{i}"} for i in range(9)],
+                    "buffer": {"max_staleness": 3},
+                },
+                "3 with 9 clients at work and buffer.size 2: .* begins 4 server steps .*concurrency of at most 8, or",
             ),
             (
                 {**BUFFERED, "scheduler": {"adaptive_lr_enabled": True, "high_loss_multiplier": 2}},
@@ -283,14 +295,12 @@ class TestClients:
     def test_clients_are_local_clients(self) -> None:
         assert parse().local_clients() == parse().clients
 
-    def test_buffered_rounds_on_nodes_need_their_names_or_no_newcomers(self) -> None:
-        nodes = {"mode": "buffered", "engine": "deployment"}
-        with pytest.raises(SettingsError, match=r"after round 1, found federation.newcomer_seconds 120 wit"):
-            parse(clients=[], federation=nodes)
-        assert parse(clients=[], federation=nodes | {"newcomer_seconds": 0}).client_names() == ()
-        assert parse(clients=[], federation=nodes | {"nodes": ["a", "b"]}).client_names() == ("a", "b")
-        with pytest.raises(SettingsError, match=r"no Ray cluster, found federation\.ray_address"):
-            parse(federation={"mode": "buffered", "engine": "ray", "ray_address": "head:6379"})
+    def test_clients_join_buffered_rounds_later_on_every_engine(self) -> None:
+        late = {"name": "c", "dataset": "x/c", "from_round": 2}
+        assert parse(clients=[*MINIMAL["clients"], late], **BUFFERED).accepts_new_clients()
+        assert parse(clients=[], federation={"mode": "buffered", "engine": "deployment"}).accepts_new_clients()
+        cluster = {"mode": "buffered", "engine": "ray", "ray_address": "head:6379"}
+        assert parse(clients=[*MINIMAL["clients"], late], federation=cluster).accepts_new_clients()
 
     def test_nodes_of_the_deployment_engine_bring_their_own_datasets(self) -> None:
         rules = {"engine": "deployment", "nodes": ["b", "a"]}

@@ -55,8 +55,9 @@ class ClientsInRound(Record):
             settings: of the buffer.
         """
         at_work = last.at_work if last else ()
+        busy = {one.client for one in at_work}
         known = [*(last.ready if last else ()), *clients]
-        ready = tuple(dict.fromkeys(name for name in known if name not in {one.client for one in at_work}))
+        ready = tuple(dict.fromkeys(name for name in known if name not in busy))
         clock = last.clock if last else 0.0
         new = cls(
             round=number,

@@ -183,19 +183,24 @@ class Session(Record):
 
     def _buffer_faults(self) -> Iterator[str]:
         names, buffer = self.client_names(), self.buffer
-        if self.federation.ray_address is not None:
-            yield "no Ray cluster, found federation.ray_address; expected nodes (engine deployment), or one machine"
-        if self.accepts_new_clients():
-            found = f"federation.newcomer_seconds {self.federation.newcomer_seconds:g} without federation.nodes"
-            found = found if self.federation.engine == "deployment" else "from_round above 1"
-            yield f"clients cannot join after round 1, found {found}"
         if self.federation.fraction_fit < 1:
             fraction = self.federation.fraction_fit
             yield f"no sample of the clients, found federation.fraction_fit {fraction:g}; expected buffer.concurrency"
         if self.evaluation.joining_report:
             yield "no evaluation.joining_report: clients train in different numbers of rounds"
-        if names and buffer.size > len(names):
-            yield f"buffer.size {buffer.size} with {len(names)} client(s), of which a buffer holds one update each"
+        first = len(self.initial_client_names())
+        if names and buffer.size > first:
+            yield f"buffer.size {buffer.size} with {first} client(s), of which a buffer holds one update each"
+        at_work = min(len(names), buffer.concurrency or len(names))
+        oldest = min((at_work - 1) // buffer.size, self.rounds - 1)
+        if names and oldest > buffer.max_staleness and buffer.max_stale_updates < buffer.size:
+            most = (buffer.max_staleness + 1) * buffer.size
+            yield (
+                f"buffer.max_staleness {buffer.max_staleness} with {at_work} clients at work and buffer.size "
+                f"{buffer.size}: even of clients of one speed, the last one's update begins {oldest} server steps "
+                f"before it arrives, and is refused; expected buffer.concurrency of at most {most}, or a larger "
+                "buffer.max_staleness"
+            )
         if self.federation.min_updates > buffer.size:
             yield f"federation.min_updates {self.federation.min_updates} with buffer.size {buffer.size}"
         if buffer.simulated_seconds and set(buffer.simulated_seconds) != set(names):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cluster_session import two_rounds
+from cluster_session import all_rounds
 
 from zk0.settings.session import Session
 
@@ -91,9 +91,9 @@ def test_weights_are_sent_as_objects_between_machines_without_a_common_folder(
     done = subprocess.run(command, capture_output=True, text=True, timeout=800)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
-    assert found == two_rounds(written(session("local-cache", workers=0), tmp_path / "on-one-machine"))
+    assert found == all_rounds(written(session("local-cache", workers=0), tmp_path / "on-one-machine"))
     logs = (tmp_path / "cache" / "ray" / "session" / "clients").glob("*/client.log")
     trained = sum(log.read_text(encoding="utf-8").count("trained in") for log in logs)
-    assert 0 < trained < 6, "the other node trained the rest, in folders that are not seen here"
+    assert 0 < trained < 13, "the other node trained the rest, in folders that are not seen here"
     assert not (folder / "clients").exists()
     assert not list((tmp_path / "cache").glob("ray/*/weights/*"))

@@ -102,6 +102,8 @@ class RayGrid:
     def push_messages(self, messages: Sequence[Message]) -> Sequence[str]:
         """Give messages to the actors, and return their ids."""
         ids = list(self._grid.push_messages(messages))
+        if self._objects is not None:
+            self._objects.keep(dict(zip(ids, messages, strict=True)))
         if not self._open:
             self._actors.expect()
         self._open.update(ids)

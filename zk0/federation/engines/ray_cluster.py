@@ -6,11 +6,13 @@ folders for all clients in its own `cache_dir`, because Ray trains a client wher
 """
 
 import json
+import os
 import shutil
 import socket
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,7 +30,7 @@ from zk0.storage.atomic import atomic_path
 WEIGHTS_OBJECT = "weights-object"
 """Key in a message's ConfigRecord that takes the place of WEIGHTS_PATH: the key of an object."""
 _KEPT_FILES = 3
-"""Received weights that stay on a machine: those of the last requests."""
+"""Received weights that stay on a machine, beside those that its clients train from."""
 _LEFT_OVER_SECONDS = 86_400.0
 _FETCH_SECONDS = 3600.0
 
@@ -83,6 +85,8 @@ class SessionObjects:
         self.cluster = ClusterSession(f"zk0-{session}-{time.time_ns():x}", session)
         self._inbox = inbox
         self._sent: dict[Path, str] = {}
+        self._needed: dict[str, str] = {}
+        """Key of the object that each open message names."""
         actor = ray.remote(num_cpus=0)(ObjectTable).options(name=self.cluster.table)
         self._table = actor.remote(json.dumps(list(nodes)))
 
@@ -110,15 +114,22 @@ class SessionObjects:
         _replace_object(message.content, target)
         return message
 
-    def discard(self, ids: Iterable[str]) -> None:
-        """Drop what was sent and the files that have arrived; answers to these messages are not kept any more."""
-        self._table.drop.remote([_answer_key(one) for one in ids], True)
-        self._table.drop.remote(list(self._sent.values()), False)
-        self._sent.clear()
-        shutil.rmtree(self._inbox, ignore_errors=True)
+    def keep(self, messages: Mapping[str, Message]) -> None:
+        """Keep the objects that messages name until these are discarded, by message id."""
+        self._needed |= {one: key for one, message in messages.items() if (key := _object_key(message.content))}
+
+    def discard(self, ids: Sequence[str]) -> None:
+        """Drop what no other message needs and the files that have arrived; later answers to these are not kept."""
+        answers = [_answer_key(one) for one in ids]
+        dropped = {self._needed.pop(one) for one in ids if one in self._needed} - set(self._needed.values())
+        self._table.drop.remote(answers, True)
+        self._table.drop.remote(list(dropped), False)
+        self._sent = {path: key for path, key in self._sent.items() if key not in dropped}
+        for key in answers:
+            (self._inbox / f"{key}.safetensors").unlink(missing_ok=True)
 
     def _object_of(self, path: Path) -> str:
-        """Return the key of a file's object; requests of one round share it."""
+        """Return the key of a file's object; requests with the same weights share it."""
         if path not in self._sent:
             state = path.stat()
             key = f"sent-{state.st_ino:x}-{state.st_size:x}-{state.st_mtime_ns:x}"
@@ -153,7 +164,7 @@ class MachineFiles:
         config = message.content.config_records["config"]
         config["nodes"] = str(self._nodes_file)
         if key := _object_key(message.content):
-            _replace_object(message.content, self._file_of(key))
+            _replace_object(message.content, self._in_use(key))
         return message
 
     def share(self, request: Message, reply: Message) -> Message:
@@ -179,6 +190,16 @@ class MachineFiles:
             newest = sorted(self._weights.glob("*.safetensors"), key=lambda file: file.stat().st_mtime_ns)
             for file in newest[:-_KEPT_FILES]:
                 file.unlink(missing_ok=True)
+        return target
+
+    def _in_use(self, key: str) -> Path:
+        """Return a link to an object's file, which stays until this actor's next request: training may take long."""
+        target = self._weights / "in-use" / f"{os.getpid()}.safetensors"
+        target.parent.mkdir(exist_ok=True)
+        target.unlink(missing_ok=True)
+        while not target.exists():
+            with suppress(FileNotFoundError):  # another actor has removed the file, for newer ones
+                os.link(self._file_of(key), target)
         return target
 
     def _remove_at_end(self, connection: Connection) -> None:

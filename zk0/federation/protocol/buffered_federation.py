@@ -111,7 +111,8 @@ class BufferedFederation(Federation):
         """
         due: dict[str, tuple[Request, int]] = {}
         for one in buffer.clients.at_work:
-            buffer.show(one.client)
+            if one.began == buffer.request.number:
+                buffer.show(one.client)
             if one.client not in self._open_requests:
                 start = buffer.request.start_of(one.client, one.began)
                 due[one.client] = self._requests([start.plan], start.sent)[one.client], one.began
@@ -128,6 +129,7 @@ class BufferedFederation(Federation):
             self._log.record(timed.reply, ("train", began), refusal=found.reason, in_order=False)
         else:
             self._log.record(timed.reply, ("train", began), update=found, in_order=False)
+        buffer.show(client)
         buffer.listener.on_result(found)
 
 
@@ -152,7 +154,10 @@ class _Buffer:
         self._arrived_at: dict[str, float | None] = {}
 
     def show(self, client: str) -> None:
-        """Tell the listener, once, that a client is at work."""
+        """Tell the listener, once, of a client that begins in this round, or that has answered from an earlier one.
+
+        Not of those that go on: there may be many more of them than updates in a buffer.
+        """
         if client not in self._shown:
             self._shown.add(client)
             self.listener.on_request(client)

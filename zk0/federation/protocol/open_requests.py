@@ -131,7 +131,8 @@ class OpenRequests:
         for message in found:
             client = clients[message.metadata.reply_to_message_id]
             self._arrive(client, parse_reply(client, message, timeout_reason(self._timeout)))
-        late = [] if found else [name for name in clients.values() if self._is_late(name)]
+        waits = not found and not self._grid.limits_turns
+        late = [name for name in clients.values() if self._is_late(name)] if waits else []
         for client in late:
             self._arrive(client, Reply(client, None, timeout_reason(self._timeout)))
         return bool(found or late)
