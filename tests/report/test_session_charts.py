@@ -13,7 +13,7 @@ from scipy.stats import t
 
 from zk0.errors import ReportError
 from zk0.records import Contribution, RoundRecord
-from zk0.report.charts.axes import MAX_NAMED_CLIENTS, figure_png, shorten_label
+from zk0.report.charts.axes import MAX_DRAWN_CLIENTS, MAX_NAMED_CLIENTS, figure_png, shorten_label
 from zk0.report.charts.federated_metrics_chart import federated_metrics_figure
 from zk0.report.charts.footnotes import evaluation_settings_note
 from zk0.report.charts.session_charts import (
@@ -135,20 +135,33 @@ def test_schedule_shows_lr_mu_and_the_client_with_a_boost(history: list[RoundRec
     np.testing.assert_allclose(drawn(mu)["all clients"][1], [np.nan, 0.01, 0.01, 0.0105])
 
 
-def test_many_clients_are_gray_and_their_mean_is_drawn(history: list[RoundRecord]) -> None:
-    record = history[1]
+def with_clients(record: RoundRecord, count: int) -> RoundRecord:
+    """The record with the updates of so many clients, whose losses are 0, 1, 2, ..."""
+    update = record.updates[0]
     many = tuple(
-        record.updates[0].model_copy(
-            update={
-                "client": f"c{i:02d}",
-                "metrics": record.updates[0].metrics.model_copy(update={"policy_loss": float(i)}),
-            }
+        update.model_copy(
+            update={"client": f"c{i:03d}", "metrics": update.metrics.model_copy(update={"policy_loss": float(i)})}
         )
-        for i in range(MAX_NAMED_CLIENTS + 1)
+        for i in range(count)
     )
-    lines = drawn(federated_metrics_figure([record.model_copy(update={"updates": many, "contributions": ()})]).axes[0])
-    assert lines["mean of the clients"] == ([1.0], [5.0])
-    assert len(lines) == 2
+    return record.model_copy(update={"updates": many, "contributions": ()})
+
+
+def test_many_clients_are_gray_and_their_mean_is_drawn(history: list[RoundRecord]) -> None:
+    count = MAX_NAMED_CLIENTS + 1
+    axes = federated_metrics_figure([with_clients(history[1], count)]).axes[0]
+    assert drawn(axes) == {"mean of the clients": ([1.0], [5.0])}
+    each, points = axes.collections
+    assert each.get_label() == f"each of {count} clients"
+    assert len(each.get_segments()) == len(points.get_offsets()) == count
+
+
+def test_of_more_clients_the_range_of_most_is_drawn(history: list[RoundRecord]) -> None:
+    axes = federated_metrics_figure([with_clients(history[1], MAX_DRAWN_CLIENTS + 1)]).axes[0]
+    assert drawn(axes) == {"mean of the clients": ([1.0], [50.0])}
+    between, lines = axes.collections
+    assert between.get_label() == f"middle 90 % of {MAX_DRAWN_CLIENTS + 1} clients"
+    assert [segment.tolist() for segment in lines.get_segments()] == [[[1.0, 5.0], [1.0, 95.0]]]
 
 
 def test_the_footnote_has_the_settings_of_the_evaluations(history: list[RoundRecord]) -> None:

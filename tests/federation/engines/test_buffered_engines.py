@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,8 @@ FINISHED: dict[str, Any] = {"seconds": 1, "finished_at": ""}
 class BufferedDriver:
     """Runs the buffered rounds of a session step by step."""
 
-    def __init__(self, driven: Any, federation: Any, settings: BufferSettings) -> None:
-        self.driven, self.federation, self.settings = driven, federation, settings
+    def __init__(self, driven: Any, federation: Any, settings: BufferSettings, names: Sequence[str] = "abc") -> None:
+        self.driven, self.federation, self.settings, self.names = driven, federation, settings, tuple(names)
         self.plans: dict[tuple[str, int], Any] = {}
         self.weights: dict[int, Path] = {}
         self.records: list[Any] = []
@@ -37,13 +37,15 @@ class BufferedDriver:
 
         number = self.driven.history[-1].round + 1
         self.weights[number] = Path(self.driven.history[-1].path)
+        last = self.records[-1] if self.records else None
+        needed = {(one.client, one.began) for one in last.at_work} if last else set()
+        self.plans = {key: plan for key, plan in self.plans.items() if key in needed or key[1] == number}
         self.plans |= {(plan.client, number): plan for plan in self.driven.plans(buffered=True)}
 
         def start_of(client: str, began: int) -> RoundStart:
             return RoundStart(self.plans[client, began], self.weights[began], self.weights[began])
 
-        last = self.records[-1] if self.records else None
-        request = BufferedRequest(number, self.driven.spool(), self.settings, tuple("abc"), last, start_of)
+        request = BufferedRequest(number, self.driven.spool(), self.settings, self.names, last, start_of)
         return self.federation.train_buffered(request, listener)
 
     def step(self, found: Any) -> None:
@@ -171,6 +173,30 @@ def test_a_worker_that_dies_costs_one_update(local_engine: Any, drive: type, tmp
     session.step(found)
     assert [(one.client, one.factor) for one in session.records[0].arrivals][-1] == ("b", 1.0)
     assert len(session.records[0].arrivals) == 4
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_thousand_clients(session_of: Callable[..., Session], drive: type, tmp_path: Path) -> None:
+    """Twenty train at a time; what is sent, listened to and kept in memory follows the updates, not the clients."""
+    from zk0.diagnostics import resident_bytes
+    from zk0.federation.open import open_federation
+
+    names, size, rounds = [f"c{number:03d}" for number in range(1000)], 10, 6
+    few = session_of(federation={"mode": "buffered"})
+    clients = tuple(few.clients[0].model_copy(update={"name": name}) for name in names)
+    session = few.model_copy(update={"clients": clients})
+    settings, listener, resident = BufferSettings(size=size, concurrency=20), Requested(), []
+    with open_federation(session, "thousand", tmp_path) as federation:
+        driven = BufferedDriver(drive(session, tmp_path, "thousand"), federation, settings, names)
+        for _ in range(rounds):
+            driven.step(driven.collect(listener))
+            resident.append(resident_bytes())
+            assert len(driven.records[-1].at_work) == 20
+    answered = [client for arrivals in driven.orders() for client, _ in arrivals]
+    assert answered == names[: size * rounds], "the one that has waited longest is next"
+    assert len(listener.requested) <= 2 * len(answered) + 20
+    assert max(resident[2:]) - resident[1] < 20e6
 
 
 def buffered_on_nodes(engine: Any, folder: Path) -> Any:

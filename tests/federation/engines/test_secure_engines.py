@@ -4,7 +4,7 @@ import json
 import os
 import signal
 from collections.abc import Callable, Iterator
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -101,23 +101,30 @@ class Killed(Exception):
     """The session ends here."""
 
 
-def dropping(lose: Callable[[], None] | None, dies: bool = True) -> type:
-    """Return a kind of federation in which c drops out when masked updates are asked for.
+STEPS = ("secure_shares", "secure_mask", "secure_consent", "secure_reveal")
+
+
+def dropping(at: str, lose: Callable[[], None] | None, dies: bool = True) -> type:
+    """Return a kind of federation in which c drops out at one of the `STEPS`.
 
     Args:
+        at: the step.
         lose: called then; None: the message to c is lost.
-        dies: the session ends before it asks the clients to agree to the sum.
+        dies: the session ends before the step after it, if there is one.
     """
     from zk0.federation.protocol.exchange import Reply
     from zk0.federation.protocol.secure_federation import SecureFederation
 
+    following = dict(pairwise(STEPS)).get(at)
+
     class Dropping(SecureFederation):
         def ask(self, plans: Any, message_type: str, requests: Any, files: Any) -> Iterator[Any]:
-            if dies and message_type.endswith("secure_consent"):
+            step = message_type.rpartition(".")[2]
+            if dies and step == following:
                 raise Killed
-            if message_type.endswith("secure_mask") and lose is not None:
+            if step == at and lose is not None:
                 lose()
-            elif message_type.endswith("secure_mask"):
+            elif step == at:
                 plans = [plan for plan in plans if plan.client != "c"]
                 requests = {name: one for name, one in requests.items() if name != "c"}
                 lost = iter((Reply("c", None, "lost"),))
@@ -129,41 +136,48 @@ def dropping(lose: Callable[[], None] | None, dies: bool = True) -> type:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
+@pytest.mark.parametrize("at", STEPS)
 def test_a_supernode_that_is_killed_within_a_sum_and_a_session_that_resumes(
-    deployment_engine: Any, session_of: Callable[..., Session], drive: type, tmp_path: Path
+    at: str, deployment_engine: Any, session_of: Callable[..., Session], drive: type, tmp_path: Path
 ) -> None:
-    """The sum of the others has the bits of one in which that client drops out in this process."""
+    """The sum has the bits of one in which that client drops out in this process, at each step of the protocol."""
     from waiting import wait_until
 
     from zk0.federation.open import open_federation
     from zk0.federation.protocol.secure_federation import SecureFederation
     from zk0.settings.plans import session_terms
 
-    engine = deployment_engine
+    engine, name = deployment_engine, f"dropout-{at}"
     node = engine.deployment.nodes["c"]
     session = session_of(**settings(0))
     with open_federation(session, "here", tmp_path / "here") as opened:
-        here = drive(session, tmp_path / "here", "dropout")
-        federation = dropping(None, dies=False)(opened._grid, ("a", "b", "c"), 240)
+        here = drive(session, tmp_path / "here", name)
+        federation = dropping(at, None, dies=False)(opened._grid, ("a", "b", "c"), 240)
         here.begin(federation)
         wanted = federation.train_secure(here.plans(secure=RULES), Path(here.history[-1].path), here.spool())
 
     def kill() -> None:
         os.kill(engine.deployment.pid(node, "supernode"), signal.SIGKILL)
 
-    there = drive(engine.session, tmp_path / "there", "dropout")
+    there = drive(engine.session, tmp_path / "there", name)
     engine.show_ledger(there)
-    federation = dropping(kill)(engine.grid, ("a", "b", "c"), 20, heads=engine.heads)
+    federation = dropping(at, kill)(engine.grid, ("a", "b", "c"), 20, heads=engine.heads)
     there.begin(federation)
     plans, weights = there.plans(secure=RULES), Path(there.history[-1].path)
-    with pytest.raises(Killed):
-        federation.train_secure(plans, weights, there.spool())
-    resumed = SecureFederation(engine.grid, ("a", "b", "c"), 20, heads=engine.heads)
-    resumed.join(session_terms(there.session, "dropout"), previous=there.members)
-    found = resumed.train_secure(plans, weights, there.spool())
-    assert (found.sum.summed.clients, found.sum.summed.dropped) == (("a", "b"), ("c",))
+    if at == STEPS[-1]:  # no step follows, before which the session could end
+        found = federation.train_secure(plans, weights, there.spool())
+    else:
+        with pytest.raises(Killed):
+            federation.train_secure(plans, weights, there.spool())
+        resumed = SecureFederation(engine.grid, ("a", "b", "c"), 20, heads=engine.heads)
+        resumed.join(session_terms(there.session, name), previous=there.members)
+        found = resumed.train_secure(plans, weights, there.spool())
+    masked = at in STEPS[2:]
+    summed = (("a", "b", "c"), ()) if masked else (("a", "b"), ("c",))
+    assert (found.sum.summed.clients, found.sum.summed.dropped) == summed
     assert found.sum.digest == wanted.sum.digest
-    assert {(one.client, one.reason) for one in found.refusals} == {("c", "no answer within 20 s")}
+    if not masked:
+        assert {(one.client, one.reason) for one in found.refusals} == {("c", "no answer within 20 s")}
     began = {name: SentJournal(engine.deployment.nodes[name].scratch / "sent.jsonl").read()[-2:] for name in "ab"}
     assert all([line.kind for line in lines] == ["secure_consent", "secure_reveal"] for lines in began.values())
     wait_until(lambda: {n.status for n in engine.deployment.server.node_statuses()} == {"online"})

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
@@ -19,6 +20,8 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "h")
 DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
 MAX_NAMED_CLIENTS = 10
 """With more clients, their series are gray and unnamed, and their mean is drawn."""
+MAX_DRAWN_CLIENTS = 100
+"""With more clients, the range of most of them is drawn instead of their series."""
 MAX_MARKED_POINTS = 40
 """Series with more points have no markers."""
 
@@ -71,16 +74,23 @@ def draw_series(
 
 
 def draw_client_series(axes: Axes, rounds: Sequence[int], series: Mapping[str, Sequence[float]], theme: Theme) -> None:
-    """Draw one series per client; above `MAX_NAMED_CLIENTS`, gray series and their mean."""
+    """Draw one series per client; above `MAX_NAMED_CLIENTS`, gray series or their range, and their mean."""
     if len(series) <= MAX_NAMED_CLIENTS:
         for index, (name, values) in enumerate(series.items()):
             draw_series(axes, rounds, values, (index, shorten_label(name, 24)), theme)
         return
-    for number, values in enumerate(series.values()):
-        label = f"each of {len(series)} clients" if number == 0 else "_client"
-        axes.plot(rounds, values, color=theme.muted, linewidth=0.8, alpha=0.45, marker=".", markersize=2, label=label)
-    of_rounds = zip(*series.values(), strict=True)
-    means = [mean_or_none([v for v in values if not isnan(v)]) for values in of_rounds]
+    by_round = [[v for v in values if not isnan(v)] for values in zip(*series.values(), strict=True)]
+    if len(series) <= MAX_DRAWN_CLIENTS:
+        lines = [np.column_stack((rounds, values)) for values in series.values()]
+        label = f"each of {len(series)} clients"
+        axes.add_collection(LineCollection(lines, colors=theme.muted, linewidths=0.8, alpha=0.45, label=label))
+        axes.scatter(*np.concatenate(lines).T, s=2, color=theme.muted, alpha=0.45, linewidths=0, label="_client")
+    elif any(by_round):
+        low, high = zip(*(np.quantile(v, (0.05, 0.95)) if v else (nan, nan) for v in by_round), strict=True)
+        label = f"middle 90 % of {len(series)} clients"
+        axes.fill_between(rounds, low, high, color=theme.muted, alpha=0.25, linewidth=0, label=label)
+        axes.vlines(rounds, low, high, color=theme.muted, alpha=0.6, linewidth=1.2, label="_range")
+    means = [mean_or_none(values) for values in by_round]
     draw_series(axes, rounds, [nan if v is None else v for v in means], (0, "mean of the clients"), theme)
 
 
