@@ -134,7 +134,7 @@ def run_tracked_rounds(
             if session.accepts_new_clients():
                 setup = without_dependency(preparation.admit_new_clients(number, known, folder, setup))
             history = federated_round(number, known, folder, setup, before)
-            shown = submit_round_artifacts(session.rounds, history, progress, shown)
+            shown = submit_round_artifacts(session, history, progress, shown)
             if history[-1].round < final_round(session, history):
                 run_round_rollouts(session, folder, setup, history[-1])
                 track_rounds(session, folder, history)  # the last round is tracked with its attempts, below
@@ -174,19 +174,20 @@ def save_best_round(
 
 
 def submit_round_artifacts(
-    rounds: int, history: tuple[RoundRecord, ...], progress: UUID, before: PrefectFuture[None] | None
+    session: Session, history: tuple[RoundRecord, ...], progress: UUID, before: PrefectFuture[None] | None
 ) -> PrefectFuture[None]:
     """Update the artifacts in the UI while the next round trains, one round after the other.
 
     Args:
-        rounds: of the whole session.
+        session: the settings.
         history: all finished rounds.
         progress: id of the progress bar.
         before: the update after the round before, which is waited for.
     """
     if before is not None:
         before.result()
-    return reporting.update_round_artifacts.submit(history[-1].round, rounds, with_dependency(history), progress)
+    known = without_dependency(session)
+    return reporting.update_round_artifacts.submit(history[-1].round, known, with_dependency(history), progress)
 
 
 def release_checkpoint(session: Session, folder: str, history: tuple[RoundRecord, ...]) -> None:

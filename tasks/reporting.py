@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 from uuid import UUID
 
@@ -24,6 +25,8 @@ from zk0.storage.session_folder import SessionFolder
 
 _MIN_SECONDS_FOR_CHARTS = 60.0
 """Charts take about a second to draw: after a shorter round they are not updated, only with the report."""
+_MOST_NAMES = 20
+"""Of refused clients in a row of a table."""
 
 
 def create_session_progress(session: Session, done: int) -> UUID:
@@ -38,10 +41,11 @@ def create_session_progress(session: Session, done: int) -> UUID:
 
 
 @task(task_run_name="tables round {number}", cache_policy=NO_CACHE)
-def update_round_artifacts(number: int, rounds: int, history: Sequence[RoundRecord], progress: UUID) -> None:
+def update_round_artifacts(number: int, session: Session, history: Sequence[RoundRecord], progress: UUID) -> None:
     """Update the artifacts in the UI: the progress bar, the losses of all rounds, the seconds of each stage."""
-    update_progress_artifact(artifact_id=progress, progress=100.0 * number / rounds)
-    losses, timings = align_columns([_losses(r) for r in history]), align_columns([_timings(r) for r in history])
+    update_progress_artifact(artifact_id=progress, progress=100.0 * number / session.rounds)
+    most = session.tracking.client_task_runs
+    losses, timings = align_columns([_losses(r, most) for r in history]), align_columns([_timings(r) for r in history])
     create_table_artifact(table=losses, key="round-losses", description="Losses by round")
     create_table_artifact(table=timings, key="benchmark", description="Seconds by round and stage")
 
@@ -58,20 +62,34 @@ def align_columns(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{column: row.get(column) for column in columns} for row in rows]
 
 
-def _losses(record: RoundRecord) -> dict[str, Any]:
+def _losses(record: RoundRecord, most: int) -> dict[str, Any]:
+    """Return a row of the table of losses: of each client, or mean and extremes of more than `most` clients."""
     evaluation, decision = record.evaluation, record.decision
+    of_clients = {u.client: round(u.metrics.policy_loss, 4) for u in record.updates}
+    if len(of_clients) > most:
+        values = of_clients.values()
+        of_clients = {
+            "mean of the clients": round(fmean(values), 4),
+            "lowest": min(values),
+            "highest": max(values),
+        }
     return {
         "round": record.round,
         "policy loss (unseen)": evaluation and round(evaluation.policy_loss, 4),
         "standard error": evaluation and evaluation.policy_loss_se and round(evaluation.policy_loss_se, 4),
         "action error (degrees)": evaluation and round(evaluation.action_error_degrees, 2),
-        **{u.client: round(u.metrics.policy_loss, 4) for u in record.updates},
+        **of_clients,
         "lr": decision and decision.lr,
         "mu": decision and decision.mu,
-        "refused": ", ".join(r.client for r in record.refusals),
+        "refused": _first_names([r.client for r in record.refusals]),
         "reason": decision.reason if decision else "start",
         "digest": record.checkpoint.digest[:12],
     }
+
+
+def _first_names(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+    return ", ".join(names[:_MOST_NAMES]) + more
 
 
 def _timings(record: RoundRecord) -> dict[str, Any]:

@@ -34,7 +34,7 @@ class TrackingSettings(Record):
         default=100,
         ge=0,
         description="most clients of a round that have a task run each in Prefect's UI; with more, only the round's "
-        "task run has their lines, which keeps the Prefect server fast",
+        "task run has their lines, and tables their mean and extremes, which keeps the Prefect server fast",
     )
 
     @property
