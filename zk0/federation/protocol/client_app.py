@@ -433,7 +433,7 @@ def _recorded_answer(
     except (Zk0Error, OSError, ValueError) as e:
         logger.error("{}", e)
         problem = content["answer"].get("refusal", "its answer was not sent")
-        content = _refusal(f"{problem}; its journal could not be written: {type(e).__name__}: {e}")
+        content = _refusal(f"{problem}; its journal could not be written: {type(e).__name__}: {e}", may_pass(e))
     return content
 
 

@@ -9,29 +9,36 @@ import json
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 from flwr.app import MessageType, RecordDict
 
 from zk0.audit.ledger_heads import MAX_HEADS
 from zk0.audit.merkle import Receipt
+from zk0.errors import TransientError, list_problems
 from zk0.federation.flower.flower_message import WEIGHTS_PATH
 from zk0.federation.protocol.exchange import FEATURES, JOINING_REPORT, LOCAL_BASELINE, RECEIPTS, Reply, Request
 from zk0.federation.protocol.membership import Membership
 from zk0.federation.protocol.replies import (
     CollectedScores,
     CollectedUpdates,
+    EvaluationAttempt,
     ResultListener,
     SilentListener,
     parse_report,
     parse_score,
 )
 from zk0.federation.protocol.spool import JoinedWith, Spool
-from zk0.records import ClientScore, Refusal, Update
+from zk0.records import Refusal, Update
 from zk0.settings.plans import ClientPlan, EvaluationPlan, FeaturePlan, JoiningReportPlan, RoundPlan, SessionTerms
 
 
 class Federation(Membership):
     """The clients of one session, connected by one engine: they join, train, evaluate and receive receipts."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._evaluation = EvaluationAttempt()
 
     def compute_features(self, plans: Sequence[FeaturePlan]) -> tuple[Refusal, ...]:
         """Let clients compute the features of their frames, and return the refusals of those that did not.
@@ -104,24 +111,40 @@ class Federation(Membership):
     def evaluate(
         self, plans: Sequence[EvaluationPlan], weights: Path, listener: ResultListener | None = None
     ) -> CollectedScores:
-        """Let clients evaluate the weights in a file on their held-out episodes, and return scores and refusals."""
+        """Let clients evaluate the weights in a file on their held-out episodes, and return scores and refusals.
+
+        Raises:
+            TransientError: clients refuse for reasons that may pass. The next call for this model asks only the
+                clients without a score, and takes the refusals of those that it asks again.
+        """
         listener = listener or SilentListener()
-        requests, may_be_personal = self._requests(plans, weights), any(plan.recipe.personal for plan in plans)
-        scores: dict[str, ClientScore] = {}
-        refusals: list[Refusal] = []
+        model = frozenset((plan.round, plan.global_digest) for plan in plans)
+        if self._evaluation.model != model:
+            self._evaluation = EvaluationAttempt(model)
+        attempt, scores = self._evaluation, self._evaluation.scores
+        for score in scores.values():
+            listener.on_reused(score)
+        requests = self._requests([plan for plan in plans if plan.client not in scores], weights)
         for name in requests:
             listener.on_request(name)
+        may_be_personal = any(plan.recipe.personal for plan in plans)
+        refusals, passing = list[Refusal](), list[Refusal]()
         for reply in self._exchange(requests, MessageType.EVALUATE, "evaluate"):
             if reply.unexpected:  # the first answer counts, and the weights are the same
                 continue
             found = parse_score(reply, self._registry.members.get(reply.sender), may_be_personal=may_be_personal)
             if isinstance(found, Refusal):
-                refusals.append(found)
+                (passing if reply.may_pass and found.client not in attempt.asked_again else refusals).append(found)
                 self._log.record(reply, ("evaluate", plans[0].round), refusal=found.reason)
             else:
                 scores[found.client] = found
                 self._log.record(reply, ("evaluate", plans[0].round))
             listener.on_result(found)
+        attempt.asked_again |= {refusal.client for refusal in passing}
+        if passing:
+            title = f"{len(passing)} of {len(plans)} clients cannot evaluate now"
+            raise TransientError(list_problems(title, [f"{one.client}: {one.reason}" for one in _sorted(passing)]))
+        self._evaluation = EvaluationAttempt()
         return CollectedScores(scores=tuple(scores[n] for n in sorted(scores)), refusals=_sorted(refusals))
 
     def collect_joining_reports(
