@@ -16,6 +16,7 @@ from zk0.client.round_state import session_state_folder
 from zk0.errors import TransientError
 from zk0.federation.engines.local import LocalGrid
 from zk0.federation.protocol.collect import Federation
+from zk0.federation.protocol.sent_log import SENT_JOURNAL
 from zk0.settings.session import Session
 
 
@@ -264,13 +265,14 @@ def test_a_client_whose_disk_was_away_is_asked_once_more(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The disk of b comes back, that of c does not; a is asked once."""
-    away, open_file = ["b", "c", "c"], os.open
+    written = ".evaluation_0.json"
+    away, open_file = [("b", written), ("c", written), ("c", written)], os.open
 
     def stale(path: Any, *arguments: Any, **options: Any) -> int:
-        client = Path(path).parent.name
-        if client in away and Path(path).name.startswith(".evaluation_0.json"):
-            away.remove(client)
-            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        for client, name in away:
+            if Path(path).parent.name == client and Path(path).name.startswith(name):
+                away.remove((client, name))
+                raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
         return open_file(path, *arguments, **options)
 
     session, listener = session_of(), RecordingListener()
@@ -280,7 +282,9 @@ def test_a_client_whose_disk_was_away_is_asked_once_more(
         monkeypatch.setattr(os, "open", stale)
         with pytest.raises(TransientError) as caught:
             driven.evaluate(federation)
-        assert re.search(r"2 of 3 clients cannot evaluate now:\n  b: .*Stale file handle.*\n  c: ", str(caught.value))
+        assert re.search(
+            r"2 clients cannot evaluate round 0 now:\n  b: .*Stale file handle.*\n  c: ", str(caught.value)
+        )
         found = driven.evaluate(federation, listener)
         assert [s.client for s in found.scores] == ["a", "b"]
         assert [r.client for r in found.refusals] == ["c"]
@@ -290,6 +294,12 @@ def test_a_client_whose_disk_was_away_is_asked_once_more(
         again = driven.evaluate(federation)
         assert [s.client for s in again.scores] == ["a", "b", "c"]
         assert again.scores[:2] == found.scores
+
+        away.append(("b", SENT_JOURNAL))
+        terms, none = driven.plans()[0].terms, {"a": (), "b": ()}
+        with pytest.raises(TransientError, match=r"1 clients cannot take part in receipts now: b: .*Stale file"):
+            federation.send_receipts(terms, none)
+        assert federation.send_receipts(terms, none) == ()
 
 
 class LyingGrid(GridWrapper):

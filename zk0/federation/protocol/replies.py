@@ -34,12 +34,11 @@ class CollectedScores(Record):
 
 @dataclass
 class EvaluationAttempt:
-    """The answers so far of an evaluation, which clients whose reason may pass are asked for once more."""
+    """The scores so far of an evaluation, for which some clients are asked once more."""
 
     model: frozenset[tuple[int, str]] = frozenset()
     """Round, and digest of the weights."""
     scores: dict[str, ClientScore] = field(default_factory=dict)
-    asked_again: frozenset[str] = frozenset()
 
 
 class ResultListener(Protocol):
