@@ -17,7 +17,7 @@ from stale_disk import away_once
 from wandb_server import wandb_server
 
 from zk0.audit.ledger import Ledger
-from zk0.records import Checkpoint, Refusal, RoundRecord, Statistics
+from zk0.records import Checkpoint, PolicyRecipe, Refusal, RoundRecord, Statistics
 from zk0.settings.loading import parse_session
 from zk0.settings.session import Session
 
@@ -263,6 +263,18 @@ def test_a_start_policy(hub: Any, session: Session, in_flow: Any, tmp_path: Path
     )
     assert counts == [2]
     assert state.is_completed()
+
+
+def test_the_statistics_of_a_start_policy(
+    hub: Any, session: Session, statistics: Statistics, in_flow: Any, tmp_path: Path
+) -> None:
+    from tasks.preparation import choose_normalization
+
+    publish_base_policy(hub, tmp_path / "base", tmp_path / "made")
+    recipe = PolicyRecipe(path="lerobot/smolvla_base", cameras=("overhead", "wrist"), joints=6, seed=1)
+    fail_once(hub, "lerobot/smolvla_base/resolve/main/policy_preprocessor.json")
+    counts, state = in_flow(choose_normalization, session, recipe, statistics, None)
+    assert (counts, state.is_completed()) == ([2], True), state.message
 
 
 def test_a_tracker_that_comes_back(

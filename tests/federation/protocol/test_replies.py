@@ -295,6 +295,8 @@ def test_a_client_whose_disk_was_away_is_asked_once_more(
         assert [s.client for s in again.scores] == ["a", "b", "c"]
         assert again.scores[:2] == found.scores
 
+        assert "| b, round 0 | zk0.federation" in (tmp_path / "clients/b/client.log").read_text()
+
         away.append(("b", SENT_JOURNAL))
         terms, none = driven.plans()[0].terms, {"a": (), "b": ()}
         with pytest.raises(TransientError, match=r"1 clients cannot take part in receipts now: b: .*Stale file"):
