@@ -45,8 +45,9 @@ that its check found broken, with the number of episodes.
 A session also compares its datasets with each other. An episode that is in two places, with equal states and actions,
 is an error. Report, model card and log note training episodes that are nearly copies of episodes elsewhere (with noise,
 at another speed, or cut), clients whose joints seem to have another zero position than those of all others, and tasks
-that several clients, or a client and an evaluation set, have in common. `expected_episodes` of a client or an
-evaluation set is the number of episodes that its dataset must have.
+that several clients, or a client and an evaluation set, have in common. Of each kind they note at most 20, and the
+number of the others ([decision 0037](decisions/0037-dataset-notes-are-bounded.md)). `expected_episodes` of a client or
+an evaluation set is the number of episodes that its dataset must have.
 
 What no file shows, no check finds: videos of one camera that have equal numbers of frames and lie under each other's
 name; two cameras under each other's name in most episodes; and a video that lost a frame and shows another one twice.

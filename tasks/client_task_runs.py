@@ -55,11 +55,11 @@ class ClientTaskRuns:
         self._start(client, self._doing)
         self._set_state(client, Running())
 
-    def on_reused(self, update: Update) -> None:
-        """Show a completed task run for an update of an earlier attempt; its client is not asked again."""
-        self._start(update.client, "had answered")
-        self._set_state(update.client, Completed(message=f"in an earlier attempt: {answer_summary(update)}"))
-        emit_progress(ProgressEvent(kind="client_answered", client=update.client, round=self._round))
+    def on_reused(self, found: Update | ClientScore) -> None:
+        """Show a completed task run for a result of an earlier attempt; its client is not asked again."""
+        self._start(found.client, "had answered")
+        self._set_state(found.client, Completed(message=f"in an earlier attempt: {answer_summary(found)}"))
+        emit_progress(ProgressEvent(kind="client_answered", client=found.client, round=self._round))
 
     def on_result(self, found: Update | ClientScore | MaskedUpdate | Refusal) -> None:
         """End the client's task run: completed with its numbers, or failed with the reason of the refusal."""

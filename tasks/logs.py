@@ -8,7 +8,7 @@ from typing import Any
 from loguru import logger
 from prefect.exceptions import Pause
 
-from zk0.diagnostics import LOG_FORMAT, SESSION_LOG, forward_library_logs
+from zk0.diagnostics import SESSION_LOG, forward_library_logs, log_format
 from zk0.errors import DiskFull
 
 _FILE_OPTIONS: dict[str, Any] = {
@@ -16,7 +16,7 @@ _FILE_OPTIONS: dict[str, Any] = {
     "retention": "10 days",
     "compression": "zip",
     "level": "INFO",
-    "format": LOG_FORMAT,
+    "format": log_format,
     "watch": True,
 }
 
@@ -29,8 +29,9 @@ def _is_server(record: Any) -> bool:
 def session_logs(folder: Path) -> Iterator[None]:
     """Write log lines to files in the session's folder during the block, and the error that ends it, but DiskFull.
 
-    simulation.log has every line with the id of its process: those of Flower, Ray and lerobot too, and those of the
-    clients on this machine, whose worker processes append to it; server/server.log has those of flows and tasks.
+    simulation.log has every line with the id of its process, and with client and round where it is for one: those of
+    Flower, Ray and lerobot too, and those of the clients on this machine, whose worker processes append to it;
+    server/server.log has those of flows and tasks.
     """
     everything = logger.add(folder / SESSION_LOG, **_FILE_OPTIONS)
     server = logger.add(folder / "server" / "server.log", filter=_is_server, **_FILE_OPTIONS)

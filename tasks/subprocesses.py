@@ -41,8 +41,13 @@ class Zk0Process:
 
 
 def newest_session(output_dir: Path) -> SessionFolder | None:
-    """Return the newest session in a folder of sessions; None where it holds none."""
-    found = sorted(output_dir.glob("*/session.toml"))
+    """Return the newest session in a folder of sessions; None where it holds none.
+
+    Raises:
+        OSError: the folder cannot be listed.
+    """
+    folders = output_dir.iterdir() if output_dir.is_dir() else ()  # a glob would leave out what cannot be listed
+    found = sorted(file for folder in folders if (file := folder / "session.toml").is_file())
     return SessionFolder(found[-1].parent) if found else None
 
 

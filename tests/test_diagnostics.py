@@ -53,6 +53,7 @@ def test_nested_forwarding_logs_a_line_once(name: str) -> None:
 
 
 WORKER = """
+import logging
 import sys
 from pathlib import Path
 from loguru import logger
@@ -61,6 +62,8 @@ from zk0.federation.protocol.client_log import client_log
 logger.remove()
 with client_log(Path(sys.argv[1]) / "clients" / "a", Path(sys.argv[1]) / "simulation.log"):
     logger.info("a: round 1 step 20/40")
+with client_log(Path(sys.argv[1]) / "clients" / "a", Path(sys.argv[1]) / "simulation.log", "a, round 7"):
+    logging.getLogger("lerobot").warning("a {library}")
 logger.info("no client's line")
 """
 
@@ -72,8 +75,9 @@ def test_lines_of_worker_processes_are_in_the_log_of_the_session(tmp_path: Path)
         assert worker.wait(200) == 0
         logger.info("after")
     lines = (tmp_path / "simulation.log").read_text().splitlines()
-    assert [line.rpartition(" - ")[2] for line in lines] == ["before", "a: round 1 step 20/40", "after"]
-    assert f"| {worker.pid} |" in lines[1]
+    assert [line.rpartition(" - ")[2] for line in lines] == ["before", "a: round 1 step 20/40", "a {library}", "after"]
+    assert f"| {worker.pid} | a | __main__" in lines[1]
+    assert f"| {worker.pid} | a, round 7 | lerobot:" in lines[2]
     assert f"| {os.getpid()} |" in lines[0]
     assert "a: round 1 step 20/40" in (tmp_path / "clients" / "a" / "client.log").read_text()
 

@@ -10,16 +10,24 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from loguru import logger
 
 SESSION_LOG = "simulation.log"
 """Name of the log of a whole session, which all processes on the session's machine append to."""
-LOG_FORMAT = "{time:YYYY-MM-DD HH:mm:ss.SSS} | {level: <8} | {process} | {name}:{function}:{line} - {message}"
-"""A line of a log file, with the id of the process that wrote it."""
+WORKS_FOR = "works_for"
+"""Key of what loguru adds to lines that are logged for a client: its name, and the round."""
 LOGGED_LIBRARIES = ("flwr", "ray", "lerobot", "transformers", "datasets", "accelerate", "huggingface_hub")
 """Libraries that log through Python's `logging`."""
 _STATM = Path("/proc/self/statm")
+
+
+def log_format(record: Any) -> str:
+    """Return the format of a line of a log file: with the id of its process, and client and round if it is for one."""
+    works_for = f"{{extra[{WORKS_FOR}]}} | " if WORKS_FOR in record["extra"] else ""
+    head = f"{{time:YYYY-MM-DD HH:mm:ss.SSS}} | {{level: <8}} | {{process}} | {works_for}"
+    return f"{head}{{name}}:{{function}}:{{line}} - {{message}}\n{{exception}}"
 
 
 @contextmanager

@@ -14,6 +14,7 @@ Zk0Error
 ├── FederationError     a federation engine cannot be opened, or does not respond
 │   └── MessageLost         the upload of a message was aborted before it was complete
 ├── ReportError         a chart, a video or a page cannot be written
+│   └── EncoderEnded        the video encoder ended before the video was complete
 ├── PublishError        a model or its metrics cannot be published
 ├── BenchmarkError      a benchmark cannot be run, or a result got worse
 ├── PrefectServerError  the Prefect server or its worker does not start, does not respond, or has ended
@@ -83,6 +84,10 @@ class MessageLost(FederationError):
 
 class ReportError(Zk0Error):
     """A chart, a video or a page cannot be written."""
+
+
+class EncoderEnded(ReportError):
+    """The video encoder ended before the video was complete; it is started again."""
 
 
 class PublishError(Zk0Error):

@@ -18,6 +18,8 @@ from zk0.processes import check_port_free
 
 _START_TIMEOUT_SECONDS = 180.0
 _PORT_ATTEMPTS = 3
+_PORT_TAKEN = "already in use"
+"""In the log of a server that could not listen on its port: of Prefect's own check, and of uvicorn."""
 _STOP_TIMEOUT_SECONDS = 5.0  # an open page of the UI would keep the server from ending
 _NO_BLOCK_TYPES = {
     "PREFECT_SERVER_REGISTER_BLOCKS_ON_START": "false",  # 2 s; whoever saves a block registers its type, too
@@ -66,19 +68,26 @@ def server_on_port(
                 process = stack.enter_context(_running_server(server, environment, modules))
                 break
             except PrefectServerError:
-                if _is_free(port) or (attempt == _PORT_ATTEMPTS and not wanted):
+                if not _is_lost(port, environment.logs / "server.log"):
                     raise
                 if wanted:
                     check_port_free(LOOPBACK, wanted, PORT_ADVICE)
+                if attempt == _PORT_ATTEMPTS:
+                    raise
         yield RunningServer(server, process, environment)
 
 
-def _is_free(port: int) -> bool:
+def _is_lost(port: int, log: Path) -> bool:
+    """Return whether a server has lost its port to another process, which may have given it back since.
+
+    A connection to another server also takes a port, for as long as it lasts.
+    """
     try:
         check_port_free(LOOPBACK, port, PORT_ADVICE)
     except SettingsError:
-        return False
-    return True
+        return True
+    lines = log.read_text(encoding="utf-8", errors="replace") if log.is_file() else ""
+    return _PORT_TAKEN in " ".join(lines.split())
 
 
 @contextmanager

@@ -154,7 +154,8 @@ def test_more_seeds_are_attempted_again(session: Session, round_of: Any, tmp_pat
     again = roll_out_task(more, setup, SessionFolder(tmp_path), record, "lift-red", WHEN)
     assert [r.seed for r in again] == [3, 4]
     assert again[0].video != first.video
-    assert len(read_rollouts(tmp_path)) == 3
+    assert read_rollouts(tmp_path) == list(again)
+    assert len(list(tmp_path.rglob("*.mp4"))) == 1
 
 
 def test_a_video_that_cannot_be_rendered_is_reported_and_fails_nothing(

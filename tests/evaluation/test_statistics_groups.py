@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from four_arms_session import member
+from loguru import logger
 
 from zk0.data.statistics import pool_moments
 from zk0.errors import DatasetError
@@ -87,6 +88,21 @@ def test_a_joint_that_hardly_moves_does_not_amplify_small_offsets(
     assert "training frames: gripper. " in note
     assert f"counts as {smallest:g} ({units})" in note
     assert still_joints_note(session, pool_groups(ContractSettings(), [member(0)], [])) == ""
+
+
+def test_joints_that_hardly_moved_are_logged_when_statistics_are_pooled() -> None:
+    from tasks.preparation import pool_statistics
+
+    session, lines = load_session(Path("deployments/sessions/demo.toml")), list[str]()
+    sink = logger.add(lines.append, format="{message}")
+    try:
+        groups = pool_statistics.fn(session, (still(5, 1e-9),), ())
+        assert still_joints_note(session, groups) + "\n" in lines
+        lines.clear()
+        pool_statistics.fn(session, (member(0),), ())
+        assert lines == []
+    finally:
+        logger.remove(sink)
 
 
 def test_one_client_evaluates_for_all_that_share_a_dataset() -> None:

@@ -10,10 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from finished_session import write_finished_session
+from prefect.utilities.annotations import quote
 from published_hub import publish_base_policy
+from stale_disk import away_once
 from wandb_server import wandb_server
 
-from zk0.records import Refusal
+from zk0.audit.ledger import Ledger
+from zk0.records import Checkpoint, PolicyRecipe, Refusal, RoundRecord, Statistics
 from zk0.settings.loading import parse_session
 from zk0.settings.session import Session
 
@@ -125,7 +129,6 @@ def test_a_disk_that_comes_back(
 ) -> None:
     """The first time that the ledger is opened, its server is away."""
     from tasks.rounds import record_round
-    from zk0.records import Checkpoint, RoundRecord
     from zk0.storage.session_folder import SessionFolder
 
     here, opened, open_file = SessionFolder(tmp_path / "session"), list[str](), os.open
@@ -146,6 +149,109 @@ def test_a_disk_that_comes_back(
     assert len(here.ledger.read_text().splitlines()) == 1
 
 
+def test_the_steps_of_an_intake(hub: Any, recordings: dict[str, Path], in_flow: Any, tmp_path: Path) -> None:
+    from tasks.intake import check_data, fetch_data, repair_data, show_preview
+
+    fail_once(hub, "/api/datasets/lab/a")
+    counts, state = in_flow(fetch_data, "hf:lab/a", str(tmp_path / "cache"))
+    assert (counts, state.is_completed()) == ([2], True)
+    root, target = str(recordings["a"]), str(tmp_path / "copy")
+    for pattern, called, arguments in (
+        (r"/info\.json$", check_data, (root, "a", True, {})),
+        (r"/\.copy\.", repair_data, (root, target, "a", {})),
+        (r"/info\.json$", show_preview, (root, "a", "degrees", {})),
+    ):
+        with away_once(pattern):
+            counts, state = in_flow(called, *arguments)
+        assert (called.name, counts, state.is_completed()) == (called.name, [2], True), state.message
+
+
+def test_attempts_in_the_simulator(session: Session, statistics: Statistics, in_flow: Any, tmp_path: Path) -> None:
+    """The disk is away when the second result is written: the attempts are made again, and each has one result."""
+    from tasks.evaluation import run_rollouts
+    from zk0.evaluation.global_model import build_start_policy
+    from zk0.evaluation.session_setup import SessionSetup
+    from zk0.simulator.rendering import choose_backend
+    from zk0.storage.results import read_rollouts
+
+    if choose_backend(required=False) is None:
+        pytest.skip("no OpenGL backend renders here")
+    recipe, digest, size = build_start_policy(session, tmp_path / "weights.safetensors")
+    checkpoint = Checkpoint(round=1, path="weights.safetensors", digest=digest, bytes=size)
+    record = RoundRecord(round=1, checkpoint=checkpoint, seconds=1.0, finished_at="2026-01-01T00:00:00+00:00")
+    setup = SessionSetup(recipe=recipe, members=(), sets=(), statistics=statistics)
+    rollout = session.rollout.model_copy(update={"seeds": (3, 4), "max_steps": 2, "tasks": ("lift-red",)})
+    quick = session.model_copy(update={"rollout": rollout, "video": session.video.model_copy(update={"rollouts": 0})})
+    with away_once(r"/\.rollout_\d+_\d+1\.json|/\.rollout_\d+_\d+[3579]\.json"):
+        counts, state = in_flow(run_rollouts, quick, str(tmp_path), setup, record, "lift-red")
+    assert (counts, state.is_completed()) == ([2], True), state.message
+    assert [one.seed for one in read_rollouts(tmp_path)] == [3, 4]
+
+
+def test_a_push(hub: Any, session: Session, in_flow: Any, tmp_path: Path) -> None:
+    from tasks.releasing import push_release
+    from zk0.rules.release import Release
+
+    here = write_finished_session(tmp_path / "session", session)
+    record = Ledger(here.ledger).read()[-1]
+    release = Release(outcome="allowed", reason="better", round=session.rounds, repo_id="lab/arm", private=True)
+    fail_once(hub, "/api/repos/create")
+    counts, state = in_flow(push_release.with_options(retries=1), str(here.path), record, release)
+    assert (counts, state.is_completed()) == ([2], True), state.message
+    assert Release.read(here.release).outcome == "pushed"
+
+
+def test_a_search_a_night_and_a_comparison(session: Session, in_flow: Any, tmp_path: Path) -> None:
+    """The disk is away when results are written, or before a session of its own starts, which then fails at once."""
+    from tasks.baseline_benchmark import BenchmarkRequest, train_baseline, train_federated
+    from tasks.nightly import append_night, run_pinned_session, this_machine
+    from tasks.tuning import SearchRequest, run_trial, write_search_results
+    from tasks.variant_benchmark import VariantRequest, train_variant
+    from zk0.nightly.nightly_ledger import NightlyLedger, NightlyRun
+    from zk0.stats.variant_comparison import Variant
+    from zk0.tuning.search import Trial, open_search
+    from zk0.tuning.trials import Dimension
+
+    def retried(pattern: str, called: Any, *arguments: Any) -> Any:
+        with away_once(pattern):
+            counts, state = in_flow(called, *arguments)
+        assert counts == [2], state.message
+        return state
+
+    lost = [one.model_copy(update={"dataset": "local:/no/such/set"}) for one in session.clients]
+    wrong = session.model_copy(update={"clients": tuple(lost), "name": "wrong"})
+    search = SearchRequest(
+        folder=str(tmp_path / "search"), session=wrong, space={"training.lr": Dimension(low=1e-4, high=1e-3)},
+        objective="held_out", keep_weights=False,
+    )  # fmt: skip
+    (tmp_path / "search/trials/000").mkdir(parents=True)
+    with open_search(Path(search.folder), search.space, 1) as opened:
+        trial = opened.next_trial(1)
+        assert isinstance(trial, Trial)
+        assert retried(r"/trials/000$", run_trial, 0, search, quote(opened), quote(trial)).is_completed()
+        results = opened.finished_trials()
+    assert [result.outcome for result in results] == ["failed"]
+    assert retried(r"/\.results\.json", write_search_results, 1, search, results).is_completed()
+
+    night = NightlyRun(started_at="2026-01-01T00:00:00+00:00", commit=None, machine=this_machine(), versions={})
+    assert retried(r"/nights\.jsonl$", append_night, str(tmp_path / "nights.jsonl"), night).is_completed()
+    assert NightlyLedger(tmp_path / "nights.jsonl").read() == (night,)
+    (config := tmp_path / "pinned.toml").write_text("rounds = 0")
+    assert "rounds" in retried(r"/pinned\.toml$", run_pinned_session, str(config), str(tmp_path)).message
+
+    versus = BenchmarkRequest(folder=str(tmp_path / "versus"), session=session, larger_batches=False)
+    variant = Variant(name="lr", folder="lr", overrides={})
+    variants = VariantRequest(folder=str(tmp_path / "variants"), variants=(variant,), sessions=(session,))
+    for folder in (versus.seed_folder(1), variants.variant_folder(0, 1)):
+        finished = write_finished_session(folder / "federated" / "2026-01-01_00-00-00_s", session)
+        finished.report.touch()
+    listed = r"/seed-1/federated$"
+    assert retried(listed, train_federated, 1, versus).is_completed()
+    assert retried(listed, train_variant, "lr", 0, 1, variants).is_completed()
+    failed = retried(r"/session\.toml$", train_baseline, "a", 1, versus, str(finished.path))
+    assert "Stale" not in failed.message
+
+
 def test_a_start_policy(hub: Any, session: Session, in_flow: Any, tmp_path: Path) -> None:
     from tasks.rounds import build_initial_policy
 
@@ -159,12 +265,23 @@ def test_a_start_policy(hub: Any, session: Session, in_flow: Any, tmp_path: Path
     assert state.is_completed()
 
 
+def test_the_statistics_of_a_start_policy(
+    hub: Any, session: Session, statistics: Statistics, in_flow: Any, tmp_path: Path
+) -> None:
+    from tasks.preparation import choose_normalization
+
+    publish_base_policy(hub, tmp_path / "base", tmp_path / "made")
+    recipe = PolicyRecipe(path="lerobot/smolvla_base", cameras=("overhead", "wrist"), joints=6, seed=1)
+    fail_once(hub, "lerobot/smolvla_base/resolve/main/policy_preprocessor.json")
+    counts, state = in_flow(choose_normalization, session, recipe, statistics, None)
+    assert (counts, state.is_completed()) == ([2], True), state.message
+
+
 def test_a_tracker_that_comes_back(
     session: Session, in_flow: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing listens at the first attempt; before the second one, a server does."""
     import wandb
-    from prefect.utilities.annotations import quote
 
     from tasks.retry import is_transient
     from tasks.tracking import start_tracking

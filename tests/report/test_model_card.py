@@ -8,7 +8,8 @@ import yaml
 from markdown_it import MarkdownIt
 
 from zk0.errors import ReportError
-from zk0.records import Member, Rollout, RoundRecord, StatisticsGroup
+from zk0.evaluation.statistics_groups import pool_groups
+from zk0.records import Member, Rollout, RoundRecord, Statistics, StatisticsGroup
 from zk0.report.model_card import CardProof, model_card
 from zk0.settings.session import Session
 from zk0.settings.training_settings import PolicySettings
@@ -194,6 +195,15 @@ def test_the_root_of_the_ledger(session: Session, members: list[Member], history
     assert _rows(body, "file") == [["config.json", "cd" * 32]]
     assert f"The frozen weights have the SHA-256 `{'ef' * 32}`." in body
     assert "ledger" not in _parts(model_card(session, members, history))[1]
+
+
+def test_joints_that_hardly_moved_are_named(
+    session: Session, members: list[Member], history: list[RoundRecord]
+) -> None:
+    moments = members[0].statistics.state.model_copy(update={"std": (20.0, 20.0, 20.0, 20.0, 20.0, 1e-9)})
+    still = members[0].model_copy(update={"statistics": Statistics(state=moments, action=moments)})
+    _, body = _parts(model_card(session, members, history, groups=pool_groups(session.contract, [still], [])))
+    assert "Joints that hardly moved in the training frames: gripper. Their standard deviation counts as 1 " in body
 
 
 def test_groups_are_listed_with_the_command_that_loads_each(

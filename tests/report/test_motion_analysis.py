@@ -35,7 +35,7 @@ def write_result(folder: Path, stem: str, result: Rollout | EpisodeVideo, offset
     # the drawn rows around the camera images change in every frame; only the rows of the cameras are analyzed
     images = enumerate(moving(offsets))
     drawn = [np.pad(p, ((30, 34), (0, 0), (0, 0)), constant_values=(40 * i) % 256) for i, p in images]
-    write_video(path, drawn, 10)
+    write_video(path, lambda: drawn, 10)
     result = result.model_copy(update={"video": path.name, "camera_rows": (30, 150)})
     path.with_suffix(".json").write_text(result.model_dump_json())
 

@@ -2,6 +2,7 @@
 
 import re
 from base64 import b64decode
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,8 @@ def test_the_same_attempt_before_and_after_training_comes_first(facts: dict[str,
     for (number, seed), shade in shades.items():
         name = f"evaluate/round_{number}/rollout_{seed}.mp4"
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        write_video(folder / name, [np.full((48, 64, 3), value, np.uint8) for value in (0, 0, shade)], 10)
+        frames = [np.full((48, 64, 3), value, np.uint8) for value in (0, 0, shade)]
+        write_video(folder / name, partial(list, frames), 10)
         attempt = facts["rollouts"][0 if number == 0 else 3].model_copy(update={"seed": seed, "video": name})
         attempts.append(attempt.model_copy(update={"success": (number, seed) != (0, 9001)}))
     facts["rollouts"] = attempts

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from zk0.errors import DatasetError
+from zk0.errors import DatasetError, first_line, may_pass
 
 MAX_TEXT_BYTES = 256 * 1024**2
 
@@ -22,6 +22,16 @@ class BrokenFile(DatasetError):
     def __init__(self, where: str, found: str, expected: str) -> None:
         super().__init__(f"{where}: found {found}, expected {expected}")
         self.where, self.found, self.expected = where, found, expected
+
+
+def raise_if_passing(error: BaseException, where: str | Path) -> None:
+    """Raise where the disk failed for a reason that may pass, which says nothing about the dataset.
+
+    Raises:
+        DatasetError: caused by the disk's error, so that tasks and joining clients try again.
+    """
+    if may_pass(error):
+        raise DatasetError(f"{where}: cannot be read now ({first_line(error, 120)})") from error
 
 
 @dataclass(frozen=True)
@@ -68,6 +78,7 @@ class DatasetFolder:
         except UnicodeDecodeError as e:
             raise BrokenFile(relative, f"bytes that are not text ({e.reason} at byte {e.start})", "UTF-8") from e
         except OSError as e:
+            raise_if_passing(e, relative)
             raise BrokenFile(relative, f"an unreadable file ({e.strerror})", "a readable file") from e
 
     def starts_with(self, relative: str, prefix: bytes) -> bool:
@@ -75,7 +86,8 @@ class DatasetFolder:
         try:
             with (self.root / relative).open("rb") as stream:
                 return stream.read(len(prefix)) == prefix
-        except OSError:
+        except OSError as e:
+            raise_if_passing(e, relative)
             return False
 
     def ends_with(self, relative: str, suffix: bytes) -> bool:
@@ -84,7 +96,8 @@ class DatasetFolder:
             with (self.root / relative).open("rb") as stream:
                 stream.seek(-min(len(suffix), self.sizes[relative]), os.SEEK_END)
                 return stream.read() == suffix
-        except OSError:
+        except OSError as e:
+            raise_if_passing(e, relative)
             return False
 
     def read_json(self, relative: str) -> Any:
@@ -112,7 +125,7 @@ def list_folder(root: Path) -> DatasetFolder:
     refused too, unless it points into the `blobs` folder of the same repository: the Hub's cache stores a snapshot so.
 
     Raises:
-        DatasetError: `root` is not a folder.
+        DatasetError: `root` is not a folder, or the disk fails for a reason that may pass.
     """
     if not root.is_dir():
         raise DatasetError(f"{root}: no such folder; expected a LeRobot dataset with meta, data and videos")
@@ -122,7 +135,7 @@ def list_folder(root: Path) -> DatasetFolder:
         allowed.append(inside.parent.parent / "blobs")
     sizes: dict[str, int] = {}
     refused: list[tuple[str, str]] = []
-    for folder, folders, names in os.walk(inside, followlinks=False):
+    for folder, folders, names in os.walk(inside, onerror=_not_listed, followlinks=False):
         here = Path(folder)
         linked = [d for d in folders if (here / d).is_symlink()]
         refused += [((here / d).relative_to(inside).as_posix(), "a link to a folder") for d in linked]
@@ -148,11 +161,16 @@ def points_outside(name: str) -> bool:
     return name.startswith("/") or "\\" in name or "\0" in name or ".." in PurePosixPath(name).parts
 
 
+def _not_listed(error: OSError) -> None:
+    raise_if_passing(error, error.filename)
+
+
 def _refusal(path: Path, allowed: list[Path]) -> str | None:
     try:
         target = path.resolve(strict=True)
         mode = path.stat().st_mode
-    except (OSError, RuntimeError):
+    except (OSError, RuntimeError) as e:
+        raise_if_passing(e, path)
         return "a dangling link"
     if not any(target.is_relative_to(a) for a in allowed):
         return "a link that points out of the folder"

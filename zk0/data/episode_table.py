@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from zk0.data.dataset_folder import BrokenFile, DatasetFolder, points_outside
+from zk0.data.dataset_folder import BrokenFile, DatasetFolder, points_outside, raise_if_passing
 from zk0.data.dataset_info import INFO_PATH, DatasetInfo
 from zk0.data.parquet_errors import unreadable_parquet
 from zk0.errors import first_line
@@ -137,6 +137,7 @@ def has_task_index(folder: DatasetFolder) -> bool:
     try:
         stored = pq.read_schema(folder.file_path(TASKS_PATH)).pandas_metadata
     except (pa.ArrowException, OSError, ValueError) as e:
+        raise_if_passing(e, TASKS_PATH)
         raise BrokenFile(TASKS_PATH, f"an unreadable schema ({first_line(e, 120)})", "parquet") from e
     index = stored.get("index_columns", []) if isinstance(stored, dict) else []
     return index in (["task"], ["__index_level_0__"])

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
 
-from zk0.data.dataset_folder import BrokenFile, DatasetFolder
+from zk0.data.dataset_folder import BrokenFile, DatasetFolder, raise_if_passing
 from zk0.errors import first_line
 
 ROWS_PER_BATCH = 32
@@ -40,6 +40,7 @@ def read_images(
                         yield row, _decode(value)
                     row += 1
     except (pa.ArrowException, OSError, MemoryError, UnicodeDecodeError) as e:
+        raise_if_passing(e, file)
         raise BrokenFile(f"{file} {key}", f"a column that cannot be read ({first_line(e, 120)})", "images") from e
 
 

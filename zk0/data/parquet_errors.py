@@ -1,6 +1,6 @@
 """What is wrong with a parquet file that cannot be read."""
 
-from zk0.data.dataset_folder import BrokenFile, DatasetFolder
+from zk0.data.dataset_folder import BrokenFile, DatasetFolder, raise_if_passing
 from zk0.errors import first_line
 
 MAGIC = b"PAR1"
@@ -9,6 +9,7 @@ MAGIC = b"PAR1"
 
 def unreadable_parquet(folder: DatasetFolder, file: str, error: BaseException) -> BrokenFile:
     """Return the error that says why a parquet file cannot be read."""
+    raise_if_passing(error, file)
     is_begun = folder.starts_with(file, MAGIC) and folder.sizes.get(file, 0) > 0
     if is_begun and (folder.sizes[file] <= len(MAGIC) or not folder.ends_with(file, MAGIC)):
         found = f"parquet without its end ({folder.sizes[file]} bytes): the recording or the copy was interrupted"

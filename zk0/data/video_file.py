@@ -11,7 +11,7 @@ from av.error import FFmpegError
 from av.video.reformatter import ColorRange
 from numpy.typing import NDArray
 
-from zk0.data.dataset_folder import BrokenFile, DatasetFolder
+from zk0.data.dataset_folder import BrokenFile, DatasetFolder, raise_if_passing
 from zk0.data.picture_measures import SAMPLE_STEP, PictureMeter, PictureSequence
 from zk0.errors import first_line
 
@@ -70,6 +70,7 @@ def probe_video(folder: DatasetFolder, file: str) -> VideoFile:
                 seconds=np.sort(np.asarray(ticks, dtype=np.float64)) * float(base),
             )
     except (FFmpegError, OSError, ValueError, MemoryError) as e:
+        raise_if_passing(e, file)
         raise BrokenFile(file, f"a file that is not a readable video ({first_line(e, 120)})", "mp4") from e
 
 
@@ -92,6 +93,7 @@ def decode_video(folder: DatasetFolder, file: str, count: Callable[[], None] = l
                 frames += 1
                 count()
     except (FFmpegError, OSError, ValueError, MemoryError, IndexError) as e:
+        raise_if_passing(e, file)
         raise BrokenFile(file, f"{first_line(e, 120)} after {frames} frames", "frames that decode") from e
     return DecodedVideo(frames, meter.sequence())
 
@@ -111,6 +113,7 @@ def read_frame_at(folder: DatasetFolder, file: str, seconds: float) -> NDArray[n
                 if frame.pts is not None and float(frame.pts * base) >= seconds - 5e-4:
                     return frame.to_ndarray(format="rgb24")
     except (FFmpegError, OSError, ValueError, MemoryError, IndexError) as e:
+        raise_if_passing(e, file)
         raise BrokenFile(file, first_line(e, 120), f"a frame at {seconds:.3f} s") from e
     raise BrokenFile(file, "no frame", f"a frame at {seconds:.3f} s")
 

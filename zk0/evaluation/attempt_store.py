@@ -17,7 +17,7 @@ from zk0.settings.dataset_settings import SO101_JOINTS
 from zk0.simulator.rollout import Trajectory
 from zk0.stats.smoothness import path_smoothness
 from zk0.storage.atomic import atomic_write_text
-from zk0.storage.results import read_rollouts, remove_unfinished_videos, unused_video_path
+from zk0.storage.results import read_result, remove_unfinished_videos, result_files, unused_video_path
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,7 @@ class AttemptStore:
 
         Videos without a result, which a killed process leaves, are removed.
         """
-        identity = set(RolloutSubject.model_fields) - {"client", "policy_loss"}
-        wanted = self.subject.model_dump(include=identity)
-        found = {r.seed: r for r in read_rollouts(self.folder) if r.model_dump(include=identity) == wanted}
+        found = {result.seed: result for result in self._stored_results().values()}
         remove_unfinished_videos(self.folder)
         return tuple(found[seed] for seed in seeds) if found.keys() >= set(seeds) else None
 
@@ -53,6 +51,7 @@ class AttemptStore:
     ) -> tuple[Rollout, ...]:
         """Write a result for each attempt, and videos of the first ones.
 
+        They replace earlier results of the same attempts, which a killed process or a failed disk left incomplete.
         If a video cannot be rendered, its result names the error, and the other attempts are stored all the same.
 
         Args:
@@ -62,10 +61,16 @@ class AttemptStore:
             when: names the files.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        return tuple(
+        seeds = {attempt.seed for attempt in attempts}
+        replaced = [file for file, result in self._stored_results().items() if result.seed in seeds]
+        made = tuple(
             self._store_attempt(attempt, camera_height if index < videos else None, when)
             for index, attempt in enumerate(attempts)
         )
+        for file in replaced:
+            file.unlink()
+            file.with_suffix(".mp4").unlink(missing_ok=True)
+        return made
 
     @property
     def dataset_folder(self) -> Path:
@@ -81,6 +86,17 @@ class AttemptStore:
         episodes = (list(_recorded_frames(attempt)) for attempt in attempts)
         fps = attempts[0].fps
         write_dataset(self.dataset_folder, episodes, fps=fps, joints=SO101_JOINTS, robot_type="so101_follower")
+
+    def _stored_results(self) -> dict[Path, Rollout]:
+        """The results of attempts of the same model at the same task under the same conditions, by file."""
+        identity = set(RolloutSubject.model_fields) - {"client", "policy_loss"}
+        wanted = self.subject.model_dump(include=identity)
+        results = {file: read_result(file) for file in result_files(self.folder, ".json")}
+        return {
+            file: result
+            for file, result in results.items()
+            if isinstance(result, Rollout) and result.model_dump(include=identity) == wanted
+        }
 
     def _store_attempt(self, attempt: Trajectory, camera_height: int | None, when: datetime) -> Rollout:
         path = unused_video_path(self.folder, when)
@@ -116,7 +132,7 @@ def _render_attempt(attempt: Trajectory, path: Path, camera_height: int) -> str 
             seed=attempt.seed,
             success=attempt.success,
         )
-        write_video(path, rollout_frames(recording, camera_height), attempt.fps)
+        write_video(path, lambda: rollout_frames(recording, camera_height), attempt.fps)
     except ReportError as e:
         if may_pass(e):
             raise

@@ -105,7 +105,7 @@ class VideoRenderer:
             (episode,) = self.reader.read([index])
             caption = f"round {round_number}  ·  loss {_loss_text(numbers['policy_loss'])}"
             recording = self._recording(episode, caption)
-            write_video(path, prediction_frames(recording, self.plan.camera_height), self.reader.fps)
+            write_video(path, lambda: prediction_frames(recording, self.plan.camera_height), self.reader.fps)
         except (Zk0Error, OSError, RuntimeError, MemoryError) as e:
             if self.retried and may_pass(e):
                 raise

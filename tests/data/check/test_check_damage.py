@@ -11,9 +11,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from stale_disk import away_once
 
 from zk0.data.check import check_dataset
-from zk0.errors import DatasetError
+from zk0.errors import DatasetError, may_pass
 from zk0.records import DatasetReport
 
 DATA = "data/chunk-000/file-000.parquet"
@@ -199,6 +200,16 @@ def test_pipes_and_sockets_are_not_opened(copy) -> None:
 def test_file_names_that_are_not_text(copy) -> None:
     (Path(os.fsdecode(os.fsencode(copy) + b"/data/chunk-000/\xff\xfe.parquet"))).write_bytes(b"x")
     assert "outside-folder" in {f.rule for f in check(copy).findings}
+
+
+@pytest.mark.parametrize("pattern", [r"/meta/info\.json$", r"/meta/episodes$", r"/data/chunk-000/file-000\.parquet$"])
+def test_a_disk_that_is_away_is_no_finding(copy, pattern) -> None:
+    """While a file is read, a folder is listed, or the end of a file is searched that was cut off."""
+    os.truncate(copy / DATA, 1000)
+    with away_once(pattern), pytest.raises(DatasetError, match=r"cannot be read now .*Stale file handle") as caught:
+        check(copy)
+    assert may_pass(caught.value)
+    assert check(copy).errors
 
 
 def test_a_million_rows(copy) -> None:

@@ -1,5 +1,6 @@
 """Answers that are invalid, come twice or late are refused with the reason, and no finished update is lost."""
 
+import errno
 import json
 import os
 import re
@@ -12,8 +13,10 @@ import numpy as np
 import pytest
 
 from zk0.client.round_state import session_state_folder
+from zk0.errors import TransientError
 from zk0.federation.engines.local import LocalGrid
 from zk0.federation.protocol.collect import Federation
+from zk0.federation.protocol.sent_log import SENT_JOURNAL
 from zk0.settings.session import Session
 
 
@@ -143,8 +146,8 @@ class RecordingListener:
     def on_request(self, client: str) -> None:
         self.calls.append(f"{client} request")
 
-    def on_reused(self, update: Any) -> None:
-        self.calls.append(f"{update.client} reused")
+    def on_reused(self, found: Any) -> None:
+        self.calls.append(f"{found.client} reused")
 
     def on_result(self, found: Any) -> None:
         self.calls.append(f"{found.client} result {type(found).__name__}")
@@ -252,6 +255,53 @@ def test_a_client_that_cannot_evaluate_is_refused_and_the_others_count(
         other = driven.evaluate(federation, global_digest="0" * 64)
         assert other.scores == ()
         assert all("expected 000000000000" in r.reason for r in other.refusals)
+
+
+def test_a_client_whose_disk_was_away_is_asked_once_more(
+    session_of: Callable[..., Session],
+    nodes_of: Callable,
+    drive: type,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The disk of b comes back, that of c does not; a is asked once."""
+    written = ".evaluation_0.json"
+    away, open_file = [("b", written), ("c", written), ("c", written)], os.open
+
+    def stale(path: Any, *arguments: Any, **options: Any) -> int:
+        for client, name in away:
+            if Path(path).parent.name == client and Path(path).name.startswith(name):
+                away.remove((client, name))
+                raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return open_file(path, *arguments, **options)
+
+    session, listener = session_of(), RecordingListener()
+    with LocalGrid(nodes_of(session, tmp_path), 0, tmp_path / "server") as grid:
+        federation, driven = Federation(grid, ("a", "b", "c"), 60), drive(session, tmp_path)
+        driven.begin(federation)
+        monkeypatch.setattr(os, "open", stale)
+        with pytest.raises(TransientError) as caught:
+            driven.evaluate(federation)
+        assert re.search(
+            r"2 clients cannot evaluate round 0 now:\n  b: .*Stale file handle.*\n  c: ", str(caught.value)
+        )
+        found = driven.evaluate(federation, listener)
+        assert [s.client for s in found.scores] == ["a", "b"]
+        assert [r.client for r in found.refusals] == ["c"]
+        assert listener.calls == [
+            "a reused", "b request", "c request", "b result ClientScore", "c result Refusal",
+        ]  # fmt: skip
+        again = driven.evaluate(federation)
+        assert [s.client for s in again.scores] == ["a", "b", "c"]
+        assert again.scores[:2] == found.scores
+
+        assert "| b, round 0 | zk0.federation" in (tmp_path / "clients/b/client.log").read_text()
+
+        away.append(("b", SENT_JOURNAL))
+        terms, none = driven.plans()[0].terms, {"a": (), "b": ()}
+        with pytest.raises(TransientError, match=r"1 clients cannot take part in receipts now: b: .*Stale file"):
+            federation.send_receipts(terms, none)
+        assert federation.send_receipts(terms, none) == ()
 
 
 class LyingGrid(GridWrapper):

@@ -5,6 +5,7 @@ with a refusal, so that a client's failure never fails the round.
 """
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -78,6 +79,7 @@ OWN_TURN = "turn"
 """The client has waited, and goes on."""
 
 _RECEIPTS = TypeAdapter(Annotated[tuple[Receipt, ...], Field(max_length=MAX_HEADS)])
+_ROUND = re.compile(r'"round":(\d{1,9}),"client":')
 _listener: list[ProgressListener] = []
 
 flower_client_app = ClientApp()
@@ -405,7 +407,8 @@ def _answer(message: Message, context: Context, work: Callable[[Message, dict[st
     """Answer a message. An error is sent as one line of text; its traceback stays in the client's log."""
     try:
         config = node_config(message.content["config"], context)
-        with client_log(Path(config["scratch"]), Path(log) if (log := config.get("session_log")) else None):
+        log = Path(config["session_log"]) if config.get("session_log") else None
+        with client_log(Path(config["scratch"]), log, _works_for(message, config)):
             content = _recorded_answer(message, config, work)
     except Exception as e:  # sent to the server, which refuses this client's answer
         content = _refusal(_error_text(e), may_pass(e))
@@ -433,8 +436,15 @@ def _recorded_answer(
     except (Zk0Error, OSError, ValueError) as e:
         logger.error("{}", e)
         problem = content["answer"].get("refusal", "its answer was not sent")
-        content = _refusal(f"{problem}; its journal could not be written: {type(e).__name__}: {e}")
+        content = _refusal(f"{problem}; its journal could not be written: {type(e).__name__}: {e}", may_pass(e))
     return content
+
+
+def _works_for(message: Message, config: dict[str, Any]) -> str:
+    """Return the client of this node and the round of a request, for the log; the plan is not checked yet."""
+    found = _ROUND.search(str(message.content["config"].get("plan", "")))
+    client = ClientSettings.model_validate_json(config["client"]).name
+    return f"{client}, round {found[1]}" if found else client
 
 
 def _error_text(error: Exception) -> str:

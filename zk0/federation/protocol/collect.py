@@ -9,34 +9,46 @@ import json
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 from flwr.app import MessageType, RecordDict
 
 from zk0.audit.ledger_heads import MAX_HEADS
 from zk0.audit.merkle import Receipt
+from zk0.errors import TransientError, list_problems
 from zk0.federation.flower.flower_message import WEIGHTS_PATH
 from zk0.federation.protocol.exchange import FEATURES, JOINING_REPORT, LOCAL_BASELINE, RECEIPTS, Reply, Request
 from zk0.federation.protocol.membership import Membership
 from zk0.federation.protocol.replies import (
     CollectedScores,
     CollectedUpdates,
+    EvaluationAttempt,
     ResultListener,
     SilentListener,
     parse_report,
     parse_score,
 )
 from zk0.federation.protocol.spool import JoinedWith, Spool
-from zk0.records import ClientScore, Refusal, Update
+from zk0.records import Refusal, Update
 from zk0.settings.plans import ClientPlan, EvaluationPlan, FeaturePlan, JoiningReportPlan, RoundPlan, SessionTerms
 
 
 class Federation(Membership):
     """The clients of one session, connected by one engine: they join, train, evaluate and receive receipts."""
 
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._evaluation = EvaluationAttempt()
+        self._asked_again = set[tuple[str, str]]()
+        """Work and client, where the client had refused for a reason that may pass."""
+
     def compute_features(self, plans: Sequence[FeaturePlan]) -> tuple[Refusal, ...]:
         """Let clients compute the features of their frames, and return the refusals of those that did not.
 
         A client that did not computes them in its rounds.
+
+        Raises:
+            TransientError: clients refuse for reasons that may pass; the next call takes the refusals of these.
         """
         return self._request_without_result(
             self._requests(plans, None), FEATURES, plans[0].round, self._feature_timeout
@@ -104,24 +116,38 @@ class Federation(Membership):
     def evaluate(
         self, plans: Sequence[EvaluationPlan], weights: Path, listener: ResultListener | None = None
     ) -> CollectedScores:
-        """Let clients evaluate the weights in a file on their held-out episodes, and return scores and refusals."""
+        """Let clients evaluate the weights in a file on their held-out episodes, and return scores and refusals.
+
+        Raises:
+            TransientError: clients refuse for reasons that may pass. The next call for this model asks only the
+                clients without a score, and takes the refusals of those that it asks again.
+        """
         listener = listener or SilentListener()
-        requests, may_be_personal = self._requests(plans, weights), any(plan.recipe.personal for plan in plans)
-        scores: dict[str, ClientScore] = {}
-        refusals: list[Refusal] = []
+        model = frozenset((plan.round, plan.global_digest) for plan in plans)
+        if self._evaluation.model != model:
+            self._evaluation = EvaluationAttempt(model)
+        scores = self._evaluation.scores
+        for score in scores.values():
+            listener.on_reused(score)
+        requests = self._requests([plan for plan in plans if plan.client not in scores], weights)
         for name in requests:
             listener.on_request(name)
+        may_be_personal = any(plan.recipe.personal for plan in plans)
+        refusals, passing = list[Refusal](), list[Reply]()
         for reply in self._exchange(requests, MessageType.EVALUATE, "evaluate"):
             if reply.unexpected:  # the first answer counts, and the weights are the same
                 continue
             found = parse_score(reply, self._registry.members.get(reply.sender), may_be_personal=may_be_personal)
             if isinstance(found, Refusal):
                 refusals.append(found)
+                passing += [reply] if reply.may_pass else []
                 self._log.record(reply, ("evaluate", plans[0].round), refusal=found.reason)
             else:
                 scores[found.client] = found
                 self._log.record(reply, ("evaluate", plans[0].round))
             listener.on_result(found)
+        self._ask_again(f"evaluate round {plans[0].round}" if plans else "", passing)
+        self._evaluation = EvaluationAttempt()
         return CollectedScores(scores=tuple(scores[n] for n in sorted(scores)), refusals=_sorted(refusals))
 
     def collect_joining_reports(
@@ -136,9 +162,13 @@ class Federation(Membership):
 
         Returns:
             The report (JSON) of each client, empty where a client does not share it, and the refusals.
+
+        Raises:
+            TransientError: clients refuse for reasons that may pass; the next call takes the refusals of these.
         """
         refused: dict[str, Refusal] = {}
         found: dict[str, str] = {}
+        passing: list[Reply] = []
         for part, weights, action in ((plans[0], base, LOCAL_BASELINE), (plans[1], final, JOINING_REPORT)):
             requests = self._requests([plan for plan in part if plan.client not in refused], weights)
             for reply in self._exchange(requests, f"{MessageType.EVALUATE}.{action}", action):
@@ -147,12 +177,18 @@ class Federation(Membership):
                 self._log.record(reply, (action, part[0].round), refusal=error)
                 if isinstance(report, Refusal):
                     refused[reply.sender] = report
+                    passing += [reply] if reply.may_pass else []
                 elif action == JOINING_REPORT and not reply.unexpected:
                     found[reply.sender] = report
+        self._ask_again("measure what joining brought them", passing)
         return found, tuple(refused[name] for name in sorted(refused))
 
     def send_receipts(self, terms: SessionTerms, receipts: Mapping[str, Sequence[Receipt]]) -> tuple[Refusal, ...]:
-        """Send clients the receipts of their updates, and return the refusals of those that did not accept them."""
+        """Send clients the receipts of their updates, and return the refusals of those that did not accept them.
+
+        Raises:
+            TransientError: clients refuse for reasons that may pass; the next call takes the refusals of these.
+        """
         requests, heads = {}, self._shown_heads(newest=MAX_HEADS)
         for name, those in receipts.items():
             text = json.dumps([receipt.model_dump(mode="json") for receipt in those])
@@ -168,7 +204,20 @@ class Federation(Membership):
         replies = [reply for reply in exchange if not reply.unexpected]
         for reply in replies:
             self._log.record(reply, (action, round_number), refusal=reply.error)
+        self._ask_again(f"take part in {action}", [reply for reply in replies if reply.may_pass])
         return _sorted([Refusal(client=r.sender, reason=r.error) for r in replies if r.content is None])
+
+    def _ask_again(self, work: str, refused: Sequence[Reply]) -> None:
+        """Have clients asked for work once more that refuse for reasons that may pass.
+
+        Raises:
+            TransientError: some of them were not asked again yet.
+        """
+        refused = [reply for reply in refused if (work, reply.sender) not in self._asked_again]
+        self._asked_again |= {(work, reply.sender) for reply in refused}
+        if refused:
+            problems = sorted(f"{reply.sender}: {reply.error}" for reply in refused)
+            raise TransientError(list_problems(f"{len(refused)} clients cannot {work} now", problems))
 
     def _requests(self, plans: Sequence[ClientPlan], weights: Path | None) -> dict[str, Request]:
         """Return one request for each plan, by client, with the weights in a file unless None."""

@@ -1,5 +1,6 @@
 """Results of a round or an evaluation: the clients' valid answers, and refusals with their reasons."""
 
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from pydantic import ValidationError
@@ -31,14 +32,23 @@ class CollectedScores(Record):
     refusals: tuple[Refusal, ...]
 
 
+@dataclass
+class EvaluationAttempt:
+    """The scores so far of an evaluation, for which some clients are asked once more."""
+
+    model: frozenset[tuple[int, str]] = frozenset()
+    """Round, and digest of the weights."""
+    scores: dict[str, ClientScore] = field(default_factory=dict)
+
+
 class ResultListener(Protocol):
     """Callbacks about each client of a round or an evaluation."""
 
     def on_request(self, client: str) -> None:
         """Called before the request is sent."""
 
-    def on_reused(self, update: Update) -> None:
-        """Called where no request is sent, because an earlier attempt has brought this update."""
+    def on_reused(self, found: Update | ClientScore) -> None:
+        """Called where no request is sent, because an earlier attempt has brought this result."""
 
     def on_result(self, found: Update | ClientScore | MaskedUpdate | Refusal) -> None:
         """Called when the client's answer is accepted or refused."""
@@ -48,7 +58,7 @@ class SilentListener:
     """A ResultListener that does nothing."""
 
     def on_request(self, client: str) -> None: ...
-    def on_reused(self, update: Update) -> None: ...
+    def on_reused(self, found: Update | ClientScore) -> None: ...
     def on_result(self, found: Update | ClientScore | MaskedUpdate | Refusal) -> None: ...
 
 

@@ -1,6 +1,7 @@
 """Videos of the same attempt or episode in several rounds, side by side."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -31,8 +32,8 @@ def write_side_by_side_videos(videos: Sequence[VideoMotion], folder: Path) -> It
         name = "".join(c if c.isalnum() or c in "-_" else "-" for c in text)
         target = folder / "side_by_side" / f"{name}.mp4"
         paths = {f"round {round_number}": folder / v.video for round_number, v in by_round.items()}
-        frames = side_by_side_frames([(title, read_video_frames(path)) for title, path in paths.items()])
-        write_video(target, frames, read_frame_rate(next(iter(paths.values()))))
+        shown = [(title, read_video_frames(path)) for title, path in paths.items()]
+        write_video(target, partial(side_by_side_frames, shown), read_frame_rate(next(iter(paths.values()))))
         yield str(target.relative_to(folder))
 
 
