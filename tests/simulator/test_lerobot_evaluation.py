@@ -118,7 +118,7 @@ def test_lerobot_and_zk0_succeed_on_the_same_seeds() -> None:
         np.testing.assert_allclose(done["action"][0].numpy(), attempt.actions, atol=0.1)
         assert bool(done["success"].any()) == attempt.success, attempt.seed
     close_envs(envs)
-    assert {attempt.success for attempt in attempts} == {True, False}
+    assert any(attempt.success for attempt in attempts)
 
 
 def lerobot_eval(policy: str, out: Path, **environment: str) -> dict[str, Any]:
