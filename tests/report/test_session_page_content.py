@@ -74,6 +74,23 @@ def test_the_same_attempt_before_and_after_training_comes_first(facts: dict[str,
     assert titles == sorted(titles)
 
 
+def test_the_arm_now_is_that_of_the_sessions_policy(facts: dict[str, Any], folder: Path) -> None:
+    """Here the best round, which is not the last one."""
+    attempts = []
+    for number, success in ((0, False), (2, True), (3, False)):
+        name = f"evaluate/round_{number}/rollout.mp4"
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        write_video(folder / name, [np.full((48, 64, 3), 80, np.uint8)] * 3, 10)
+        change = {"round": number, "checkpoint": f"{number}c" * 32, "success": success, "video": name}
+        attempts.append(facts["rollouts"][0].model_copy(update=change))
+    facts |= {"rollouts": attempts, "session": facts["session"].model_copy(update={"selection": "best"})}
+    write_session_report(folder / "report.html", folder=folder, session_toml="", **facts)
+    text = " ".join(read_page(folder / "report.html").text.split())
+    assert "before training · place · round 0" in text
+    assert "now · place · round 2" in text
+    assert "The best round was 2 of 3." in text
+
+
 def test_commands_with_the_policy(facts: dict[str, Any], folder: Path) -> None:
     SessionFolder(folder).checkpoint(3).mkdir(parents=True)
     session = facts["session"]
