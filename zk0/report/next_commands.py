@@ -10,7 +10,7 @@ from zk0.rules.selection import select_round
 from zk0.settings.session import Session
 from zk0.storage.session_folder import SessionFolder
 
-_PLAIN_TEXT = re.compile(r"[\w ,.()-]{1,200}")
+_PLAIN_TEXT = re.compile(r"[\w ,.'()-]{1,200}")
 """Task texts that stand in double quotes in any shell, and in Markdown, as they are."""
 
 
