@@ -138,7 +138,6 @@ def run_rollouts(
         if rollout.video:
             result = "success" if rollout.success else "no success"
             link = (here.path / rollout.video).resolve().as_uri()
-            create_link_artifact(
-                link=link, link_text=f"{name}: {result}", key="rollout-video", description=rollout.video
-            )
+            title = f"{name}, round {number}, seed {rollout.seed}: {result}"
+            create_link_artifact(link=link, link_text=title, key="rollout-video", description=rollout.video)
     return rollouts

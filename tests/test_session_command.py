@@ -1,8 +1,12 @@
 """`zk0.run`: what it hands to the command, and how a failure is told; the notebook shows a whole run."""
 
 import json
+import os
+import shutil
+import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +17,7 @@ from zk0.settings.loading import load_session
 
 ROOT = Path(__file__).parents[1]
 SMOKE = ROOT / "deployments/sessions/smoke.toml"
+NOTEBOOK = ROOT / "docs/examples/session.ipynb"
 
 
 def test_the_same_session_from_a_file_a_mapping_and_a_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,7 +59,7 @@ def test_the_new_folder_is_the_sessions(tmp_path: Path) -> None:
 
 
 def test_the_notebook_is_stored_with_its_outputs() -> None:
-    text = (ROOT / "docs/examples/session.ipynb").read_text(encoding="utf-8")
+    text = NOTEBOOK.read_text(encoding="utf-8")
     assert str(Path.home()) not in text
     cells = [cell for cell in json.loads(text)["cells"] if cell["cell_type"] == "code"]
     assert [cell["execution_count"] for cell in cells] == list(range(1, len(cells) + 1))
@@ -64,3 +69,29 @@ def test_the_notebook_is_stored_with_its_outputs() -> None:
     forms = [form for cell in cells for output in cell["outputs"] for form in output.get("data", {})]
     assert forms.count("text/html") >= 4
     assert "image/png" in forms
+
+
+def shown_headings(notebook: Path) -> list[tuple[str, list[str], list[str]]]:
+    """For each output its type, its forms, and the words of its first line, which are the columns of a table."""
+
+    def first_line(output: dict[str, Any]) -> list[str]:
+        text = output.get("text") or output["data"]["text/plain"]
+        return str(text[0]).split()
+
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    outputs = [output for cell in cells if cell["cell_type"] == "code" for output in cell["outputs"]]
+    return [(one["output_type"], sorted(one.get("data", {})), first_line(one)) for one in outputs]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_notebook_runs_a_session(tmp_path: Path) -> None:
+    """`zk0.run` with a real session, in an empty folder; its tables have the columns that are stored."""
+    (tmp_path / "deployments").symlink_to(ROOT / "deployments")
+    copy = Path(shutil.copy(NOTEBOOK, tmp_path / "session.ipynb"))
+    environment = os.environ | {"HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    execute = [sys.executable, str(ROOT / "docs/examples/execute.py"), str(copy)]
+    done = subprocess.run(execute, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert shown_headings(copy) == shown_headings(NOTEBOOK)
+    assert len(list((tmp_path / "outputs/notebook").glob("*_smoke/report.html"))) == 1

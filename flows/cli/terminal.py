@@ -1,6 +1,7 @@
 """Shows a session in the terminal: a progress bar while it runs, a table of its rounds when it is done."""
 
 import os
+import shlex
 import signal
 import sys
 import tempfile
@@ -179,27 +180,39 @@ class _ProgressBars:
 
 
 @contextmanager
-def resume_hint_on_interrupt() -> Iterator[None]:
-    """On Ctrl-C, SIGTERM or SIGHUP print one line with the command that resumes the session.
+def line_on_interrupt(hint: Callable[[], str]) -> Iterator[None]:
+    """On Ctrl-C, SIGTERM or SIGHUP print one line, which ends with the hint how to go on.
 
     The exit code is 128 + the signal's number: 130 after Ctrl-C, 143 after SIGTERM.
     """
+    with interrupted_by(signal.SIGTERM, signal.SIGHUP) as received:
+        try:
+            yield
+        except KeyboardInterrupt:
+            typer.secho(f"zk0: stopped{hint()}", err=True)
+            raise typer.Exit(128 + (received[-1] if received else signal.SIGINT)) from None
+
+
+@contextmanager
+def resume_hint_on_interrupt() -> Iterator[None]:
+    """As `line_on_interrupt`, with the command that resumes the session."""
     folders: list[str] = []
 
     def remember(event: ProgressEvent) -> None:
         if event.kind == "session_started":
             folders.append(event.text)
 
+    def hint() -> str:
+        return (
+            f"; finished rounds are kept: zk0 run --resume {shlex.quote(_short(Path(folders[-1])))}" if folders else ""
+        )
+
     remove_listener = add_progress_listener(remember)
-    with interrupted_by(signal.SIGTERM, signal.SIGHUP) as received:
-        try:
+    try:
+        with line_on_interrupt(hint):
             yield
-        except KeyboardInterrupt:
-            hint = f"; finished rounds are kept: zk0 run --resume {_short(Path(folders[-1]))}" if folders else ""
-            typer.secho(f"zk0: stopped{hint}", err=True)
-            raise typer.Exit(128 + (received[-1] if received else signal.SIGINT)) from None
-        finally:
-            remove_listener()
+    finally:
+        remove_listener()
 
 
 def print_session_result(folder: Path) -> None:

@@ -44,12 +44,17 @@ def tune(
         overrides, dimensions = parse_overrides(settings or []), parse_space(space or [])
         check_writable(out, "--out")
         set_prefect_defaults()
-        from flows.cli.terminal import session_progress
+        from flows.cli.terminal import line_on_interrupt, session_progress
         from flows.prefect_local.temporary_server import configured_or_temporary_server
         from flows.session_loading import load_session_to_run
 
         load_session_to_run(config, overrides)  # wrong input ends the command before a server is started
-        with session_progress(quiet) as on_status, configured_or_temporary_server(Path.cwd(), on_status):
+        hint = "; finished trials are kept: run the command again with the same --out"
+        with (
+            line_on_interrupt(lambda: hint),
+            session_progress(quiet) as on_status,
+            configured_or_temporary_server(Path.cwd(), on_status),
+        ):
             from flows.hyperparameter_search import hyperparameter_search
 
             best = hyperparameter_search(

@@ -52,14 +52,19 @@ def versus(
             raise SettingsError("--larger-batches with --vary: there is no centralized training to compare with")
         check_writable(out, "--out")
         set_prefect_defaults()
-        from flows.cli.terminal import session_progress
+        from flows.cli.terminal import line_on_interrupt, session_progress
         from flows.prefect_local.temporary_server import configured_or_temporary_server
         from flows.session_loading import load_session_to_run
 
         for combination in combinations(varied):  # wrong input ends the command before a server is started
             load_session_to_run(config, overrides | combination)
         common = {"config": str(config), "overrides": overrides or None, "seeds": wanted, "folder": str(out)}
-        with session_progress(quiet) as on_status, configured_or_temporary_server(Path.cwd(), on_status):
+        hint = "; finished sessions are kept: run the command again with the same --out"
+        with (
+            line_on_interrupt(lambda: hint),
+            session_progress(quiet) as on_status,
+            configured_or_temporary_server(Path.cwd(), on_status),
+        ):
             result = _run_variants(varied, common) if varied else _run_baselines(larger_batches, common)
         if varied:
             typer.echo(f"{result.read_text(encoding='utf-8')}\ntables and charts   {result.parent}")

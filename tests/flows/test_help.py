@@ -10,6 +10,7 @@ import typer
 from typer.main import get_command
 from typer.testing import CliRunner
 
+import zk0
 from flows.bot import main as bot
 from flows.cli import main as cli
 
@@ -46,6 +47,7 @@ def test_version(app: typer.Typer) -> None:
     declared = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))
     done = CliRunner().invoke(app, ["--version"])
     assert (done.exit_code, done.output) == (0, f"zk0 {declared['project']['version']}\n")
+    assert zk0.__version__ == declared["project"]["version"]
 
 
 @pytest.mark.parametrize(("arguments", "meant"), [(["runn"], "'run'"), (["data", "chek"], "'check'")])

@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from flows.session_loading import load_session_to_run
 from zk0.errors import SettingsError
 
 ROOT = Path(__file__).parents[2]
+PLUGINS = ("lerobot_policy_smolvla_bundled", "lerobot_robot_so101_simulated")
 
 
 def test_a_session_of_zk0_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,20 +58,32 @@ def test_flows_are_loaded_by_their_modules(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize("plugin", PLUGINS)
+def test_the_wheel_of_a_plugin_has_all_its_modules(plugin: str) -> None:
+    folder = ROOT / plugin
+    declared = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))
+    assert {*declared["tool"]["hatch"]["build"]["only-include"]} == {
+        "py.typed", *(file.name for file in folder.glob("*.py"))
+    }  # fmt: skip
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_the_wheel_in_an_empty_folder(tmp_path: Path) -> None:
-    """The wheel alone; its dependencies are those of this environment."""
+    """The wheels of zk0 and of its two plugins alone; their dependencies are those of this environment."""
     uv = shutil.which("uv") or next((str(p) for p in (ROOT / ".tools/bin/uv",) if p.is_file()), None)
     if uv is None:
         pytest.skip("no uv: it builds the wheel")
-    built = subprocess.run([uv, "build", "--wheel", f"--out-dir={tmp_path}", str(ROOT)], capture_output=True, text=True)
+    build = [uv, "build", "--all-packages", "--wheel", f"--out-dir={tmp_path}", str(ROOT)]
+    built = subprocess.run(build, capture_output=True, text=True)
     if "Failed to resolve requirements" in built.stderr:
         pytest.skip("the build backend cannot be downloaded here")
     assert built.returncode == 0, built.stderr
-    (wheel,) = tmp_path.glob("*.whl")
-    with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(tmp_path / "installed")
+    wheels = sorted(tmp_path.glob("*.whl"))
+    assert [wheel.name.partition("-")[0] for wheel in wheels] == [*PLUGINS, "zk0"]
+    for wheel in wheels:
+        with zipfile.ZipFile(wheel) as archive:
+            archive.extractall(tmp_path / "installed")
     (tmp_path / "empty").mkdir()
 
     environment = {"PATH": "", "HOME": str(tmp_path), "PYTHONPATH": str(tmp_path / "installed")}

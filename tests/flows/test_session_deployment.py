@@ -162,6 +162,8 @@ def test_artifacts_of_a_session(local_prefect: Any, finished: Any) -> None:
         re.search(r"evaluate/round_(\d)/\w+/rollout_\d{8}_\d{6}\.mp4", video.data) for video in found["rollout-video"]
     ]
     assert {video and video[1] for video in videos} == {"0", "2"}, "before and after training"
+    titles = [re.match(r"\[(.*): (no )?success\]", video.data) for video in found["rollout-video"]]
+    assert {title and title[1] for title in titles} == {f"lift-red, round {n}, seed 9000" for n in (0, 2)}
 
 
 def test_a_setting_that_does_not_exist(local_prefect: Any) -> None:

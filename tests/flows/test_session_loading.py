@@ -1,5 +1,6 @@
 """A session file is parsed once on its way into a session, and again only after it changed; each run has a folder."""
 
+import fcntl
 import re
 import subprocess
 import sys
@@ -8,7 +9,9 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from typer.testing import CliRunner
 
+from flows.cli.main import zk0_app
 from flows.session_loading import check_session_inputs, load_session_to_run
 from zk0.errors import SettingsError
 
@@ -114,3 +117,17 @@ def test_folders_that_cannot_be_written_end_a_session_before_it_starts(tmp_path:
     session = load_session_to_run(config, {setting: "/proc/nope"})
     with pytest.raises(SettingsError, match=f"{setting}: /proc/nope cannot be made, because /proc cannot be written"):
         check_session_inputs(session)
+
+
+def test_the_lock_of_a_running_session_is_looked_at_first(tmp_path: Path) -> None:
+    """Before its settings, which are wrong here, and before a server is started."""
+    (tmp_path / "session.toml").write_text("no = 'setting'")
+    with (tmp_path / ".lock").open("w") as lock:
+        lock.write("4711")
+        lock.flush()
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        refused = CliRunner().invoke(zk0_app, ["run", "--resume", str(tmp_path)])
+    assert (refused.exit_code, refused.stderr) == (
+        2, f"zk0: {tmp_path}: process 4711 is working on this session; wait for it or stop it\n",
+    )  # fmt: skip
+    assert "no: unknown setting" in CliRunner().invoke(zk0_app, ["run", "--resume", str(tmp_path)]).stderr

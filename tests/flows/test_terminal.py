@@ -1,12 +1,14 @@
 """What a session shows in a terminal, and where its output is none."""
 
 import re
+import signal
 
 import pytest
+import typer
 from rich.progress import Progress
 
 from flows.cli import terminal
-from flows.cli.terminal import _ProgressBars, session_progress
+from flows.cli.terminal import _ProgressBars, line_on_interrupt, session_progress
 from tasks.events import ProgressEvent, emit_progress
 
 
@@ -30,6 +32,15 @@ def test_progress_is_plain_lines(capfd: pytest.CaptureFixture[str], monkeypatch:
         "round 1: a answered",
         "round 1 of 3 done",
     ]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_a_command_with_one_line(number: signal.Signals, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(typer.Exit) as ended, line_on_interrupt(lambda: "; run it again"):
+        signal.raise_signal(number)
+    assert ended.value.exit_code == 128 + number
+    assert capsys.readouterr().err == "zk0: stopped; run it again\n"
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
 def test_a_client_that_began_in_an_earlier_round_does_not_change_the_rounds_number() -> None:

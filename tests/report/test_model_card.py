@@ -163,6 +163,7 @@ def test_the_next_commands(session: Session, members: list[Member], history: lis
     ]
     assert code[0] == "zk0 rollout FOLDER --out attempts --task lift-red --seeds 9000-9019\n"
     assert code[1].startswith("zk0 arm run FOLDER --port ")
+    assert code[1].endswith(f' --task "{members[0].report.tasks[0]}"\n'), "a text that the policy was trained with"
     without = session.model_copy(update={"rollout": session.rollout.model_copy(update={"tasks": ()})})
     assert "zk0 rollout" not in model_card(without, members, history)
 

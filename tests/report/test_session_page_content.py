@@ -8,15 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from four_arms_session import VIDEO
 from html_page import HtmlPage, read_page
 from PIL import Image
 
+from flows.cli.terminal import print_session_result
 from zk0.records import EpisodeVideo, Refusal
 from zk0.report.page.report_terms import REPORT_TERMS
 from zk0.report.page.session_page import write_session_report
 from zk0.report.page.session_page_charts import draw_session_page_charts
 from zk0.report.video.encoder import write_video
+from zk0.settings.loading import to_toml
 from zk0.settings.session import Session
 from zk0.storage.session_folder import SessionFolder
 
@@ -64,12 +67,30 @@ def test_the_same_attempt_before_and_after_training_comes_first(facts: dict[str,
     page = read_page(folder / "report.html")
     videos = [attrs for tag, attrs in page.tags if tag == "video"]
     assert len(videos) == 2 + 4
+    assert all({"muted", "poster", "controls"} <= video.keys() for video in videos)
     for shown, shade in zip(videos[:2], (80, 200), strict=True):
         with Image.open(BytesIO(b64decode(str(shown["poster"]).removeprefix("data:image/jpeg;base64,")))) as poster:
             assert poster.size == (64, 48)
             assert abs(np.asarray(poster).mean() - shade) < 8
     titles = [page.text.index(text) for text in ("before training", "now ·", "Policy loss on unseen data")]
     assert titles == sorted(titles)
+
+
+def test_the_arm_now_is_that_of_the_sessions_policy(facts: dict[str, Any], folder: Path) -> None:
+    """Here the best round, which is not the last one."""
+    attempts = []
+    for number, success in ((0, False), (2, True), (3, False)):
+        name = f"evaluate/round_{number}/rollout.mp4"
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        write_video(folder / name, [np.full((48, 64, 3), 80, np.uint8)] * 3, 10)
+        change = {"round": number, "checkpoint": f"{number}c" * 32, "success": success, "video": name}
+        attempts.append(facts["rollouts"][0].model_copy(update=change))
+    facts |= {"rollouts": attempts, "session": facts["session"].model_copy(update={"selection": "best"})}
+    write_session_report(folder / "report.html", folder=folder, session_toml="", **facts)
+    text = " ".join(read_page(folder / "report.html").text.split())
+    assert "before training · place · round 0" in text
+    assert "now · place · round 2" in text
+    assert "The best round was 2 of 3." in text
 
 
 def test_commands_with_the_policy(facts: dict[str, Any], folder: Path) -> None:
@@ -81,6 +102,21 @@ def test_commands_with_the_policy(facts: dict[str, Any], folder: Path) -> None:
     assert f"zk0 push {folder} --repo-id USER/NAME" in text
     assert f"zk0 run --from {folder}" in text
     assert ("zk0 rollout" in text) == bool(session.rollout.tasks)
+
+
+def test_the_end_of_a_run_shows_the_next_commands(
+    facts: dict[str, Any], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    here = SessionFolder(folder)
+    here.session_toml.write_text(to_toml(facts["session"]))
+    here.checkpoint(3).mkdir(parents=True)
+    print_session_result(folder)
+    lines = capsys.readouterr().out.splitlines()
+    arm, attempts = (next(line for line in lines if line.startswith(start)) for start in ("zk0 arm", "zk0 rollout"))
+    policy = f"{folder}/models/checkpoint_round_3"
+    assert arm.startswith(f"zk0 arm run {policy} --port /dev/ttyACM0 --camera overhead=0 ")
+    assert arm.endswith(f' --task "{facts["members"][0].report.tasks[0]}"'), "a text that the policy was trained with"
+    assert attempts == f"zk0 rollout {policy} --out attempts --task place --seeds 9000-9019"
 
 
 def test_terms_are_explained_where_they_stand(page: HtmlPage) -> None:

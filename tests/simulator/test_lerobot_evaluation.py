@@ -1,5 +1,7 @@
 """LeRobot's own evaluation on the simulated arm."""
 
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -7,11 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from zk0.settings.dataset_settings import SimulatorSettings
+from zk0.settings.evaluation_settings import RolloutSettings
 from zk0.simulator.arm import SimulatedArm
 from zk0.simulator.expert import plan_trajectory
 
+SEEDS = (9000, 9001, 9002, 9003)
 pytestmark = pytest.mark.usefixtures("images")
 
 
@@ -88,22 +93,56 @@ def test_lerobots_rollout_runs_on_it(saved: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_the_command_lerobot_eval(saved: Path, tmp_path: Path) -> None:
-    """The working directory is not the policy's folder."""
+def test_lerobot_and_zk0_succeed_on_the_same_seeds() -> None:
+    """Both start an attempt with the noise of its seed, so both execute the same actions: those of `zk0 rollout`."""
+    from lerobot.envs import close_envs, make_env, make_env_pre_post_processors
+    from lerobot.scripts.lerobot_eval import rollout
+
+    from flows.cli.rollout_command import executed_steps
+    from zk0.evaluation.closed_loop import PolicyActor, run_attempts
+    from zk0.evaluation.saved_rollout import map_cameras
+    from zk0.policy.saved_policy import load_saved_policy
+    from zk0.simulator.lerobot_env import SimulatedSO101
+
+    policy = load_saved_policy("base")
+    processors = policy.preprocessor, policy.postprocessor
+    settings = RolloutSettings(seeds=SEEDS, replan_steps=executed_steps("base") or 0, environments=1)
+    actor = PolicyActor(policy.policy, *processors, map_cameras(policy, {}, "base"))
+    attempts = run_attempts(actor, "lift-red", SimulatorSettings(), settings, rendered=0)
+    config = SimulatedSO101(task="lift-red")
+    envs = make_env(config, n_envs=1)
+    around = make_env_pre_post_processors(config, policy.policy.config)
+    for attempt in attempts:
+        torch.manual_seed(attempt.seed)
+        done = rollout(envs["so101_sim"][0], policy.policy, *around, *processors, seeds=[attempt.seed])
+        np.testing.assert_allclose(done["action"][0].numpy(), attempt.actions, atol=0.1)
+        assert bool(done["success"].any()) == attempt.success, attempt.seed
+    close_envs(envs)
+    assert any(attempt.success for attempt in attempts)
+
+
+def lerobot_eval(policy: str, out: Path, **environment: str) -> dict[str, Any]:
+    """Run LeRobot's command in a directory that is not the policy's folder; return what it has measured."""
     command = [str(Path(sys.executable).with_name("lerobot-eval")), "--env.type=so101_sim", "--env.task=lift-red"]
-    command += ["--env.episode_length=5"]
-    command += [f"--policy.path={saved}", "--policy.device=cpu", "--eval.n_episodes=2", "--eval.batch_size=2"]
-    done = subprocess.run(
-        [*command, f"--output_dir={tmp_path / 'out'}"], cwd=tmp_path, capture_output=True, text=True, timeout=840
-    )
+    command += ["--env.episode_length=5", f"--output_dir={out}"]
+    command += [f"--policy.path={policy}", "--policy.device=cpu", "--eval.n_episodes=2", "--eval.batch_size=2"]
+    variables = os.environ | environment
+    done = subprocess.run(command, cwd=out.parent, env=variables, capture_output=True, text=True, timeout=840)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert '"pc_success": 0.0' in (tmp_path / "out" / "eval_info.json").read_text()
+    found: dict[str, Any] = json.loads((out / "eval_info.json").read_text())
+    return found
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_the_command_lerobot_train(saved: Path, recordings: dict[str, Path], tmp_path: Path) -> None:
-    """Fine-tuned by LeRobot and saved by it, the policy loads again; the working directory is another one."""
+def test_the_command_lerobot_eval(saved: Path, tmp_path: Path) -> None:
+    assert lerobot_eval(str(saved), tmp_path / "out")["overall"]["pc_success"] == 0.0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_the_command_lerobot_train(saved: Path, recordings: dict[str, Path], hub_server: Any, tmp_path: Path) -> None:
+    """Fine-tuned by LeRobot and saved by it, the policy loads again, also by its name on the Hub, and then offline."""
     from zk0.policy.saved_policy import load_saved_policy
 
     command = [str(Path(sys.executable).with_name("lerobot-train")), f"--policy.path={saved}", "--policy.device=cpu"]
@@ -119,3 +158,8 @@ def test_the_command_lerobot_train(saved: Path, recordings: dict[str, Path], tmp
     task = {"observation.state": weights[0].new_zeros(1, 6), "task": ["Lift the red cube."]}
     tokens = [policy.preprocessor(dict(task))["observation.language.tokens"] for policy in (before, after)]
     assert tokens[0].equal(tokens[1])
+    hub_server.publish("lab/tuned", moved)
+    hub = {"HF_ENDPOINT": hub_server.url, "HF_TOKEN": hub_server.token, "HF_HOME": str(tmp_path / "hf")}
+    for number, (path, offline) in enumerate(((str(moved), "1"), ("lab/tuned", "0"), ("lab/tuned", "1"))):
+        found = lerobot_eval(path, tmp_path / f"evaluated-{number}", **hub, HF_HUB_OFFLINE=offline)
+        assert found["overall"]["n_episodes"] == 2

@@ -60,7 +60,8 @@ def session_conclusions(
 ) -> Conclusions:
     """How many attempts succeed, now and before training, and by how much the loss on unseen data changed.
 
-    Where the first and the last model made the same attempts, they decide the outcome, and begin the headline.
+    Where the first and the last model made the same attempts, they decide the outcome, and begin the headline. It ends
+    with the best round, if several rounds of training were evaluated.
 
     Args:
         history: the finished rounds.
@@ -73,6 +74,7 @@ def session_conclusions(
         outcome, headline = attempts[0], f"{attempts[1]} {headline}"
     sentences = [_loss_sentence(change, history), *([success_sentence(rollouts)] if rollouts else [])]
     if selection is not None:
+        headline += _best_round_sentence(history, selection)
         sentences.append(f"The policy of this session is that of round {selection.round} ({selection.reason}).")
     return Conclusions(outcome=outcome, headline=headline, sentences=tuple(sentences))
 
@@ -120,6 +122,12 @@ def _success_headline(rollouts: Sequence[Rollout]) -> tuple[ConclusionOutcome, s
     if low > 0:
         return "improved", f"More attempts succeeded than before training: {counts}."
     return "inconclusive", f"The number of successful attempts did not change significantly: {counts}."
+
+
+def _best_round_sentence(history: Sequence[RoundRecord], selection: Selection) -> str:
+    """Which round was the best; empty with fewer than two evaluated rounds of training."""
+    evaluated = [record.round for record in history if record.round and record.evaluation]
+    return f" The best round was {selection.best} of {max(evaluated)}." if len(evaluated) > 1 else ""
 
 
 def _headline(change: LossChange | None) -> tuple[ConclusionOutcome, str]:

@@ -93,7 +93,7 @@ def model_card(
         still_joints_note(session, groups),
         group_section(groups),
         "## Training\n\n" + _settings(session, rows, policy_type),
-        "## Loading\n\n" + _loading(session, policy_type),
+        "## Loading\n\n" + _loading(session, members, policy_type),
         "## Digests of the weights\n\n" + _digests(rows[0], last),
         "" if proof is None else "## Files\n\n" + _files(last, proof),
     ]
@@ -283,7 +283,7 @@ def _trained(session: Session, policy_type: str) -> str:
     )
 
 
-def _loading(session: Session, policy_type: str) -> str:
+def _loading(session: Session, members: Sequence[Member], policy_type: str) -> str:
     plugin = (
         ""
         if hub_name(session.policy.path) or policy_type != "smolvla"
@@ -294,16 +294,16 @@ def _loading(session: Session, policy_type: str) -> str:
     return f"""LeRobot's commands (`lerobot-eval`, `lerobot-train`, `lerobot-rollout`) take this folder, or the name of
 its repository on the Hub, as `--policy.path`.{plugin} zk0's commands take it, too:
 
-{_commands(session)}
+{_commands(session, members)}
 
 In Python:
 
 {_SNIPPET}"""
 
 
-def _commands(session: Session) -> str:
+def _commands(session: Session, members: Sequence[Member]) -> str:
     """The next commands with this folder."""
-    blocks = (f"{title}:\n\n```\n{command}\n```" for title, command in policy_commands(session, "FOLDER"))
+    blocks = (f"{title}:\n\n```\n{command}\n```" for title, command in policy_commands(session, members, "FOLDER"))
     return "\n\n".join(blocks)
 
 

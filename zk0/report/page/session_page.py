@@ -25,6 +25,7 @@ from zk0.report.tables.improvement_table import improvement_table
 from zk0.report.tables.table import Table
 from zk0.report.video.poster import last_frame_jpeg
 from zk0.rules.release import Release
+from zk0.rules.selection import select_round
 from zk0.settings.session import Session
 from zk0.storage.atomic import atomic_write_bytes
 from zk0.storage.redaction import public_name
@@ -99,7 +100,7 @@ def write_session_report(
         still_joints=still_joints_note(session, groups),
         episodes=[InlineEpisode(episode=e, **_data_uris(folder, e)) for e in _unseen_episode_videos(here)],
         rollouts=attempts,
-        before_and_after=_before_and_after(attempts),
+        before_and_after=_before_and_after(attempts, select_round(session, rows, rollouts).round if rows else None),
         next_commands=next_commands(here, session, rows, rollouts),
         success_sentence=success_sentence(rollouts),
         release=Release.read(here.release),
@@ -143,10 +144,12 @@ def _unseen_episode_videos(here: SessionFolder) -> list[EpisodeVideo]:
     return [video for video in read_episode_videos(here.rollouts_folder) if video.client is None]
 
 
-def _before_and_after(attempts: Sequence[InlineRollout]) -> tuple[tuple[str, InlineRollout], ...]:
-    """The same attempt with the first and the last model, with titles: where possible one that succeeds only now.
+def _before_and_after(
+    attempts: Sequence[InlineRollout], policy_round: int | None
+) -> tuple[tuple[str, InlineRollout], ...]:
+    """The same attempt with the first model and now, with titles: where possible one that succeeds only now.
 
-    Empty without videos of both.
+    Now is the round of the session's policy, or the last round if that has no video. Empty without videos of both.
     """
     shown = [one for one in attempts if one.video and one.rollout.round is not None]
     rounds = sorted({one.rollout.round for one in shown if one.rollout.round is not None})
@@ -154,7 +157,7 @@ def _before_and_after(attempts: Sequence[InlineRollout]) -> tuple[tuple[str, Inl
         return ()
     before, now = (
         {(one.rollout.task, one.rollout.seed): one for one in shown if one.rollout.round == number}
-        for number in (rounds[0], rounds[-1])
+        for number in (rounds[0], policy_round if policy_round in rounds[1:] else rounds[-1])
     )
     pairs = [(before[key], now[key]) for key in before if key in now]
     if not pairs:
