@@ -84,7 +84,8 @@ def draw_client_series(axes: Axes, rounds: Sequence[int], series: Mapping[str, S
         lines = [np.column_stack((rounds, values)) for values in series.values()]
         label = f"each of {len(series)} clients"
         axes.add_collection(LineCollection(lines, colors=theme.muted, linewidths=0.8, alpha=0.45, label=label))
-        axes.scatter(*np.concatenate(lines).T, s=2, color=theme.muted, alpha=0.45, linewidths=0, label="_client")
+        x, y = np.concatenate(lines).T
+        axes.scatter(x, y, s=2, color=theme.muted, alpha=0.45, linewidths=0, label="_client")
     elif any(by_round):
         low, high = zip(*(np.quantile(v, (0.05, 0.95)) if v else (nan, nan) for v in by_round), strict=True)
         label = f"middle 90 % of {len(series)} clients"
