@@ -82,7 +82,7 @@ def test_the_arm_now_is_that_of_the_sessions_policy(facts: dict[str, Any], folde
     for number, success in ((0, False), (2, True), (3, False)):
         name = f"evaluate/round_{number}/rollout.mp4"
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        write_video(folder / name, [np.full((48, 64, 3), 80, np.uint8)] * 3, 10)
+        write_video(folder / name, lambda: [np.full((48, 64, 3), 80, np.uint8)] * 3, 10)
         change = {"round": number, "checkpoint": f"{number}c" * 32, "success": success, "video": name}
         attempts.append(facts["rollouts"][0].model_copy(update=change))
     facts |= {"rollouts": attempts, "session": facts["session"].model_copy(update={"selection": "best"})}

@@ -176,6 +176,7 @@ def test_a_worker_that_dies_costs_one_update(local_engine: Any, drive: type, tmp
 
 
 @pytest.mark.slow
+@pytest.mark.full_size
 @pytest.mark.timeout(900)
 def test_a_thousand_clients(session_of: Callable[..., Session], drive: type, tmp_path: Path) -> None:
     """Twenty train at a time; what is sent, listened to and kept in memory follows the updates, not the clients."""
