@@ -6,7 +6,7 @@ SHELL := /bin/bash
 UV := $(shell if uv --version >/dev/null 2>&1; then command -v uv; else echo .tools/bin/uv; fi)
 export HF_HUB_OFFLINE ?= 1
 export UV_LINK_MODE ?= hardlink
-WORKERS ?= 4 # processes of the tests: half of the time, each waits for processes that it started
+WORKERS ?= 3 # processes of the tests: a third of the time, each waits for processes that it started
 
 .PHONY: help install demo test slow check lint docs format ui bench audit clean
 
