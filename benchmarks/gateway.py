@@ -2,11 +2,11 @@
 
     python benchmarks/gateway.py --silent 3000 --idle 1500 --nodes 20 --seconds 30
 
-Server, strangers and nodes run on loopback. Silent strangers open a TCP connection and send nothing; idle ones finish
-the TLS handshake and send nothing; those of `--unfinished` begin it and send nothing more. Each one connects again
-`--pause` seconds after it is dropped. Each node sends a signed request every half second, in turn on the connection
-that it has and on a new one. `--addresses N` spreads the strangers over N addresses; 0: they come from the address of
-the nodes.
+Server, enrolled nodes and unknown ones run on loopback. Of the unknown ones, silent ones open a TCP connection and send
+nothing; idle ones finish the TLS handshake and send nothing; those of `--unfinished` begin it and send nothing more.
+Each one connects again `--pause` seconds after it is dropped. Each enrolled node sends a signed request every half
+second, in turn on the connection that it has and on a new one. `--addresses N` spreads the unknown nodes over N
+addresses; 0: they come from the address of the enrolled nodes.
 """
 
 import argparse
@@ -109,7 +109,7 @@ async def flood(port: int, kinds: tuple[int, int, int], addresses: int, pause: f
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     made, begin = 0, first_message(context)
 
-    async def stranger(number: int) -> None:
+    async def unknown_node(number: int) -> None:
         nonlocal made
         source = f"127.{1 + number % addresses // 250}.0.{1 + number % addresses % 250}" if addresses else "127.0.0.1"
         while True:
@@ -127,7 +127,7 @@ async def flood(port: int, kinds: tuple[int, int, int], addresses: int, pause: f
                 pass
             await asyncio.sleep(pause)
 
-    tasks = [asyncio.create_task(stranger(number)) for number in range(sum(kinds))]
+    tasks = [asyncio.create_task(unknown_node(number)) for number in range(sum(kinds))]
     await asyncio.sleep(seconds)
     for task in tasks:
         task.cancel()
@@ -166,7 +166,7 @@ def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, float]:
         kinds = (arguments.silent, arguments.idle, arguments.unfinished)
         with ProcessPoolExecutor(
             1, get_context("spawn")
-        ) as other:  # so that nodes and strangers do not wait for one interpreter
+        ) as other:  # so that nodes and unknown nodes do not wait for one interpreter
             made = other.submit(_flood, port, kinds, arguments.addresses, arguments.pause, arguments.seconds).result()
         for thread in threads:
             thread.join()

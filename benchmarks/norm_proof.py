@@ -114,7 +114,7 @@ def measure(arguments: argparse.Namespace) -> list[str]:
 
 
 def random_points(curve: Curve, count: int) -> list[ctypes.c_void_p]:
-    """Return points whose multiples nobody knows."""
+    """Return random multiples of the base point."""
     points = []
     for _ in range(count):
         points.append(curve.point())

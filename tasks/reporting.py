@@ -64,7 +64,10 @@ def align_columns(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _losses(record: RoundRecord, most: int) -> dict[str, Any]:
     """Return a row of the table of losses: of each client, or mean and extremes of more than `most` clients."""
+    from zk0.data.check.name_lists import join_names
+
     evaluation, decision = record.evaluation, record.decision
+    refused = [r.client for r in record.refusals]
     of_clients = {u.client: round(u.metrics.policy_loss, 4) for u in record.updates}
     if len(of_clients) > most:
         values = of_clients.values()
@@ -81,15 +84,10 @@ def _losses(record: RoundRecord, most: int) -> dict[str, Any]:
         **of_clients,
         "lr": decision and decision.lr,
         "mu": decision and decision.mu,
-        "refused": _first_names([r.client for r in record.refusals]),
+        "refused": join_names(refused, _MOST_NAMES) if refused else "",
         "reason": decision.reason if decision else "start",
         "digest": record.checkpoint.digest[:12],
     }
-
-
-def _first_names(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
-    return ", ".join(names[:_MOST_NAMES]) + more
 
 
 def _timings(record: RoundRecord) -> dict[str, Any]:

@@ -141,6 +141,15 @@ def real_data() -> Path:
     return Path(folder)
 
 
+@pytest.fixture(scope="session")
+def images() -> None:
+    """Skip a test of images on a machine that cannot render."""
+    from zk0.simulator.rendering import INSTALL_HINT, choose_backend
+
+    if choose_backend(required=False) is None:
+        pytest.skip(f"no OpenGL backend renders here: {INSTALL_HINT}")
+
+
 @pytest.fixture
 def hub_server() -> Iterator[Any]:
     """A Hub on loopback that huggingface_hub can talk to."""

@@ -25,14 +25,7 @@ from zk0.storage.results import read_rollouts
 from zk0.storage.session_folder import SessionFolder
 
 WHEN = datetime(2026, 1, 2, 3, 4, 5)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _skip_without_rendering() -> None:
-    from zk0.simulator.rendering import choose_backend
-
-    if choose_backend(required=False) is None:
-        pytest.skip("no OpenGL backend renders here")
+pytestmark = pytest.mark.usefixtures("images")
 
 
 @pytest.fixture

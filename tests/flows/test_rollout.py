@@ -50,11 +50,8 @@ def test_without_a_session_as_many_actions_are_executed_as_by_lerobot(saved: Pat
     assert executed_steps(str(saved)) == json.loads((saved / "config.json").read_text())["n_action_steps"] == 10
 
 
+@pytest.mark.usefixtures("images")
 def test_a_saved_policy_runs_each_attempt_once(saved: Path, tmp_path: Path) -> None:
-    from zk0.simulator.rendering import choose_backend
-
-    if choose_backend(required=False) is None:
-        pytest.skip("no OpenGL backend renders here")
     session = tmp_path / "session.toml"
     demo = (Path(__file__).parents[2] / "deployments/sessions/demo.toml").read_text()
     session.write_text(demo.replace("max_steps = 70", "max_steps = 6"))

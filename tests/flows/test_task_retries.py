@@ -166,16 +166,14 @@ def test_the_steps_of_an_intake(hub: Any, recordings: dict[str, Path], in_flow: 
         assert (called.name, counts, state.is_completed()) == (called.name, [2], True), state.message
 
 
+@pytest.mark.usefixtures("images")
 def test_attempts_in_the_simulator(session: Session, statistics: Statistics, in_flow: Any, tmp_path: Path) -> None:
     """The disk is away when the second result is written: the attempts are made again, and each has one result."""
     from tasks.evaluation import run_rollouts
     from zk0.evaluation.global_model import build_start_policy
     from zk0.evaluation.session_setup import SessionSetup
-    from zk0.simulator.rendering import choose_backend
     from zk0.storage.results import read_rollouts
 
-    if choose_backend(required=False) is None:
-        pytest.skip("no OpenGL backend renders here")
     recipe, digest, size = build_start_policy(session, tmp_path / "weights.safetensors")
     checkpoint = Checkpoint(round=1, path="weights.safetensors", digest=digest, bytes=size)
     record = RoundRecord(round=1, checkpoint=checkpoint, seconds=1.0, finished_at="2026-01-01T00:00:00+00:00")

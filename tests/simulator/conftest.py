@@ -1,14 +1,6 @@
 import pytest
 
 from zk0.settings.dataset_settings import SimulatorSettings
-from zk0.simulator.rendering import INSTALL_HINT, choose_backend
-
-
-@pytest.fixture(scope="session")
-def images() -> None:
-    """Skip a test of images on a machine that cannot render."""
-    if choose_backend(required=False) is None:
-        pytest.skip(f"no OpenGL backend renders here: {INSTALL_HINT}")
 
 
 @pytest.fixture

@@ -103,7 +103,7 @@ class TestAcceptedConnections:
         assert (clients.begun, clients.closed) == ([f"10.0.0.1-{n}" for n in range(5)], ["10.0.0.1-0", "10.0.0.1-1"])
 
     @in_loop
-    async def test_a_connection_is_not_closed_while_nobody_needs_its_place(self) -> None:
+    async def test_a_connection_is_not_closed_while_no_other_needs_its_place(self) -> None:
         clients = Clients()
         await clients.begin("10.0.0.1-a", "10.0.0.1-b", "10.0.0.1-c")
         await asyncio.sleep(2 * SECONDS)
