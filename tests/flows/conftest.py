@@ -177,7 +177,7 @@ class LocalPrefectCommand:
             return _wait_until(lambda: (s := client.read_flow_run(run).state) and s.is_final() and s, pause=1)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def wait_until() -> Callable[..., Any]:
     """Return the function that waits for a condition."""
     return _wait_until

@@ -2,7 +2,7 @@
 
 import json
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -109,18 +109,25 @@ class Network:
         assert done.code == 0, done.output[-3000:]
         return rounds(self.zk0.path / output)
 
+    def all_online(self) -> bool:
+        """Return whether every node is connected: one that connects later joins while the session runs."""
+        return {(node.name, node.status) for node in self.server.node_statuses()} == {(n, "online") for n in "abc"}
+
     def stop(self) -> None:
         for one in (*self.nodes.values(), self.server):
             one.stop()
 
 
 @pytest.fixture(scope="module")
-def network(forked_zk0: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Network]:
+def network(
+    forked_zk0: Any, tmp_path_factory: pytest.TempPathFactory, wait_until: Callable[..., Any]
+) -> Iterator[Network]:
     found = Network(forked_zk0, tmp_path_factory.mktemp("network"))
     try:
         for name in "abc":
             found.start(name)
         found.server.start(detached=False)
+        wait_until(found.all_online)
         yield found
     finally:
         found.stop()
