@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from zk0.processes import collect_garbage_less_often
+from zk0.processes import _packages_of_files, collect_garbage_less_often
 
 
 @pytest.mark.parametrize(("module", "changed"), [("zk0", False), ("zk0.processes", False), ("flows", True)])
@@ -30,6 +30,30 @@ def test_programs_search_the_installed_packages_once() -> None:
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout == "True ['torch']\n"
+
+
+def test_the_faster_search_finds_what_the_standard_library_finds() -> None:
+    code = (
+        "import importlib.metadata as m; from zk0.processes import installed_packages\n"
+        "expected, found = ({k: sorted(v) for k, v in f().items()} for f in (m.packages_distributions, "
+        "installed_packages))\n"
+        "print(found == expected, len(found) > 100, found.keys() >= {'torch', 'yaml', 'google'})"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout == "True True True\n"
+
+
+@pytest.mark.parametrize(
+    ("record", "packages"),
+    [
+        ("a/b.py,sha256=x,1\na/c.py,,\nd.py,,\n", ["a", "d"]),
+        ('"with, comma/x.py",,\n../../bin/tool,,\nname-1.0.dist-info/RECORD,,\n', []),
+        ("e.cpython-312-x86_64-linux-gnu.so,,\nREADME.md,,\n\n", ["e"]),
+        ("", []),
+    ],
+)
+def test_packages_of_a_wheels_list_of_files(record: str, packages: list[str]) -> None:
+    assert _packages_of_files(record) == packages
 
 
 def test_only_the_youngest_generation_waits_longer() -> None:
