@@ -84,6 +84,7 @@ def test_a_revoked_name_can_be_enrolled_with_another_key(bot: Bot, tmp_path: Pat
     assert "is enrolled already" in bot.fails("server enroll arm-1")
     assert (tmp_path / "arm-1.kit").read_text() == first
     bot("server revoke arm-1")
+    assert "the record of a secure sum has this name" in bot.fails("server enroll secure-sum")
     assert "not enrolled; enrolled are none" in bot.fails("server revoke arm-1")
     bot("server enroll arm-1")
     assert (tmp_path / "arm-1.kit").read_text() != first

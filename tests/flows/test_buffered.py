@@ -154,7 +154,7 @@ def test_a_sum_over_the_network_is_resumed_and_repeated(network: Network) -> Non
     secure = ("federation.secure=true", "aggregation.quarantine_factor=0", "evaluation.clients_frequency=0")
     names = 'federation.nodes=["a", "b", "c"]'
     started = network.arguments("secure", *secure, names)
-    killed = network.zk0.run(started, ("open", r"002/updates/\.survivors", 1))
+    killed = network.zk0.run(started, ("open", r"002/updates/sum/\.survivors", 1))
     assert killed.code == -signal.SIGKILL, killed.output[-3000:]
     history = network.resumed("secure")
     found = [[update.summed.clients for update in one.updates if update.summed] for one in history]

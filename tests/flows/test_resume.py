@@ -142,7 +142,7 @@ KILLS |= {
     "keys, secure": Kill(("os.rename", STATE.format("a"), 1), settings="secure"),
     "shares, secure": Kill(("os.rename", STATE.format("b"), 2), settings="secure"),
     "roster, secure": Kill(("open", r"002/updates/\.roster", 1), settings="secure"),
-    "masks, secure": Kill(("os.rename", STATE.format("a"), 3), "round-002/updates/roster.json", settings="secure"),
+    "masks, secure": Kill(("os.rename", STATE.format("a"), 3), "round-002/updates/sum/roster.json", settings="secure"),
     "masked update cut, secure": Kill(("open", r"b/.*/round-002/\.masked", 1), cut=10_000, settings="secure"),
     "masked, secure": Kill(("os.rename", STATE.format("a"), 4), settings="secure"),
     "masked round, secure": Kill(("open", r"a/\.masked_rounds", 1), settings="secure"),
@@ -150,12 +150,12 @@ KILLS |= {
     "between masked updates, secure": Kill(
         ("os.link", r"updates/\.b\.", 1), "round-002/updates/a.json", settings="secure"
     ),
-    "survivors, secure": Kill(("open", r"002/updates/\.survivors", 1), "round-002/updates/c.json", settings="secure"),
+    "survivors, secure": Kill(("open", r"002/updates/sum/\.survivors", 1), "round-002/updates/c.json", settings="secure"),
     "consents, secure": Kill(
-        ("os.rename", STATE.format("b"), 5), "round-002/updates/survivors.json", settings="secure"
+        ("os.rename", STATE.format("b"), 5), "round-002/updates/sum/survivors.json", settings="secure"
     ),
     "sum cut, secure": Kill(
-        ("open", r"\.secure-sum\.safe", 1), "round-002/updates/survivors.json", 5000, settings="secure"
+        ("open", r"\.secure-sum\.safe", 1), "round-002/updates/sum/survivors.json", 5000, settings="secure"
     ),
     "sum without record, secure": Kill(
         ("open", r"\.secure-sum\.json", 1), "round-002/updates/secure-sum.safetensors", settings="secure"

@@ -144,6 +144,26 @@ def test_a_round_with_too_few_clients_goes_on_when_they_are_back(secure_session:
     assert_mean(driver, found.sum, NAMES)
 
 
+def test_clients_may_have_the_names_of_the_servers_own_files(
+    session_of: Callable[..., Any], recordings: dict[str, Path], nodes_of: Any, drive: Any, tmp_path: Path
+) -> None:
+    """What was stored when the first attempt ended is used by the next one."""
+    names = ("roster", "sum", "survivors")
+    clients = [{"name": n, "dataset": f"local:{recordings[one]}"} for n, one in zip(names, NAMES, strict=True)]
+    session = session_of((), clients=clients, federation={"min_updates": 2})
+    with ForgetfulGrid(nodes_of(session, tmp_path), 0, tmp_path / "server") as grid:
+        grid.limits_turns = False  # type: ignore[misc]  # a lost message is given up
+        federation, driver = SecureFederation(grid, names, 240.0), drive(session, tmp_path)
+        driver.begin(federation)
+        grid.lost = frozenset((name, "secure_consent") for name in names)
+        with pytest.raises(RoundIncomplete, match="0 clients have agreed to the sum"):
+            train(driver, federation, 5.0)
+        grid.lost = frozenset((name, lost) for name in names for lost in ("train", "secure_shares", "secure_mask"))
+        found = train(driver, federation)
+    assert found.sum.summed.clients == names
+    assert_mean(driver, found.sum, names)
+
+
 def test_false_metrics_do_not_stop_a_round(
     session_of: Callable[..., Any], nodes_of: Any, drive: Any, tmp_path: Path
 ) -> None:

@@ -26,7 +26,7 @@ from zk0.federation.network.flower_commands import LOOPBACK_ADDRESS, free_port, 
 from zk0.federation.network.gateway import GatewaySettings
 from zk0.federation.network.supervised_folder import ProcessSpec, SupervisedFolder
 from zk0.processes import check_port_free
-from zk0.records import Record
+from zk0.records import SUM_NAME, Record
 from zk0.settings.dataset_settings import SafeName
 from zk0.storage.atomic import atomic_write_bytes, atomic_write_text
 
@@ -106,6 +106,8 @@ class ServerFolder:
         settings, public = self.settings(), self._public_key(name)
         if public.exists():
             raise SettingsError(f"{name}: is enrolled already; remove it with `zk0bot server revoke {name}`")
+        if name == SUM_NAME:
+            raise SettingsError(f"{name}: the record of a secure sum has this name; give the node another one")
         private, line = make_node_key()
         ca_certificate = self._authority.certificate.read_text()
         try:

@@ -25,8 +25,8 @@ class SharedSecrets(Record):
 class SecureSpool:
     """Files of one round's sum in the folder of its updates.
 
-    `roster.json` has the shares, `CLIENT.safetensors` and `CLIENT.json` a masked update, `survivors.json` the clients
-    whose updates are summed, `secure-sum.safetensors` and `secure-sum.json` the sum.
+    `sum/roster.json` has the shares, `CLIENT.safetensors` and `CLIENT.json` a masked update, `sum/survivors.json` the
+    clients whose updates are summed, `secure-sum.safetensors` and `secure-sum.json` the sum.
 
     Args:
         folder: of the round's updates.
@@ -34,7 +34,8 @@ class SecureSpool:
     """
 
     def __init__(self, folder: Path, weights: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        self._roster, self._survivors = folder / "sum/roster.json", folder / "sum/survivors.json"
+        self._roster.parent.mkdir(parents=True, exist_ok=True)
         self._folder, self._global = folder, weights
 
     @property
@@ -44,19 +45,19 @@ class SecureSpool:
 
     def read_secrets(self) -> SharedSecrets | None:
         """Return roster and shares; None before masking began."""
-        return _read(self._folder / "roster.json", SharedSecrets)
+        return _read(self._roster, SharedSecrets)
 
     def write_secrets(self, found: SharedSecrets) -> None:
         """Store roster and shares, before the first client is asked to mask its update."""
-        atomic_write_text(self._folder / "roster.json", found.model_dump_json())
+        atomic_write_text(self._roster, found.model_dump_json())
 
     def read_survivors(self) -> SumRequest | None:
         """Return whose updates are summed; None before that was decided."""
-        return _read(self._folder / "survivors.json", SumRequest)
+        return _read(self._survivors, SumRequest)
 
     def write_survivors(self, found: SumRequest) -> None:
         """Store whose updates are summed, before the first client is asked to agree."""
-        atomic_write_text(self._folder / "survivors.json", found.model_dump_json())
+        atomic_write_text(self._survivors, found.model_dump_json())
 
     def read_sum(self) -> Update | None:
         """Return the record of the sum; None where there is none, or its file is damaged."""
