@@ -150,7 +150,9 @@ KILLS |= {
     "between masked updates, secure": Kill(
         ("os.link", r"updates/\.b\.", 1), "round-002/updates/a.json", settings="secure"
     ),
-    "survivors, secure": Kill(("open", r"002/updates/sum/\.survivors", 1), "round-002/updates/c.json", settings="secure"),
+    "survivors, secure": Kill(
+        ("open", r"002/updates/sum/\.survivors", 1), "round-002/updates/c.json", settings="secure"
+    ),
     "consents, secure": Kill(
         ("os.rename", STATE.format("b"), 5), "round-002/updates/sum/survivors.json", settings="secure"
     ),
