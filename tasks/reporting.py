@@ -64,7 +64,7 @@ def align_columns(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _losses(record: RoundRecord, most: int) -> dict[str, Any]:
     """Return a row of the table of losses: of each client, or mean and extremes of more than `most` clients."""
-    from zk0.data.check.name_lists import join_names
+    from zk0.name_lists import join_names
 
     evaluation, decision = record.evaluation, record.decision
     refused = [r.client for r in record.refusals]

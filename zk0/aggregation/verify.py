@@ -1,7 +1,7 @@
 """Verify that an update may be aggregated: of this round, from these global weights, complete, with sane values."""
 
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from functools import partial
 from math import sqrt
 from pathlib import Path
@@ -12,6 +12,7 @@ from zk0.aggregation import kernels
 from zk0.aggregation.arrays import float16_as_float32
 from zk0.aggregation.blocks import Block, map_in_order, split_into_blocks
 from zk0.errors import CheckpointError, UpdateError
+from zk0.name_lists import join_names
 from zk0.records import Refusal, Update
 from zk0.weights.digests import algorithm_of, digest
 from zk0.weights.files import WeightsSource, open_weights
@@ -100,9 +101,9 @@ def spec_mismatch(found: Mapping[str, TensorSpec], expected: Mapping[str, Tensor
         expected: the tensors of the global weights.
     """
     if missing := sorted(expected.keys() - found.keys()):
-        return f"tensors are missing: {_first_names(missing)}"
+        return f"tensors are missing: {join_names(missing, 3)}"
     if extra := sorted(found.keys() - expected.keys()):
-        return f"tensors that the global weights do not have: {_first_names(extra)}"
+        return f"tensors that the global weights do not have: {join_names(extra, 3)}"
     for name, spec in expected.items():
         if not np.issubdtype(np.dtype(spec.dtype), np.floating):
             return f"tensor {name} is {spec.dtype} in the global weights; only floating point can be aggregated"
@@ -111,7 +112,3 @@ def spec_mismatch(found: Mapping[str, TensorSpec], expected: Mapping[str, Tensor
         if found[name].dtype != spec.dtype:
             return f"tensor {name} is {found[name].dtype}, expected {spec.dtype}"
     return None
-
-
-def _first_names(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -6,6 +6,7 @@ from itertools import chain
 from zk0.data.path_sketches import SketchedDataset, find_near_copies
 from zk0.evaluation.session_setup import EvaluationSet
 from zk0.evaluation.zero_offsets import zero_offsets
+from zk0.name_lists import join_names
 from zk0.records import Member
 from zk0.storage.redaction import public_name
 
@@ -76,8 +77,7 @@ def _shared_tasks(members: Sequence[Member], sets: Sequence[EvaluationSet]) -> I
             having_task.setdefault(text, []).append(member.client)
     for text, having in having_task.items():
         if len(having) > 1:
-            more = f" and {len(having) - LISTED} more" if len(having) > LISTED else ""
-            yield f"The task {text!r} is that of {', '.join(having[:LISTED])}{more}."
+            yield f"The task {text!r} is that of {join_names(having, LISTED)}."
         for one in sets:
             if text in one.report.tasks:
                 yield (

@@ -7,6 +7,7 @@ from math import degrees
 import numpy as np
 from numpy.typing import NDArray
 
+from zk0.name_lists import join_names
 from zk0.records import JointUnits, Mismatch, Moments, RobotReference
 from zk0.robot.observation import RobotObservation
 
@@ -60,10 +61,9 @@ def _pose_mismatch(seen: RobotObservation, reference: RobotReference) -> Mismatc
         f"{reference.joints[i]} at {positions[i]:.1f} (recordings begin at {bounds.min[i]:.1f} to {bounds.max[i]:.1f})"
         for i in np.flatnonzero(far | ~np.isfinite(positions))
     ]
-    more = f" and {len(named) - _SHOWN} more" if len(named) > _SHOWN else ""
     return Mismatch(
         rule=rule,
-        found=", ".join(named[:_SHOWN]) + more,
+        found=join_names(named, _SHOWN),
         expected="the pose in which recordings begin",
         advice=cause,
     )

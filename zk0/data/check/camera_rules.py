@@ -6,10 +6,10 @@ from itertools import pairwise
 
 from zk0.data.check.clip_places import EpisodeClip
 from zk0.data.check.contents import Contents
-from zk0.data.check.name_lists import join_episodes, join_names
 from zk0.data.check.rule import RuleGroup, Violation
 from zk0.data.check.true_rate import are_equal_rates
 from zk0.data.dataset_info import INFO_PATH
+from zk0.name_lists import join_episodes, join_names
 from zk0.records import CAMERA_PREFIX
 
 CAMERA_RULES = RuleGroup[[Contents], Violation]("Cameras and videos", __name__)

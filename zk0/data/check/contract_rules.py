@@ -3,10 +3,10 @@
 from collections.abc import Iterator, Mapping, Sequence
 
 from zk0.data.calibrations import recognize_calibration
-from zk0.data.check.name_lists import join_names
 from zk0.data.check.rule import RuleGroup, Violation
 from zk0.data.units import Units
 from zk0.errors import DatasetError
+from zk0.name_lists import join_names
 from zk0.records import CAMERA_PREFIX, DatasetReport, Finding, JointUnits
 from zk0.settings.dataset_settings import ContractSettings
 

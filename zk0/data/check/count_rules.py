@@ -6,10 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zk0.data.check.contents import Contents
-from zk0.data.check.name_lists import join_episodes
 from zk0.data.check.rule import RuleGroup, Violation
 from zk0.data.check.true_rate import are_equal_rates
 from zk0.data.dataset_info import INFO_PATH, TOLERANCE_SECONDS
+from zk0.name_lists import join_episodes
 
 MAX_STRETCH = 0.1
 """Largest deviation of the timestamps' mean rate from the fps at which a repair may regularize them."""

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from zk0.data.check.contents import Contents
 from zk0.data.check.motion_measures import Floats
-from zk0.data.check.name_lists import join_episodes
 from zk0.data.check.observed_frames import EpisodePictures, ObservedFrames
 from zk0.data.check.rule import RuleGroup, Violation
 from zk0.data.picture_measures import PictureSequence
+from zk0.name_lists import join_episodes
 
 MAX_DARK_BRIGHTNESS = 10.0
 """Mean brightness (0 to 255) under which a frame shows nothing."""

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from zk0.data.check.contents import Contents
-from zk0.data.check.name_lists import join_names
 from zk0.data.check.rule import RuleGroup, Violation
 from zk0.data.frame_table import FrameTable
+from zk0.name_lists import join_names
 
 FILE_RULES = RuleGroup[[Contents], Violation]("Files", __name__)
 OLDER_METADATA = ("meta/episodes.jsonl", "meta/tasks.jsonl", "meta/episodes_stats.jsonl")

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 
 from zk0.data.arrow_types import ARROW_TYPES
 from zk0.data.check.contents import Contents
-from zk0.data.check.name_lists import join_names
 from zk0.data.check.rule import RuleGroup, Violation
 from zk0.data.dataset_folder import points_outside
 from zk0.data.dataset_info import DEFAULT_FEATURES, INFO_PATH
+from zk0.name_lists import join_names
 from zk0.records import ACTION, STATE
 
 FORMAT_RULES = RuleGroup[[Contents], Violation]("Format", __name__)

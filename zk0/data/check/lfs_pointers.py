@@ -1,9 +1,9 @@
 """Git LFS pointers: short text files that stand for data that was not downloaded."""
 
-from zk0.data.check.name_lists import join_names
 from zk0.data.check.reading_rules import LFS_POINTERS
 from zk0.data.check.rule import Violation
 from zk0.data.dataset_folder import DatasetFolder
+from zk0.name_lists import join_names
 from zk0.records import Finding
 
 LFS_PREFIX, MAX_POINTER_BYTES = b"version https://git-lfs", 1024

@@ -8,12 +8,12 @@ import numpy as np
 from zk0.data.check.camera_rules import short_clips
 from zk0.data.check.clip_places import EpisodeClip, exchanged_videos, unnamed_videos
 from zk0.data.check.contents import Contents
-from zk0.data.check.name_lists import join_episodes, join_names
 from zk0.data.check.observed_frames import NOT_OBSERVED, ObservedFrames
 from zk0.data.check.reading_rules import UNREADABLE_DATA, UNREADABLE_VIDEO
 from zk0.data.check.rule import RuleGroup, Violation
 from zk0.data.dataset_info import TOLERANCE_SECONDS
 from zk0.data.video_file import VideoFile
+from zk0.name_lists import join_episodes, join_names
 from zk0.records import Finding
 
 

@@ -19,10 +19,10 @@ from zk0.data.check.motion_measures import (
     idle_frames,
     moved_share,
 )
-from zk0.data.check.name_lists import join_episodes, join_names
 from zk0.data.check.path_copies import near_copies
 from zk0.data.check.rule import RuleGroup, Violation
 from zk0.data.frame_table import SUCCESS
+from zk0.name_lists import join_episodes, join_names
 
 MOTION_RULES = RuleGroup[[Contents], Violation]("Motion", __name__)
 

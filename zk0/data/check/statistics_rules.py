@@ -8,12 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zk0.data.check.contents import STATISTICS_PATH, Contents
-from zk0.data.check.name_lists import join_episodes, join_names
 from zk0.data.check.reading_rules import STATISTICS_MISSING
 from zk0.data.check.rule import RuleGroup, Severity, Violation
 from zk0.data.dataset_folder import BrokenFile
 from zk0.data.dataset_info import DEFAULT_FEATURES
 from zk0.data.episode_table import EPISODE_STATISTICS_PATH, EPISODES_DIR, read_episode_statistics
+from zk0.name_lists import join_episodes, join_names
 from zk0.records import ACTION, STATE
 
 ORDERED = ("min", "q01", "q10", "q50", "q90", "q99", "max")

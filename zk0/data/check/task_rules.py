@@ -5,10 +5,10 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from zk0.data.check.contents import Contents
-from zk0.data.check.name_lists import join_episodes, join_names
 from zk0.data.check.reading_rules import TASK_TABLE
 from zk0.data.check.rule import RuleGroup, Violation
 from zk0.data.episode_table import TASKS_PATH, has_task_index
+from zk0.name_lists import join_episodes, join_names
 
 TASK_RULES = RuleGroup[[Contents], Violation]("Tasks", __name__)
 MAX_TASK_CHARACTERS = 150

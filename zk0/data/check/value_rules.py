@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from zk0.data.check.contents import Contents
 from zk0.data.check.detected_units import detect_grippers, detect_so_arm, detect_units
 from zk0.data.check.motion_measures import column_correlations
-from zk0.data.check.name_lists import join_episodes, join_names
 from zk0.data.check.rule import RuleGroup, Violation
 from zk0.data.dataset_info import INFO_PATH
 from zk0.data.episode_digests import episode_digest
 from zk0.data.frame_table import EpisodeFrames
 from zk0.data.units import MAX_DEGREES
+from zk0.name_lists import join_episodes, join_names
 
 VALUE_RULES = RuleGroup[[Contents], Violation]("States and actions", __name__)
 MIN_EPISODE_FRAMES = 2

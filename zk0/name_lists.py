@@ -1,4 +1,4 @@
-"""Short lists of names and episodes for the texts of findings."""
+"""Short lists of names and episodes, for messages and findings."""
 
 from collections.abc import Sequence
 
