@@ -652,8 +652,9 @@ def test_a_file_size_limit_is_reported_and_the_session_resumes(
 
 RETRIED = {
     "build tiny", "clients check and join", "analyze videos", "model cards", "decide on a release", "report",
-    "read the decision on a release", "render videos round 2",
-    *(f"{step} round {n}" for n in range(ROUNDS + 1) for step in ("evaluate", "record")),
+    "read the decision on a release", "render videos round 2", "clients compute features", "send receipts",
+    "joining reports",
+    *(f"{step} round {n}" for n in range(ROUNDS + 1) for step in ("evaluate", "clients evaluate", "record")),
     *(f"{step} round {n}" for n in (1, 2) for step in ("train", "aggregate", "checkpoint", "metrics")),
 }  # fmt: skip
 """Task runs of a session that open, rename or link files of its folder."""
@@ -664,8 +665,8 @@ def test_each_task_is_tried_again_after_the_disk_of_the_session_was_away(
 ) -> None:
     """In each task run, the first access to the session's folder fails, as while another machine's disk restarts."""
     of_server = r"^(?!train|clients)[^/]*/.*/stale/[^/]+_mini/(?!clients/)|^train.*/updates/"
-    of_client = r"^clients check.*/clients/"
-    arguments = forked_zk0.start_arguments("stale", "video.episodes=1")
+    of_client = r"^(clients|send receipts|joining reports)[^/]*/.*/clients/"
+    arguments = forked_zk0.start_arguments("stale", "video.episodes=1", "evaluation.joining_report=true")
     done = forked_zk0.run(arguments, ("open", f"{of_server}|{of_client}", 1), ["stale"])
     assert done.code == 0, done.output[-3000:]
     (folder,) = (forked_zk0.path / "stale").iterdir()

@@ -201,10 +201,10 @@ def test_a_push(hub: Any, session: Session, in_flow: Any, tmp_path: Path) -> Non
 
 def test_a_search_a_night_and_a_comparison(session: Session, in_flow: Any, tmp_path: Path) -> None:
     """The disk is away when results are written, or before a session of its own starts, which then fails at once."""
-    from tasks.baseline_benchmark import BenchmarkRequest, train_baseline, train_federated
-    from tasks.nightly import append_night, run_pinned_session, this_machine
+    from tasks.baseline_benchmark import BenchmarkRequest, train_baseline, train_federated, write_benchmark_results
+    from tasks.nightly import append_night, run_benchmark, run_pinned_session, this_machine
     from tasks.tuning import SearchRequest, run_trial, write_search_results
-    from tasks.variant_benchmark import VariantRequest, train_variant
+    from tasks.variant_benchmark import VariantRequest, train_variant, write_variant_results
     from zk0.nightly.nightly_ledger import NightlyLedger, NightlyRun
     from zk0.stats.variant_comparison import Variant
     from zk0.tuning.search import Trial, open_search
@@ -237,6 +237,10 @@ def test_a_search_a_night_and_a_comparison(session: Session, in_flow: Any, tmp_p
     (config := tmp_path / "pinned.toml").write_text("rounds = 0")
     assert "rounds" in retried(r"/pinned\.toml$", run_pinned_session, str(config), str(tmp_path)).message
 
+    quick = ("--clients", "2", "--parameters", "100000", "--repeats", "2")
+    measured = retried(r"/aggregate-0\.json$", run_benchmark, "aggregate", quick, 1, str(tmp_path))
+    assert {len(sample.ratios) for sample in measured.result()} == {1}
+
     versus = BenchmarkRequest(folder=str(tmp_path / "versus"), session=session, larger_batches=False)
     variant = Variant(name="lr", folder="lr", overrides={})
     variants = VariantRequest(folder=str(tmp_path / "variants"), variants=(variant,), sessions=(session,))
@@ -246,8 +250,13 @@ def test_a_search_a_night_and_a_comparison(session: Session, in_flow: Any, tmp_p
     listed = r"/seed-1/federated$"
     assert retried(listed, train_federated, 1, versus).is_completed()
     assert retried(listed, train_variant, "lr", 0, 1, variants).is_completed()
-    failed = retried(r"/session\.toml$", train_baseline, "a", 1, versus, str(finished.path))
-    assert "Stale" not in failed.message
+    assert retried(r"/\.results\.json", write_variant_results, (1,), variants).is_completed()
+    assert (tmp_path / "variants/table.md").is_file()
+    for failed in (  # without the baselines
+        retried(r"/session\.toml$", train_baseline, "a", 1, versus, str(finished.path)),
+        retried(listed, write_benchmark_results, (1,), versus),
+    ):
+        assert "Stale" not in failed.message
 
 
 def test_a_start_policy(hub: Any, session: Session, in_flow: Any, tmp_path: Path) -> None:
@@ -307,6 +316,21 @@ def test_a_tracker_that_comes_back(
         assert state.is_completed()
         assert current_trackers(folder.name)
     wandb.teardown()
+
+
+def test_rounds_for_a_tracker(session: Session, in_flow: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tasks.tracking import log_rounds_to_trackers, start_tracking
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    tracked = session.model_copy(update={"tracking": session.tracking.model_copy(update={"wandb": "offline"})})
+    here = write_finished_session(tmp_path / "2026-11-22_10-00-00_arms", tracked, rounds=2)
+    here.rollouts_folder.mkdir()
+    with ExitStack() as stack:
+        _, state = in_flow(start_tracking, tracked, str(here.path), quote(stack))
+        assert state.is_completed(), state.message
+        with away_once(f"^{here.rollouts_folder}$"):
+            counts, state = in_flow(log_rounds_to_trackers, 2, str(here.path), Ledger(here.ledger).read())
+    assert (counts, state.result()) == ([2], 3), state.message
 
 
 def test_each_step_of_a_client_that_joins_is_a_task_run(
