@@ -141,7 +141,7 @@ KILLS |= {
     "training, secure": replace(KILLS["training"], settings="secure"),
     "keys, secure": Kill(("os.rename", STATE.format("a"), 1), settings="secure"),
     "shares, secure": Kill(("os.rename", STATE.format("b"), 2), settings="secure"),
-    "roster, secure": Kill(("open", r"002/updates/\.roster", 1), settings="secure"),
+    "roster, secure": Kill(("open", r"002/updates/sum/\.roster", 1), settings="secure"),
     "masks, secure": Kill(("os.rename", STATE.format("a"), 3), "round-002/updates/sum/roster.json", settings="secure"),
     "masked update cut, secure": Kill(("open", r"b/.*/round-002/\.masked", 1), cut=10_000, settings="secure"),
     "masked, secure": Kill(("os.rename", STATE.format("a"), 4), settings="secure"),

@@ -34,8 +34,9 @@ class SecureSpool:
     """
 
     def __init__(self, folder: Path, weights: Path) -> None:
-        self._roster, self._survivors = folder / "sum/roster.json", folder / "sum/survivors.json"
-        self._roster.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        (own := folder / "sum").mkdir(exist_ok=True)
+        self._roster, self._survivors = own / "roster.json", own / "survivors.json"
         self._folder, self._global = folder, weights
 
     @property
