@@ -8,6 +8,8 @@ export HF_HUB_OFFLINE ?= 1
 export UV_LINK_MODE ?= hardlink
 WORKERS ?= 3 # processes of the tests: a third of the time, each waits for processes that it started
 
+BENCHMARKS ?= aggregate check compress digests evaluate inference overhead secure train
+
 .PHONY: help install demo test slow check lint docs format ui bench audit clean
 
 help: ## show this list
@@ -63,8 +65,8 @@ format: .venv/.development ## apply ruff's fixes and formatting
 ui: .venv/.runtime ## Prefect server, worker and deployments on this machine, with the UI
 	@.venv/bin/zk0 ui
 
-bench: .venv/.development ## the benchmarks, each beside what it is compared with
-	@for file in benchmarks/*.py; do echo "== $$file"; .venv/bin/python $$file || exit 1; done
+bench: .venv/.development ## the benchmarks that need no arguments, each beside what it is compared with
+	@for name in $(BENCHMARKS); do echo "== $$name"; .venv/bin/zk0 bench $$name || exit 1; done
 
 audit: .venv/.development ## known vulnerabilities of all locked packages, from the OSV database (needs the network)
 	@.venv/bin/uv audit --frozen $(if $(OSV),--service-url $(OSV))

@@ -18,7 +18,7 @@ def bench(
     name: Annotated[
         str,
         typer.Argument(
-            help="aggregate, check, compress, evaluate, inference, overhead, train or wire; then its options or --help."
+            help="name of a script of benchmarks/, such as train, overhead or wire; then its options or --help."
         ),
     ],
 ) -> None:

@@ -73,7 +73,7 @@ class LocalPrefectCommand:
         self.out = home / "ui.log"
         self.cache = home / "cache"
         outside = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
-        self.environment = {**outside, "PREFECT_WORKER_QUERY_SECONDS": "1", "PREFECT_HOME": str(home)}
+        self.environment = {**outside, "PREFECT_WORKER_QUERY_SECONDS": "2", "PREFECT_HOME": str(home)}
         self.popen: subprocess.Popen[bytes] | None = None
         self.api_url = ""
 

@@ -16,7 +16,7 @@ def test_an_unknown_name_is_refused() -> None:
     assert ended.exit_code == 2
     names = (
         "aggregate, asynchronous, buffered, check, compress, data_checkers, digests, evaluate, gateway, inference, "
-        "norm_proof, overhead, secure, train, wire"
+        "norm_proof, overhead, secure, start, train, wire"
     )
     assert f"no benchmark nothing; expected one of a source checkout: {names}" in ended.output
 
