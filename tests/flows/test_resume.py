@@ -653,7 +653,7 @@ def test_a_file_size_limit_is_reported_and_the_session_resumes(
 RETRIED = {
     "build tiny", "clients check and join", "analyze videos", "model cards", "decide on a release", "report",
     "read the decision on a release", "render videos round 2", "clients compute features", "send receipts",
-    "joining reports",
+    "joining reports", "admit new clients to round 2",
     *(f"{step} round {n}" for n in range(ROUNDS + 1) for step in ("evaluate", "clients evaluate", "record")),
     *(f"{step} round {n}" for n in (1, 2) for step in ("train", "aggregate", "checkpoint", "metrics")),
 }  # fmt: skip
@@ -661,16 +661,17 @@ RETRIED = {
 
 
 def test_each_task_is_tried_again_after_the_disk_of_the_session_was_away(
-    forked_zk0: Any, uninterrupted_folder: Path, prefect_api: str
+    forked_zk0: Any, uninterrupted: Callable[[str], UninterruptedSession], prefect_api: str
 ) -> None:
     """In each task run, the first access to the session's folder fails, as while another machine's disk restarts."""
+    late = SETTINGS["late"][0].replace("DATA", f"{forked_zk0.path}/data")
     of_server = r"^(?!train|clients)[^/]*/.*/stale/[^/]+_mini/(?!clients/)|^train.*/updates/"
     of_client = r"^(clients|send receipts|joining reports)[^/]*/.*/clients/"
-    arguments = forked_zk0.start_arguments("stale", "video.episodes=1", "evaluation.joining_report=true")
+    arguments = forked_zk0.start_arguments("stale", late, "video.episodes=1", "evaluation.joining_report=true")
     done = forked_zk0.run(arguments, ("open", f"{of_server}|{of_client}", 1), ["stale"])
     assert done.code == 0, done.output[-3000:]
     (folder,) = (forked_zk0.path / "stale").iterdir()
-    assert digests(folder) == digests(uninterrupted_folder)
+    assert digests(folder) == digests(uninterrupted("late").folder)
     with SyncPrefectClient(prefect_api) as client:
         (run,) = [run for run in client.read_flow_runs() if run.id.hex[-6:] in folder.name]
         of_run = FlowRunFilter(id=FlowRunFilterId(any_=[run.id]))
