@@ -39,6 +39,21 @@ def test_rounds_are_read_back(ledger):
     assert Ledger(ledger.path).read() == ledger.read()
 
 
+def test_a_record_in_use_is_read_once(ledger):
+    before = ledger.read()
+    ledger.append(finished(3))
+    again = ledger.read()
+    assert all(first is second for first, second in zip(before, again, strict=False))
+    lines = ledger.path.read_bytes().splitlines()
+    ledger.path.write_bytes(b"\n".join([lines[0].replace(b"1.5", b"2.5"), *lines[1:], b""]))
+    with pytest.raises(LedgerError, match="line 2: chained to"):
+        ledger.read()
+    ledger.path.write_bytes(b"\n".join([lines[0], *lines[2:], b""]))
+    with pytest.raises(LedgerError, match="line 2: chained to"):
+        ledger.read()
+    assert before[0].seconds == 1.5
+
+
 def test_ledger_without_a_file_is_empty(tmp_path):
     ledger = Ledger(tmp_path / "ledger.jsonl")
     assert ledger.read() == ()

@@ -80,14 +80,28 @@ def chained_line(key: str, record: Record, previous: str) -> bytes:
     return json.dumps(line, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
 
 
-def parse_lines[L: ChainedLine](path: Path, lines: Sequence[bytes], line_type: type[L], content: str) -> Iterator[L]:
-    """Parse lines and check their chain; `content` says in an error what a line should hold.
+def parse_lines[L: ChainedLine](
+    path: Path,
+    lines: Sequence[bytes],
+    line_type: type[L],
+    content: str,
+    previous: str = FIRST_PREVIOUS,
+    first: int = 1,
+) -> Iterator[L]:
+    """Parse lines and check their chain.
+
+    Args:
+        path: the file, which errors name.
+        lines: of the file, without line feeds.
+        line_type: what a line is parsed to.
+        content: what a line should hold, for errors.
+        previous: digest of the line before the first of these.
+        first: number of the first of these in the file.
 
     Raises:
         LedgerError: a line was changed, removed or added, or does not parse; names its number.
     """
-    previous = FIRST_PREVIOUS
-    for number, text in enumerate(lines, start=1):
+    for number, text in enumerate(lines, start=first):
         try:
             line = line_type.model_validate_json(text)
         except ValidationError as e:

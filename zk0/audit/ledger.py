@@ -6,8 +6,10 @@ the next round is decided from it, and a killed session resumes from it.
 
 from dataclasses import dataclass
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 from zk0.audit.hash_chain import (
+    FIRST_PREVIOUS,
     ChainedLine,
     append_line,
     chained_line,
@@ -23,6 +25,11 @@ from zk0.records import RoundRecord
 
 class _Line(ChainedLine):
     record: RoundRecord
+
+
+_parsed: WeakValueDictionary[tuple[str, str], RoundRecord] = WeakValueDictionary()
+"""Records that are in use, by the digests of the line before theirs and of their own line. A session reads its ledger
+several times a round; of a line that was read before, only the digest is computed."""
 
 
 @dataclass(frozen=True)
@@ -73,10 +80,18 @@ class Ledger:
 
     def _parse(self, lines: list[bytes]) -> tuple[RoundRecord, ...]:
         records: list[RoundRecord] = []
-        for line in parse_lines(self.path, lines, _Line, "finished round"):
-            if line.record.round != len(records):
-                raise LedgerError(
-                    f"{self.path} line {len(records) + 1}: round {line.record.round}, expected round {len(records)}"
-                )
-            records.append(line.record)
+        previous = FIRST_PREVIOUS
+        for text in lines:
+            key = (previous, line_digest(text))
+            record = _parsed.get(key)
+            if record is None:
+                _parsed[key] = record = self._parse_record(text, previous, len(records))
+            records.append(record)
+            previous = key[1]
         return tuple(records)
+
+    def _parse_record(self, text: bytes, previous: str, number: int) -> RoundRecord:
+        (line,) = parse_lines(self.path, [text], _Line, "finished round", previous, number + 1)
+        if line.record.round != number:
+            raise LedgerError(f"{self.path} line {number + 1}: round {line.record.round}, expected round {number}")
+        return line.record
