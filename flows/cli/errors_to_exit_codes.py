@@ -14,8 +14,12 @@ def check_home() -> None:
     """Check that the user has a home folder: zk0 and the libraries that it calls keep settings and caches there.
 
     Raises:
-        SettingsError: HOME is not set, and the user is unknown to the system, as in a container with a uid of its own.
+        SettingsError: HOME is empty or relative; or it is not set, and the user is unknown to the system, as in a
+            container with a uid of its own.
     """
+    home = os.environ.get("HOME")
+    if home is not None and not Path(home).is_absolute():
+        raise SettingsError(f"HOME is {home!r}, expected the path of a folder from the root; set it, or unset it")
     try:
         Path.home()
     except RuntimeError as e:

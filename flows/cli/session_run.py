@@ -19,6 +19,8 @@ _IMPORTED_WHILE_PREFECT_STARTS = ("flows.federated_session", "zk0.federation.ope
 def rerun_session(original: Path, overrides: dict[str, Any], moved: dict[str, str], quiet: bool) -> None:
     """Run a session again from its folder alone, and compare the weights of every round with the first run.
 
+    Nothing of the second run is published or sent to a tracker.
+
     Args:
         original: folder of a session that has finished rounds.
         overrides: of settings that do not change the weights (`zk0.settings.moves.REPRODUCIBLE`).
@@ -27,12 +29,12 @@ def rerun_session(original: Path, overrides: dict[str, Any], moved: dict[str, st
     """
     from zk0.audit.ledger import Ledger
     from zk0.audit.reproduction import check_reproduced
-    from zk0.settings.moves import REPRODUCIBLE
+    from zk0.settings.moves import NOT_PUBLISHED, REPRODUCIBLE
     from zk0.storage.session_folder import SessionFolder
 
     if other := sorted(overrides.keys() - set(REPRODUCIBLE)):
         raise SettingsError(
-            f"zk0 run --from: with --set {', '.join(other)} the weights would differ; expected one of "
+            f"zk0 run --from: a session is run again with its own {', '.join(other)}; expected only "
             f"{', '.join(REPRODUCIBLE)}, or a new session: zk0 run {original / 'session.toml'}"
         )
     first = SessionFolder(original)
@@ -41,7 +43,7 @@ def rerun_session(original: Path, overrides: dict[str, Any], moved: dict[str, st
         raise SettingsError(f"{original}: no finished round; expected the folder of a session")
     if history[-1].buffered is not None:
         overrides = {**overrides, "buffer.order_of": str(original.resolve())}
-    overrides = {**overrides, **_same_nodes(first)}
+    overrides = {**NOT_PUBLISHED, **overrides, **_same_nodes(first)}
     made = run_session(first.session_toml, overrides, None, quiet, moved)
     typer.echo(check_reproduced(history, Ledger(SessionFolder(made).ledger).read(), str(original)))
 

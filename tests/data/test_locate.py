@@ -175,6 +175,11 @@ def test_names_that_are_no_datasets(uri, tmp_path) -> None:
         locate(uri, tmp_path)
 
 
+def test_recordings_of_the_simulator_are_no_dataset_that_is_there(tmp_path) -> None:
+    with pytest.raises(DatasetError, match="sim:lift-red: recordings that a session makes in the simulator"):
+        locate("sim:lift-red", tmp_path)
+
+
 @pytest.mark.parametrize("content", [b"", b"main\n", b"a" * 39, b"a" * 41, b"\xff" * 40])
 def test_a_commit_is_forty_hexadecimal_digits(content, tmp_path) -> None:
     (tmp_path / ".cache").mkdir()

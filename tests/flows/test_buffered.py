@@ -62,7 +62,9 @@ def repeated(forked_zk0: Any, output: str, target: str) -> tuple[RoundRecord, ..
     """Run a session again from its folder; return the rounds of the second run."""
     (folder,) = (forked_zk0.path / output).iterdir()
     place = forked_zk0.path / target
-    again = forked_zk0.run(["run", "--from", str(folder), "--quiet", "--set", f"output_dir={place}"])
+    again = forked_zk0.run(
+        ["run", "--from", str(folder), "--quiet", "--set", f"output_dir={place}", "--set", "training.device=cpu"]
+    )
     count = len(rounds(forked_zk0.path / output))
     assert f"reproduced: all {count} digests" in again.output, again.output[-3000:]
     return rounds(place)

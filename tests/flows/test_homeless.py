@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from flows.bot.main import zk0bot_app
 from flows.cli.main import zk0_app
 
 ROOT = Path(__file__).parents[2]
@@ -64,6 +65,16 @@ def test_an_unknown_user_without_home(monkeypatch: pytest.MonkeyPatch) -> None:
         SettingsError, match=r"HOME is not set, and user \d+ has no entry in the user database; set HOME"
     ):
         check_home()
+
+
+@pytest.mark.parametrize("home", ["", "lab", "./lab"])
+def test_a_home_that_is_no_absolute_path(home: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", home)
+    done = CliRunner().invoke(zk0bot_app, ["server", "init", "--host", "lab.example"])
+    assert done.exit_code == 2
+    assert f"HOME is '{home}', expected the path of a folder from the root" in done.output
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

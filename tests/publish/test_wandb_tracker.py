@@ -100,6 +100,9 @@ def test_success_rate_and_losses_of_clients(evaluated_rounds: Any) -> None:
     assert (values["client_a_mu"], values["server_avg_client_loss"], values["server_std_client_loss"]) == (0.01, 0.5, 0)
     assert values["server_generalization_gap"] == 0, "the client holds out what nobody trains on"
     assert "server_success_rate" not in round_values(record)
+    earlier = record.model_copy(update={"updates": (record.updates[0].model_copy(update={"round": 2}),)})
+    assert not {"client_a_mu", "client_a_adaptive_factor"} & round_values(earlier).keys(), "those of round 2 are meant"
+    assert "client_a_lr" in round_values(earlier)
 
 
 def test_missing_values_have_no_key(evaluated_rounds: Any) -> None:

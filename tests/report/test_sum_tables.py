@@ -1,5 +1,6 @@
 """The table of sums in the report: one row for each round with secure aggregation."""
 
+from zk0.publish.round_values import round_values
 from zk0.records import SUM_NAME, Checkpoint, ClientMetrics, Contribution, RoundRecord, SummedUpdates, Update
 from zk0.report.metrics import server_eval
 from zk0.report.tables.sum_tables import sum_table
@@ -32,7 +33,10 @@ def record(summed: SummedUpdates | None) -> RoundRecord:
 def test_a_sum_has_a_row_and_counts_its_clients() -> None:
     _, rows = sum_table([record(SUMMED)]).as_text()
     assert rows == (("1", "2", "a, c", "b", "2", "16", "0.625", "0123456789ab"),)
-    assert server_eval(record(SUMMED)).aggregated_client_metrics.num_clients == 2
+    found = server_eval(record(SUMMED)).aggregated_client_metrics
+    assert (found.num_clients, found.avg_client_loss, found.std_client_loss) == (2, 0.5, None)
+    assert "server_std_client_loss" not in round_values(record(SUMMED))
+    assert round_values(record(None))["server_std_client_loss"] == 0
 
 
 def test_updates_of_single_clients_have_no_row() -> None:

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from zk0.errors import SettingsError
-from zk0.settings.loading import parse_session
-from zk0.settings.moves import resumed_session, with_moved_folders
+from zk0.settings.loading import override_session, parse_session
+from zk0.settings.moves import NOT_PUBLISHED, resumed_session, with_moved_folders
 from zk0.settings.session import Session
 
 
@@ -54,6 +54,14 @@ def test_what_a_session_may_resume_with() -> None:
     assert (found.federation.workers, found.training.device) == (5, "cpu")
     with pytest.raises(SettingsError, match=r"here: a session resumes with its own seed, training\.lr; expected only"):
         resumed_session(session(), {"training.lr": 1e-3, "seed": 1}, {}, "here", Path("/x"))
+
+
+def test_a_session_that_is_run_again_publishes_nothing() -> None:
+    published = session(
+        publish={"repo_id": "lab/arm", "approval": True}, tracking={"wandb": "online", "mlflow": "http://127.0.0.1:1"}
+    )
+    found = override_session(published, NOT_PUBLISHED, "here")
+    assert (found.publish.repo_id, found.publish.approval, found.tracking.services) == (None, False, ())
 
 
 def test_relative_folders_are_those_of_the_directory_that_a_session_resumes_in() -> None:

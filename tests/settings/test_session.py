@@ -106,6 +106,11 @@ class TestFaults:
             ({"buffer": {"size": 1}}, r"\[buffer\] is of federation.mode \"buffered\", found mode \"synchronous\""),
             ({**BUFFERED, "buffer": {"size": 3}}, r"buffer.size 3 with 2 client\(s\), of which a buffer holds one"),
             ({**BUFFERED, "buffer": {"size": 1}}, "federation.min_updates 2 with buffer.size 1"),
+            ({**BUFFERED, "buffer": {"max_stale_updates": 3}}, "max_stale_updates 3 with buffer.size 2"),
+            (
+                {**BUFFERED, "buffer": {"staleness": "constant", "staleness_exponent": 1.0}},
+                "staleness_exponent 1 is of staleness polynomial, found constant",
+            ),
             (
                 {"federation": BUFFERED["federation"] | {"fraction_fit": 0.5}},
                 "fraction_fit 0.5; expected buffer.concur",

@@ -120,6 +120,8 @@ def downloaded_commit(root: Path) -> str | None:
 
 def _hub_dataset(uri: str) -> _HubDataset:
     scheme, colon, rest = uri.partition(":")
+    if scheme == "sim" and colon:
+        raise DatasetError(f"{uri}: recordings that a session makes in the simulator; expected a dataset that is there")
     name, at, revision = (rest if colon else uri).partition("@")
     if (colon and scheme != "hf") or name.count("/") != 1 or (at and not _REVISION.fullmatch(revision)):
         raise DatasetError(

@@ -27,6 +27,7 @@ def round_values(record: RoundRecord, rollouts: Sequence[Rollout] = ()) -> dict[
 def _server_values(record: RoundRecord) -> dict[str, Any]:
     decision, used = record.decision, {contribution.client for contribution in record.contributions}
     losses = [update.metrics.policy_loss for update in record.updates if update.client in used]
+    is_sum = any(update.summed for update in record.updates)  # of which only the mean is known
     return {
         **(_evaluation_values(record.evaluation) if record.evaluation else {}),
         "lr": decision and decision.lr,
@@ -35,7 +36,7 @@ def _server_values(record: RoundRecord) -> dict[str, Any]:
         "param_update_norm": record.param_update_norm,
         "num_clients": sum(update.client_count for update in record.updates if update.client in used),
         "avg_client_loss": fmean(losses) if losses else None,
-        "std_client_loss": pstdev(losses) if losses else None,
+        "std_client_loss": pstdev(losses) if losses and not is_sum else None,
         "cross_task_loss": cross_task_loss(record),
         "generalization_gap": generalization_gap(record),
         "num_refused": len(record.refusals),
@@ -70,10 +71,10 @@ def _evaluation_values(evaluation: Evaluation) -> dict[str, Any]:
 
 
 def _client_values(record: RoundRecord) -> Mapping[str, dict[str, Any]]:
-    factors = record.decision.client_lr_factors if record.decision else {}
+    """Return the values of each client; without mu and factor if it began in an earlier round, which decided them."""
     values: dict[str, dict[str, Any]] = {}
     for update in record.updates:
-        metrics = update.metrics
+        metrics, decision = update.metrics, record.decision if update.round == record.round else None
         values[update.client] = {
             "policy_loss": metrics.policy_loss,
             "fedprox_loss": metrics.fedprox_loss,
@@ -81,8 +82,8 @@ def _client_values(record: RoundRecord) -> Mapping[str, dict[str, Any]]:
             "update_norm": metrics.update_norm,
             "local_steps": metrics.local_steps,
             "lr": metrics.lr_first,
-            "mu": record.decision.mu if record.decision else None,
-            "adaptive_factor": factors.get(update.client, 1.0),
+            "mu": decision.mu if decision else None,
+            "adaptive_factor": decision.client_lr_factors.get(update.client, 1.0) if decision else None,
             "train_seconds": metrics.seconds,
         }
     for contribution in record.contributions:

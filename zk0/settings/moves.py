@@ -42,12 +42,18 @@ _RESUMABLE_FOLDERS = ("cache_dir", "federation.server")
 REPRODUCIBLE = (
     "output_dir",
     "cache_dir",
+    "disk_limit_gb",
     "federation.engine",
     "federation.ray_address",
     "federation.server",
     "federation.workers",
+    "training.device",
+    "training.feature_cache_gb",
+    "training.gpu_share",
 )
-"""Settings with which a session may be run again to compare its weights."""
+"""Settings with which a session may be run again to compare its weights: where and how fast it runs."""
+NOT_PUBLISHED = {"publish.repo_id": None, "publish.approval": False, "tracking.mlflow": None, "tracking.wandb": "off"}
+"""Settings of every session that is run again: what it computes leaves this machine once."""
 
 
 def absolute_moves(moved: Mapping[str, str], base: Path) -> dict[str, str]:

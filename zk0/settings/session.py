@@ -201,6 +201,10 @@ class Session(Record):
                 f"before it arrives, and is refused; expected buffer.concurrency of at most {most}, or a larger "
                 "buffer.max_staleness"
             )
+        if buffer.max_stale_updates > buffer.size:
+            yield f"buffer.max_stale_updates {buffer.max_stale_updates} with buffer.size {buffer.size}"
+        if buffer.staleness == "constant" and buffer.staleness_exponent != BufferSettings().staleness_exponent:
+            yield f"buffer.staleness_exponent {buffer.staleness_exponent:g} is of staleness polynomial, found constant"
         if self.federation.min_updates > buffer.size:
             yield f"federation.min_updates {self.federation.min_updates} with buffer.size {buffer.size}"
         if buffer.simulated_seconds and set(buffer.simulated_seconds) != set(names):

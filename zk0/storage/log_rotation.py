@@ -15,16 +15,19 @@ KEPT_SECONDS = 10 * 86_400.0
 
 
 def rotate_log(log: Path, largest_bytes: int = ROTATED_BYTES, kept_seconds: float = KEPT_SECONDS) -> None:
-    """Compress a log above its size to `NAME.TIME.log.zip` beside it, empty it, and remove old compressed logs.
+    """Remove old compressed logs; compress a log above its size to `NAME.TIME.log.zip` beside it, and empty it.
 
     Processes that append to the log go on in the empty file. A line that is written between the copy and the emptying
     is lost.
 
     Args:
         log: `NAME.log`; a missing file is ignored.
-        largest_bytes: a smaller log stays as it is.
+        largest_bytes: a log of this size or smaller stays as it is.
         kept_seconds: age at which compressed logs are removed.
     """
+    for old in log.parent.glob(f"{log.stem}.*.log.zip"):
+        if time.time() - old.stat().st_mtime > kept_seconds:
+            old.unlink(missing_ok=True)
     if not log.is_file() or log.stat().st_size <= largest_bytes:
         return
     written = datetime.fromtimestamp(log.stat().st_mtime)
@@ -32,6 +35,3 @@ def rotate_log(log: Path, largest_bytes: int = ROTATED_BYTES, kept_seconds: floa
     with atomic_path(target, durable=False) as half, zipfile.ZipFile(half, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.write(log, log.name)
     os.truncate(log, 0)
-    for old in log.parent.glob(f"{log.stem}.*.log.zip"):
-        if time.time() - old.stat().st_mtime > kept_seconds:
-            old.unlink(missing_ok=True)
