@@ -3,13 +3,25 @@
 import hashlib
 import json
 import stat
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from pydantic import ValidationError
 
 from zk0.audit.ledger import Ledger
-from zk0.audit.ledger_heads import HeadSigner, HeadStore, SignedHead, contradiction, ledger_heads, read_heads
-from zk0.audit.signing_key import SigningKey
+from zk0.audit.ledger_heads import (
+    HeadSigner,
+    HeadStore,
+    LedgerHead,
+    SignedHead,
+    contradiction,
+    ledger_heads,
+    read_heads,
+)
+from zk0.audit.signing_key import SigningKey, is_signed
 from zk0.errors import LedgerError
 from zk0.records import Checkpoint, RoundRecord
 
@@ -56,6 +68,22 @@ def test_only_the_key_of_the_server_signs(tmp_path: Path, key: SigningKey) -> No
         key.public_hex()
     )
     assert not first.is_signed_by("no key")
+    assert first.head.weights == "w0"
+    with pytest.raises(ValidationError, match="should match pattern"):
+        LedgerHead.model_validate(first.head.model_dump() | {"weights": "w\nforged"})
+
+
+@pytest.mark.parametrize("key", ["01" + "00" * 31, "01" + "00" * 30 + "80", "00" * 32, "ec" + "ff" * 30 + "7f"])
+def test_a_key_of_small_order_signs_nothing(key: str) -> None:
+    """The signature is that of its maker: R is the identity and S is 0, which fits every text under such a key."""
+    signature = "01" + "00" * 31 + "00" * 32
+    public, accepted = Ed25519PublicKey.from_public_bytes(bytes.fromhex(key)), 0
+    for number in range(50):
+        with suppress(InvalidSignature):
+            public.verify(bytes.fromhex(signature), b"text %d" % number)
+            accepted += 1
+        assert not is_signed(key, b"text %d" % number, signature)
+    assert accepted > 0, "the library alone would accept some"
 
 
 def test_heads_are_kept_and_continued(tmp_path: Path, key: SigningKey) -> None:

@@ -80,6 +80,8 @@ def test_what_cannot_be_compared() -> None:
         ({}, "0 combinations"),
         ({"rounds": [1, 1]}, "--vary rounds: a value is listed twice"),
         ({"seed": [1, 2]}, "--vary seed: set by the comparison itself"),
+        ({"evaluation.every_frames": [8, 16]}, "--vary evaluation.every_frames: changes data, normalization or evalu"),
+        ({"normalization": ["pooled", "client"]}, "--vary normalization: changes data"),
     ],
 )
 def test_variants_that_cannot_be(varied: dict[str, Any], message: str) -> None:

@@ -20,7 +20,7 @@ from pydantic import Field
 from zk0.audit.hash_chain import FIRST_PREVIOUS, ChainedLine, complete_lines, line_digest, parse_lines
 from zk0.audit.signing_key import SigningKey, is_signed
 from zk0.errors import LedgerError
-from zk0.records import Record, RoundRecord
+from zk0.records import DIGEST_CHARACTERS, Record, RoundRecord
 from zk0.storage.atomic import atomic_write_text
 
 HEADS_FILE = "ledger_heads.jsonl"
@@ -42,7 +42,7 @@ class LedgerHead(Record):
     """SHA-256 of the last line, which depends on all lines."""
     updates_root: str | None = Field(default=None, pattern=_DIGEST)
     """Root of the Merkle tree over the updates of the last round; None for round 0."""
-    weights: str = Field(max_length=128)
+    weights: str = Field(max_length=128, pattern=DIGEST_CHARACTERS)
     """Digest of the global weights after the last round."""
     previous: str = Field(pattern=_DIGEST)
     """Digest of the head with one line less; 64 zeros for the first one."""

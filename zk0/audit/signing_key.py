@@ -10,6 +10,21 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from zk0.errors import LedgerError
 from zk0.storage.atomic import atomic_write_bytes
 
+_SMALL_ORDER = frozenset(
+    bytes.fromhex(key)
+    for key in (
+        "00" * 32,
+        "01" + "00" * 31,
+        "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05",
+        "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a",
+        "ec" + "ff" * 30 + "7f",
+        "ed" + "ff" * 30 + "7f",
+        "ee" + "ff" * 30 + "7f",
+    )
+)
+"""Encodings, without the sign bit, of the points of small order: with such a public key, anybody can make a signature,
+and one is valid for many texts, or for all (the list of libsodium's `ge25519_has_small_order`)."""
+
 
 @dataclass(frozen=True)
 class SigningKey:
@@ -60,9 +75,10 @@ class SigningKey:
 
 
 def is_signed(public_hex: str, content: bytes, signature: str) -> bool:
-    """Whether bytes were signed with the private key of a public key (64 hex digits)."""
+    """Whether bytes were signed with the private key of a public key (64 hex digits), which is not of small order."""
     try:
-        Ed25519PublicKey.from_public_bytes(bytes.fromhex(public_hex)).verify(bytes.fromhex(signature), content)
+        public = bytes.fromhex(public_hex)
+        Ed25519PublicKey.from_public_bytes(public).verify(bytes.fromhex(signature), content)
     except (InvalidSignature, ValueError):
         return False
-    return True
+    return bytes((*public[:-1], public[-1] & 0x7F)) not in _SMALL_ORDER

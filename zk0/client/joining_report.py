@@ -145,7 +145,7 @@ def _local_client(client: Client) -> Client:
 
 def _evaluate(client: Client, plan: JoiningReportPlan, weights: Path, digest: str) -> SetScore:
     fields = {name: getattr(plan, name) for name in EvaluationPlan.model_fields} | {"global_digest": digest}
-    return client.evaluate(EvaluationPlan(**fields), weights).score
+    return client.evaluate(EvaluationPlan(**fields), weights).score.without_step_errors()
 
 
 def _local_round(client: Client, plan: JoiningReportPlan, number: int, digest: str) -> RoundPlan:

@@ -3,7 +3,17 @@
 Tensors never travel in a record: it names them by path, digest and bytes. Import every record from here.
 """
 
-from zk0.records.bounds import MAX_INDEX, MAX_TEXT, Frames, Name, ParameterPatterns, PathSketch, Text, clean_text
+from zk0.records.bounds import (
+    DIGEST_CHARACTERS,
+    MAX_INDEX,
+    MAX_TEXT,
+    Frames,
+    Name,
+    ParameterPatterns,
+    PathSketch,
+    Text,
+    clean_text,
+)
 from zk0.records.dataset_records import (
     ACTION,
     CAMERA_PREFIX,
@@ -62,6 +72,7 @@ __all__ = [
     "ACTION",
     "CAMERA_PREFIX",
     "CELLS",
+    "DIGEST_CHARACTERS",
     "MAX_INDEX",
     "MAX_LISTED_EPISODES",
     "MAX_STARTS",

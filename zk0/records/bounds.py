@@ -49,6 +49,8 @@ Text = Annotated[str, Field(max_length=10**6), AfterValidator(clean_text)]
 """Text that is shown: cleaned, and cut to MAX_TEXT."""
 Name = Annotated[str, Field(max_length=1000), AfterValidator(clean_text)]
 """Name of a client or a dataset; cleaned."""
+DIGEST_CHARACTERS = r"^[0-9A-Za-z:_-]*$"
+"""Pattern of a digest with its algorithm, where a message that does not fit is refused."""
 DigestText = Annotated[str, Field(max_length=128), AfterValidator(clean_text)]
 """A digest in hexadecimal; it is compared with one that was computed here."""
 PathSketch = Annotated[str, Field(pattern=r"^([0-9a-f]{128})?$")]

@@ -1,6 +1,6 @@
 """Records of an evaluation on recorded episodes: per episode, per evaluation set, per round."""
 
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import Field
 
@@ -42,9 +42,16 @@ class SetScore(Record):
     joint_error_degrees: tuple[Measure, ...]
     """(joints,) action error of each joint."""
     horizon_error_degrees: tuple[Measure, ...]
-    """(chunk,) action error at each step of the action chunk."""
+    """(chunk,) action error at each step of the action chunk; () for a client's held-out episodes."""
     unseen_by: UnseenBy | None = None
     """None: not an evaluation set of the server, or written by a version that did not record it."""
+
+    def without_step_errors(self) -> Self:
+        """Return the scores without the errors at each step of the action chunk, as a client sends them.
+
+        Under weights that a server chooses, whose actions lie far off, they would tell the recorded actions one by one.
+        """
+        return self.model_copy(update={"horizon_error_degrees": ()})
 
 
 class Evaluation(Record):
@@ -74,6 +81,11 @@ class ClientScore(Record):
     score: SetScore
     personal: SetScore | None = None
     """Scores of the client's own policy, which has its own values of some parameters; None: it has none."""
+
+    def without_step_errors(self) -> Self:
+        """Return the scores as a client sends them."""
+        personal = self.personal and self.personal.without_step_errors()
+        return self.model_copy(update={"score": self.score.without_step_errors(), "personal": personal})
 
 
 class ClientEvaluation(Record):

@@ -10,8 +10,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from zk0.records import MAX_INDEX, MAX_TEXT, PolicyRecipe, Record, Statistics, WireFormat
-from zk0.settings.dataset_settings import ContractSettings, DataSettings, SimulatorSettings
+from zk0.records import DIGEST_CHARACTERS, MAX_INDEX, MAX_TEXT, PolicyRecipe, Record, Statistics, WireFormat
+from zk0.settings.dataset_settings import ContractSettings, DataSettings, SafeName, SimulatorSettings
 from zk0.settings.session import Session
 from zk0.settings.training_settings import LocalTrainingSettings, SchedulerSettings
 
@@ -35,9 +35,9 @@ class ClientPlan(Record):
 
     terms: SessionTerms
     round: int = Field(ge=0, le=MAX_INDEX)
-    client: str = Field(max_length=MAX_TEXT)
+    client: SafeName
     recipe: PolicyRecipe
-    global_digest: str = Field(max_length=128)
+    global_digest: str = Field(max_length=128, pattern=DIGEST_CHARACTERS)
     """Digest of the global weights."""
     statistics: Statistics | None
     """Statistics of the federation; None: the client normalizes with its own."""

@@ -13,6 +13,10 @@ from zk0.stats.model_comparison import METRICS, MetricName, ModelResults
 MAX_VARIANTS = 64
 _GROUPS = ("held out", "unseen")
 _FIXED = ("seed", "output_dir")
+_SAME_FOR_ALL = frozenset(
+    ("clients", "contract", "data", "evaluation", "normalization", "partition", "rollout", "simulator")
+)
+"""Settings, or their sections, with which two sessions would be evaluated on something else, or in other units."""
 
 
 class Variant(Record):
@@ -60,11 +64,16 @@ def variants_of(varied: Mapping[str, Sequence[Any]]) -> tuple[Variant, ...]:
 
     Raises:
         SettingsError: there are fewer than two or more than `MAX_VARIANTS`, a value is listed twice, or a setting is
-            one that the comparison itself sets.
+            one that the comparison itself sets, or that must be the same for all.
     """
     for name, values in varied.items():
         if name in _FIXED:
             raise SettingsError(f"--vary {name}: set by the comparison itself (seeds by --seeds, folder by --out)")
+        if name.partition(".")[0] in _SAME_FOR_ALL:
+            raise SettingsError(
+                f"--vary {name}: changes data, normalization or evaluation, so that results could not be compared; "
+                "expected a setting of training, aggregation, federation or scheduler"
+            )
         if len({repr(value) for value in values}) < len(values):
             raise SettingsError(f"--vary {name}: a value is listed twice; expected each once")
     chosen = [dict(zip(varied, values, strict=True)) for values in product(*varied.values())] if varied else []

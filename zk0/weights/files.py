@@ -14,12 +14,14 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from zk0.errors import CheckpointError
-from zk0.weights.tensor_spec import TensorSpec, read_header
+from zk0.weights.tensor_spec import TensorSpec, encode_header, file_order, read_header
 
 Weights = Mapping[str, NDArray[Any]]
 """Arrays by name: in memory, or read when they are asked for (`LazyWeights`)."""
 
 _BLOCK_BYTES = 1 << 20
+_HEADER_SLACK = 1 << 16
+"""Bytes that a header of other software may be longer than ours."""
 
 
 class WeightsSource(Protocol):
@@ -95,6 +97,24 @@ class WeightsFile(LazyWeights):
             if count == 0:
                 raise CheckpointError(f"{self.path}: ends inside tensor {name}: the file was truncated while open")
             at, left = at + count, left[count:]
+
+
+def check_header_size(path: Path, specs: Mapping[str, TensorSpec]) -> None:
+    """Check that the header of a file that came from outside is no longer than one of these tensors, before it is read.
+
+    To read a header of very many tensors takes seconds and hundreds of megabytes.
+
+    Raises:
+        CheckpointError: it is longer, or the file cannot be read.
+    """
+    largest = len(encode_header(file_order(specs), specs)) + _HEADER_SLACK
+    try:
+        with path.open("rb") as handle:
+            found = int.from_bytes(handle.read(8), "little")
+    except OSError as e:
+        raise CheckpointError(f"{path}: cannot be read ({e.strerror or e}); expected a safetensors file") from e
+    if found > largest:
+        raise CheckpointError(f"{path.name}: a header of {found} bytes, expected at most {largest}")
 
 
 @contextmanager

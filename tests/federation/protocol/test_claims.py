@@ -303,7 +303,6 @@ FALSE_SCORES: dict[str, dict[str, Any]] = {
     "smaller errors of the joints than of all": {"joint_error_degrees": [0.0] * 6},
     "five joints": {"joint_error_degrees": [7.0] * 5},
     "no joint": {"joint_error_degrees": []},
-    "no step": {"horizon_error_degrees": []},
     "a million steps": {"horizon_error_degrees": [7.0] * 10**6},
     "a better loss than its episodes": {"policy_loss": 0.1},
     "a smaller error than its episodes": {"action_error_degrees": 0.0},

@@ -240,6 +240,7 @@ def test_a_client_that_cannot_evaluate_is_refused_and_the_others_count(
         listener = RecordingListener()
         found = driven.evaluate(federation, listener)
         assert [s.client for s in found.scores] == ["a"]
+        assert (len(found.scores[0].score.joint_error_degrees), found.scores[0].score.horizon_error_degrees) == (6, ())
         assert listener.calls == [f"{name} request" for name in "abc"] + [
             "a result ClientScore",
             "b result Refusal",

@@ -69,8 +69,9 @@ def evaluation(**changes: Any) -> EvaluationPlan:
     return EvaluationPlan(**{**common(), "times": 8, "batch_size": 32, "every_frames": 4, **changes})
 
 
-def joining_report(rounds: int = 2) -> JoiningReportPlan:
-    return JoiningReportPlan(**{**dict(evaluation()), "lrs": (1e-4,) * rounds, "scheduler": SchedulerSettings()})
+def joining_report(rounds: int = 2, **changes: Any) -> JoiningReportPlan:
+    own = {"lrs": (1e-4,) * rounds, "scheduler": SchedulerSettings(), **changes}
+    return JoiningReportPlan(**{**dict(evaluation()), **own})
 
 
 def recipe(path: str, cameras: tuple[str, ...] = ("overhead",), revision: str | None = None) -> dict[str, Any]:
@@ -122,6 +123,7 @@ ASKED: dict[str, Any] = {
     "videos": evaluation(video=VideoPlan(episodes=1000, camera_height=240, **VIDEO)),
     "large videos": evaluation(video=VideoPlan(episodes=1, camera_height=100_000, **VIDEO)),
     "a long baseline": joining_report(rounds=2000),
+    "a baseline of single frames": joining_report(training=LocalTrainingSettings(local_steps=1, batch_size=1)),
     "a session with a path": plan(terms=terms("../../../lab/pwned")),
     "a session with a line": plan(terms=terms("x\n2026 INFO forged")),
     "simulated episodes": plan(terms=terms(episodes=10**9)),
@@ -135,6 +137,14 @@ def test_a_request_outside_the_limits_is_refused(what: str, config: dict[str, An
         check_plan(ASKED[what], config)
     del config[LIMITS]  # a client of a session on one machine, whose operator is the server's
     check_plan(ASKED[what], config)
+
+
+@pytest.mark.parametrize("change", [{"client": "b; done\n2026 | INFO | forged"}, {"global_digest": "d\x1b[31m"}])
+def test_words_of_a_plan_that_a_node_writes_into_its_log(change: dict[str, str]) -> None:
+    values = json.loads(plan().model_dump_json())
+    assert RoundPlan.model_validate_json(json.dumps(values)) == plan()
+    with pytest.raises(ValidationError, match="should match pattern"):
+        RoundPlan.model_validate_json(json.dumps(values | change))
 
 
 def test_normal_requests_are_allowed(config: dict[str, Any]) -> None:

@@ -56,7 +56,7 @@ from zk0.federation.protocol.sent_log import (
     with_journal_head,
 )
 from zk0.federation.protocol.shown_heads import LEDGER_KEY, SESSION_NAME, check_heads, head_store
-from zk0.records import EpisodeVideo, JoiningStep, Record, clean_text
+from zk0.records import MAX_TEXT, EpisodeVideo, JoiningStep, Record, clean_text
 from zk0.secure.messages import MaskingRequest, Roster, SumRequest, UnmaskingRequest
 from zk0.settings.dataset_settings import ClientSettings
 from zk0.settings.loading import faults_by_field
@@ -159,8 +159,8 @@ def handle_secure_reveal(message: Message, context: Context) -> Message:
 
 def _join(message: Message, config: dict[str, Any]) -> RecordDict:
     terms = _terms(message)
-    check_heads(message.content["config"], config, terms)
     check_terms(terms, config)
+    check_heads(message.content["config"], config, terms)
     client = get_client(terms, config)
     logger.info("{}: joining with {}", client.name, client.settings.dataset)
     steps = list[JoiningStep]()
@@ -235,6 +235,7 @@ def _evaluate(message: Message, config: dict[str, Any]) -> RecordDict:
             from zk0.client.held_out_videos import render_held_out_videos  # takes seconds
 
             videos = render_held_out_videos(client, plan, weights, found.score)
+    found = found.without_step_errors()
     loss, frames = found.score.policy_loss, found.score.frames
     own = "" if found.personal is None else f", of its own policy {found.personal.policy_loss:.4f}"
     logger.info(
@@ -422,7 +423,7 @@ def _recorded_answer(
     try:
         content = work(message, config)
     except Zk0Error as e:
-        logger.error("{}", e)
+        logger.error("{}", clean_text(str(e), MAX_TEXT) if config.get(REMOTE) else e)  # it may hold words of the server
         content = _refusal(str(e), may_pass(e))
     except Exception as e:  # sent to the server, too
         logger.exception("{}", e)

@@ -12,6 +12,7 @@ from zk0.records import Member, SetScore
 from zk0.resources.disk_limit import folder_shares
 from zk0.settings.node_limits import NodeLimits
 from zk0.settings.plans import ClientPlan, EvaluationPlan, FeaturePlan, JoiningReportPlan, RoundPlan, SessionTerms
+from zk0.settings.training_settings import LocalTrainingSettings
 from zk0.storage.atomic import atomic_write_text
 
 LIMITS = "limits"
@@ -168,7 +169,6 @@ def _plan_faults(plan: ClientPlan, limits: NodeLimits) -> Iterator[str]:
 
 
 def _round_faults(plan: RoundPlan, limits: NodeLimits) -> Iterator[str]:
-    training = plan.training
     if limits.secure_only and plan.secure is None:
         yield "an update by itself, only a sum of several nodes' updates"
     if plan.secure is not None and plan.secure.neighbors < limits.min_secure_neighbors:
@@ -176,6 +176,10 @@ def _round_faults(plan: RoundPlan, limits: NodeLimits) -> Iterator[str]:
     yield from _above("lr", plan.lr, limits.max_lr)
     yield from _above("mu", plan.mu, limits.max_mu)
     yield from _above("scheduler.eta_min", plan.scheduler.eta_min, plan.lr * (1 + _ROUNDING))
+    yield from _training_faults(plan.training, limits)
+
+
+def _training_faults(training: LocalTrainingSettings, limits: NodeLimits) -> Iterator[str]:
     if training.batch_size < limits.min_batch_frames:
         yield f"training.batch_size {training.batch_size}, at least {limits.min_batch_frames}"
     if training.local_steps is not None:
@@ -195,6 +199,7 @@ def _evaluation_faults(plan: EvaluationPlan, limits: NodeLimits) -> Iterator[str
     if isinstance(plan, JoiningReportPlan):
         yield from _above("the largest lr", max(*plan.lrs, plan.scheduler.eta_min), limits.max_lr)
         yield from _above("rounds of the local-only baseline", len(plan.lrs), limits.max_baseline_rounds)
+        yield from _training_faults(plan.training, limits)
 
 
 def _above(name: str, found: float, largest: float) -> Iterator[str]:

@@ -10,7 +10,7 @@ from zk0.records import SUM_NAME, Record, Update
 from zk0.secure.messages import MaskedUpdate, Roster, SealedShares, SumRequest
 from zk0.storage.atomic import atomic_write_text
 from zk0.weights.digests import algorithm_of, check_weights
-from zk0.weights.files import open_weights
+from zk0.weights.files import check_header_size, open_weights
 from zk0.weights.fixed_point import masked_specs
 from zk0.weights.tensor_spec import TensorSpec, encode_header, file_order
 
@@ -109,6 +109,7 @@ class SecureSpool:
         specs = self._masked_specs(roster.common.rules.bits)
         if (size := source.stat().st_size) != (expected := _file_bytes(specs)):
             raise UpdateError(f"its masked update has {size} bytes, expected {expected}")
+        check_header_size(source, specs)
         link_file(source, self.masked_file(client))
         with open_weights(self.masked_file(client)) as masked:
             if dict(masked.specs) != specs:

@@ -18,7 +18,7 @@ from zk0.settings.plans import RoundPlan
 from zk0.storage.atomic import atomic_path, atomic_write_text
 from zk0.storage.record_lines import RecordLines
 from zk0.weights.compression import decompress_weights
-from zk0.weights.files import open_weights
+from zk0.weights.files import check_header_size, open_weights
 from zk0.weights.update_files import update_file_bytes, update_file_specs
 
 
@@ -122,8 +122,11 @@ class Spool:
         size = source.stat().st_size
         with open_weights(self._global) as file:
             largest = update_file_bytes(update, file.specs)
+            expected = update_file_specs(update, file.specs)
         if size > largest:
             raise UpdateError(f"its weights file has {size} bytes, expected at most {largest}")
+        if not update.wire.compressed:  # else the tensors are cut out of what was compressed, and get a header of ours
+            check_header_size(source, expected)
         return size
 
     def _store(self, update: Update, source: Path, target: Path) -> None:
