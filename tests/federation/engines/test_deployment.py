@@ -387,3 +387,38 @@ def test_a_hostile_servers_requests_are_refused_by_a_node_and_journaled(
         "evil-policy",
     ):
         assert part in shown.output, shown.output
+
+
+@pytest.mark.slow
+def test_a_request_that_may_not_be_downloaded_is_refused_and_journaled(
+    deployment: Any, drive: type, recordings: dict[str, Path], shared_cache: Path, tmp_path: Path
+) -> None:
+    """The node goes on: the next request is refused by the same processes."""
+    from zk0.audit.journal import SentJournal
+    from zk0.federation.open import open_federation
+    from zk0.settings.dataset_settings import ClientSettings
+
+    node, session = deployment.nodes["b"], deployment.session()
+    kept, driven = (node.path.parent / "limits.toml"), drive(session, tmp_path, "large")
+
+    def restart(limits: Path) -> None:
+        node.stop()
+        node.install_limits(limits)
+        node.start(ClientSettings(name="b", dataset=f"local:{recordings['b']}"), shared_cache, detached=False)
+
+    (tmp_path / "small.toml").write_text(f"{kept.read_text()}max_download_gb = 1e-6\n")
+    restart(tmp_path / "small.toml")
+    try:
+        with open_federation(session, "large", tmp_path) as federation:
+            driven.begin(federation)
+            agent = deployment.pid(node, "agent")
+            before = len(SentJournal(node.scratch / "sent.jsonl").read())
+            rounds = [driven.train(federation), driven.train(federation)]
+            assert deployment.pid(node, "agent") == agent
+    finally:
+        restart(kept)
+    reasons = [found.refusals[-1].reason for found in rounds]
+    assert [[update.client for update in found.updates] for found in rounds] == [["a"], ["a"]]
+    assert all("the server sends what this node's limits do not allow" in reason for reason in reasons), reasons
+    journaled = [json.loads(one.text) for one in SentJournal(node.scratch / "sent.jsonl").read()[before:]]
+    assert [one["refusal"] for one in journaled] == reasons

@@ -12,13 +12,14 @@ import uuid
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from flwr.app import Array, Message, Metadata, RecordDict
+from flwr.app import Array, ConfigRecord, Message, Metadata, RecordDict
 from flwr.app.message import remove_content_from_message as remove_content_from_message
 from flwr.app.message.arraychunk import ArrayChunk as ArrayChunk
 from flwr.common.constant import FLWR_PRIVATE_MAX_ARRAY_CHUNK_SIZE, SYSTEM_TIME_TOLERANCE, TIMESTAMP_TOLERANCE
 from flwr.common.constant import TIMESTAMP_HEADER as TIMESTAMP_HEADER
 from flwr.common.constant import ErrorCode as ErrorCode
 from flwr.common.serde import message_to_proto as message_to_proto
+from flwr.common.serde import metadata_from_proto
 from flwr.proto import control_pb2, fleet_pb2, message_pb2, runtime_pb2
 from flwr.proto.fab_pb2 import Fab as Fab
 from flwr.proto.node_pb2 import Node as Node
@@ -124,6 +125,19 @@ def new_message(
     """Create a message of a run. Flower's public constructor takes the run from the process that Flower started."""
     metadata = Metadata(run_id, uuid.uuid4().hex, 1, dst_node_id, "", group_id, time.time(), ttl, message_type)
     return Message(content=content, metadata=metadata)
+
+
+def message_without_content(message: Any, message_id: str) -> Message:
+    """Return a message of a list of messages that was not downloaded: with its metadata, and an empty `config`.
+
+    Args:
+        message: as the API lists it.
+        message_id: its id, which is that of its object.
+    """
+    content = RecordDict({"config": ConfigRecord({})})
+    found = Message(content=content, metadata=metadata_from_proto(message.metadata))
+    set_message_id(found, message_id)
+    return found
 
 
 def set_message_id(message: Message, message_id: str) -> None:

@@ -12,22 +12,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from flwr.app import Error, Message
+from flwr.app import ConfigRecord, Error, Message, RecordDict
 from loguru import logger
 from pydantic import Field
 
 from zk0.audit.journal import SentJournal
 from zk0.client.round_state import remove_old_sessions
-from zk0.errors import FederationError, TransientError
+from zk0.errors import FederationError, MessageLost, TransientError
 from zk0.federation.engines.local import LocalGrid
 from zk0.federation.flower.api_client import ApiClient, Endpoint
 from zk0.federation.flower.flower_message import embed_weights, to_flower
-from zk0.federation.flower.private_api import CLIENT_APP
+from zk0.federation.flower.private_api import CLIENT_APP, message_without_content
 from zk0.federation.flower.runtime_task import FetchLimit, RuntimeTask, acquire_task
 from zk0.federation.protocol.client_app import GPU_WAIT
 from zk0.federation.protocol.exchange import RECEIPTS, take_turn_limit
 from zk0.federation.protocol.request_limits import LIMITS
-from zk0.federation.protocol.sent_log import REMOTE, SENT_JOURNAL
+from zk0.federation.protocol.sent_log import REMOTE, SENT_JOURNAL, record_sent, with_journal_head
 from zk0.federation.protocol.shown_heads import LEDGER_KEY
 from zk0.records import Record
 from zk0.settings.dataset_settings import ClientSettings
@@ -127,22 +127,35 @@ def answer_tasks(
 
 def _answer_task(settings: AgentSettings, grid: LocalGrid, progress: ProgressClock, token: str) -> None:
     with RuntimeTask(settings.supernode, token, CLIENT_APP, _RETRY_SECONDS) as task:
-        for _, tree in task.pull_messages([]):
+        for listed, tree in task.pull_messages([]):
             seconds = settings.limits.max_download_hours * 3600
             target = settings.scratch / f"request-{tree.object_id[:16]}.safetensors"
-            request = task.fetch_message(
-                tree,
-                target,
-                FetchLimit(
-                    deadline=time.monotonic() + seconds,
-                    stall_seconds=seconds,
-                    max_bytes=int(settings.limits.max_download_gb * 1e9),
-                ),
+            limit = FetchLimit(
+                deadline=time.monotonic() + seconds,
+                stall_seconds=seconds,
+                max_bytes=int(settings.limits.max_download_gb * 1e9),
             )
-            reply = _handle(grid, progress, request)
+            try:
+                request = task.fetch_message(tree, target, limit)
+            except MessageLost:
+                raise
+            except FederationError as e:
+                request = message_without_content(listed, tree.object_id)
+                reply = _refused_download(settings.scratch, request, e)
+            else:
+                reply = _handle(grid, progress, request)
             content: Any = reply.error if reply.has_error() else embed_weights(reply.content)
             if not task.push_reply(to_flower(Message(content, reply_to=request))):
                 logger.warning("run {} is over: the SuperNode dropped the answer to its request", task.run_id)
+
+
+def _refused_download(scratch: Path, request: Message, problem: FederationError) -> Message:
+    """Return the answer to a request that breaks the node's limits for downloads; it is in the journal, as all are."""
+    reason = f"the server sends what this node's limits do not allow: {problem}"
+    logger.error("a request was not downloaded: {}", reason)
+    content = with_journal_head(RecordDict({"answer": ConfigRecord({"refusal": reason})}), scratch)
+    record_sent(request, content, scratch)
+    return Message(content, reply_to=request)
 
 
 def _delete_old_files(scratch: Path) -> None:
