@@ -33,6 +33,10 @@ def test_the_same_session_from_a_file_a_mapping_and_a_record(tmp_path: Path, mon
         zk0.run(SMOKE, {"rounds": 0})
 
 
+def test_names_that_a_notebook_completes() -> None:
+    assert {"__version__", "read", "run"} <= {*dir(zk0)}
+
+
 def test_a_failed_command_is_an_error_with_its_last_line(capfd: pytest.CaptureFixture[str]) -> None:
     script = "import sys; print('12:00 a line', file=sys.stderr); print('zk0: no disk', file=sys.stderr); sys.exit({})"
     for code, kind in ((2, SettingsError), (1, FederationError)):

@@ -1,5 +1,6 @@
 """`zk0 init`: a folder with session files and deployments to edit."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -15,4 +16,4 @@ def init(folder: Annotated[Path, typer.Argument(help="Folder to write into; it i
 
         for path in write_project(folder):
             typer.echo(path)
-        typer.echo(f"\nnext: cd {folder} && zk0 run deployments/sessions/demo.toml")
+        typer.echo(f"\nnext: cd {shlex.quote(str(folder))} && zk0 run deployments/sessions/demo.toml")

@@ -28,7 +28,7 @@ from zk0.errors import SettingsError
 
 zk0_app = command_group(
     "zk0",
-    "Federated training of SmolVLA robot policies on LeRobot datasets that stay on their machines.",
+    "Federated training of robot policies on LeRobot datasets that stay on their machines.",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -54,7 +54,7 @@ zk0_app.command(
 
 @zk0_app.callback()
 def zk0(version: VersionOption = False) -> None:
-    """Federated training of SmolVLA robot policies on LeRobot datasets that stay on their machines."""
+    """Federated training of robot policies on LeRobot datasets that stay on their machines."""
     exempt_loopback_from_proxies()
 
 

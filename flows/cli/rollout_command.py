@@ -115,6 +115,8 @@ def parse_seeds(text: str) -> tuple[int, ...]:
             raise SettingsError(
                 f"--seeds {text}: {part!r} is no seed and no range; expected such as 9000-9019 or 1,2,5"
             )
+        if dash and int(first) > int(last):
+            raise SettingsError(f"--seeds {text}: {part.strip()} runs backwards; expected {last}-{first}")
         found += range(int(first), int(last if dash else first) + 1)
     if not found or len(set(found)) < len(found):
         raise SettingsError(f"--seeds {text}: {len(found)} seeds, {len(set(found))} different; expected each once")

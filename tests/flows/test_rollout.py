@@ -13,7 +13,15 @@ from zk0.errors import SettingsError
 from zk0.records import PolicyRecipe, Statistics
 
 
-@pytest.mark.parametrize(("text", "message"), [("", "no seed"), ("3-", "no seed"), ("1,1", "2 seeds, 1 different")])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "no seed"),
+        ("3-", "no seed"),
+        ("1,1", "2 seeds, 1 different"),
+        ("1, 46-42", "46-42 runs backwards; expected 42-46"),
+    ],
+)
 def test_invalid_seeds(text: str, message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         parse_seeds(text)

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from waiting import wait_until
 
 from flows.cli.main import zk0_app
-from zk0.errors import RobotError
+from zk0.errors import PolicyError, RobotError
 from zk0.records import RobotReference
 from zk0.settings.dataset_settings import SO101_JOINTS, SimulatorSettings
 
@@ -93,6 +93,14 @@ def test_a_task_text_that_was_not_trained_is_found(reference: RobotReference, ta
     found = mismatches(reference, text=task)
     assert [one.rule for one in found] == ["task"]
     assert found[0].advice.startswith(advice)
+
+
+@pytest.mark.parametrize("path", ["/no/such/folder", "./outputs/s", "~/policy", "outputs/s/models/checkpoint_round_3"])
+def test_a_policy_folder_that_is_not_there_is_not_looked_for_on_the_hub(path: str) -> None:
+    from zk0.robot.read_reference import read_policy_reference
+
+    with pytest.raises(PolicyError, match=r": no such folder; expected that of a policy"):
+        read_policy_reference(path)
 
 
 def test_a_sound_robot_is_not_stopped(reference: RobotReference) -> None:

@@ -67,6 +67,11 @@ def locate_policy_file(path: str, name: str, revision: str | None = None) -> Pat
 
     if Path(path).is_dir():
         return found if (found := Path(path) / name).is_file() else None
+    if path.startswith(("/", ".", "~")) or path.count("/") > 1:
+        raise PolicyError(
+            f"{path}: no such folder; expected that of a policy, such as outputs/SESSION/models/checkpoint_round_3, or "
+            "USER/NAME of the Hub"
+        )
     try:
         return Path(hf_hub_download(path, name, revision=revision))
     except LocalEntryNotFoundError as e:
