@@ -13,11 +13,15 @@ import pytest
 from zk0.processes import _packages_of_files, collect_garbage_less_often
 
 
+def printed_by(code: str) -> str:
+    """Return what a new Python process prints."""
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+
 @pytest.mark.parametrize(("module", "changed"), [("zk0", False), ("zk0.processes", False), ("flows", True)])
 def test_programs_collect_garbage_less_often_and_the_library_does_not(module: str, changed: bool) -> None:
     code = f"import gc; before = gc.get_threshold(); import {module}; print(gc.get_threshold() != before)"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == str(changed)
+    assert printed_by(code) == f"{changed}\n"
 
 
 def test_programs_search_the_installed_packages_once() -> None:
@@ -28,8 +32,7 @@ def test_programs_search_the_installed_packages_once() -> None:
         "found = importlib.metadata.packages_distributions()\n"
         "print(transformers.PACKAGE_DISTRIBUTION_MAPPING is diffusers._package_map is found, found['torch'])"
     )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout == "True ['torch']\n"
+    assert printed_by(code) == "True ['torch']\n"
 
 
 def test_the_faster_search_finds_what_the_standard_library_finds() -> None:
@@ -39,8 +42,7 @@ def test_the_faster_search_finds_what_the_standard_library_finds() -> None:
         "installed_packages))\n"
         "print(found == expected, len(found) > 100, found.keys() >= {'torch', 'yaml', 'google'})"
     )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout == "True True True\n"
+    assert printed_by(code) == "True True True\n"
 
 
 @pytest.mark.parametrize(

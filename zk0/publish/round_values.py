@@ -27,7 +27,6 @@ def round_values(record: RoundRecord, rollouts: Sequence[Rollout] = ()) -> dict[
 def _server_values(record: RoundRecord) -> dict[str, Any]:
     decision, used = record.decision, {contribution.client for contribution in record.contributions}
     losses = [update.metrics.policy_loss for update in record.updates if update.client in used]
-    is_sum = any(update.summed for update in record.updates)  # of which only the mean is known
     return {
         **(_evaluation_values(record.evaluation) if record.evaluation else {}),
         "lr": decision and decision.lr,
@@ -36,7 +35,7 @@ def _server_values(record: RoundRecord) -> dict[str, Any]:
         "param_update_norm": record.param_update_norm,
         "num_clients": sum(update.client_count for update in record.updates if update.client in used),
         "avg_client_loss": fmean(losses) if losses else None,
-        "std_client_loss": pstdev(losses) if losses and not is_sum else None,
+        "std_client_loss": pstdev(losses) if losses and not record.has_sum else None,
         "cross_task_loss": cross_task_loss(record),
         "generalization_gap": generalization_gap(record),
         "num_refused": len(record.refusals),

@@ -128,6 +128,11 @@ class RoundRecord(Record):
     """ISO 8601 with time zone."""
 
     @property
+    def has_sum(self) -> bool:
+        """Whether the updates are a sum, of which only means are known."""
+        return any(update.summed for update in self.updates)
+
+    @property
     def next_round(self) -> int:
         """Number of the next round."""
         return self.round + 1

@@ -203,10 +203,9 @@ def _client_metrics(record: RoundRecord) -> tuple[ClientRoundMetrics, ...]:
 
 def _aggregated_clients(record: RoundRecord) -> AggregatedClients:
     used = [u.metrics for u in used_updates(record)]
-    is_sum = any(update.summed for update in used_updates(record))  # of which only the mean is known
     return AggregatedClients(
         avg_client_loss=mean_or_none([m.policy_loss for m in used]),
-        std_client_loss=None if is_sum else population_std([m.policy_loss for m in used]),
+        std_client_loss=None if record.has_sum else population_std([m.policy_loss for m in used]),
         avg_client_proximal_loss=mean_or_none([m.fedprox_loss for m in used]),
         avg_client_grad_norm=mean_or_none([m.grad_norm for m in used]),
         num_clients=sum(update.client_count for update in used_updates(record)),

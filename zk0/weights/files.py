@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from zk0.errors import CheckpointError
-from zk0.weights.tensor_spec import TensorSpec, encode_header, file_order, read_header
+from zk0.weights.tensor_spec import TensorSpec, header_bytes, read_header
 
 Weights = Mapping[str, NDArray[Any]]
 """Arrays by name: in memory, or read when they are asked for (`LazyWeights`)."""
 
 _BLOCK_BYTES = 1 << 20
-_HEADER_SLACK = 1 << 16
+EXTRA_HEADER_BYTES = 1 << 16
 """Bytes that a header of other software may be longer than ours."""
 
 
@@ -107,7 +107,7 @@ def check_header_size(path: Path, specs: Mapping[str, TensorSpec]) -> None:
     Raises:
         CheckpointError: it is longer, or the file cannot be read.
     """
-    largest = len(encode_header(file_order(specs), specs)) + _HEADER_SLACK
+    largest = header_bytes(specs) + EXTRA_HEADER_BYTES
     try:
         with path.open("rb") as handle:
             found = int.from_bytes(handle.read(8), "little")

@@ -86,6 +86,16 @@ def encode_header(names: Sequence[str], specs: Mapping[str, TensorSpec]) -> byte
     return len(text).to_bytes(8, "little") + text
 
 
+def header_bytes(specs: Mapping[str, TensorSpec]) -> int:
+    """Return the size of the header of a file with these tensors."""
+    return len(encode_header(file_order(specs), specs))
+
+
+def file_bytes(specs: Mapping[str, TensorSpec]) -> int:
+    """Return the size of a file with these tensors."""
+    return header_bytes(specs) + sum(spec.nbytes for spec in specs.values())
+
+
 def read_header(path: Path, handle: BinaryIO) -> tuple[dict[str, TensorSpec], dict[str, int]]:
     """Read the header of a safetensors file.
 

@@ -7,13 +7,13 @@ from pathlib import Path
 from zk0.records import Update
 from zk0.weights.control_variates import CONTROL_PREFIX, PrefixedTensors, specs_with_control_variates
 from zk0.weights.deltas import DeltaWeights, delta_specs
-from zk0.weights.files import WeightsSource, open_weights
+from zk0.weights.files import EXTRA_HEADER_BYTES, WeightsSource, open_weights
 from zk0.weights.fixed_point import SummedWeights
 from zk0.weights.lora_factors import MergedWeights, lora_factor_specs
-from zk0.weights.tensor_spec import TensorSpec, encode_header, file_order
+from zk0.weights.tensor_spec import TensorSpec, file_bytes
 
-_EXTRA_SHARE, _EXTRA_BYTES = 50, 1 << 16
-"""What another header and incompressible values may add to a file: a share of 1/50, and 64 KiB."""
+_EXTRA_SHARE = 50
+"""Incompressible values may add 1/50 to a file."""
 
 
 def update_file_specs(update: Update, specs: Mapping[str, TensorSpec]) -> Mapping[str, TensorSpec]:
@@ -25,11 +25,10 @@ def update_file_specs(update: Update, specs: Mapping[str, TensorSpec]) -> Mappin
     return specs if update.wire.upload == "fp32" else delta_specs(specs, update.wire.upload)
 
 
-def update_file_bytes(update: Update, specs: Mapping[str, TensorSpec]) -> int:
-    """Return the largest size of an update's file as it is sent, for global weights with these specs."""
-    expected = update_file_specs(update, specs)
-    size = len(encode_header(file_order(expected), expected)) + sum(spec.nbytes for spec in expected.values())
-    return size + size // _EXTRA_SHARE + _EXTRA_BYTES
+def update_file_bytes(expected: Mapping[str, TensorSpec]) -> int:
+    """Return the largest size of an update's file as it is sent, which must hold these tensors."""
+    size = file_bytes(expected)
+    return size + size // _EXTRA_SHARE + EXTRA_HEADER_BYTES
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -61,14 +62,24 @@ class FalseWordsGrid(LocalGrid):
 
 
 @pytest.fixture
-def secure_session(session_of: Callable[..., Any], nodes_of: Any, drive: Any, tmp_path: Path) -> Iterator[Any]:
-    session = session_of(NAMES, federation={"min_updates": 2})
-    with ForgetfulGrid(nodes_of(session, tmp_path), 0, tmp_path / "server") as grid:
-        grid.limits_turns = False  # type: ignore[misc]  # a lost message is given up
-        federation = SecureFederation(grid, NAMES, 240.0)
-        driver = drive(session, tmp_path)
-        driver.begin(federation)
-        yield driver, federation, grid
+def begun(nodes_of: Any, drive: Any, tmp_path: Path) -> Callable[[Any], AbstractContextManager[Any]]:
+    """Return a function that opens a session whose clients have joined: its driver, federation and engine."""
+
+    @contextmanager
+    def begin(session: Any) -> Iterator[Any]:
+        with ForgetfulGrid(nodes_of(session, tmp_path), 0, tmp_path / "server") as grid:
+            grid.limits_turns = False  # type: ignore[misc]  # a lost message is given up
+            federation, driver = SecureFederation(grid, session.client_names(), 240.0), drive(session, tmp_path)
+            driver.begin(federation)
+            yield driver, federation, grid
+
+    return begin
+
+
+@pytest.fixture
+def secure_session(session_of: Callable[..., Any], begun: Any) -> Iterator[Any]:
+    with begun(session_of(NAMES, federation={"min_updates": 2})) as opened:
+        yield opened
 
 
 def train(driver: Any, federation: SecureFederation, timeout: float = 240.0, **changes: Any) -> Any:
@@ -145,16 +156,12 @@ def test_a_round_with_too_few_clients_goes_on_when_they_are_back(secure_session:
 
 
 def test_clients_may_have_the_names_of_the_servers_own_files(
-    session_of: Callable[..., Any], recordings: dict[str, Path], nodes_of: Any, drive: Any, tmp_path: Path
+    session_of: Callable[..., Any], recordings: dict[str, Path], begun: Any
 ) -> None:
     """What was stored when the first attempt ended is used by the next one."""
     names = ("roster", "sum", "survivors")
     clients = [{"name": n, "dataset": f"local:{recordings[one]}"} for n, one in zip(names, NAMES, strict=True)]
-    session = session_of((), clients=clients, federation={"min_updates": 2})
-    with ForgetfulGrid(nodes_of(session, tmp_path), 0, tmp_path / "server") as grid:
-        grid.limits_turns = False  # type: ignore[misc]  # a lost message is given up
-        federation, driver = SecureFederation(grid, names, 240.0), drive(session, tmp_path)
-        driver.begin(federation)
+    with begun(session_of((), clients=clients, federation={"min_updates": 2})) as (driver, federation, grid):
         grid.lost = frozenset((name, "secure_consent") for name in names)
         with pytest.raises(RoundIncomplete, match="0 clients have agreed to the sum"):
             train(driver, federation, 5.0)

@@ -25,6 +25,7 @@ from ray.exceptions import RayError
 
 from zk0.errors import FederationError
 from zk0.federation.flower.flower_message import WEIGHTS_PATH
+from zk0.federation.protocol.answers import refusal
 from zk0.storage.atomic import atomic_path
 
 WEIGHTS_OBJECT = "weights-object"
@@ -107,7 +108,7 @@ class SessionObjects:
         try:
             values = _fetched(self._table, key)
         except FederationError as e:
-            message.content = RecordDict({"answer": ConfigRecord({"refusal": str(e), "may_pass": True})})
+            message.content = refusal(str(e), passing=True)
             return message
         _write(values, target)
         self._table.drop.remote([key], True)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from flwr.app import ConfigRecord, Error, Message, RecordDict
+from flwr.app import Error, Message
 from loguru import logger
 from pydantic import Field
 
@@ -24,6 +24,7 @@ from zk0.federation.flower.api_client import ApiClient, Endpoint
 from zk0.federation.flower.flower_message import embed_weights, to_flower
 from zk0.federation.flower.private_api import CLIENT_APP, message_without_content
 from zk0.federation.flower.runtime_task import FetchLimit, RuntimeTask, acquire_task
+from zk0.federation.protocol.answers import refusal
 from zk0.federation.protocol.client_app import GPU_WAIT
 from zk0.federation.protocol.exchange import RECEIPTS, take_turn_limit
 from zk0.federation.protocol.request_limits import LIMITS
@@ -153,7 +154,7 @@ def _refused_download(scratch: Path, request: Message, problem: FederationError)
     """Return the answer to a request that breaks the node's limits for downloads; it is in the journal, as all are."""
     reason = f"the server sends what this node's limits do not allow: {problem}"
     logger.error("a request was not downloaded: {}", reason)
-    content = with_journal_head(RecordDict({"answer": ConfigRecord({"refusal": reason})}), scratch)
+    content = with_journal_head(refusal(reason), scratch)
     record_sent(request, content, scratch)
     return Message(content, reply_to=request)
 

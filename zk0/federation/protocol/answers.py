@@ -57,6 +57,12 @@ _LIMITS = {key: form.max_length for key, form in _FORMS.items()} | {
 """Keys that an answer may have, and the length of their text; 0: a number or a truth value."""
 
 
+def refusal(reason: str, passing: bool = False) -> RecordDict:
+    """Return the answer that gives a reason in place of what was asked; `passing`: a later request may succeed."""
+    more = {"may_pass": True} if passing else {}
+    return RecordDict({"answer": ConfigRecord({"refusal": reason, **more})})
+
+
 def answer_problem(content: RecordDict) -> str:
     """Return why the content of a reply is no answer; empty where it has only known keys of the right type and size."""
     answer = content.get("answer")

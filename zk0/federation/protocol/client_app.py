@@ -25,7 +25,7 @@ from zk0.client.secure_answers import SecureAnswers
 from zk0.diagnostics import memory_summary
 from zk0.errors import FederationError, Zk0Error, first_line, may_pass
 from zk0.federation.flower.flower_message import WEIGHTS_PATH
-from zk0.federation.protocol.answers import ADVERT, CONSENT, MASKED, MAX_REASON, REVEALED, SEALED
+from zk0.federation.protocol.answers import ADVERT, CONSENT, MASKED, MAX_REASON, REVEALED, SEALED, refusal
 from zk0.federation.protocol.client_log import client_log
 from zk0.federation.protocol.exchange import (
     FEATURES,
@@ -168,7 +168,7 @@ def _join(message: Message, config: dict[str, Any]) -> RecordDict:
         member = client.join(steps.append)
     except Zk0Error as e:
         logger.error("{}", e)
-        return _with_steps(_refusal(str(e), may_pass(e)), steps)
+        return _with_steps(refusal(str(e), may_pass(e)), steps)
     if member.report.repairs:
         logger.info("{}: takes part with a repaired copy ({})", client.name, ", ".join(member.report.repairs))
     check_member(member, terms, config)
@@ -412,7 +412,7 @@ def _answer(message: Message, context: Context, work: Callable[[Message, dict[st
         with client_log(Path(config["scratch"]), log, _works_for(message, config)):
             content = _recorded_answer(message, config, work)
     except Exception as e:  # sent to the server, which refuses this client's answer
-        content = _refusal(_error_text(e), may_pass(e))
+        content = refusal(_error_text(e), may_pass(e))
     return Message(content, reply_to=message)
 
 
@@ -424,10 +424,10 @@ def _recorded_answer(
         content = work(message, config)
     except Zk0Error as e:
         logger.error("{}", clean_text(str(e), MAX_TEXT) if config.get(REMOTE) else e)  # it may hold words of the server
-        content = _refusal(str(e), may_pass(e))
+        content = refusal(str(e), may_pass(e))
     except Exception as e:  # sent to the server, too
         logger.exception("{}", e)
-        content = _refusal(_error_text(e), may_pass(e))
+        content = refusal(_error_text(e), may_pass(e))
     if config.get(REMOTE):
         content = redacted_answer(content, ClientSettings.model_validate_json(config["client"]).dataset)
     try:
@@ -437,7 +437,7 @@ def _recorded_answer(
     except (Zk0Error, OSError, ValueError) as e:
         logger.error("{}", e)
         problem = content["answer"].get("refusal", "its answer was not sent")
-        content = _refusal(f"{problem}; its journal could not be written: {type(e).__name__}: {e}", may_pass(e))
+        content = refusal(f"{problem}; its journal could not be written: {type(e).__name__}: {e}", may_pass(e))
     return content
 
 
@@ -450,8 +450,3 @@ def _works_for(message: Message, config: dict[str, Any]) -> str:
 
 def _error_text(error: Exception) -> str:
     return f"{type(error).__name__}: {first_line(error)}; see the client's log"
-
-
-def _refusal(reason: str, passing: bool = False) -> RecordDict:
-    more = {"may_pass": True} if passing else {}
-    return RecordDict({"answer": ConfigRecord({"refusal": reason, **more})})

@@ -12,7 +12,7 @@ from zk0.storage.atomic import atomic_write_text
 from zk0.weights.digests import algorithm_of, check_weights
 from zk0.weights.files import check_header_size, open_weights
 from zk0.weights.fixed_point import masked_specs
-from zk0.weights.tensor_spec import TensorSpec, encode_header, file_order
+from zk0.weights.tensor_spec import TensorSpec, file_bytes
 
 
 class SharedSecrets(Record):
@@ -107,7 +107,7 @@ class SecureSpool:
         if found.client != client or found.roster != roster.digest:
             raise FederationError(f"its masked update names client {found.client} and roster {found.roster[:12]}")
         specs = self._masked_specs(roster.common.rules.bits)
-        if (size := source.stat().st_size) != (expected := _file_bytes(specs)):
+        if (size := source.stat().st_size) != (expected := file_bytes(specs)):
             raise UpdateError(f"its masked update has {size} bytes, expected {expected}")
         check_header_size(source, specs)
         link_file(source, self.masked_file(client))
@@ -119,7 +119,7 @@ class SecureSpool:
 
     def masked_bytes(self, bits: int) -> int:
         """Return the size of the file of a masked update with words of so many bits."""
-        return _file_bytes(self._masked_specs(bits))
+        return file_bytes(self._masked_specs(bits))
 
     def _masked_specs(self, bits: int) -> dict[str, TensorSpec]:
         with open_weights(self._global) as file:
@@ -129,10 +129,6 @@ class SecureSpool:
         if algorithm_of(found.digest) != (expected := algorithm_of(roster.common.global_digest)):
             raise UpdateError(f"its digest is of {algorithm_of(found.digest)}, expected {expected}")
         check_weights(self.masked_file(client), found.digest)
-
-
-def _file_bytes(specs: dict[str, TensorSpec]) -> int:
-    return len(encode_header(file_order(specs), specs)) + sum(spec.nbytes for spec in specs.values())
 
 
 def _read[R: Record](file: Path, kind: type[R]) -> R | None:

@@ -121,9 +121,8 @@ class Spool:
         """Return the bytes of the file that arrived, which is not stored where they exceed those of its tensors."""
         size = source.stat().st_size
         with open_weights(self._global) as file:
-            largest = update_file_bytes(update, file.specs)
             expected = update_file_specs(update, file.specs)
-        if size > largest:
+        if size > (largest := update_file_bytes(expected)):
             raise UpdateError(f"its weights file has {size} bytes, expected at most {largest}")
         if not update.wire.compressed:  # else the tensors are cut out of what was compressed, and get a header of ours
             check_header_size(source, expected)
