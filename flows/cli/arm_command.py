@@ -37,7 +37,7 @@ def arm() -> None:
 @arm_app.command("run", context_settings={"allow_extra_args": True})
 def arm_run(
     context: typer.Context,
-    checkpoint: Annotated[str, typer.Argument(help="Policy folder of a session, a name on the Hub, or base.")],
+    checkpoint: Annotated[str, typer.Argument(help="Folder of a policy or of a session, a name on the Hub, or base.")],
     robot: Annotated[
         str, typer.Option(help="LeRobot's robot type; so101_simulated rehearses on the simulated arm.")
     ] = "so101_follower",
@@ -80,10 +80,12 @@ def arm_run(
     any motion. Options of lerobot-rollout may follow after --, such as -- --robot.task=lift-green.
     """
     with errors_to_exit_codes():
+        from flows.cli.policy_argument import find_policy
+        from zk0.policy.published_config import resolve_policy_path
         from zk0.robot.lerobot_command import RobotOptions, rollout_options
-        from zk0.robot.read_reference import policy_place
 
         check_options_agree(context)
+        policy = find_policy(checkpoint)
         options = RobotOptions(
             type=robot,
             port=port,
@@ -95,10 +97,9 @@ def arm_run(
         if leader is not None and not check_only:
             check_keyboard(context.args)
         accepted = parse_rules(accept or [])
-        reference = _reference(checkpoint, recordings, parse_renames(rename or []), units)
+        reference = _reference(policy, recordings, parse_renames(rename or []), units)
         wanted = task if task is not None else _only_task(reference)
-        place = policy_place(checkpoint)
-        command = rollout_options(place, wanted, seconds, options, reference, kept, context.args)
+        command = rollout_options(resolve_policy_path(policy), wanted, seconds, options, reference, kept, context.args)
         _check_fit(command, wanted, reference, accepted)
         if not check_only and kept is not None:
             _print_next_steps(kept)

@@ -38,7 +38,7 @@ def test_every_command_is_checked_and_help_texts_are_shown() -> None:
     assert {"zk0 run", "zk0 bench", "zk0 data check", "zk0 videos analyse", "zk0bot server enroll"} <= dict(ALL).keys()
     wide = {"COLUMNS": "200", "TERMINAL_WIDTH": "200"}
     output = CliRunner().invoke(cli.zk0_app, ["rollout", "--help"], env=wide).output
-    assert "Policy folder saved by lerobot or zk0, or a name on the Hub." in output
+    assert "Folder of a policy or of a session, a name on the Hub, or base." in output
     assert "[required]" in output
 
 

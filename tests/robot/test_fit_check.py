@@ -194,6 +194,7 @@ def test_an_arm_that_is_not_there_is_known_to_lerobot() -> None:
 
 
 def test_a_policy_without_a_reference_needs_recordings(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"type": "smolvla"}')
     done = CliRunner().invoke(zk0_app, ["arm", "run", str(tmp_path)])
     assert (done.exit_code, "give recordings of your robot to compare with" in done.stderr) == (1, True), done.output
 
