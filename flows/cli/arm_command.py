@@ -9,6 +9,7 @@ import typer
 from flows.cli.arm_options import (
     check_keyboard,
     check_options_agree,
+    missing_task,
     parse_camera_places,
     parse_rules,
     parse_size,
@@ -21,7 +22,7 @@ from zk0.records import JointUnits, RobotReference
 from zk0.storage.writable import check_writable
 
 if TYPE_CHECKING:
-    from zk0.robot.lerobot_command import RecordingOptions
+    from zk0.robot.lerobot_command import RecordingOptions, RobotOptions
 
 arm_app = command_group(
     "arm",
@@ -97,6 +98,7 @@ def arm_run(
         if leader is not None and not check_only:
             check_keyboard(context.args)
         accepted = parse_rules(accept or [])
+        _check_complete(policy, options, context.args, task is None and recordings is None)
         reference = _reference(policy, recordings, parse_renames(rename or []), units)
         wanted = task if task is not None else _only_task(reference)
         command = rollout_options(resolve_policy_path(policy), wanted, seconds, options, reference, kept, context.args)
@@ -104,6 +106,22 @@ def arm_run(
         if not check_only and kept is not None:
             _print_next_steps(kept)
         _start(command, check_only)
+
+
+def _check_complete(policy: str, robot: "RobotOptions", extra: Sequence[str], task_is_policys: bool) -> None:
+    """Check the options against the policy alone, before recordings are read.
+
+    Raises:
+        SettingsError: names all that is missing or wrong.
+    """
+    from zk0.robot.lerobot_command import option_faults
+    from zk0.robot.read_reference import policy_cameras, read_policy_reference
+
+    faults = option_faults(robot, policy_cameras(policy), extra)
+    if task_is_policys:
+        faults += missing_task(read_policy_reference(policy))
+    if faults:
+        raise SettingsError("; ".join(faults))
 
 
 def _recording(
@@ -137,8 +155,8 @@ def _reference(
 
 
 def _only_task(reference: RobotReference) -> str:
-    if len(reference.tasks) != 1:
-        raise SettingsError(f"--task is missing; the policy knows: {'; '.join(reference.tasks[:10]) or 'no text'}")
+    if faults := missing_task(reference):
+        raise SettingsError(faults[0])
     return reference.tasks[0]
 
 
