@@ -69,7 +69,13 @@ def arm_run(
         str | None, typer.Option(help="Compare with this dataset of your arm instead of the policy's own reference.")
     ] = None,
     rename: RenameOption = None,
-    units: Annotated[JointUnits | None, typer.Option(help="With --recordings: units of state and action.")] = None,
+    units: Annotated[
+        JointUnits | None,
+        typer.Option(
+            help="With --recordings: units of state and action, if neither joint names nor values show them; "
+            "normalized is LeRobot's -100..100."
+        ),
+    ] = None,
     accept: Annotated[
         list[str] | None, typer.Option(metavar="RULE", help="Move although this rule is broken: camera-view.")
     ] = None,

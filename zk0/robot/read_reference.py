@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import ValidationError
 
@@ -79,7 +79,10 @@ def recordings_reference(
         )
     found = known_units(report, units)
     if found is None or found == "ticks":
-        raise DatasetError(f"{uri}: units {found or 'not known'}; state them: --units degrees or --units normalized")
+        raise DatasetError(
+            f"{uri}: units {found or 'not known'}; state them with --units, if they are one of "
+            f"{', '.join(get_args(JointUnits))} (LeRobot's -100..100)"
+        )
     reader = EpisodeReader(root, renames)
     sources = [(reader, reader.episodes)]
     return RobotReference(
