@@ -1,5 +1,6 @@
 """`zk0 arm`: a policy on a real or simulated arm, by LeRobot's own command."""
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -17,6 +18,7 @@ from flows.cli.arm_options import (
 from flows.cli.command_group import command_group
 from flows.cli.data_command import DEFAULT_CACHE, RenameOption, parse_renames
 from flows.cli.errors_to_exit_codes import errors_to_exit_codes
+from flows.cli.program_name import program_name
 from zk0.errors import RobotError, SettingsError
 from zk0.records import JointUnits, RobotReference
 from zk0.storage.writable import check_writable
@@ -192,16 +194,15 @@ def _check_fit(command: Sequence[str], task: str, reference: RobotReference, acc
 
 def _print_next_steps(kept: "RecordingOptions") -> None:
     typer.echo(
-        f"afterwards, look at the episodes: zk0 data check local:{kept.folder} (docs/robot.md says how to add them)"
+        f"afterwards, look at the episodes: {program_name()} data check {shlex.quote(f'local:{kept.folder}')} "
+        "(docs/robot.md says how to add them)"
     )
 
 
 def _start(command: Sequence[str], check_only: bool) -> None:
-    import shlex
-
     from zk0.robot.lerobot_command import COMMAND
 
-    typer.echo(shlex.join([COMMAND, *command]))
+    typer.echo(f"{program_name(COMMAND)} {shlex.join(command)}")
     if not check_only:
         _become_lerobot(COMMAND, command)
 

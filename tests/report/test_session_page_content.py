@@ -13,6 +13,7 @@ from four_arms_session import VIDEO
 from html_page import HtmlPage, read_page
 from PIL import Image
 
+from flows.cli.program_name import program_name
 from flows.cli.terminal import print_session_result
 from zk0.records import EpisodeVideo, Refusal
 from zk0.report.page.report_terms import REPORT_TERMS
@@ -112,11 +113,12 @@ def test_the_end_of_a_run_shows_the_next_commands(
     here.checkpoint(3).mkdir(parents=True)
     print_session_result(folder)
     lines = capsys.readouterr().out.splitlines()
-    arm, attempts = (next(line for line in lines if line.startswith(start)) for start in ("zk0 arm", "zk0 rollout"))
+    zk0 = program_name()
+    arm, attempts = (next(line for line in lines if line.startswith(f"{zk0} {name}")) for name in ("arm", "rollout"))
     policy = f"{folder}/models/checkpoint_round_3"
-    assert arm.startswith(f"zk0 arm run {policy} --port /dev/ttyACM0 --camera overhead=0 ")
+    assert arm.startswith(f"{zk0} arm run {policy} --port /dev/ttyACM0 --camera overhead=0 ")
     assert arm.endswith(f' --task "{facts["members"][0].report.tasks[0]}"'), "a text that the policy was trained with"
-    assert attempts == f"zk0 rollout {policy} --out attempts --task place --seeds 9000-9019"
+    assert attempts == f"{zk0} rollout {policy} --out attempts --task place --seeds 9000-9019"
 
 
 def test_terms_are_explained_where_they_stand(page: HtmlPage) -> None:
