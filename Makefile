@@ -10,7 +10,7 @@ WORKERS ?= 3 # processes of the tests: a third of the time, each waits for proce
 
 BENCHMARKS ?= aggregate check compress digests evaluate inference overhead secure train
 
-.PHONY: help install demo test slow check lint docs format ui bench audit clean
+.PHONY: help install feetech wheels demo test slow check lint docs format ui bench audit clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +31,12 @@ help: ## show this list
 	@touch $@ .venv/.runtime
 
 install: .venv/.runtime ## what zk0 needs, into .venv
+
+feetech: .venv/.runtime ## LeRobot's driver for the motors of SO-100 and SO-101 arms, into .venv
+	@$(UV) sync --quiet --frozen --no-dev --inexact --extra feetech
+
+wheels: | $(filter .tools/bin/uv,$(UV)) ## the wheels of zk0 and its plugins, into dist
+	@$(UV) build --quiet --all-packages --wheel --out-dir dist
 
 demo: .venv/.runtime ## a federated session: four simulated arms, three rounds, a report
 	@.venv/bin/zk0 run deployments/sessions/demo.toml

@@ -292,6 +292,20 @@ def test_uv_is_pinned_by_the_hashes_of_the_lock_file() -> None:
     ]
 
 
+def test_the_documentation_names_targets_and_extras_that_exist() -> None:
+    """`make NAME` at the start of a line, and LeRobot's extra as the project pins it."""
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z]+):", makefile, re.M))
+    texts = [p.read_text(encoding="utf-8") for p in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]]
+    blocks = [block for text in texts for block in re.findall(r"^```\w*\n(.*?)^```", text, re.M | re.S)]
+    named = {name for block in blocks for name in re.findall(r"^make ([a-z]+)", block, re.M)}
+    assert {"demo", "feetech", "wheels"} <= named <= targets
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    assert set(re.findall(r"--extra (\w+)", makefile)) <= extras.keys()
+    pinned = {name for text in texts for name in re.findall(r"lerobot\[feetech\]\S*?==[\d.]+", text)}
+    assert pinned == set(extras["feetech"])
+
+
 class OsvAnswers(BaseHTTPRequestHandler):
     """Answers OSV's API: one package has a known vulnerability."""
 

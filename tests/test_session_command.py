@@ -37,11 +37,19 @@ def test_names_that_a_notebook_completes() -> None:
     assert {"__version__", "read", "run"} <= {*dir(zk0)}
 
 
-def test_a_failed_command_is_an_error_with_its_last_line(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_failed_command_is_an_error_with_all_its_lines(capfd: pytest.CaptureFixture[str]) -> None:
     script = "import sys; print('12:00 a line', file=sys.stderr); print('zk0: no disk', file=sys.stderr); sys.exit({})"
     for code, kind in ((2, SettingsError), (1, FederationError)):
         with pytest.raises(kind, match=r"^no disk$"):
             run_command([sys.executable, "-c", script.format(code)])
+    several = (
+        "import sys; print('zk0: old', 'log', 'zk0: 2 faults', '  lr', '', '  rounds', sep='\\n', file=sys.stderr)"
+    )
+    with pytest.raises(FederationError) as raised:
+        run_command([sys.executable, "-c", f"{several}; sys.exit(1)"])
+    assert str(raised.value) == "2 faults\n  lr\n\n  rounds"
+    with pytest.raises(FederationError, match=r"^Killed$"):
+        run_command([sys.executable, "-c", "import sys; sys.exit('12:00 a line\\nKilled\\n')"])
     with pytest.raises(FederationError, match="ended with code 3"):
         run_command([sys.executable, "-c", "raise SystemExit(3)"])
     assert "12:00 a line" in capfd.readouterr().err

@@ -14,6 +14,9 @@ from zk0.settings.session import Session
 from zk0.stats.session_results import SessionResults, read_session
 
 _STOP_SECONDS = 120.0
+_ERROR = "zk0: "
+"""Begins the error with which a command of zk0 ends (`flows.cli.errors_to_exit_codes`)."""
+_MAX_ERROR_LINES = 200
 
 
 def run_session_process(
@@ -73,19 +76,34 @@ def run_command(command: Sequence[str]) -> None:
     """Run a command of zk0 to its end, with its stderr on this process's.
 
     Raises:
-        SettingsError: it ended with code 2; the text is its last line.
+        SettingsError: it ended with code 2; the text is its error, which may have several lines.
         FederationError: it ended with another code but 0.
     """
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
-        last = ""
+        ending: list[str] = []
         try:
             for line in process.stderr or ():
                 sys.stderr.write(line)
-                last = line.strip() or last
+                ending = _ending(ending, line)
         except KeyboardInterrupt:
             process.send_signal(signal.SIGINT)
             process.wait(_STOP_SECONDS)
             raise
     if process.returncode:
         kind = SettingsError if process.returncode == 2 else FederationError
-        raise kind(last.removeprefix("zk0: ") or f"the session ended with code {process.returncode}")
+        text = "\n".join(ending).removeprefix(_ERROR).rstrip()
+        raise kind(text or f"the session ended with code {process.returncode}")
+
+
+def _ending(before: list[str], line: str) -> list[str]:
+    """Return the lines from the last one that begins an error of zk0 on, at most so many; without one, the last line.
+
+    >>> _ending(["zk0: lr: found -1"], "rounds: found 0")
+    ['zk0: lr: found -1', 'rounds: found 0']
+    >>> _ending(["12:00 round 1"], "Killed"), _ending(["12:00 round 1"], "zk0: no disk")
+    (['Killed'], ['zk0: no disk'])
+    """
+    text = line.rstrip()
+    if before and before[0].startswith(_ERROR) and not text.startswith(_ERROR):
+        return before if len(before) == _MAX_ERROR_LINES else [*before, text]
+    return [text] if text else before

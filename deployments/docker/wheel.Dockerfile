@@ -1,5 +1,5 @@
 # An image from the wheels alone, without the repository's code:
-#   uv build --all-packages --wheel --out-dir dist
+#   make wheels
 #   docker build -f deployments/docker/wheel.Dockerfile -t zk0 dist
 ARG PYTHON_IMAGE=python:3.12.14-slim-bookworm@sha256:782412e85d0f0984994c290652577d4018aff08145c85b262bb63dc0c7522254
 FROM $PYTHON_IMAGE

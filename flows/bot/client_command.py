@@ -11,6 +11,7 @@ from flows.bot.process_view import print_log, print_processes
 from flows.bot.server_command import DEFAULT_HOME, FollowOption, ForegroundOption, HomeOption, LinesOption
 from flows.cli.command_group import command_group
 from flows.cli.errors_to_exit_codes import errors_to_exit_codes
+from flows.cli.program_name import program_name
 from zk0.records import JointUnits
 from zk0.storage.writable import check_writable
 
@@ -92,7 +93,8 @@ def start_client(
         typer.echo(f"node {settings.name} started: server {node.read_kit().server}, dataset {settings.dataset}")
         if daily_hours is not None:
             typer.echo(f"it works in the hours {daily_hours}; outside them none of its processes runs")
-        typer.echo("to watch it: zk0bot client status, zk0bot client log")
+        zk0bot = program_name("zk0bot")
+        typer.echo(f"to watch it: {zk0bot} client status, {zk0bot} client log")
 
 
 @client_app.command("stop")

@@ -15,6 +15,7 @@ from flows.bot.server_command import (
 )
 from flows.bot.watch_options import DEFAULT_SESSION, ConfigArgument, CooldownOption, MinNodesOption, SettingsOption
 from flows.cli.errors_to_exit_codes import errors_to_exit_codes
+from flows.cli.program_name import program_name
 from zk0.errors import SettingsError
 from zk0.processes import check_port_free
 
@@ -58,7 +59,7 @@ def serve(
             become_server(server)
         server.start(processes=processes)
         typer.echo(f"nodes can connect to {addresses.address}; sessions start with {min_fit_clients} nodes")
-        typer.echo("Prefect's UI and how to sign in: zk0bot server log prefect")
+        typer.echo(f"Prefect's UI and how to sign in: {program_name('zk0bot')} server log prefect")
 
 
 def watch_arguments(

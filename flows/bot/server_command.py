@@ -10,6 +10,7 @@ import typer
 from flows.bot.process_view import print_log, print_processes
 from flows.cli.command_group import command_group
 from flows.cli.errors_to_exit_codes import errors_to_exit_codes
+from flows.cli.program_name import program_name
 from zk0.storage.writable import check_writable
 
 if TYPE_CHECKING:
@@ -84,7 +85,8 @@ def init_server(
         server.init(settings)
         typer.echo(f"server   {server.path}")
         typer.echo(f"address  {settings.address}")
-        typer.echo("next     zk0bot server enroll NAME, then zk0bot server start")
+        zk0bot = program_name("zk0bot")
+        typer.echo(f"next     {zk0bot} server enroll NAME, then {zk0bot} server start")
 
 
 @server_app.command("enroll")

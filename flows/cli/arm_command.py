@@ -1,5 +1,6 @@
 """`zk0 arm`: a policy on a real or simulated arm, by LeRobot's own command."""
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -9,6 +10,7 @@ import typer
 from flows.cli.arm_options import (
     check_keyboard,
     check_options_agree,
+    missing_task,
     parse_camera_places,
     parse_rules,
     parse_size,
@@ -16,12 +18,13 @@ from flows.cli.arm_options import (
 from flows.cli.command_group import command_group
 from flows.cli.data_command import DEFAULT_CACHE, RenameOption, parse_renames
 from flows.cli.errors_to_exit_codes import errors_to_exit_codes
+from flows.cli.program_name import program_name
 from zk0.errors import RobotError, SettingsError
 from zk0.records import JointUnits, RobotReference
 from zk0.storage.writable import check_writable
 
 if TYPE_CHECKING:
-    from zk0.robot.lerobot_command import RecordingOptions
+    from zk0.robot.lerobot_command import RecordingOptions, RobotOptions
 
 arm_app = command_group(
     "arm",
@@ -37,7 +40,7 @@ def arm() -> None:
 @arm_app.command("run", context_settings={"allow_extra_args": True})
 def arm_run(
     context: typer.Context,
-    checkpoint: Annotated[str, typer.Argument(help="Policy folder of a session, a name on the Hub, or base.")],
+    checkpoint: Annotated[str, typer.Argument(help="Folder of a policy or of a session, a name on the Hub, or base.")],
     robot: Annotated[
         str, typer.Option(help="LeRobot's robot type; so101_simulated rehearses on the simulated arm.")
     ] = "so101_follower",
@@ -68,7 +71,13 @@ def arm_run(
         str | None, typer.Option(help="Compare with this dataset of your arm instead of the policy's own reference.")
     ] = None,
     rename: RenameOption = None,
-    units: Annotated[JointUnits | None, typer.Option(help="With --recordings: units of state and action.")] = None,
+    units: Annotated[
+        JointUnits | None,
+        typer.Option(
+            help="With --recordings: units of state and action, if neither joint names nor values show them; "
+            "normalized is LeRobot's -100..100."
+        ),
+    ] = None,
     accept: Annotated[
         list[str] | None, typer.Option(metavar="RULE", help="Move although this rule is broken: camera-view.")
     ] = None,
@@ -80,10 +89,12 @@ def arm_run(
     any motion. Options of lerobot-rollout may follow after --, such as -- --robot.task=lift-green.
     """
     with errors_to_exit_codes():
+        from flows.cli.policy_argument import find_policy
+        from zk0.policy.published_config import resolve_policy_path
         from zk0.robot.lerobot_command import RobotOptions, rollout_options
-        from zk0.robot.read_reference import policy_place
 
         check_options_agree(context)
+        policy = find_policy(checkpoint)
         options = RobotOptions(
             type=robot,
             port=port,
@@ -95,14 +106,30 @@ def arm_run(
         if leader is not None and not check_only:
             check_keyboard(context.args)
         accepted = parse_rules(accept or [])
-        reference = _reference(checkpoint, recordings, parse_renames(rename or []), units)
+        _check_complete(policy, options, context.args, task is None and recordings is None)
+        reference = _reference(policy, recordings, parse_renames(rename or []), units)
         wanted = task if task is not None else _only_task(reference)
-        place = policy_place(checkpoint)
-        command = rollout_options(place, wanted, seconds, options, reference, kept, context.args)
+        command = rollout_options(resolve_policy_path(policy), wanted, seconds, options, reference, kept, context.args)
         _check_fit(command, wanted, reference, accepted)
         if not check_only and kept is not None:
             _print_next_steps(kept)
         _start(command, check_only)
+
+
+def _check_complete(policy: str, robot: "RobotOptions", extra: Sequence[str], task_is_policys: bool) -> None:
+    """Check the options against the policy alone, before recordings are read.
+
+    Raises:
+        SettingsError: names all that is missing or wrong.
+    """
+    from zk0.robot.lerobot_command import option_faults
+    from zk0.robot.read_reference import policy_cameras, read_policy_reference
+
+    faults = option_faults(robot, policy_cameras(policy), extra)
+    if task_is_policys:
+        faults += missing_task(read_policy_reference(policy))
+    if faults:
+        raise SettingsError("; ".join(faults))
 
 
 def _recording(
@@ -136,8 +163,8 @@ def _reference(
 
 
 def _only_task(reference: RobotReference) -> str:
-    if len(reference.tasks) != 1:
-        raise SettingsError(f"--task is missing; the policy knows: {'; '.join(reference.tasks[:10]) or 'no text'}")
+    if faults := missing_task(reference):
+        raise SettingsError(faults[0])
     return reference.tasks[0]
 
 
@@ -167,16 +194,15 @@ def _check_fit(command: Sequence[str], task: str, reference: RobotReference, acc
 
 def _print_next_steps(kept: "RecordingOptions") -> None:
     typer.echo(
-        f"afterwards, look at the episodes: zk0 data check local:{kept.folder} (docs/robot.md says how to add them)"
+        f"afterwards, look at the episodes: {program_name()} data check {shlex.quote(f'local:{kept.folder}')} "
+        "(docs/robot.md says how to add them)"
     )
 
 
 def _start(command: Sequence[str], check_only: bool) -> None:
-    import shlex
-
     from zk0.robot.lerobot_command import COMMAND
 
-    typer.echo(shlex.join([COMMAND, *command]))
+    typer.echo(f"{program_name(COMMAND)} {shlex.join(command)}")
     if not check_only:
         _become_lerobot(COMMAND, command)
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import typer
 
 from zk0.errors import SettingsError
+from zk0.records import RobotReference
 
 _NEEDS = {
     "episodes": "record",
@@ -47,6 +48,13 @@ def check_keyboard(extra: Sequence[str]) -> None:
             "--leader: corrections begin with a key, and LeRobot can read none here; run the command in a terminal "
             "(ssh -t), or with a pedal: -- --strategy.input_device=pedal"
         )
+
+
+def missing_task(reference: RobotReference) -> list[str]:
+    """Return what to do if the training data do not have one task text only, of which nobody needs to be asked."""
+    if len(reference.tasks) == 1:
+        return []
+    return [f"--task is missing; the policy knows: {'; '.join(reference.tasks[:10]) or 'no text'}"]
 
 
 def parse_camera_places(pairs: Sequence[str]) -> dict[str, str]:

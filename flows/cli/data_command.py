@@ -1,5 +1,6 @@
 """`zk0 data`: check, repair, merge, split and measure datasets, without Prefect."""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -7,6 +8,7 @@ import typer
 
 from flows.cli.command_group import command_group
 from flows.cli.errors_to_exit_codes import errors_to_exit_codes
+from flows.cli.program_name import program_name
 from zk0.errors import SettingsError
 from zk0.records import JointUnits
 from zk0.storage.writable import check_writable
@@ -294,7 +296,8 @@ def print_report(report: "DatasetReport") -> None:
     style = "red" if errors else "green"
     console.print(Text(f"{report.dataset}: {errors} errors, {warnings} warnings: {conclusion}", style=style))
     if errors and all(f.repair for f in report.errors):
-        console.print(Text(f"zk0 data repair {report.dataset} FOLDER writes a copy without these errors"))
+        command = f"{program_name()} data repair {shlex.quote(report.dataset)} FOLDER"
+        console.print(Text(f"{command} writes a copy without these errors"))
 
 
 def print_statistics(found: "Statistics", report: "DatasetReport") -> None:

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from flows.cli.errors_to_exit_codes import errors_to_exit_codes
+from flows.cli.program_name import program_name
 
 
 def init(folder: Annotated[Path, typer.Argument(help="Folder to write into; it is created if needed.")]) -> None:
@@ -16,4 +17,5 @@ def init(folder: Annotated[Path, typer.Argument(help="Folder to write into; it i
 
         for path in write_project(folder):
             typer.echo(path)
-        typer.echo(f"\nnext: cd {shlex.quote(str(folder))} && zk0 run deployments/sessions/demo.toml")
+        zk0 = program_name(from_here=False)
+        typer.echo(f"\nnext: cd {shlex.quote(str(folder))} && {zk0} run deployments/sessions/demo.toml")

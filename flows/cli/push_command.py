@@ -55,22 +55,22 @@ def push_saved_checkpoint(
 
 
 def find_checkpoint(folder: Path) -> "tuple[SessionFolder, int]":
-    """Return the session's folder, and the round of the named checkpoint or else of the session's last one.
+    """Return the session's folder, and the round of the named checkpoint or else of the session's policy.
 
     Raises:
         SettingsError: there is no saved checkpoint.
     """
+    from zk0.rules.kept_policy import find_kept_policy
     from zk0.storage.session_folder import SessionFolder
 
     path = folder.resolve()
-    if path.parent.name == "models":
-        here, saved = SessionFolder(path.parents[1]), [path]
-    else:
-        here, saved = SessionFolder(path), [*path.glob("models/checkpoint_round_*")]
-    rounds = [int(number) for f in saved if (number := f.name.removeprefix("checkpoint_round_")).isdigit()]
-    if not rounds or not here.ledger.is_file():
+    number = path.name.removeprefix("checkpoint_round_")
+    here = SessionFolder(path.parents[1] if path.parent.name == "models" else path)
+    if here.ledger.is_file() and path == here.path:
+        return here, find_kept_policy(here).round
+    if not here.ledger.is_file() or not number.isdigit() or not path.is_dir():
         raise SettingsError(f"{folder}: no saved checkpoint; expected a session's folder or models/checkpoint_round_N")
-    return here, max(rounds)
+    return here, int(number)
 
 
 def settings_with_options(here: "SessionFolder", repo_id: str | None, public: bool) -> "Session":

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 
 def rollout(
-    checkpoint: Annotated[str, typer.Argument(help="Policy folder saved by lerobot or zk0, or a name on the Hub.")],
+    checkpoint: Annotated[
+        str,
+        typer.Argument(help="Folder of a policy or of a session, a name on the Hub, or base."),
+    ],
     out: Annotated[Path, typer.Option(help="Folder of results and videos.")],
     task: Annotated[
         list[str] | None, typer.Option(help="Task of the simulator, such as lift-red; may be given several times.")
@@ -51,6 +54,7 @@ def rollout(
         import json
         from datetime import datetime
 
+        from flows.cli.policy_argument import find_policy
         from flows.packaged_files import find_session_file
         from zk0.settings.dataset_settings import SimulatorSettings
         from zk0.settings.evaluation_settings import VideoSettings
@@ -61,16 +65,17 @@ def rollout(
         wanted = rollout_settings(file, task or [], seeds, dataset)
         for name in wanted.tasks:
             find_task(name)
+        policy = find_policy(checkpoint)
         video = file.video if file else VideoSettings()
         video = video if films is None else video.model_copy(update={"rollouts": films})
         cameras = parse_cameras(camera or [])
-        if file is None and (steps := executed_steps(checkpoint)):
+        if file is None and (steps := executed_steps(policy)):
             wanted = wanted.model_copy(update={"replan_steps": steps})
         settings = (file.simulator if file else SimulatorSettings(), wanted, video)
         from zk0.evaluation.saved_rollout import roll_out_saved_policy
 
         found: list[Rollout] = []
-        for made in roll_out_saved_policy(checkpoint, out, settings, cameras, datetime.now().astimezone()):
+        for made in roll_out_saved_policy(policy, out, settings, cameras, datetime.now().astimezone()):
             found += made
             if not as_json:
                 print_attempts(made, out)

@@ -19,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 
 from flows.cli.interrupts import interrupted_by
+from flows.cli.program_name import program_name, short_path
 from tasks.events import ProgressEvent, add_progress_listener, emit_progress
 from zk0.audit.ledger import Ledger
 from zk0.errors import Zk0Error
@@ -111,7 +112,7 @@ class _ProgressLines:
         if event.kind in ("stage", "evaluated"):
             self._print(event.text)
         elif event.kind == "session_started":
-            self._print(f"session folder {_short(Path(event.text))}")
+            self._print(f"session folder {short_path(Path(event.text))}")
         elif event.kind == "round_finished":
             self._print(f"round {event.round} of {event.rounds} done")
         elif event.kind == "client_answered":
@@ -204,7 +205,9 @@ def resume_hint_on_interrupt() -> Iterator[None]:
 
     def hint() -> str:
         return (
-            f"; finished rounds are kept: zk0 run --resume {shlex.quote(_short(Path(folders[-1])))}" if folders else ""
+            f"; finished rounds are kept: {program_name()} run --resume {shlex.quote(short_path(Path(folders[-1])))}"
+            if folders
+            else ""
         )
 
     remove_listener = add_progress_listener(remember)
@@ -234,14 +237,14 @@ def print_session_result(folder: Path) -> None:
         console.print(conclusions.headline, style="bold red")
     console.print(table)
     for found in sorted(here.rollouts(history[-1].round).rglob("rollout_*.mp4")):
-        console.print(f"video    {_short(found)}", soft_wrap=True)
+        console.print(f"video    {short_path(found)}", soft_wrap=True)
     session = here.read_session()
     selection = select_round(session, history, rollouts)
-    console.print(f"policy   {_short(here.checkpoint(selection.round))}", soft_wrap=True)
+    console.print(f"policy   {short_path(here.checkpoint(selection.round))}", soft_wrap=True)
     if (release := Release.read(here.release)) and release.repo_id:
         console.print(f"release  {release.summary()}", soft_wrap=True)
-    console.print(f"report   {_short(here.report)}", style="bold", soft_wrap=True)
-    for title, command in next_commands(here, session, history, rollouts):
+    console.print(f"report   {short_path(here.report)}", style="bold", soft_wrap=True)
+    for title, command in next_commands(here, session, history, rollouts, program_name()):
         console.print(f"\n{title}:\n{command}", soft_wrap=True, highlight=False, markup=False)
 
 
@@ -255,9 +258,3 @@ def _row(record: RoundRecord) -> tuple[str, ...]:
         f"{record.decision.lr:.2g}" if record.decision else "–",
         f"{record.seconds:.1f}",
     )
-
-
-def _short(path: Path) -> str:
-    """Return the path relative to the working directory where it is below it."""
-    here = Path.cwd()
-    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)

@@ -1,11 +1,13 @@
 """`zk0 tune`: search for the settings of a session with the smallest loss."""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from flows.cli.errors_to_exit_codes import errors_to_exit_codes
+from flows.cli.program_name import program_name
 from flows.cli.session_run import parse_overrides, set_prefect_defaults
 from zk0.errors import SettingsError
 from zk0.storage.writable import check_writable
@@ -66,7 +68,7 @@ def tune(
                 folder=str(out),
             )
         typer.echo(f"best settings of {trials} trials   {best}")
-        typer.echo(f"run them with                 zk0 run {best}")
+        typer.echo(f"run them with                 {program_name()} run {shlex.quote(str(best))}")
 
 
 def parse_space(dimensions: list[str]) -> "dict[str, Dimension]":

@@ -1,9 +1,7 @@
 """`zk0 ui`: run a Prefect server with its UI, a worker and the deployments on this machine, until Ctrl-C."""
 
 import os
-import shutil
 import signal
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +13,7 @@ from rich.console import Console
 
 from flows.cli.errors_to_exit_codes import errors_to_exit_codes
 from flows.cli.interrupts import interrupted_by
+from flows.cli.program_name import program_name
 from flows.prefect_local.local_prefect import LocalPrefect, local_prefect
 from flows.prefect_local.ports import DEFAULT_PORT
 from flows.prefect_local.prefect_server import SESSION_DEPLOYMENT
@@ -61,7 +60,7 @@ def _until_stopped() -> Iterator[None]:
 
 
 def _print_addresses(console: Console, running: LocalPrefect, found_by_prefect: bool) -> None:
-    prefect = "prefect" if shutil.which("prefect") else _short(Path(sys.executable).with_name("prefect"))
+    prefect = program_name("prefect")
     console.print()
     console.print(f"UI            {running.server.sign_in_url}", style="bold")
     console.print(f"deployment    {running.server.deployment_url(SESSION_DEPLOYMENT)}")
@@ -72,11 +71,6 @@ def _print_addresses(console: Console, running: LocalPrefect, found_by_prefect: 
         console.print(f"  export PREFECT_API_AUTH_STRING=$(cat {running.logs / 'api.key'})")
     console.print(f"  {prefect} deployment run {SESSION_DEPLOYMENT} --watch")
     console.print("\nCtrl-C stops the server, the worker and all running sessions.")
-
-
-def _short(path: Path) -> str:
-    here = Path.cwd()
-    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
 
 
 def _watch_processes(running: LocalPrefect) -> None:

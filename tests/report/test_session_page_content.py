@@ -13,9 +13,10 @@ from four_arms_session import VIDEO
 from html_page import HtmlPage, read_page
 from PIL import Image
 
+from flows.cli.program_name import program_name
 from flows.cli.terminal import print_session_result
 from zk0.records import EpisodeVideo, Refusal
-from zk0.report.page.report_terms import REPORT_TERMS
+from zk0.report.page.report_terms import REPORT_TERMS, term_id
 from zk0.report.page.session_page import write_session_report
 from zk0.report.page.session_page_charts import draw_session_page_charts
 from zk0.report.video.encoder import write_video
@@ -112,15 +113,21 @@ def test_the_end_of_a_run_shows_the_next_commands(
     here.checkpoint(3).mkdir(parents=True)
     print_session_result(folder)
     lines = capsys.readouterr().out.splitlines()
-    arm, attempts = (next(line for line in lines if line.startswith(start)) for start in ("zk0 arm", "zk0 rollout"))
+    zk0 = program_name()
+    arm, attempts = (next(line for line in lines if line.startswith(f"{zk0} {name}")) for name in ("arm", "rollout"))
     policy = f"{folder}/models/checkpoint_round_3"
-    assert arm.startswith(f"zk0 arm run {policy} --port /dev/ttyACM0 --camera overhead=0 ")
+    assert arm.startswith(f"{zk0} arm run {policy} --port /dev/ttyACM0 --camera overhead=0 ")
     assert arm.endswith(f' --task "{facts["members"][0].report.tasks[0]}"'), "a text that the policy was trained with"
-    assert attempts == f"zk0 rollout {policy} --out attempts --task place --seeds 9000-9019"
+    assert attempts == f"{zk0} rollout {policy} --out attempts --task place --seeds 9000-9019"
 
 
 def test_terms_are_explained_where_they_stand(page: HtmlPage) -> None:
     explained = {str(attrs["title"]) for tag, attrs in page.tags if tag == "abbr"}
+    buttons = [attrs for tag, attrs in page.tags if tag == "button" and "popovertarget" in attrs]
+    notes = {str(attrs["id"]) for tag, attrs in page.tags if "popover" in attrs}
+    assert len(buttons) == len([tag for tag, _ in page.tags if tag == "abbr"]) > 20, "each can be tapped, too"
+    assert {str(button["popovertarget"]) for button in buttons} <= notes == {term_id(term) for term in REPORT_TERMS}
+    assert all(f"{term}: {meaning}" in page.text for term, meaning in REPORT_TERMS.items())
     assert {REPORT_TERMS[term] for term in ("round", "policy loss", "update norm", "cosine to mean")} <= explained
     glossary = (Path(__file__).parents[2] / "docs/glossary.md").read_text(encoding="utf-8").splitlines()
     assert [term for term, meaning in REPORT_TERMS.items() if f"| {term} | {meaning} |" not in glossary] == []

@@ -1,5 +1,6 @@
 """A robot's first observation against the training data: planted mistakes are found, a sound arm is not stopped."""
 
+import json
 import os
 import pty
 import subprocess
@@ -130,6 +131,8 @@ def checkpoint(reference: RobotReference, tmp_path: Path) -> Path:
 
     (tmp_path / "policy").mkdir()
     (tmp_path / "policy" / ROBOT_FILE).write_text(reference.model_dump_json())
+    features = {f"observation.images.{one.name}": {"type": "VISUAL"} for one in reference.cameras}
+    (tmp_path / "policy" / "config.json").write_text(json.dumps({"type": "smolvla", "input_features": features}))
     return tmp_path / "policy"
 
 
@@ -176,6 +179,12 @@ def test_an_accepted_rule_and_a_sound_robot_print_the_command(checkpoint: Path) 
         (["--record", "/tmp"], "--record /tmp: exists already"),
         (["--camera", "wrist"], "--camera wrist: expected NAME=NUMBER"),
         (["--camera-size", "640"], "--camera-size 640: expected WIDTHxHEIGHT"),
+        (
+            ["--recordings", "/no/such/dataset"],
+            "--port is missing: the port of the so101_follower, as lerobot-find-port prints it; "
+            "--camera overhead=NUMBER --camera wrist=NUMBER is missing: the numbers that lerobot-find-cameras prints",
+        ),
+        (["--camera", "wrist=0", "--port", "p"], "that lerobot-find-cameras prints; --task is missing; the policy kno"),
     ],
 )
 def test_wrong_options_end_the_command_first(checkpoint: Path, options: list[str], message: str) -> None:
@@ -194,7 +203,8 @@ def test_an_arm_that_is_not_there_is_known_to_lerobot() -> None:
 
 
 def test_a_policy_without_a_reference_needs_recordings(tmp_path: Path) -> None:
-    done = CliRunner().invoke(zk0_app, ["arm", "run", str(tmp_path)])
+    (tmp_path / "config.json").write_text('{"input_features": {"observation.images.wrist": {}}}')
+    done = CliRunner().invoke(zk0_app, ["arm", "run", str(tmp_path), "--robot", "so101_simulated"])
     assert (done.exit_code, "give recordings of your robot to compare with" in done.stderr) == (1, True), done.output
 
 

@@ -1,5 +1,6 @@
 """The options of lerobot-rollout: what the contract decides, what the owner decides, and what is refused."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from zk0.errors import SettingsError
 from zk0.records import CELLS, CameraReference, JointUnits, Moments, RobotReference
 from zk0.robot.fit_check import task_mismatches
-from zk0.robot.lerobot_command import RecordingOptions, RobotOptions, rollout_options
+from zk0.robot.lerobot_command import RecordingOptions, RobotOptions, option_faults, rollout_options
 from zk0.settings.dataset_settings import SO101_JOINTS
 
 
@@ -84,16 +85,39 @@ def test_a_recording_is_episodic_and_with_a_leader_dagger(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("robot", "extra", "message"),
+    ("robot", "extra", "faults"),
     [
-        (ARM, ["--fps=50"], "--fps=50: zk0 decides this option"),
-        (RobotOptions(cameras=ARM.cameras), [], "--port is missing"),
-        (RobotOptions(port="p", cameras={"top": "0"}), [], "cameras top; expected --camera overhead=NUMBER --camera w"),
+        (ARM, [], []),
+        (ARM, ["--fps=50"], ["--fps=50: zk0 decides this option; use the option of `zk0 arm run` instead"]),
+        (
+            RobotOptions(cameras={"wrist": "0", "top": "1"}),
+            [],
+            [
+                "--port is missing: the port of the so101_follower, as lerobot-find-port prints it",
+                "--camera overhead=NUMBER is missing: the numbers that lerobot-find-cameras prints",
+                "--camera top: the policy has no such camera, only overhead, wrist",
+            ],
+        ),
+        (
+            RobotOptions(type="so101_simulated", port="p", cameras={"top": "0"}),
+            [],
+            [
+                "--port has no effect with --robot so101_simulated: the simulated arm has its own",
+                "--camera has no effect with --robot so101_simulated: the simulated arm has its own",
+            ],
+        ),
+        (
+            RobotOptions(type="koch_follower", port="p"),
+            [],
+            ["--port has no effect with --robot koch_follower: give its own options after --"],
+        ),
     ],
 )
-def test_what_cannot_be_is_refused(robot: RobotOptions, extra: list[str], message: str) -> None:
-    with pytest.raises(SettingsError, match=message):
-        rollout_options("p", "t", 20, robot, reference(), extra=extra)
+def test_all_that_cannot_be_is_refused_at_once(robot: RobotOptions, extra: list[str], faults: list[str]) -> None:
+    assert option_faults(robot, ("overhead", "wrist"), extra) == faults
+    if faults:
+        with pytest.raises(SettingsError, match=re.escape("; ".join(faults))):
+            rollout_options("p", "t", 20, robot, reference(), extra=extra)
 
 
 def test_a_task_is_compared_only_if_the_training_data_has_some() -> None:

@@ -15,7 +15,11 @@ _PLAIN_TEXT = re.compile(r"[\w ,.'()-]{1,200}")
 
 
 def next_commands(
-    here: SessionFolder, session: Session, history: Sequence[RoundRecord], rollouts: Sequence[Rollout]
+    here: SessionFolder,
+    session: Session,
+    history: Sequence[RoundRecord],
+    rollouts: Sequence[Rollout],
+    program: str = "zk0",
 ) -> list[tuple[str, str]]:
     """Title and command line of each next step with the session's policy; empty while it has no checkpoint.
 
@@ -24,32 +28,37 @@ def next_commands(
         session: its settings.
         history: the finished rounds.
         rollouts: closed-loop attempts of all rounds, which decide which round's model is the policy.
+        program: how a shell starts zk0.
     """
     if not history:
         return []
     checkpoint = here.checkpoint(select_round(session, history, rollouts).round)
     if not checkpoint.is_dir():
         return []
-    push = f"zk0 push {shlex.quote(str(here.path))} --repo-id USER/NAME"
+    push = f"{program} push {shlex.quote(str(here.path))} --repo-id USER/NAME"
     members = read_setup_facts(here).members if here.setup.is_file() else ()
-    return [*policy_commands(session, members, shlex.quote(str(checkpoint))), ("Publish it, if it proved better", push)]
+    ways = policy_commands(session, members, shlex.quote(str(checkpoint)), program)
+    return [*ways, ("Publish it, if it proved better", push)]
 
 
-def policy_commands(session: Session, members: Sequence[Member], place: str) -> list[tuple[str, str]]:
+def policy_commands(
+    session: Session, members: Sequence[Member], place: str, program: str = "zk0"
+) -> list[tuple[str, str]]:
     """Title and command line of each way to run a saved policy.
 
     Args:
         session: that trained it; without closed-loop tasks there is no command for the simulator.
         members: the clients, whose first plain task text is that of the arm; without one, `zk0 arm run` lists all.
         place: of the policy, as a shell reads it.
+        program: how a shell starts zk0.
     """
     cameras = " ".join(f"--camera {name}={number}" for number, name in enumerate(session.contract.cameras))
-    arm = f"zk0 arm run {place} --port /dev/ttyACM0 {cameras}"  # a person's own port and numbers
+    arm = f"{program} arm run {place} --port /dev/ttyACM0 {cameras}"  # a person's own port and numbers
     if text := next((t for m in members for t in m.report.tasks if _PLAIN_TEXT.fullmatch(t)), None):
         arm += f' --task "{text}"'
     found = [("Run the policy on an SO-100 or SO-101 arm (docs/robot.md)", arm)]
     if session.rollout.tasks:
         tasks = " ".join(f"--task {task}" for task in session.rollout.tasks)
-        command = f"zk0 rollout {place} --out attempts {tasks} --seeds 9000-9019"
+        command = f"{program} rollout {place} --out attempts {tasks} --seeds 9000-9019"
         found.insert(0, ("Let the policy make more attempts in the simulator", command))
     return found

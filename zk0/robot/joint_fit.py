@@ -30,10 +30,16 @@ def joint_mismatches(seen: RobotObservation, reference: RobotReference) -> Itera
             rule="units",
             found=f"a robot in {seen.units}",
             expected=f"{reference.units}, as the policy was trained",
-            advice=f"set --robot.use_degrees={str(reference.units == 'degrees').lower()}",
+            advice=_units_advice(reference.units),
         )
     elif not names and (pose := _pose_mismatch(seen, reference)):
         yield pose
+
+
+def _units_advice(units: JointUnits) -> str:
+    if units == "radians":
+        return "use the robot type of the recordings; this one knows degrees and -100..100"
+    return f"set --robot.use_degrees={str(units == 'degrees').lower()}"
 
 
 def _name_mismatches(seen: RobotObservation, reference: RobotReference) -> Iterator[Mismatch]:

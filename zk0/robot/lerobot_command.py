@@ -46,6 +46,37 @@ class RecordingOptions(Record):
     """Names the leader's calibration."""
 
 
+def option_faults(robot: RobotOptions, cameras: Sequence[str], extra: Sequence[str] = ()) -> list[str]:
+    """Return everything that is missing, or must not be given, in what the owner decides.
+
+    Args:
+        robot: what the owner decides.
+        cameras: those of the policy.
+        extra: further options of `lerobot-rollout`.
+    """
+    decided = [option for option in extra if option.split("=")[0] in _DECIDED]
+    faults = [f"{option}: zk0 decides this option; use the option of `zk0 arm run` instead" for option in decided]
+    return faults + (_follower_faults(robot, cameras) if robot.type in SO_FOLLOWERS else _other_robot_faults(robot))
+
+
+def _other_robot_faults(robot: RobotOptions) -> list[str]:
+    given = [name for name, value in (("--port", robot.port), ("--camera", robot.cameras)) if value]
+    own = "the simulated arm has its own" if robot.type == SIMULATED_ROBOT else "give its own options after --"
+    return [f"{name} has no effect with --robot {robot.type}: {own}" for name in given]
+
+
+def _follower_faults(robot: RobotOptions, cameras: Sequence[str]) -> list[str]:
+    faults = []
+    if robot.port is None:
+        faults.append(f"--port is missing: the port of the {robot.type}, as lerobot-find-port prints it")
+    if missing := [name for name in cameras if name not in robot.cameras]:
+        options = " ".join(f"--camera {name}=NUMBER" for name in missing)
+        faults.append(f"{options} is missing: the numbers that lerobot-find-cameras prints")
+    if unknown := [name for name in robot.cameras if name not in cameras]:
+        faults.append(f"--camera {', '.join(unknown)}: the policy has no such camera, only {', '.join(cameras)}")
+    return faults
+
+
 def rollout_options(
     policy: str,
     task: str,
@@ -67,10 +98,10 @@ def rollout_options(
         extra: further options, passed on as they are.
 
     Raises:
-        SettingsError: an extra option is one that zk0 decides, or a camera is not given.
+        SettingsError: an extra option is one that zk0 decides, or the port or a camera is missing or unknown.
     """
-    if twice := [option for option in extra if option.split("=")[0] in _DECIDED]:
-        raise SettingsError(f"{twice[0]}: zk0 decides this option; use the option of `zk0 arm run` instead")
+    if faults := option_faults(robot, [one.name for one in reference.cameras], extra):
+        raise SettingsError("; ".join(faults))
     how_long = [] if recording else [f"--duration={seconds:g}"]
     return [
         f"--policy.path={policy}",
@@ -89,15 +120,7 @@ def _robot_options(robot: RobotOptions, reference: RobotReference) -> list[str]:
         return [*options, "--return_to_initial_position=false"]
     if robot.type not in SO_FOLLOWERS:
         return options
-    if robot.port is None:
-        raise SettingsError(f"--port is missing: the port of the {robot.type}, as lerobot-find-port prints it")
     names = [one.name for one in reference.cameras]
-    if sorted(robot.cameras) != sorted(names):
-        wanted = " ".join(f"--camera {name}=NUMBER" for name in names)
-        raise SettingsError(
-            f"cameras {', '.join(robot.cameras) or 'none'}; expected {wanted} with the numbers that "
-            "lerobot-find-cameras prints"
-        )
     cameras = ", ".join(f"{name}: {_camera(robot.cameras[name], robot)}" for name in names)
     return [
         *options,

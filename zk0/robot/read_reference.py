@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import ValidationError
 
@@ -12,18 +12,12 @@ from zk0.data.episode_reader import EpisodeReader
 from zk0.data.robot_reference import camera_references, start_moments
 from zk0.data.statistics import measure_statistics
 from zk0.errors import DatasetError, PolicyError, first_line
-from zk0.policy.published_config import BASE_POLICY_FOLDER, locate_policy_file, read_published_config
+from zk0.policy.published_config import locate_policy_file, read_published_config, resolve_policy_path
 from zk0.records import CAMERA_PREFIX, JointUnits, RobotReference
-from zk0.settings.training_settings import BASE
 
 ROBOT_FILE = "robot.json"
 """File of a saved policy with its `RobotReference`."""
 _MAX_BYTES = 4_000_000
-
-
-def policy_place(checkpoint: str) -> str:
-    """Return what LeRobot takes as `--policy.path`: the folder or name as it is, of `base` its folder."""
-    return str(BASE_POLICY_FOLDER) if checkpoint == BASE else checkpoint
 
 
 def policy_cameras(checkpoint: str) -> tuple[str, ...]:
@@ -33,7 +27,7 @@ def policy_cameras(checkpoint: str) -> tuple[str, ...]:
         PolicyError: config.json cannot be read, or names no camera.
         HubUnavailable: the Hub cannot be reached now.
     """
-    features: Any = read_published_config(policy_place(checkpoint)).get("input_features")
+    features: Any = read_published_config(resolve_policy_path(checkpoint)).get("input_features")
     keys = features if isinstance(features, dict) else {}
     found = tuple(str(key).removeprefix(CAMERA_PREFIX) for key in keys if str(key).startswith(CAMERA_PREFIX))
     if not found:
@@ -48,8 +42,9 @@ def read_policy_reference(checkpoint: str) -> RobotReference:
         PolicyError: the policy has no robot.json, as those of other programs, or it cannot be read.
         HubUnavailable: the Hub cannot be reached now.
     """
-    file = locate_policy_file(policy_place(checkpoint), ROBOT_FILE)
+    file = locate_policy_file(place := resolve_policy_path(checkpoint), ROBOT_FILE)
     if file is None:
+        read_published_config(place)  # refuses a folder or name that is no policy at all
         raise PolicyError(
             f"{checkpoint}: no {ROBOT_FILE}, which policies of a session have; give recordings of your robot to "
             "compare with: --recordings DATASET"
@@ -84,7 +79,10 @@ def recordings_reference(
         )
     found = known_units(report, units)
     if found is None or found == "ticks":
-        raise DatasetError(f"{uri}: units {found or 'not known'}; state them: --units degrees or --units normalized")
+        raise DatasetError(
+            f"{uri}: units {found or 'not known'}; state them with --units, if they are one of "
+            f"{', '.join(get_args(JointUnits))} (LeRobot's -100..100)"
+        )
     reader = EpisodeReader(root, renames)
     sources = [(reader, reader.episodes)]
     return RobotReference(

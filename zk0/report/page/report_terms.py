@@ -1,4 +1,4 @@
-"""Meanings of the terms in column titles, which a report shows where the pointer rests on them."""
+"""Meanings of the terms in column titles, which a report shows where the pointer rests on them or a finger taps."""
 
 REPORT_TERMS = {
     "action error": "mean absolute difference between predicted and recorded actions, in the dataset's units "
@@ -24,11 +24,21 @@ _SAME = {"attempts": "attempt", "clients": "client", "held-out loss": "policy lo
 """Column title -> the term that it shows, where they differ."""
 
 
-def term_meaning(title: str) -> str | None:
-    """Return the meaning of a column's title; None if it needs none.
+def report_term(title: str) -> str | None:
+    """Return the term that a column's title stands for; None if it needs no explanation.
 
-    >>> term_meaning("lr, first")
-    'learning rate: the size of an optimizer step'
+    >>> report_term("lr, first"), report_term("attempts"), report_term("seconds")
+    ('lr', 'attempt', None)
     """
     name = title.partition(",")[0].strip()
-    return REPORT_TERMS.get(_SAME.get(name, name))
+    term = _SAME.get(name, name)
+    return term if term in REPORT_TERMS else None
+
+
+def term_id(term: str) -> str:
+    """Return the id of a term's note on the page.
+
+    >>> term_id("policy loss")
+    'term-policy-loss'
+    """
+    return f"term-{term.replace(' ', '-')}"

@@ -5,7 +5,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from zk0.report.page.report_terms import term_meaning
+from zk0.report.page.report_terms import REPORT_TERMS, report_term, term_id
 
 _TEMPLATES = Environment(
     loader=FileSystemLoader(Path(__file__).parent),
@@ -14,7 +14,8 @@ _TEMPLATES = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_TEMPLATES.filters["term_meaning"] = term_meaning
+_TEMPLATES.filters |= {"report_term": report_term, "term_id": term_id}
+_TEMPLATES.globals["report_terms"] = REPORT_TERMS
 
 
 def render_template(template: str, **values: Any) -> str:

@@ -1,0 +1,23 @@
+"""The policy that a command line names: a folder, a name on the Hub, `base`, or the session that made it."""
+
+from pathlib import Path
+
+import typer
+
+
+def find_policy(named: str) -> str:
+    """Return the folder of the policy that a session keeps, and print which one; anything else as it is.
+
+    Raises:
+        SettingsError: the session has no saved policy.
+    """
+    from zk0.rules.kept_policy import find_kept_policy
+    from zk0.storage.session_folder import SessionFolder
+
+    path = Path(named).expanduser()
+    here = SessionFolder(path.parent if path.name == "models" else path)
+    if not here.session_toml.is_file():
+        return named
+    kept = find_kept_policy(here)
+    typer.echo(f"policy of the session: {kept.folder} (round {kept.round}; {kept.reason})", err=True)
+    return str(kept.folder)
