@@ -168,17 +168,26 @@ class Federation(Membership):
         passing: dict[str, str] = {}
         for part, weights, action in ((plans[0], base, LOCAL_BASELINE), (plans[1], final, JOINING_REPORT)):
             requests = self._requests([plan for plan in part if plan.client not in refused], weights)
+            rounds = {plan.client: len(plan.lrs) for plan in part}
             for reply in self._exchange(requests, f"{MessageType.EVALUATE}.{action}", action):
-                report = parse_report(reply, expected=action == JOINING_REPORT)
+                if reply.unexpected:  # the first answer counts
+                    continue
+                report = self._joining_report(reply, rounds[reply.sender] if action == JOINING_REPORT else None)
                 error = report.reason if isinstance(report, Refusal) else ""
                 self._log.record(reply, (action, part[0].round), refusal=error)
                 if isinstance(report, Refusal):
                     refused[reply.sender] = report
                     passing |= {reply.sender: reply.error} if reply.may_pass else {}
-                elif action == JOINING_REPORT and not reply.unexpected:
+                elif action == JOINING_REPORT:
                     found[reply.sender] = report
         self._ask_again("measure what joining brought them", passing)
         return found, tuple(refused[name] for name in sorted(refused))
+
+    def _joining_report(self, reply: Reply, rounds: int | None) -> str | Refusal:
+        """Return the joining report in a reply, or a refusal; empty for the first part of the work (no `rounds`)."""
+        if rounds is None or reply.content is None:
+            return "" if reply.content is not None else Refusal(client=reply.sender, reason=reply.error)
+        return parse_report(reply.sender, reply.content, self._registry.members[reply.sender], rounds)
 
     def send_receipts(self, terms: SessionTerms, receipts: Mapping[str, Sequence[Receipt]]) -> tuple[Refusal, ...]:
         """Send clients the receipts of their updates, and return the refusals of those that did not accept them.
