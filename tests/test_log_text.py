@@ -36,7 +36,8 @@ def work(message, config):
 
 write_clean_logs()
 scratch = Path(sys.argv[1])
-config = {"remote": True, "scratch": str(scratch), "client": ClientSettings(name="a", dataset="local:x").model_dump_json()}
+client = ClientSettings(name="a", dataset="local:x").model_dump_json()
+config = {"remote": True, "scratch": str(scratch), "client": client}
 content = RecordDict({"config": ConfigRecord({"terms": "{}"})})
 message = new_message(1, content, 1, "query", 60.0, "g")
 with client_log(scratch):

@@ -1,4 +1,4 @@
-"""Log lines of processes that handle words of others: escaped, so that they neither change a terminal nor forge lines."""
+"""Log lines of processes that handle words of others, escaped: they neither change a terminal nor look like lines."""
 
 import sys
 import threading

@@ -100,8 +100,8 @@ def parse_report(client: str, content: RecordDict, member: Member, rounds: int) 
     Args:
         client: that has answered.
         content: of its answer.
-        member: the client's joining answer, whose held-out episodes are evaluated, and under whose dataset the report is
-            recorded.
+        member: the client's joining answer, whose held-out episodes are evaluated, and under whose dataset the report
+            is recorded.
         rounds: of the session.
     """
     try:
