@@ -38,8 +38,7 @@ class SessionTrigger:
     ) -> None:
         self._server = server
         self._named = session.federation.nodes
-        needed = max(rule.min_nodes, session.min_clients())
-        self._rule = rule.model_copy(update={"min_nodes": min(needed, len(self._named) or needed)})
+        self._rule = rule.of_session(session.min_clients(), self._named)
         self._parameters = parameters
         self._file = server.path / "watch.json"
 

@@ -1,7 +1,7 @@
 """Sessions that name their nodes, over a real SuperLink: who is away, silent or refuses is left out by name."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from loguru import logger
 from zk0.audit.journal import ReceivedJournal
 from zk0.errors import FederationError, TransientError
 from zk0.federation.open import open_federation
+from zk0.federation.protocol.membership import SilentJoinListener
 from zk0.settings.plans import session_terms
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -59,6 +60,16 @@ def open_named(deployment: Any, tmp_path: Path) -> Callable[..., Any]:
     return opened
 
 
+class Requested(SilentJoinListener):
+    """Stores the names of the nodes that are requested to join, for each time."""
+
+    def __init__(self) -> None:
+        self.names: list[set[str]] = []
+
+    def on_join_requests(self, names: Mapping[int, str]) -> None:
+        self.names.append(set(names.values()))
+
+
 def refused(deployment: Any, name: str) -> dict[str, str]:
     """Return why clients were refused in a session, from the server's journal."""
     found = ReceivedJournal(deployment.server.path / "accepted.jsonl").read()
@@ -92,8 +103,12 @@ def test_a_session_begins_with_the_minimum_and_goes_on_when_it_resumes(
     with open_named("away", "b", "silent", "refuses", "mute", "a", "shouts")[0] as federation:
         assert federation.join(session_terms(session, tmp_path.name), driven.members, ABSENCE_SECONDS) == driven.members
         assert [u.client for u in driven.train(federation).updates] == ["a", "b"]
-        again = federation.join_new_nodes(session_terms(session, tmp_path.name), 3)
-        assert [m.client for m in again] == ["a", "b"]
+        asked = Requested()
+        for _ in range(4):
+            again = federation.join_new_nodes(session_terms(session, tmp_path.name), 10, asked)
+            assert [m.client for m in again] == ["a", "b"]
+    assert [names - {"refuses", "shouts"} for names in asked.names] == [{*SILENT}, {*SILENT}, set(), {*SILENT}]
+    assert all({"refuses", "shouts"} <= names for names in asked.names)
 
 
 def test_fewer_than_the_minimum_are_one_error(open_named: Callable[..., Any], deployment: Any, tmp_path: Path) -> None:

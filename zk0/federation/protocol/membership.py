@@ -11,13 +11,22 @@ from loguru import logger
 
 from zk0.audit.ledger_heads import HeadSigner
 from zk0.errors import FederationError, TransientError, Zk0Error, list_problems
-from zk0.federation.protocol.exchange import POLL_SECONDS, Grid, Reply, Request, exchange_messages
+from zk0.federation.protocol.exchange import (
+    POLL_SECONDS,
+    Grid,
+    Reply,
+    Request,
+    exchange_messages,
+    timeout_reason,
+)
 from zk0.federation.protocol.received_log import ReceivedLog
 from zk0.federation.protocol.registry import NO_NODE, Registry
 from zk0.federation.protocol.shown_heads import HEADS
 from zk0.federation.protocol.shown_journals import JOURNAL
 from zk0.records import JoiningStep, Member
 from zk0.settings.plans import SessionTerms
+
+_MAX_DOUBLINGS = 20
 
 
 class JoinProblem(NamedTuple):
@@ -90,6 +99,12 @@ class Membership:
         self._may_lack = may_lack
         self._asked_again = set[tuple[str, str]]()
         """Work and client, where the client had refused for a reason that may pass."""
+        self._admissions = 0
+        """Calls of `join_new_nodes`."""
+        self._silences = dict[int, int]()
+        """How often in a row each node did not answer, by node id."""
+        self._asked_from = dict[int, int]()
+        """The call of `join_new_nodes` from which on a silent node is requested again."""
 
     def join(
         self,
@@ -194,9 +209,12 @@ class Membership:
     ) -> tuple[Member, ...]:
         """Request that nodes join that have connected since, and return all members in the order of their names.
 
-        A node that does not answer in time, or may not take part, gets another request with the next call.
+        A node that may not take part gets another request with the next call; one that did not answer in time, too, but
+        after N silences in a row only with the 2^(N-1)-th next one, because each call waits for it.
         """
-        nodes = self._registry.unregistered_nodes(self._grid.get_nodes())
+        self._admissions += 1
+        found = self._registry.unregistered_nodes(self._grid.get_nodes())
+        nodes = {node: name for node, name in found.items() if self._asked_from.get(node, 0) <= self._admissions}
         for problem in self._request_join(nodes, terms, timeout_seconds, listener):
             logger.warning("does not take part: {}", problem.reason)
         return tuple(self._registry.members[name] for name in sorted(self._registry.members))
@@ -234,6 +252,7 @@ class Membership:
         replies = exchange_messages(self._grid, requests, MessageType.QUERY, "join", timeout_seconds)
         problems = list[JoinProblem]()
         for reply in (reply for reply in replies if not reply.unexpected):
+            self._count_silence(int(reply.sender), is_silent=reply.error == timeout_reason(timeout_seconds))
             problem = self._registry.register(reply, int(reply.sender), nodes)
             client = self._registry.client_of(int(reply.sender)) or nodes[int(reply.sender)]
             self._log.record(reply, ("join", None), client, refusal=problem)
@@ -243,6 +262,11 @@ class Membership:
                 problems.append(JoinProblem(problem, reply.may_pass, client or names[int(reply.sender)]))
             listener.on_join_answer(int(reply.sender), client or names[int(reply.sender)], reply.steps, problem)
         return problems
+
+    def _count_silence(self, node: int, *, is_silent: bool) -> None:
+        """Store whether a node was silent, and when it is requested again."""
+        silences = self._silences[node] = self._silences.get(node, 0) + 1 if is_silent else 0
+        self._asked_from[node] = self._admissions + (2 ** min(silences - 1, _MAX_DOUBLINGS) if silences else 1)
 
     def _node_names(self, nodes: Mapping[int, str]) -> dict[int, str]:
         """Return the name of each node as it is shown until its client has answered."""
