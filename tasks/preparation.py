@@ -29,14 +29,13 @@ def join_clients(name: str, session: Session, before: Sequence[Member]) -> tuple
     Args:
         name: of the session, which is that of its folder.
         session: the settings.
-        before: members of a session that is resumed. Where nodes come and go, it continues without those that are
+        before: members of a session that is resumed. With the deployment engine it continues without those that are
             missing.
     """
     from zk0.federation.open import get_federation
 
     emit_progress(ProgressEvent(kind="stage", text=f"{len(session.client_names()) or 'all'} clients check their data"))
-    nodes_come_and_go = session.federation.engine == "deployment" and not session.federation.nodes
-    known = before if nodes_come_and_go else ()
+    known = before if session.federation.engine == "deployment" else ()
     terms, wait_seconds = session_terms(session, name), session.federation.absence_seconds
     with JoinTaskRuns(session.tracking.client_task_runs) as runs:
         members = get_federation(name).join(terms, known, wait_seconds, runs)
@@ -148,11 +147,9 @@ def check_datasets_disjoint(
     get_federation(name).record_refused([Refusal(client=one, reason=why) for one, why in reasons.items()], "join", None)
     for client, reason in reasons.items():
         log_line(f"{client} takes no part: {reason}")
-    if len(agreeing) < session.federation.min_updates:
+    if len(agreeing) < session.min_clients():
         problems = "; ".join(f"{client}: {reason}" for client, reason in reasons.items())
-        raise DatasetError(
-            f"{len(agreeing)} clients remain, expected at least {session.federation.min_updates}: {problems}"
-        )
+        raise DatasetError(f"{len(agreeing)} clients remain, expected at least {session.min_clients()}: {problems}")
     return agreeing
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from zk0.errors import SettingsError
+from zk0.log_text import escape_controls
 
 if TYPE_CHECKING:
     from zk0.federation.network.supervised_folder import SupervisedFolder
@@ -67,9 +68,15 @@ def print_log(logs: Sequence[Path], name: str, lines: int, follow: bool) -> None
     file = found[name]
     with file.open(encoding="utf-8", errors="replace") as log:
         for line in deque(log, lines):
-            typer.echo(line, nl=False)
+            typer.echo(_shown(line), nl=False)
         while follow:
             if line := log.readline():
-                typer.echo(line, nl=False)
+                typer.echo(_shown(line), nl=False)
             else:
                 time.sleep(_POLL_SECONDS)
+
+
+def _shown(line: str) -> str:
+    """Return a line of a log as it may be printed: other programs than ours write logs, too."""
+    text = line.removesuffix("\n")
+    return escape_controls(text) + line[len(text) :]

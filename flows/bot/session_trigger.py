@@ -28,7 +28,8 @@ class SessionTrigger:
     Args:
         server: folder of the server whose nodes count.
         rule: when a session starts.
-        session: the session that would start; where it names nodes, only these count, and all must be connected.
+        session: the session that would start; where it names nodes, only these count. As many nodes must be connected
+            as it begins with at least.
         parameters: of the deployment's run.
     """
 
@@ -37,7 +38,7 @@ class SessionTrigger:
     ) -> None:
         self._server = server
         self._named = session.federation.nodes
-        self._rule = rule.model_copy(update={"min_nodes": max(rule.min_nodes, len(self._named))})
+        self._rule = rule.of_session(session.min_clients(), self._named)
         self._parameters = parameters
         self._file = server.path / "watch.json"
 

@@ -11,7 +11,7 @@ ConfigArgument = Annotated[
 ]
 MinNodesOption = Annotated[
     int,
-    typer.Option(min=1, help="Number of nodes that must be connected; where the session names nodes, all of them."),
+    typer.Option(min=1, help="Number of nodes that must be connected; where the session names nodes, of these."),
 ]
 CooldownOption = Annotated[
     float, typer.Option(min=0, help="Hours until the next session starts even without a new node.")

@@ -65,7 +65,7 @@ def _same_nodes(first: "SessionFolder") -> dict[str, Any]:
             f"zk0 run --from {first.path}: nodes joined while the session ran ({late}); they would take part from the "
             "beginning, so that the weights would differ. Expected a session whose nodes were all there when it began"
         )
-    return {"federation.nodes": [member.client for member in setup.members]}
+    return {"federation.nodes": [member.client for member in setup.members], "federation.min_nodes": len(setup.members)}
 
 
 def run_session(

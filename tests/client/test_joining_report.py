@@ -27,8 +27,9 @@ def client_in(recordings: dict[str, Path], terms: SessionTerms, shared_cache: Pa
 def test_four_models(
     client_in: Callable[[Path], Any], start: tuple[Path, str], plan: Callable[..., RoundPlan], tmp_path: Path
 ) -> None:
-    from zk0.client.joining_report import JoiningReport, evaluate_joining, train_locally
+    from zk0.client.joining_report import evaluate_joining, train_locally
     from zk0.stats.intervals import set_improvement
+    from zk0.stats.joining_comparison import JoiningReport
 
     by_hand, client = client_in(tmp_path / "hand"), client_in(tmp_path / "node")
     common = {"terms": client.terms}

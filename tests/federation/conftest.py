@@ -69,11 +69,11 @@ class RoundDriver:
     history: list[Checkpoint] = field(default_factory=list)
     updates: tuple[Update, ...] = ()
 
-    def begin(self, federation: Any) -> None:
+    def begin(self, federation: Any, wait_seconds: float = 0.0) -> None:
         from zk0.data.statistics import pool_moments
         from zk0.evaluation.global_model import build_start_policy
 
-        self.members = federation.join(session_terms(self.session, self.name))
+        self.members = federation.join(session_terms(self.session, self.name), wait_seconds=wait_seconds)
         self.statistics: Statistics = pool_moments([m.statistics for m in self.members])
         start = self.folder / "round-000" / "weights.safetensors"
         recipe, digest, size = build_start_policy(self.session, start)

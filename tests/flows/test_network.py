@@ -197,7 +197,9 @@ def test_online_nodes_start_a_session_automatically(
     server = machines["server"]
     server("server", "init", "--port", str(free_port()))
     server("server", "start")
-    small = small_session(tmp_path, "started", **{"rounds": 1, "training.local_steps": 32})
+    server("server", "enroll", "away", "--out", str(tmp_path / "away.kit"))
+    named = {"federation.nodes": ["a", "away", "b"], "federation.absence_seconds": 1}
+    small = small_session(tmp_path, "started", **{"rounds": 1, "training.local_steps": 32, **named})
     settings = [word for name, value in small.items() for word in ("--set", f"{name}={toml(value)}")]
     out = tmp_path / "watch.log"
     with out.open("wb") as file:
@@ -228,6 +230,8 @@ def test_online_nodes_start_a_session_automatically(
         watching.wait(30)
     assert [[u.client for u in r.updates] for r in ledger(tmp_path / "started")] == [[], ["a", "b"]]
     assert out.read_text().count("session started") == 1
+    (folder,) = (tmp_path / "started").iterdir()
+    assert "does not take part: away: its node is not connected" in (folder / "simulation.log").read_text()
     with new_local_prefect.client() as client:
         assert [r.id for r in client.read_flow_runs() if "watch" in r.tags] == [run]
 
@@ -235,5 +239,7 @@ def test_online_nodes_start_a_session_automatically(
 def toml(value: Any) -> str:
     """Return a setting as it is typed on the command line."""
     if isinstance(value, list):
-        return "[" + ", ".join("{" + ", ".join(f'{k}="{v}"' for k, v in one.items()) + "}" for one in value) + "]"
+        return f"[{', '.join(f'"{one}"' if isinstance(one, str) else toml(one) for one in value)}]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f'{k}="{v}"' for k, v in value.items()) + "}"
     return str(value)

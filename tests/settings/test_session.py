@@ -69,6 +69,8 @@ def test_secure_aggregation_names_everything_that_it_excludes() -> None:
     nodes = {"secure": True, "engine": "deployment"}
     with pytest.raises(SettingsError, match=r"2 client\(s\) in a round, expected 3 or more"):
         parse(**{**SECURE, "clients": [], "federation": nodes})
+    with pytest.raises(SettingsError, match=r"2 client\(s\) in a round, expected 3 or more"):
+        parse(**{**SECURE, "clients": [], "federation": nodes | {"nodes": ["a", "b", "c"]}})  # two may be left
     assert parse(**{**SECURE, "clients": [], "federation": nodes | {"min_updates": 3}}).federation.secure
 
 
@@ -319,8 +321,14 @@ class TestClients:
         assert session.with_absolute_paths(Path("/x")).federation.nodes == ("b", "a")
         with pytest.raises(SettingsError, match=r"leave \[\[clients\]\] and \[partition\] out"):
             parse(federation=rules)
-        with pytest.raises(SettingsError, match=r"min_updates 3 with 2 client"):
-            parse(clients=[], federation={**rules, "min_updates": 3})
+        for name in ("min_updates", "min_nodes"):
+            with pytest.raises(SettingsError, match=rf"{name} 3 with 2 client"):
+                parse(clients=[], federation={**rules, name: 3})
+
+    @pytest.mark.parametrize(("updates", "nodes", "least"), [(2, 1, 2), (1, 1, 1), (2, 4, 4), (5, 4, 5)])
+    def test_clients_with_which_a_session_begins(self, updates: int, nodes: int, least: int) -> None:
+        rules = {"engine": "deployment", "min_updates": updates, "min_nodes": nodes}
+        assert parse(clients=[], federation=rules).min_clients() == least
 
     def test_client_with_a_later_from_round_joins_a_running_session(self) -> None:
         clients = [{"name": n, "dataset": f"local:{n}", "from_round": r} for n, r in (("a", 1), ("b", 1), ("c", 3))]
@@ -333,8 +341,8 @@ class TestClients:
         with pytest.raises(SettingsError, match=r"min_updates 2 with 1 client\(s\) in round 1"):
             parse(clients=clients[1:])
 
-    def test_new_nodes_join_a_running_session_unless_nodes_are_named(self) -> None:
-        for rules, grows in (({}, True), ({"nodes": ["a", "b"]}, False), ({"newcomer_seconds": 0}, False)):
+    def test_new_nodes_join_a_running_session_unless_it_waits_for_none(self) -> None:
+        for rules, grows in (({}, True), ({"nodes": ["a", "b"]}, True), ({"newcomer_seconds": 0}, False)):
             assert parse(clients=[], federation={"engine": "deployment", **rules}).accepts_new_clients() is grows
 
     def test_partition_makes_one_client_for_each_share(self) -> None:

@@ -3,6 +3,7 @@
 import base64
 import ssl
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -56,9 +57,9 @@ class HostileNode:
         request = ActivateNodeRequest(public_key=self._public, heartbeat_interval=30)
         self._node = Node(node_id=self._call("activate-node", request, ActivateNodeResponse).node_id)
 
-    def next_request(self, stop: float) -> Message | None:
-        """Return the next request of the server; None at a time of `time.monotonic`."""
-        while time.monotonic() < stop:
+    def next_request(self, stop: Callable[[], float]) -> Message | None:
+        """Return the next request of the server; None at a time of `time.monotonic`, which may change meanwhile."""
+        while time.monotonic() < stop():
             if time.monotonic() > self._beat + 10:
                 beat = SendNodeHeartbeatRequest(node=self._node, heartbeat_interval=30)
                 self._call("send-node-heartbeat", beat, SendNodeHeartbeatResponse)

@@ -9,14 +9,13 @@ The report holds numbers only, and the server receives it only if the client's s
 from dataclasses import replace
 from pathlib import Path
 
-from pydantic import Field
-
 from zk0.client.client import Client
 from zk0.client.round_state import LOCAL_TRAINING, remove_session_state
 from zk0.errors import EvaluationError
-from zk0.records import MAX_INDEX, Record, SetScore, Text
+from zk0.records import Record, SetScore
 from zk0.settings.plans import EvaluationPlan, JoiningReportPlan, RoundPlan
-from zk0.stats.intervals import Estimate, set_improvement, weighted_mean
+from zk0.stats.intervals import Estimate
+from zk0.stats.joining_comparison import JoiningReport, improvements_of, losses_of
 from zk0.storage.atomic import atomic_write_text
 from zk0.training.fit import TrainingStepCallback
 
@@ -26,18 +25,6 @@ _TITLES = {
     "federated": "the federation's model",
     "fine_tuned": "the federation's model after one more round on your data",
 }
-
-
-class JoiningReport(Record):
-    """What joining has brought one client; losses are means over its held-out episodes, weighted by their actions."""
-
-    client: Text
-    dataset: Text
-    rounds: int = Field(ge=0, le=MAX_INDEX)
-    models: dict[Text, SetScore] = Field(max_length=16)
-    losses: dict[Text, Estimate] = Field(max_length=16)
-    improvements: dict[Text, Estimate] = Field(max_length=16)
-    """Paired over episodes; `local_only-federated` is the loss of `local_only` minus the loss of `federated`."""
 
 
 class _LocalScores(Record):
@@ -93,16 +80,13 @@ def evaluate_joining(
     update = _local_client(client).train(tuning, final, on_step)
     fine_tuned = _evaluate(client, plan, Path(update.path), update.digest)
     models = {**local, "federated": federated, "fine_tuned": fine_tuned}
-    pairs = (
-        ("base", "federated"), ("local_only", "federated"), ("local_only", "fine_tuned"), ("federated", "fine_tuned"),
-    )  # fmt: skip
     report = JoiningReport(
         client=client.name,
         dataset=client.settings.dataset,
         rounds=len(plan.lrs),
         models=models,
-        losses={name: _mean_loss(score) for name, score in models.items()},
-        improvements={f"{a}-{b}": set_improvement(models[a], models[b]) for a, b in pairs},
+        losses=losses_of(models),
+        improvements=improvements_of(models),
     )
     atomic_write_text(client.scratch / "joining.json", report.model_dump_json(indent=2))
     atomic_write_text(client.scratch / "joining.md", joining_page(report))
@@ -162,10 +146,6 @@ def _local_round(client: Client, plan: JoiningReportPlan, number: int, digest: s
         lr=plan.lrs[min(number, len(plan.lrs)) - 1],
         mu=0.0,
     )
-
-
-def _mean_loss(score: SetScore) -> Estimate:
-    return weighted_mean([e.policy_loss for e in score.episodes], [e.actions for e in score.episodes])
 
 
 def _with_interval(estimate: Estimate) -> str:

@@ -53,11 +53,12 @@ def open_federation(
             clients,
             settings.round_timeout_seconds,
             nodes_file,
-            settings.min_updates,
+            session.min_clients(),
             log,
             settings.feature_timeout_seconds,
             heads,
             share_gpus=session.training.device != "cpu" and session.training.gpu_share > 0,
+            may_lack=settings.engine == "deployment",
         )
         try:
             yield _federations[name]

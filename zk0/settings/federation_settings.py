@@ -87,14 +87,25 @@ class FederationSettings(Record):
     )
     server: str = Field(default="~/.zk0/server", description="folder of `zk0bot server init` (deployment only)")
     nodes: tuple[SafeName, ...] = Field(
-        default=(), description="names of the enrolled nodes to use; empty: all connected nodes (deployment only)"
+        default=(),
+        description="names of the enrolled nodes to use; empty: all connected nodes. One that is away, silent or "
+        "refuses when the session begins is left out while min_nodes and min_updates remain (deployment only)",
+    )
+    min_nodes: int = Field(
+        default=1,
+        ge=1,
+        description="minimum number of nodes with which a session begins, where that is more than min_updates "
+        "(deployment only)",
     )
     absence_seconds: float = Field(
-        default=300.0, ge=0, description="how long a round waits for a node that is unreachable (deployment only)"
+        default=300.0,
+        ge=0,
+        description="how long a round, or the beginning of a session, waits for a node that is unreachable "
+        "(deployment only)",
     )
     newcomer_seconds: float = Field(
         default=120.0,
         ge=0,
         description="how long a round waits for newly connected nodes to check their dataset and join; 0: new nodes do "
-        "not join a running session (deployment without `nodes` only)",
+        "not join a running session (deployment only)",
     )

@@ -43,6 +43,11 @@ class NodeLimits(Record):
         description="least norm that gradients are clipped to; a small one makes them small beside AdamW's epsilon",
     )
     max_grad_clip_norm: float = Field(default=100.0, gt=0, description="largest norm that gradients are clipped to")
+    fixed_session: bool = Field(
+        default=True,
+        description="seed, data settings, policy, `every_frames` and `times` stay as in a session's first request; the "
+        "scores of two samples of frames would show the frames between them",
+    )
     fixed_holdout: bool = Field(
         default=True,
         description="hold out the same number of episodes in every session as in the first one; the statistics of two "

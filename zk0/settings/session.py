@@ -111,10 +111,9 @@ class Session(Record):
                 "evaluation.datasets is empty, and there are no held-out episodes of a [partition] to evaluate on"
             )
         names = self.initial_client_names()
-        if (names or not deployed) and self.federation.min_updates > len(names):
-            raise ValueError(
-                f"federation.min_updates {self.federation.min_updates} with {len(names)} client(s) in round 1"
-            )
+        for name in ("min_updates", "min_nodes"):
+            if (names or not deployed) and (least := getattr(self.federation, name)) > len(names):
+                raise ValueError(f"federation.{name} {least} with {len(names)} client(s) in round 1")
         if self.normalization == "policy" and self.contract.other_groups:
             raise ValueError(
                 "normalization policy with contract.other_groups: a policy carries statistics of one group only"
@@ -249,8 +248,8 @@ class Session(Record):
             yield "needs evaluation.clients_frequency = 0: a score is a metric of a single client"
         if self.evaluation.joining_report:
             yield "no evaluation.joining_report: it compares the metrics of single clients"
-        names = self.initial_client_names()
-        if (count := max(federation.min_updates, int(len(names) * federation.fraction_fit))) < 3:
+        sure = 0 if federation.engine == "deployment" else len(self.initial_client_names())  # nodes may be left out
+        if (count := max(federation.min_updates, int(sure * federation.fraction_fit))) < 3:
             yield f"{count} client(s) in a round, expected 3 or more: of two, each would know the other's update"
         if SUM_NAME in self.client_names():
             yield f"no client named {SUM_NAME}: the record of the sum has this name"
@@ -397,6 +396,10 @@ class Session(Record):
         """Names of the clients that take part from round 1 on, in order; empty: all nodes connected by then."""
         return self.federation.nodes or tuple(client.name for client in self.local_clients() if client.from_round == 1)
 
+    def min_clients(self) -> int:
+        """Number of clients with which a session begins at least."""
+        return max(self.federation.min_updates, self.federation.min_nodes)
+
     def takes_part(self, client: str, round_number: int) -> bool:
         """Whether a client takes part in this round, according to its `from_round`."""
         return all(one.from_round <= round_number for one in self.local_clients() if one.name == client)
@@ -404,5 +407,5 @@ class Session(Record):
     def accepts_new_clients(self) -> bool:
         """Whether clients may join after round 1."""
         if self.federation.engine == "deployment":
-            return self.federation.newcomer_seconds > 0 and not self.federation.nodes
+            return self.federation.newcomer_seconds > 0
         return any(client.from_round > 1 for client in self.local_clients())

@@ -299,7 +299,7 @@ def test_a_resumed_session_goes_on_without_missing_clients(
         found = driven.train(again)
         assert [u.client for u in found.updates] == ["a", "b", "c"]
         grid.connected = 1
-        with pytest.raises(FederationError, match=r"1 nodes after 0\.1 s, expected 3"):
+        with pytest.raises(FederationError, match=r"1 nodes after 0\.1 s, expected at least 2"):
             Federation(grid, ("a", "b", "c"), 0.1, min_clients=2).join(terms, driven.members, 0.05)
 
 

@@ -2,9 +2,8 @@
 
 import json
 import re
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 import zstandard
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+from hostile_fleet import HostileFleet, Work, refusal
 from hostile_node import HostileNode
 
 from zk0.audit.journal import ReceivedJournal
@@ -73,10 +73,6 @@ def update(node: HostileNode, request: Message, **changes: Any) -> RecordDict:
 def moments(**changes: Any) -> dict[str, Any]:
     """The statistics of a joining answer, with false moments of the states."""
     return {"state": MOMENTS | changes, "action": MOMENTS}
-
-
-def refusal(text: str) -> RecordDict:
-    return RecordDict({"answer": ConfigRecord({"refusal": text})})
 
 
 def chunk_bomb(node: HostileNode, request: Message) -> None:
@@ -156,46 +152,18 @@ LIARS: dict[str, tuple[Callable[[str], RecordDict], str]] = {
 """Name of the node, its joining answer, and why it is refused."""
 
 
-class Nodes:
-    """All nodes of the server, each in a thread.
+def answer_with(joining: Mapping[str, RecordDict]) -> Work:
+    """Return how nodes work: those that are named join with an answer of their own, others honestly."""
 
-    Args:
-        server: to enroll them at.
-        folder: for their files.
-        names: of the nodes.
-        joining: their answers to the session's terms, by name; those of other nodes are honest.
-    """
+    def work(node: HostileNode, request: Message) -> None:
+        if "terms" in request.content["config"]:
+            node.answer(request, joining.get(node.name) or member(node.name))
+        elif node.name in HOSTILE:
+            HOSTILE[node.name][0](node, request)
+        else:
+            node.answer(request, update(node, request))
 
-    def __init__(
-        self, server: ServerFolder, folder: Path, names: Sequence[str], joining: Mapping[str, RecordDict] | None = None
-    ) -> None:
-        kits = [server.enroll(name) for name in names]
-        self.joining = joining or {}
-        self.nodes = [HostileNode(kit, folder / kit.name) for kit in kits]
-        self.stop = 0.0
-        self.failures: list[str] = []
-
-    def start(self, seconds: float) -> list[threading.Thread]:
-        self.stop = time.monotonic() + seconds
-        threads = [threading.Thread(target=self._run, args=(node,), daemon=True) for node in self.nodes]
-        for thread in threads:
-            thread.start()
-        return threads
-
-    def _run(self, node: HostileNode) -> None:
-        try:
-            node.activate()
-            while (request := node.next_request(self.stop)) is not None:
-                if "terms" in request.content["config"]:
-                    node.answer(request, self.joining.get(node.name) or member(node.name))
-                else:
-                    work = HOSTILE[node.name][0] if node.name in HOSTILE else self._honest
-                    work(node, request)
-        except Exception as e:
-            self.failures.append(f"{node.name}: {type(e).__name__}: {e}")
-
-    def _honest(self, node: HostileNode, request: Message) -> None:
-        node.answer(request, update(node, request))
+    return work
 
 
 @pytest.fixture
@@ -224,14 +192,14 @@ class Arrivals:
 
 
 def test_each_hostile_node_costs_its_own_answer(server: ServerFolder, tmp_path: Path) -> None:
-    nodes = Nodes(server, tmp_path / "nodes", (*HONEST, *HOSTILE))
+    nodes = HostileFleet(server, tmp_path / "nodes", (*HONEST, *HOSTILE), answer_with({}))
     server.start(detached=False)
-    threads = nodes.start(500)
     start = tmp_path / "global.safetensors"
     digest, _ = save_weights(start, {"w": np.zeros((64, 64), np.float32)})
     names = tuple(sorted((*HONEST, *HOSTILE)))
     journal = server.path / "accepted.jsonl"
-    with DeploymentGrid(server.endpoint(), tmp_path / "session" / "inbox", names) as grid:
+    inbox = tmp_path / "session" / "inbox"
+    with nodes.running(500), DeploymentGrid(server.endpoint(), inbox, names) as grid:
         federation = Federation(grid, names, JOIN_SECONDS, log=ReceivedLog(journal, "s"))
         began = time.monotonic()
         members = federation.join(TERMS)
@@ -245,8 +213,6 @@ def test_each_hostile_node_costs_its_own_answer(server: ServerFolder, tmp_path: 
         plans = [RoundPlan(client=n, lr=1.0, mu=0.0, scheduler=SchedulerSettings(), **common) for n in names]
         arrivals = Arrivals(tmp_path / "session")
         found = federation.train(plans, start, tmp_path / "session" / "updates", arrivals)
-    nodes.stop = 0.0
-    assert nodes.failures == []
     reasons = {one.client: one.reason for one in found.refusals}
     assert [u.client for u in found.updates] == list(HONEST), reasons
     assert sorted(reasons) == sorted(HOSTILE)
@@ -258,24 +224,19 @@ def test_each_hostile_node_costs_its_own_answer(server: ServerFolder, tmp_path: 
     received = ReceivedJournal(journal).read()
     assert {one.client for one in received if one.refusal} == set(HOSTILE)
     assert not any(ord(c) < 32 for one in received for c in one.refusal)
-    for thread in threads:
-        thread.join(20)
 
 
 def test_a_node_that_lies_when_it_joins_costs_itself_only(server: ServerFolder, tmp_path: Path) -> None:
     names = tuple(sorted((*HONEST, *LIARS)))
-    nodes = Nodes(server, tmp_path / "nodes", names, {name: lie(name) for name, (lie, _) in LIARS.items()})
+    lies = {name: lie(name) for name, (lie, _) in LIARS.items()}
+    nodes = HostileFleet(server, tmp_path / "nodes", names, answer_with(lies))
     server.start(detached=False)
-    threads = nodes.start(300)
     journal = server.path / "accepted.jsonl"
-    with DeploymentGrid(server.endpoint(), tmp_path / "session" / "inbox", names) as grid:
+    inbox = tmp_path / "session" / "inbox"
+    with nodes.running(300), DeploymentGrid(server.endpoint(), inbox, names) as grid:
         members = Federation(grid, names, JOIN_SECONDS, min_clients=2, log=ReceivedLog(journal, "s")).join(TERMS)
-    nodes.stop = 0.0
-    assert nodes.failures == []
     assert [m.client for m in members] == list(HONEST)
     reasons = {one.client: one.refusal for one in ReceivedJournal(journal).read() if one.refusal}
     assert sorted(reasons) == sorted(LIARS)
     for name, (_, pattern) in LIARS.items():
         assert re.search(pattern, reasons[name]), (name, reasons[name])
-    for thread in threads:
-        thread.join(20)

@@ -339,8 +339,58 @@ def test_a_score_of_an_own_policy_needs_personal_parameters() -> None:
     )
 
 
+def honest_report() -> dict[str, Any]:
+    """A joining report of MEMBER, whose models differ in their losses."""
+    losses = dict(zip(("base", "local_only", "federated", "fine_tuned"), (0.9, 0.5, 0.25, 0.125), strict=True))
+    models = {
+        name: honest_score() | {"policy_loss": loss, "episodes": [EPISODE | {"policy_loss": loss}]}
+        for name, loss in losses.items()
+    }
+    improvements = {"base-federated": 0.65, "local_only-federated": 0.25, "local_only-fine_tuned": 0.375}
+    improvements["federated-fine_tuned"] = 0.125
+    return {
+        "client": "evil", "dataset": "x\x1b[31m[/b]", "rounds": 1, "models": models,
+        "losses": {name: estimate(loss) for name, loss in losses.items()},
+        "improvements": {name: estimate(value) for name, value in improvements.items()},
+    }  # fmt: skip
+
+
+def estimate(value: float, se: float | None = None, dof: float | None = None) -> dict[str, float | None]:
+    return {"value": value, "se": se, "dof": dof}
+
+
+def with_model(name: str, **changes: Any) -> dict[str, Any]:
+    models = honest_report()["models"]
+    return {"models": models | {name: models[name] | changes}}
+
+
+def with_estimate(of: str, name: str, *numbers: Any) -> dict[str, Any]:
+    return {of: honest_report()[of] | {name: estimate(*numbers)}}
+
+
 FALSE_REPORTS: dict[str, dict[str, Any]] = {
     "rounds": {"rounds": HUGE},
+    "other rounds": {"rounds": 2},
+    "a model is missing": {"models": {k: v for k, v in honest_report()["models"].items() if k != "base"}},
+    "another model": {"models": honest_report()["models"] | {"[/x]": honest_score()}},
+    **{f"base: {lie}": with_model("base", **changes) for lie, changes in FALSE_SCORES.items()},
+    "models of other frames": with_model(
+        "federated", frames=5, policy_loss=0.25, episodes=[EPISODE | {"frames": 5, "policy_loss": 0.25}]
+    ),
+    "models of other actions": with_model(
+        "federated", policy_loss=0.25, episodes=[EPISODE | {"actions": 31, "policy_loss": 0.25}]
+    ),
+    "a huge loss of a model": with_model("base", policy_loss=1e308),
+    "no number as loss of a model": with_model("base", policy_loss=float("nan")),
+    "a better loss than that of the model": with_estimate("losses", "federated", 0.1),
+    "a huge loss": with_estimate("losses", "federated", 1e300),
+    "an error that one episode has not": with_estimate("losses", "federated", 0.25, 0.001, 30.0),
+    "a larger improvement": with_estimate("improvements", "local_only-federated", 0.5),
+    "an improvement with an interval": with_estimate("improvements", "local_only-federated", 0.25, 1e-9, 100.0),
+    "degrees of freedom only": with_estimate("improvements", "local_only-federated", 0.25, None, -1.0),
+    "another improvement": with_estimate("improvements", "[/x]", 0.25),
+    "no improvement": {"improvements": {}},
+    "no loss": {"losses": {}},
     "a name of a megabyte": {"dataset": "x" * 2_000_000},
     "thousands of models": {"models": {str(n): honest_score() for n in range(1000)}},
     "thousands of losses": {"losses": {str(n): {"value": 1, "se": None, "dof": None} for n in range(1000)}},
@@ -350,19 +400,19 @@ FALSE_REPORTS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("lie", FALSE_REPORTS)
-def test_a_joining_report_has_bounds_and_clean_text(lie: str) -> None:
-    honest = {
-        "client": "evil", "dataset": "x\x1b[31m[/b]", "rounds": 1, "models": {"base": honest_score()},
-        "losses": {"[/x]": {"value": 1.0, "se": None, "dof": None}}, "improvements": {},
-    }  # fmt: skip
+def test_a_joining_report_must_be_that_of_the_held_out_episodes(lie: str) -> None:
+    member = Member.model_validate(MEMBER)
 
     def parsed(report: dict[str, Any]) -> str | Refusal:
         answer = RecordDict({"answer": ConfigRecord({"report": json.dumps(report)})})
-        return parse_report(Reply("evil", answer), expected=True)
+        return parse_report("evil", answer, member, rounds=1)
 
-    shown = json.loads(str(parsed(honest)))
-    assert (shown["dataset"], list(shown["losses"])) == ("x (31m(/b)", ["(/x)"])
-    assert isinstance(parsed(honest | FALSE_REPORTS[lie]), Refusal)
+    shown = json.loads(str(parsed(honest_report())))
+    assert shown["dataset"] == "local:x"
+    assert {one["dataset"] for one in shown["models"].values()} == {"local:x"}
+    assert isinstance(found := parsed(honest_report() | FALSE_REPORTS[lie]), Refusal)
+    assert re.search("is not that of its episodes|is not a joining report|names client other", found.reason)
+    assert "[/x]" not in found.reason
 
 
 TEXTS = [

@@ -217,7 +217,73 @@ def test_the_first_session_fixes_the_held_out_episodes(config: dict[str, Any]) -
         check_terms(terms(holdout=2), config)
     with pytest.raises(FederationError, match="holdout_episodes 2"):
         check_plan(plan(terms=terms(holdout=2)), config)
-    check_terms(terms(holdout=2), config | {LIMITS: NodeLimits(fixed_holdout=False).model_dump_json()})
+    check_terms(terms("another", holdout=2), config | {LIMITS: NodeLimits(fixed_holdout=False).model_dump_json()})
+
+
+CHANGED: dict[str, Any] = {
+    "evaluation.every_frames 5, 4 as": evaluation(every_frames=5),
+    "evaluation.times 9, 8 as": evaluation(times=9),
+    "seed 2, 1 as": evaluation(terms=terms().model_copy(update={"seed": 2})),
+    "evaluation.every_frames 3, 4 as": FeaturePlan(**common(), every_frames=3),
+    "evaluation.times 7, 8 as": joining_report(times=7),
+    'data.repair "repair", "refuse" as': evaluation(
+        terms=terms().model_copy(update={"data": DataSettings(holdout_episodes=1, repair="repair")})
+    ),
+    "recipe.seed 2, 1 as": plan(recipe=common()["recipe"].model_copy(update={"seed": 2})),
+    r'recipe.cameras \["overhead"\], \["overhead", "wrist"\] as': plan(**recipe("tiny")),
+    r'contract.joints \["a", "b", "c", "d", "e", "f"\], .* as': plan(
+        terms=terms().model_copy(update={"contract": ContractSettings(joints=tuple("abcdef"))})
+    ),
+}
+
+
+@pytest.mark.parametrize("what", CHANGED)
+def test_a_session_stays_as_in_its_first_request(what: str, config: dict[str, Any]) -> None:
+    check_terms(terms(), config)
+    check_plan(plan(), config)
+    check_plan(FeaturePlan(**common(), every_frames=None), config)
+    for _ in range(2):
+        check_plan(evaluation(), config)
+    with pytest.raises(FederationError, match=rf"{what} in the first request of this session is allowed"):
+        check_plan(CHANGED[what], config)
+    check_plan(FeaturePlan(**common(), every_frames=4), config)
+    check_plan(joining_report(), config)
+    check_plan(CHANGED[what], config | {LIMITS: NodeLimits(fixed_session=False).model_dump_json()})
+    other = CHANGED[what].terms.model_copy(update={"session": "another"})
+    check_plan(CHANGED[what].model_copy(update={"terms": other}), config)
+
+
+def test_a_session_may_not_join_again_with_another_seed(config: dict[str, Any]) -> None:
+    check_terms(terms(), config)
+    with pytest.raises(FederationError, match="seed 3, 1 as in the first request of this session is allowed"):
+        check_terms(terms().model_copy(update={"seed": 3}), config)
+
+
+def test_a_refused_request_fixes_nothing_and_old_sessions_are_forgotten(config: dict[str, Any]) -> None:
+    with pytest.raises(FederationError, match=r"evaluation\.times"):
+        check_plan(evaluation(times=10**6, every_frames=7), config)
+    state_file = Path(config["scratch"]) / "limits_state.json"
+    assert not state_file.exists()
+    check_plan(evaluation(terms=terms("s0")), config)
+    state = json.loads(state_file.read_text())
+    state["sessions"] = {f"s{number}": state["sessions"]["s0"] for number in range(200)}
+    state_file.write_text(json.dumps(state))
+    check_plan(evaluation(terms=terms("s0")), config)
+    assert json.loads(state_file.read_text())["sessions"] == state["sessions"]
+    check_plan(evaluation(terms=terms("s200")), config)
+    assert list(json.loads(state_file.read_text())["sessions"]) == [f"s{number}" for number in range(1, 201)]
+    assert state_file.stat().st_size < 400_000
+
+
+def test_a_changed_evaluation_is_refused_told_and_journaled(config: dict[str, Any]) -> None:
+    check_plan(evaluation(), config)
+    found = answer("evaluate", config, plan=evaluation(every_frames=5).model_dump_json())
+    assert "evaluation.every_frames 5, 4 as in the first request of this session" in found["refusal"]
+    scratch = Path(config["scratch"])
+    assert "evaluation.every_frames 5, 4 as" in (scratch / "client.log").read_text()
+    (sent,) = SentJournal(scratch / "sent.jsonl").read()
+    assert json.loads(sent.text) == found
+    assert json.loads(sent.asked)["every_frames"] == 5
 
 
 def test_statistics_of_few_episodes_or_frames(config: dict[str, Any]) -> None:

@@ -29,7 +29,9 @@ def serve_client_app(connection: Connection) -> None:
     import zk0.client.client  # noqa: F401 -- takes seconds: while the worker starts, not with its first message
     from zk0.diagnostics import forward_library_logs
     from zk0.federation.protocol.client_app import flower_client_app, set_progress_listener
+    from zk0.log_text import write_clean_logs
 
+    write_clean_logs()
     set_progress_listener(lambda *step: connection.send(("step", step)))
     connection.send(("ready", os.getpid()))
     with forward_library_logs():

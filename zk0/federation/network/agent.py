@@ -30,6 +30,7 @@ from zk0.federation.protocol.exchange import RECEIPTS, take_turn_limit
 from zk0.federation.protocol.request_limits import LIMITS
 from zk0.federation.protocol.sent_log import REMOTE, SENT_JOURNAL, record_sent, with_journal_head
 from zk0.federation.protocol.shown_heads import LEDGER_KEY
+from zk0.log_text import write_clean_logs
 from zk0.records import Record
 from zk0.settings.dataset_settings import ClientSettings
 from zk0.settings.node_limits import NodeLimits
@@ -186,6 +187,7 @@ def _handle(grid: LocalGrid, progress: ProgressClock, request: Message) -> Messa
 
 def main(folder: Path) -> None:
     """Run the agent with the settings in `agent.json`."""
+    write_clean_logs()
     settings = AgentSettings.model_validate_json((folder / "agent.json").read_text(encoding="utf-8"))
     config = {
         "client": settings.client.model_dump_json(),

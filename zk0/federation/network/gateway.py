@@ -32,6 +32,7 @@ from zk0.federation.network.connection_limits import (
 )
 from zk0.federation.network.enrolled_nodes import EnrolledNodes, UnknownNode
 from zk0.federation.network.limited_listener import LimitedListener, Streams
+from zk0.log_text import write_clean_logs
 from zk0.records import Record
 
 ALLOWED_PATHS = frozenset(path.encode() for path in SUPERNODE_PATHS)
@@ -239,4 +240,5 @@ async def _run(settings: GatewaySettings) -> None:
 
 
 if __name__ == "__main__":
+    write_clean_logs()
     asyncio.run(_run(GatewaySettings.model_validate_json(Path(sys.argv[1]).read_text(encoding="utf-8"))))

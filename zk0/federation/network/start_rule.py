@@ -50,6 +50,18 @@ class StartRule(Record):
     cooldown_seconds: float = Field(ge=0)
     """From the start of the last session; a new node ends it."""
 
+    def of_session(self, least: int, named: Collection[str]) -> "StartRule":
+        """Return the rule for a session that begins with at least so many nodes, and takes only named ones, if any.
+
+        >>> rule = StartRule(min_nodes=2, cooldown_seconds=0)
+        >>> [rule.of_session(least, "abc").min_nodes for least in (1, 3)], rule.of_session(1, "a").min_nodes
+        ([2, 3], 1)
+        >>> rule.of_session(4, ()).min_nodes
+        4
+        """
+        needed = max(self.min_nodes, least)
+        return self.model_copy(update={"min_nodes": min(needed, len(named) or needed)})
+
 
 class StartDecision(Record):
     """Whether to start a session now, and the reason."""

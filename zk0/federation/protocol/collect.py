@@ -15,7 +15,6 @@ from flwr.app import MessageType, RecordDict
 
 from zk0.audit.ledger_heads import MAX_HEADS
 from zk0.audit.merkle import Receipt
-from zk0.errors import TransientError, list_problems
 from zk0.federation.flower.flower_message import WEIGHTS_PATH
 from zk0.federation.protocol.exchange import FEATURES, JOINING_REPORT, LOCAL_BASELINE, RECEIPTS, Reply, Request
 from zk0.federation.protocol.membership import Membership
@@ -39,8 +38,6 @@ class Federation(Membership):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._evaluation = EvaluationAttempt()
-        self._asked_again = set[tuple[str, str]]()
-        """Work and client, where the client had refused for a reason that may pass."""
 
     def compute_features(self, plans: Sequence[FeaturePlan]) -> tuple[Refusal, ...]:
         """Let clients compute the features of their frames, and return the refusals of those that did not.
@@ -133,14 +130,14 @@ class Federation(Membership):
         for name in requests:
             listener.on_request(name)
         may_be_personal = any(plan.recipe.personal for plan in plans)
-        refusals, passing = list[Refusal](), list[Reply]()
+        refusals, passing = list[Refusal](), dict[str, str]()
         for reply in self._exchange(requests, MessageType.EVALUATE, "evaluate"):
             if reply.unexpected:  # the first answer counts, and the weights are the same
                 continue
             found = parse_score(reply, self._registry.members.get(reply.sender), may_be_personal=may_be_personal)
             if isinstance(found, Refusal):
                 refusals.append(found)
-                passing += [reply] if reply.may_pass else []
+                passing |= {reply.sender: reply.error} if reply.may_pass else {}
                 self._log.record(reply, ("evaluate", plans[0].round), refusal=found.reason)
             else:
                 scores[found.client] = found
@@ -168,20 +165,29 @@ class Federation(Membership):
         """
         refused: dict[str, Refusal] = {}
         found: dict[str, str] = {}
-        passing: list[Reply] = []
+        passing: dict[str, str] = {}
         for part, weights, action in ((plans[0], base, LOCAL_BASELINE), (plans[1], final, JOINING_REPORT)):
             requests = self._requests([plan for plan in part if plan.client not in refused], weights)
+            rounds = {plan.client: len(plan.lrs) for plan in part}
             for reply in self._exchange(requests, f"{MessageType.EVALUATE}.{action}", action):
-                report = parse_report(reply, expected=action == JOINING_REPORT)
+                if reply.unexpected:  # the first answer counts
+                    continue
+                report = self._joining_report(reply, rounds[reply.sender] if action == JOINING_REPORT else None)
                 error = report.reason if isinstance(report, Refusal) else ""
                 self._log.record(reply, (action, part[0].round), refusal=error)
                 if isinstance(report, Refusal):
                     refused[reply.sender] = report
-                    passing += [reply] if reply.may_pass else []
-                elif action == JOINING_REPORT and not reply.unexpected:
+                    passing |= {reply.sender: reply.error} if reply.may_pass else {}
+                elif action == JOINING_REPORT:
                     found[reply.sender] = report
         self._ask_again("measure what joining brought them", passing)
         return found, tuple(refused[name] for name in sorted(refused))
+
+    def _joining_report(self, reply: Reply, rounds: int | None) -> str | Refusal:
+        """Return the joining report in a reply, or a refusal; empty for the first part of the work (no `rounds`)."""
+        if rounds is None or reply.content is None:
+            return "" if reply.content is not None else Refusal(client=reply.sender, reason=reply.error)
+        return parse_report(reply.sender, reply.content, self._registry.members[reply.sender], rounds)
 
     def send_receipts(self, terms: SessionTerms, receipts: Mapping[str, Sequence[Receipt]]) -> tuple[Refusal, ...]:
         """Send clients the receipts of their updates, and return the refusals of those that did not accept them.
@@ -204,20 +210,8 @@ class Federation(Membership):
         replies = [reply for reply in exchange if not reply.unexpected]
         for reply in replies:
             self._log.record(reply, (action, round_number), refusal=reply.error)
-        self._ask_again(f"take part in {action}", [reply for reply in replies if reply.may_pass])
+        self._ask_again(f"take part in {action}", {reply.sender: reply.error for reply in replies if reply.may_pass})
         return _sorted([Refusal(client=r.sender, reason=r.error) for r in replies if r.content is None])
-
-    def _ask_again(self, work: str, refused: Sequence[Reply]) -> None:
-        """Have clients asked for work once more that refuse for reasons that may pass.
-
-        Raises:
-            TransientError: some of them were not asked again yet.
-        """
-        refused = [reply for reply in refused if (work, reply.sender) not in self._asked_again]
-        self._asked_again |= {(work, reply.sender) for reply in refused}
-        if refused:
-            problems = sorted(f"{reply.sender}: {reply.error}" for reply in refused)
-            raise TransientError(list_problems(f"{len(refused)} clients cannot {work} now", problems))
 
     def _requests(self, plans: Sequence[ClientPlan], weights: Path | None) -> dict[str, Request]:
         """Return one request for each plan, by client, with the weights in a file unless None."""

@@ -3,14 +3,16 @@
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from flwr.app import RecordDict
 from pydantic import ValidationError
 
 from zk0.errors import FederationError, first_line
 from zk0.federation.protocol.answers import REPORT, SCORE, answered_text, parse_answer
 from zk0.federation.protocol.exchange import Reply
-from zk0.federation.protocol.score_rules import score_faults
+from zk0.federation.protocol.score_rules import report_faults, score_faults
 from zk0.records import ClientScore, Member, Record, Refusal, Update
 from zk0.secure.messages import MaskedUpdate
+from zk0.stats.joining_comparison import JoiningReport
 
 
 class CollectedUpdates(Record):
@@ -92,27 +94,27 @@ def parse_score(reply: Reply, member: Member | None = None, *, may_be_personal: 
     return found.model_copy(update=renamed)
 
 
-def parse_report(reply: Reply, *, expected: bool) -> str | Refusal:
-    """Return the joining report in a reply as JSON, empty where the client does not share it, or a refusal.
+def parse_report(client: str, content: RecordDict, member: Member, rounds: int) -> str | Refusal:
+    """Return the joining report in an answer as JSON, empty where the client does not share it, or a refusal.
 
     Args:
-        reply: of a client.
-        expected: the reply to the second part of the work, which holds the report; the first part has none.
+        client: that has answered.
+        content: of its answer.
+        member: the client's joining answer, whose held-out episodes are evaluated, and under whose dataset the report
+            is recorded.
+        rounds: of the session.
     """
-    if reply.content is None:
-        return Refusal(client=reply.sender, reason=reply.error)
-    if not expected:
-        return ""
-    from zk0.client.joining_report import JoiningReport  # takes seconds
-
     try:
-        if not (text := answered_text(reply.content, REPORT)):
+        if not (text := answered_text(content, REPORT)):
             return ""
         report = JoiningReport.model_validate_json(text)
     except FederationError as e:
-        return Refusal(client=reply.sender, reason=str(e))
+        return Refusal(client=client, reason=str(e))
     except ValidationError as e:
-        return Refusal(client=reply.sender, reason=f"its answer is not {REPORT.name} ({first_line(e)})")
-    if report.client != reply.sender:
-        return Refusal(client=reply.sender, reason=f"its report names client {report.client}")
-    return report.model_dump_json()
+        return Refusal(client=client, reason=f"its answer is not {REPORT.name} ({first_line(e)})")
+    if report.client != client:
+        return Refusal(client=client, reason=f"its report names client {report.client}")
+    if faults := report_faults(report, member, rounds):
+        return Refusal(client=client, reason=f"its report is not that of its episodes: {'; '.join(faults)}")
+    models = {name: score.model_copy(update={"dataset": member.dataset}) for name, score in report.models.items()}
+    return report.model_copy(update={"dataset": member.dataset, "models": models}).model_dump_json()

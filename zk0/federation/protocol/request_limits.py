@@ -1,9 +1,10 @@
 """Checks of a server's requests against the node's own limits (`NodeLimits`), before any work and before any answer."""
 
+import hashlib
 import json
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from zk0.storage.atomic import atomic_write_text
 LIMITS = "limits"
 """Key in a node's configuration: its limits as JSON; a client of a session on one machine has none."""
 _STATE = "limits_state.json"
+_FIXED, _MAX_SESSIONS, _MAX_KEPT = "sessions", 200, 80
+"""Key of what sessions have fixed, their number, and the characters of a value."""
 _DAY = 86_400.0
 _ROUNDING = 1e-9
 """Relative; a schedule ends at its minimum up to rounding."""
@@ -43,8 +46,10 @@ def check_terms(terms: SessionTerms, config: dict[str, Any]) -> None:
         FederationError: names each limit that is broken.
     """
     if limits := node_limits(config):
-        _raise_for(_terms_faults(terms, limits, Path(config["scratch"])))
-        _count_request("join", Path(config["scratch"]), limits)
+        scratch = Path(config["scratch"])
+        _raise_for([*_terms_faults(terms, limits, scratch), *_changed_faults(terms, {}, limits, scratch)])
+        _count_request("join", scratch, limits)
+        _fix_session(terms, {}, scratch)
 
 
 def check_plan(plan: ClientPlan, config: dict[str, Any], work: str = "") -> None:
@@ -60,7 +65,9 @@ def check_plan(plan: ClientPlan, config: dict[str, Any], work: str = "") -> None
     """
     if limits := node_limits(config):
         scratch = Path(config["scratch"])
+        asked = _fixed_in_plan(plan)
         faults = [*_terms_faults(plan.terms, limits, scratch), *_plan_faults(plan, limits)]
+        faults += _changed_faults(plan.terms, asked, limits, scratch)
         if isinstance(plan, RoundPlan):
             faults += [*_round_faults(plan, limits)]
         if isinstance(plan, EvaluationPlan):
@@ -69,6 +76,7 @@ def check_plan(plan: ClientPlan, config: dict[str, Any], work: str = "") -> None
             faults.append(f"{used:.3g} GB in this node's folder, at most {limits.max_disk_gb:g}")
         _raise_for(faults)
         _count_request(work or _KINDS[type(plan)], scratch, limits)
+        _fix_session(plan.terms, asked, scratch)
 
 
 def check_member(member: Member, terms: SessionTerms, config: dict[str, Any]) -> None:
@@ -144,6 +152,54 @@ def _terms_faults(terms: SessionTerms, limits: NodeLimits, scratch: Path) -> lis
         *_above("simulator.episodes", simulator.episodes, limits.max_simulated_episodes),
         *_above("simulator.image_size", simulator.image_size, limits.max_image_size),
     ]
+
+
+def _fixed_in_plan(plan: ClientPlan) -> dict[str, str]:
+    """Return what a plan has in common with all plans of its session that have it, besides its terms, as JSON."""
+    asked = _fields("recipe", plan.recipe.model_dump(mode="json", exclude={"path"}))
+    if isinstance(plan, EvaluationPlan):
+        asked["evaluation.times"] = str(plan.times)
+    if isinstance(plan, EvaluationPlan | FeaturePlan) and plan.every_frames is not None:
+        asked["evaluation.every_frames"] = str(plan.every_frames)
+    return asked
+
+
+def _fixed_in_terms(terms: SessionTerms) -> dict[str, str]:
+    found = {"seed": str(terms.seed)}
+    for name in ("contract", "data", "simulator"):
+        found |= _fields(name, getattr(terms, name).model_dump(mode="json"))
+    return found
+
+
+def _fields(section: str, values: Mapping[str, Any]) -> dict[str, str]:
+    """Return the settings of a section as JSON, long ones as digests."""
+    texts = {f"{section}.{name}": json.dumps(value, sort_keys=True) for name, value in values.items()}
+    return {name: text if len(text) <= _MAX_KEPT else _digest(text) for name, text in texts.items()}
+
+
+def _digest(text: str) -> str:
+    return f"a value with digest {hashlib.sha256(text.encode()).hexdigest()[:16]}"
+
+
+def _changed_faults(terms: SessionTerms, asked: Mapping[str, str], limits: NodeLimits, scratch: Path) -> Iterator[str]:
+    """Yield what a request asks for in another way than the session's first one that asked for it."""
+    if not limits.fixed_session:
+        return
+    fixed = _read_state(scratch).get(_FIXED, {}).get(terms.session, {})
+    for name, value in {**_fixed_in_terms(terms), **asked}.items():
+        if fixed.get(name, value) != value:
+            yield f"{name} {value}, {fixed[name]} as in the first request of this session"
+
+
+def _fix_session(terms: SessionTerms, asked: Mapping[str, str], scratch: Path) -> None:
+    """Store what the first request of a session fixes; the oldest sessions are forgotten."""
+    state = _read_state(scratch)
+    sessions = state.get(_FIXED, {})
+    known = sessions.pop(terms.session, {})
+    found = {**_fixed_in_terms(terms), **asked, **known}
+    if found != known:
+        kept = dict(list(sessions.items())[-_MAX_SESSIONS + 1 :])
+        _write_state(scratch, state | {_FIXED: {**kept, terms.session: found}})
 
 
 def _plan_faults(plan: ClientPlan, limits: NodeLimits) -> Iterator[str]:
