@@ -24,6 +24,7 @@ from zk0.aggregation.check_strategy import check_strategy
 from zk0.audit import merkle
 from zk0.audit.finished_rounds import read_finished_rounds
 from zk0.records import Checkpoint, ClientEvaluation, Evaluation, Rollout, RoundRecord
+from zk0.rules.masking_note import masking_note
 from zk0.rules.participation import with_participants
 from zk0.rules.round_decision import decide_round
 from zk0.rules.selection import final_round, select_round
@@ -284,8 +285,9 @@ def prepare_session(
         dataset_notes=dataset_notes(members, sets, session.contract.joints),
         late_joiners=late,
     )
-    for note in setup.dataset_notes:
-        log_line(note)
+    note = masking_note(session, len(members))
+    for line in (*setup.dataset_notes, *([note] if note else [])):
+        log_line(line)
     setup.check_groups()
     setup.write_or_verify(here.setup)
     if not history:

@@ -63,11 +63,13 @@ class ClientTaskRuns:
 
     def on_result(self, found: Update | ClientScore | MaskedUpdate | Refusal) -> None:
         """End the client's task run: completed with its numbers, or failed with the reason of the refusal."""
+        reason = ""
         if isinstance(found, Refusal):
             self.mark_refused(found)
+            reason = found.reason
         else:
             self._set_state(found.client, Completed(message=answer_summary(found)))
-        emit_progress(ProgressEvent(kind="client_answered", client=found.client, round=self._round))
+        emit_progress(ProgressEvent(kind="client_answered", client=found.client, round=self._round, text=reason))
 
     def mark_refused(self, refusal: Refusal) -> None:
         """Mark the client's task run as failed with the reason, also where it had completed."""

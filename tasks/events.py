@@ -26,7 +26,8 @@ class ProgressEvent(Record):
         "session_started", "stage", "round_finished", "optimizer_step", "frames_read", "client_answered", "evaluated"
     ]
     text: str = ""
-    """A stage's name; the session's folder (session_started); the losses (evaluated); the work (optimizer_step)."""
+    """A stage's name; the session's folder (session_started); the losses (evaluated); the work (optimizer_step); why a
+    client is refused (client_answered; empty where it is not)."""
     round: int = 0
     rounds: int = 0
     """Rounds of the whole session (round_finished)."""

@@ -48,6 +48,8 @@ def update_round_artifacts(number: int, session: Session, history: Sequence[Roun
     losses, timings = align_columns([_losses(r, most) for r in history]), align_columns([_timings(r) for r in history])
     create_table_artifact(table=losses, key="round-losses", description="Losses by round")
     create_table_artifact(table=timings, key="benchmark", description="Seconds by round and stage")
+    if staleness := _staleness(history, most):
+        create_table_artifact(table=staleness, key="staleness", description="Staleness and waiting time of clients")
 
 
 def align_columns(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -88,6 +90,14 @@ def _losses(record: RoundRecord, most: int) -> dict[str, Any]:
         "reason": decision.reason if decision else "start",
         "digest": record.checkpoint.digest[:12],
     }
+
+
+def _staleness(history: Sequence[RoundRecord], most: int) -> list[dict[str, Any]]:
+    """Return a row for each client of buffered rounds; none of synchronous ones, and of more than `most` clients."""
+    from zk0.report.tables.arrival_tables import waiting_table
+
+    headings, rows = waiting_table(history).as_text()
+    return [dict(zip(headings, row, strict=True)) for row in rows] if len(rows) <= most else []
 
 
 def _timings(record: RoundRecord) -> dict[str, Any]:

@@ -116,7 +116,7 @@ class _ProgressLines:
         elif event.kind == "round_finished":
             self._print(f"round {event.round} of {event.rounds} done")
         elif event.kind == "client_answered":
-            self._print(f"round {event.round}: {event.client} answered")
+            self._print(f"round {event.round}: {event.client} {f'refused: {event.text}' if event.text else 'answered'}")
         elif event.kind in ("optimizer_step", "frames_read") and self._is_due(event.client):
             what = "steps" if event.kind == "optimizer_step" and event.text != "encode" else "frames"
             self._print(f"round {event.round}: {event.client} {event.step} of {event.steps} {what}")
@@ -167,7 +167,8 @@ class _ProgressBars:
             self._progress.update(self._client_bar(event.client), completed=event.step, total=event.steps)
             self._progress.update(self._session, description=f"round {event.round}: encoding evaluation frames")
         elif event.kind == "client_answered":
-            self._progress.update(self._client_bar(event.client), description=f"  {event.client} answered")
+            done = "refused" if event.text else "answered"
+            self._progress.update(self._client_bar(event.client), description=f"  {event.client} {done}")
 
     def _client_bar(self, name: str) -> TaskID:
         if name not in self._clients:

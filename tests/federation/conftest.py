@@ -14,7 +14,8 @@ from flwr.app import ConfigRecord, RecordDict
 from zk0.audit.ledger import Ledger
 from zk0.audit.ledger_heads import HeadSigner
 from zk0.audit.signing_key import SigningKey
-from zk0.records import Checkpoint, Member, PolicyRecipe, RoundDecision, RoundRecord, Statistics, Update
+from zk0.records import BufferedRound, Checkpoint, Member, PolicyRecipe, RoundDecision, RoundRecord, Statistics, Update
+from zk0.settings.buffer_settings import BufferSettings
 from zk0.settings.loading import parse_session
 from zk0.settings.plans import EvaluationPlan, FeaturePlan, RoundPlan, session_terms
 from zk0.settings.session import Session
@@ -68,6 +69,9 @@ class RoundDriver:
     members: tuple[Member, ...] = ()
     history: list[Checkpoint] = field(default_factory=list)
     updates: tuple[Update, ...] = ()
+    buffered: BufferedRound | None = None
+    """How the last round came about, if it was buffered."""
+    _collected: BufferedRound | None = field(default=None, init=False)
 
     def begin(self, federation: Any, wait_seconds: float = 0.0) -> None:
         from zk0.data.statistics import pool_moments
@@ -93,7 +97,21 @@ class RoundDriver:
         return self.folder / f"round-{self.history[-1].round + 1:03d}" / "updates"
 
     def train(self, federation: Any, listener: Any = None, **changes: Any) -> Any:
-        return federation.train(self.plans(**changes), Path(self.history[-1].path), self.spool(), listener)
+        """Collect the updates of a round; with a federation for buffered rounds, in a buffer of all clients."""
+        from zk0.federation.protocol.buffered_federation import BufferedFederation, BufferedRequest, RoundStart
+
+        weights = Path(self.history[-1].path)
+        if not isinstance(federation, BufferedFederation):
+            return federation.train(self.plans(**changes), weights, self.spool(), listener)
+        plans = {plan.client: plan for plan in self.plans(buffered=True, **changes)}
+        number, settings = self.history[-1].round + 1, BufferSettings(size=len(plans))
+        starts = {name: RoundStart(plan, weights, weights) for name, plan in plans.items()}
+        request = BufferedRequest(
+            number, self.spool(), settings, tuple(plans), self.buffered, lambda name, began: starts[name]
+        )
+        found = federation.train_buffered(request, listener)
+        self._collected = found.clients.record(found.waited_seconds)
+        return found.updates
 
     def compute_features(self, federation: Any, **changes: Any) -> Any:
         """Let the clients compute the features of all their frames."""
@@ -120,6 +138,7 @@ class RoundDriver:
         target = self.folder / f"round-{number:03d}" / "weights.safetensors"
         mean = aggregate(updates, Path(self.history[-1].path), target)
         self._finish_round(Checkpoint(round=number, path=str(target), digest=mean.digest, bytes=mean.bytes))
+        self.buffered = self._collected
         return mean
 
     def _finish_round(self, checkpoint: Checkpoint) -> None:
@@ -299,11 +318,13 @@ class Engine:
     deployment: Deployment | None = None
     """Server and nodes, where it has any."""
 
-    def federation(self, timeout_seconds: float = 240, grid: Any = None) -> Any:
+    def federation(self, timeout_seconds: float = 240, grid: Any = None, mode: str = "synchronous") -> Any:
         """Return a new federation on the engine, or on a `grid` that wraps it."""
+        from zk0.federation.protocol.buffered_federation import BufferedFederation
         from zk0.federation.protocol.collect import Federation
 
-        return Federation(grid or self.grid, ("a", "b", "c"), timeout_seconds, self.nodes_file, heads=self.heads)
+        kind = BufferedFederation if mode == "buffered" else Federation
+        return kind(grid or self.grid, ("a", "b", "c"), timeout_seconds, self.nodes_file, heads=self.heads)
 
     def show_ledger(self, driven: RoundDriver) -> None:
         """Let the federations of this engine show the ledger of a session to nodes."""

@@ -297,6 +297,28 @@ class ForkedZk0:
         assert result.code == -signal.SIGKILL, result.output
         return result
 
+    def state_in_ui(self, name: str) -> Any:
+        """Return the state of the newest task run of this name."""
+        from prefect.client.orchestration import SyncPrefectClient
+        from prefect.client.schemas.filters import TaskRunFilter, TaskRunFilterName
+        from prefect.client.schemas.sorting import TaskRunSort
+
+        with SyncPrefectClient(self.environment["PREFECT_API_URL"]) as client:
+            named = TaskRunFilter(name=TaskRunFilterName(any_=[name]))
+            (run,) = client.read_task_runs(task_run_filter=named, sort=TaskRunSort.EXPECTED_START_TIME_DESC, limit=1)
+            return run.state
+
+    def table_in_ui(self, key: str) -> list[dict[str, Any]]:
+        """Return the rows of the newest table artifact of this key."""
+        from prefect.client.orchestration import SyncPrefectClient
+        from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+        from prefect.client.schemas.sorting import ArtifactSort
+
+        with SyncPrefectClient(self.environment["PREFECT_API_URL"]) as client:
+            of_key = ArtifactFilter(key=ArtifactFilterKey(any_=[key]))
+            (found,) = client.read_artifacts(artifact_filter=of_key, sort=ArtifactSort.CREATED_DESC, limit=1)
+            return list(json.loads(str(found.data)))
+
     def close(self) -> None:
         self._forks.stdin.close()
         assert self._forks.wait(60) == 0

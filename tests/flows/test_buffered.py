@@ -2,11 +2,13 @@
 
 import json
 import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from html_page import read_page
 
 from zk0.audit.ledger import Ledger
 from zk0.records import RoundRecord
@@ -56,6 +58,50 @@ def test_an_order_that_chance_has_made_is_repeated(forked_zk0: Any) -> None:
     at_work = [[one.client for one in record.buffered.at_work] for record in first if record.buffered]
     assert [len(names) for names in at_work] == [1, 2, 2]
     assert [("c" in names or (("c", 2) in order(first)[2])) for names in at_work[:2]] == [False, True]
+
+
+BLOCKED = ("block", "clients/b/sent.jsonl", "clients/c/sessions")
+"""Client b trains and then hangs, because its journal is locked; c trains and raises, because it cannot store."""
+
+
+def test_clients_that_hang_or_raise_cost_their_own_updates(forked_zk0: Any) -> None:
+    """The server steps with the updates of a, whose rounds end long before the time of b is over."""
+    settings = (*MODE, "rounds=3", "buffer.size=1", "federation.workers=3", "evaluation.clients_frequency=0")
+    started = time.monotonic()
+    arguments_of_session = arguments(forked_zk0, "hangs", *settings, "federation.round_timeout_seconds=600")
+    done = forked_zk0.run(arguments_of_session, ("os.mkdir", "round-001/updates", 1), BLOCKED)
+    assert done.code == 0, done.output[-3000:]
+    assert time.monotonic() - started < 500
+    history = rounds(forked_zk0.path / "hangs")[1:]
+    assert [[update.client for update in record.updates] for record in history] == [["a"]] * 3
+    refused = {refusal.client for record in history for refusal in record.refusals}
+    assert refused == {"c"}
+    assert [one.began for one in history[-1].buffered.at_work if one.client == "b"] == [1]
+    (folder,) = (forked_zk0.path / "hangs").iterdir()
+    rows = {row["client"]: row for row in read_page(folder / "report.html").rows("Staleness and waiting time")}
+    assert [rows[name]["updates used"] for name in "abc"] == ["3", "0", "0"]
+    assert rows["b"]["trains since round"] == "1"
+    assert int(rows["c"]["refused"]) >= 1
+    assert forked_zk0.state_in_ui("b trains, round 1").name == "StillAtWork"
+    in_ui = {row["client"]: row["trains since round"] for row in forked_zk0.table_in_ui("staleness")}
+    assert in_ui["b"] == "1"
+
+
+def test_a_client_that_hangs_is_refused_when_its_time_is_over(forked_zk0: Any) -> None:
+    """No other client could fill the buffer, so the server waits for b, and steps then without it."""
+    settings = (*MODE, "rounds=1", "buffer.size=2", "federation.workers=3", "evaluation.clients_frequency=0")
+    late = arguments(forked_zk0, "late", *settings, "federation.round_timeout_seconds=30")
+    done = forked_zk0.run(late, ("os.mkdir", "round-001/updates", 1), BLOCKED)
+    assert done.code == 0, done.output[-3000:]
+    record = rounds(forked_zk0.path / "late")[1]
+    assert [update.client for update in record.updates] == ["a"]
+    reasons = {refusal.client: refusal.reason for refusal in record.refusals}
+    assert reasons["b"] == "no answer within 30 s"
+    assert "NotADirectoryError" in reasons["c"]
+    assert record.buffered is not None
+    assert {one.client: one.factor for one in record.buffered.arrivals} == {"a": 1.0, "b": None, "c": None}
+    for client, reason in reasons.items():
+        assert forked_zk0.state_in_ui(f"{client} trains, round 1").message == reason
 
 
 def repeated(forked_zk0: Any, output: str, target: str) -> tuple[RoundRecord, ...]:
@@ -148,6 +194,47 @@ def test_a_node_with_hours_costs_a_buffered_session_its_own_updates(network: Net
     assert all({update.client for update in record.updates} == {"a", "b"} for record in history[3:])
     network.start("c")
     assert order(repeated(network.zk0, "buffered", "buffered-again")) == order(history)
+
+
+ALL_NODES = ('federation.nodes=["a", "b", "c"]', "federation.absence_seconds=300")
+"""They may take long to connect to a server that was started again."""
+
+
+@pytest.mark.timeout(1500)
+@pytest.mark.parametrize("process", ["superlink", "gateway"])
+def test_a_server_process_that_is_killed_costs_a_buffered_session_nothing(network: Network, process: str) -> None:
+    """It is killed after the first arrival of round 2, and started again by its supervisor."""
+    state = network.server.supervised.state()
+    assert state is not None
+    pid, starts = state.processes[process].pid, state.processes[process].starts
+    settings = network.arguments(process, *MODE, *ALL_NODES)
+    done = network.zk0.run(settings, ("open", r"002/updates/arrivals\.jsonl", 1), ("kill_others", pid))
+    assert done.code == 0, done.output[-3000:]
+    after = network.server.supervised.state()
+    assert after is not None
+    assert after.processes[process].starts == starts + 1
+    history = rounds(network.zk0.path / process)
+    assert [len(record.updates) for record in history] == [0, 2, 2]
+    assert [refusal for record in history for refusal in record.refusals] == []
+    assert order(repeated(network.zk0, process, f"{process}-again")) == order(history)
+
+
+@pytest.mark.timeout(1500)
+def test_a_buffered_session_resumes_after_its_server_was_gone(network: Network, wait_until: Callable[..., Any]) -> None:
+    """The server is killed after the first arrival of round 2, and started when the session has failed."""
+    state = network.server.supervised.state()
+    assert state is not None
+    settings = network.arguments("gone", *MODE, *ALL_NODES, "federation.round_retries=0")
+    failed = network.zk0.run(settings, ("open", r"002/updates/arrivals\.jsonl", 1), ("kill_others", state.pid))
+    (folder,) = (network.zk0.path / "gone").iterdir()
+    assert "does not answer" in failed.error_line
+    assert f"zk0 run --resume {folder}" in failed.output
+    network.server.stop()
+    network.server.start(detached=False)
+    wait_until(network.all_online)
+    history = network.resumed("gone")
+    assert [len(record.updates) for record in history] == [0, 2, 2]
+    assert order(repeated(network.zk0, "gone", "gone-again")) == order(history)
 
 
 @pytest.mark.timeout(1500)

@@ -15,8 +15,7 @@ from typing import Any
 
 import pytest
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, TaskRunFilter, TaskRunFilterName
-from prefect.client.schemas.sorting import TaskRunSort
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 
 from zk0.audit.ledger import Ledger
 from zk0.records import RoundRecord
@@ -318,26 +317,16 @@ def test_refusals_of_a_killed_round_are_recorded(
         found.append(
             (digests(folder), [(r.client, "NotADirectoryError" in r.reason) for r in rounds(folder)[-1].refusals])
         )
-        assert state_in_ui(
-            forked_zk0, "a trains, round 2" if name == "uninterrupted" else "a had answered, round 2"
+        assert forked_zk0.state_in_ui(
+            "a trains, round 2" if name == "uninterrupted" else "a had answered, round 2"
         ).is_completed()
-        refused = state_in_ui(forked_zk0, "b trains, round 2")
+        refused = forked_zk0.state_in_ui("b trains, round 2")
         assert refused.is_failed()
         assert refused.message == rounds(folder)[-1].refusals[-1].reason
-        assert state_in_ui(forked_zk0, "train round 2").is_completed(), (
-            "a round with enough good updates has not failed"
-        )
+        assert forked_zk0.state_in_ui("train round 2").is_completed(), "a round with enough good updates has not failed"
     assert found[0][0] == found[1][0]
     assert found[0][1] == [("b", True)]
     assert found[1][1] == [("b", True), ("b", True)]
-
-
-def state_in_ui(forked_zk0: Any, name: str) -> Any:
-    """Return the state of the newest task run of this name."""
-    with SyncPrefectClient(forked_zk0.environment["PREFECT_API_URL"]) as client:
-        named = TaskRunFilter(name=TaskRunFilterName(any_=[name]))
-        (run,) = client.read_task_runs(task_run_filter=named, sort=TaskRunSort.EXPECTED_START_TIME_DESC, limit=1)
-        return run.state
 
 
 def workers_of(folder: Path) -> Iterator[int]:
@@ -452,6 +441,15 @@ def test_a_session_writes_all_documented_files(uninterrupted_folder: Path) -> No
     assert missing_files(uninterrupted_folder) == []
 
 
+def test_a_secure_session_says_what_its_number_of_clients_means(
+    uninterrupted: Callable[[str], UninterruptedSession],
+) -> None:
+    folder = uninterrupted("secure").folder
+    sentence = "Secure aggregation: each of 3 clients masks its update with the 2 others. A sum needs 2 clients"
+    assert (folder / "simulation.log").read_text().count(sentence) == 1
+    assert sentence in (folder / "report.html").read_text()
+
+
 def test_only_the_last_state_of_the_server_optimizer_is_kept(uninterrupted_folder: Path) -> None:
     recorded = [record.server_state for record in rounds(uninterrupted_folder)]
     assert [len(state) for state in recorded] == [0, *[1] * ROUNDS]
@@ -564,6 +562,7 @@ FULL = {
     "compressed result": FullDisk(
         ("open", r"updates/\.b\.", 1), r"round-002/updates/b.safetensors: cannot", 100_000, "int8"
     ),
+    "arrival": FullDisk(("open", ARRIVALS, 1), r"round-002/updates/arrivals.jsonl: cannot", settings="buffered"),
 }
 
 
@@ -608,7 +607,7 @@ def check_resumes(forked_zk0: Any, expected: UninterruptedSession, folder: Path,
 @pytest.mark.parametrize(
     "kind",
     [
-        pytest.param(kind, marks=[pytest.mark.slow] if kind in ("client", "compressed result") else [])
+        pytest.param(kind, marks=[pytest.mark.slow] if kind in ("client", "compressed result", "arrival") else [])
         for kind in FULL
         if kind != "client"
     ],
@@ -672,9 +671,29 @@ def test_each_task_is_tried_again_after_the_disk_of_the_session_was_away(
     assert done.code == 0, done.output[-3000:]
     (folder,) = (forked_zk0.path / "stale").iterdir()
     assert digests(folder) == digests(uninterrupted("late").folder)
+    counts = run_counts(prefect_api, folder)
+    assert {name for name, count in counts.items() if count == 2} == RETRIED
+    assert set(counts.values()) == {1, 2}
+
+
+@pytest.mark.slow
+def test_buffered_training_is_tried_again_after_the_disk_of_the_session_was_away(
+    forked_zk0: Any, uninterrupted: Callable[[str], UninterruptedSession], prefect_api: str
+) -> None:
+    """The first access to the folder of updates fails in each round, when clients are at work."""
+    settings = [setting.replace("DATA", f"{forked_zk0.path}/data") for setting in BUFFERED]
+    arguments = forked_zk0.start_arguments("stale-buffered", *settings)
+    done = forked_zk0.run(arguments, ("open", r"^train.*/round-00\d/updates/", 1), ["stale"])
+    assert done.code == 0, done.output[-3000:]
+    (folder,) = (forked_zk0.path / "stale-buffered").iterdir()
+    assert digests(folder) == digests(uninterrupted("buffered").folder)
+    counts = run_counts(prefect_api, folder)
+    assert {name for name, count in counts.items() if count == 2} == {"train round 1", "train round 2"}
+
+
+def run_counts(prefect_api: str, folder: Path) -> dict[str, int]:
+    """Return how often each task of a session has run, by the name of its task run."""
     with SyncPrefectClient(prefect_api) as client:
         (run,) = [run for run in client.read_flow_runs() if run.id.hex[-6:] in folder.name]
         of_run = FlowRunFilter(id=FlowRunFilterId(any_=[run.id]))
-        counts = {one.name: one.run_count for one in client.read_task_runs(flow_run_filter=of_run)}
-    assert {name for name, count in counts.items() if count == 2} == RETRIED
-    assert set(counts.values()) == {1, 2}
+        return {one.name: one.run_count for one in client.read_task_runs(flow_run_filter=of_run)}

@@ -22,6 +22,7 @@ def test_progress_is_plain_lines(capfd: pytest.CaptureFixture[str], monkeypatch:
         monkeypatch.setattr(terminal, "_LINE_SECONDS", 0.0)
         emit_progress(ProgressEvent(kind="optimizer_step", client="a", round=1, step=20, steps=20))
         emit_progress(ProgressEvent(kind="client_answered", client="a", round=1))
+        emit_progress(ProgressEvent(kind="client_answered", client="b", round=1, text="no answer within 30 s"))
         emit_progress(ProgressEvent(kind="round_finished", round=1, rounds=3))
     lines = capfd.readouterr().err.splitlines()
     assert all(re.match(r"\d\d:\d\d:\d\d ", line) for line in lines)
@@ -30,6 +31,7 @@ def test_progress_is_plain_lines(capfd: pytest.CaptureFixture[str], monkeypatch:
         "session folder /data/outputs/mine",
         "round 1: a 20 of 20 steps",
         "round 1: a answered",
+        "round 1: b refused: no answer within 30 s",
         "round 1 of 3 done",
     ]
 

@@ -13,13 +13,17 @@ the signal that ended the command:
                 ["stale"]: the pattern is of `TASK RUN: PATH`; in each task run, the first time that such a file is
                 opened, renamed or linked, this fails with ESTALE, and no task waits before it is tried again;
                 ["fill", FILE, N]: FILE takes all space on its disk but N bytes; ["copy", FOLDER]: no fault, the
-                session's folder (the parent of the file's folder) is copied into FOLDER in its state at that time
+                session's folder (the parent of the file's folder) is copied into FOLDER in its state at that time;
+                ["kill_others", PID, ...]: SIGKILL to other processes; ["block", LOCKED, EMPTY]: two files of the
+                session's folder; whoever locks the first one then hangs, and whoever makes a folder in the second
+                one's place fails
     namespace   pid of the process whose mount namespace the command enters
 
 Instead of `arguments`, `record` names a folder in which small datasets are written.
 """
 
 import errno
+import fcntl
 import gc
 import importlib
 import json
@@ -61,6 +65,7 @@ class FaultTrigger:
         self.event, self.pattern, self.left = at
         makers: dict[str, Any] = {
             "kill": kill, "terminate": terminate, "cut": cut, "limit": limit, "fill": fill, "copy": copy,
+            "kill_others": kill_others, "block": block,
         }  # fmt: skip
         self.then: Callable[[str], None] = makers[then[0]](*then[1:])
 
@@ -147,6 +152,23 @@ def copy(to: str) -> Callable[[str], None]:
         session = Path(text.split()[0]).parents[1]
         assert (session / "session.toml").is_file(), f"not a session's folder: {session}"
         shutil.copytree(session, Path(to) / session.name)
+
+    return then
+
+
+def kill_others(*pids: int) -> Callable[[str], None]:
+    def then(_: str) -> None:
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+
+    return then
+
+
+def block(locked: str, empty: str) -> Callable[[str], None]:
+    def then(text: str) -> None:
+        session = Path(text.split()[0]).parents[1]
+        fcntl.flock(os.open(session / locked, os.O_RDWR), fcntl.LOCK_EX)
+        (session / empty).touch(exist_ok=False)
 
     return then
 

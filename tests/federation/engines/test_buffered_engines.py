@@ -1,8 +1,9 @@
 """Buffered rounds on every engine: the same order of arrivals ends with the same digests; a fault costs one update."""
 
 import os
+import shutil
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ import pytest
 
 from zk0.audit.ledger import Ledger
 from zk0.audit.merkle import client_receipts, merkle_root, update_leaf
-from zk0.records import RoundRecord
+from zk0.errors import RunEnded, ServerUnavailable
+from zk0.federation.engines.local import LocalGrid
+from zk0.records import Arrival, RoundRecord
 from zk0.settings.buffer_settings import BufferSettings
 from zk0.settings.plans import session_terms
 from zk0.settings.session import Session
@@ -29,6 +32,8 @@ class BufferedDriver:
         self.plans: dict[tuple[str, int], Any] = {}
         self.weights: dict[int, Path] = {}
         self.records: list[Any] = []
+        self.order: Sequence[Sequence[Arrival]] = ()
+        """Arrivals of each round, where they are repeated."""
         driven.begin(federation)
 
     def collect(self, listener: Any = None) -> Any:
@@ -45,25 +50,27 @@ class BufferedDriver:
         def start_of(client: str, began: int) -> RoundStart:
             return RoundStart(self.plans[client, began], self.weights[began], self.weights[began])
 
-        request = BufferedRequest(number, self.driven.spool(), self.settings, self.names, last, start_of)
+        order = self.order[number - 1] if self.order else ()
+        request = BufferedRequest(number, self.driven.spool(), self.settings, self.names, last, start_of, order)
         return self.federation.train_buffered(request, listener)
 
-    def step(self, found: Any) -> None:
-        """Make the server step from what was collected."""
+    def step(self, found: Any, without: str = "") -> None:
+        """Make the server step from what was collected, `without` the update of a client that is put aside."""
         from zk0.aggregation.aggregate import aggregate
         from zk0.aggregation.reduction_plan import AggregationTerms
         from zk0.aggregation.stale_updates import StaleStart
         from zk0.records import Checkpoint
 
-        self.records.append(found.clients.record(found.waited_seconds))
+        updates = tuple(update for update in found.updates.updates if update.client != without)
+        waited = {update.client: found.waited_seconds[update.client] for update in updates}
+        self.records.append(found.clients.record(waited))
         number = len(self.records)
         factors = {one.client: (one.began, one.factor) for one in self.records[-1].arrivals if one.factor}
         stale = {c: StaleStart(self.weights[began], f) for c, (began, f) in factors.items() if began < number}
         target = self.driven.folder / f"round-{number:03d}" / "weights.safetensors"
-        made = aggregate(found.updates.updates, self.weights[number], target, AggregationTerms(stale=stale))
+        made = aggregate(updates, self.weights[number], target, AggregationTerms(stale=stale))
         checkpoint = Checkpoint(round=number, path=str(target), digest=made.digest, bytes=made.bytes)
         self.driven.history.append(checkpoint)
-        updates = tuple(found.updates.updates)
         root = merkle_root([update_leaf(update) for update in updates])
         record = RoundRecord(round=number, checkpoint=checkpoint, updates=updates, updates_root=root, **FINISHED)
         Ledger(self.driven.folder / "ledger.jsonl").append(record)
@@ -175,6 +182,80 @@ def test_a_worker_that_dies_costs_one_update(local_engine: Any, drive: type, tmp
     assert len(session.records[0].arrivals) == 4
 
 
+def test_a_repeated_order_has_the_refusals_of_all_attempts(
+    session_of: Callable[..., Session], drive: type, tmp_path: Path
+) -> None:
+    """First all clients fail, then one; in the end the update of b is put aside, and the step is made without it."""
+    from zk0.federation.open import open_federation
+
+    session, runs = session_of(federation={"mode": "buffered"}), []
+    for name in ("original", "repeated"):
+        with open_federation(session, name, tmp_path / name) as federation:
+            driven = drive(session, tmp_path / name)
+            rounds = BufferedDriver(driven, federation, BufferSettings(size=2))
+            if name == "original":
+                for broken in ("abc", "a"):
+                    files = [tmp_path / name / "clients" / client / "sessions" for client in broken]
+                    for file in files:
+                        shutil.rmtree(file, ignore_errors=True)
+                        file.touch()
+                    found = rounds.collect()
+                    for file in files:
+                        file.unlink()
+            else:
+                rounds.order = [record.arrivals for record in runs[0].records]
+                found = rounds.collect()
+            rounds.step(found, without="b")
+            rounds.step(rounds.collect())
+            runs.append(rounds)
+    original, again = runs
+    assert [[(one.client, one.factor) for one in record.arrivals] for record in original.records] == [
+        [("a", None), ("b", None), ("c", None), ("a", None), ("b", None), ("c", 1.0)],
+        [("a", 1.0), ("b", 1.0)],
+    ]
+    assert again.orders() == original.orders()
+    assert [record.at_work for record in again.records] == [record.at_work for record in original.records]
+    assert [record.ready for record in again.records] == [record.ready for record in original.records]
+    assert [one.digest for one in again.driven.history] == [one.digest for one in original.driven.history]
+
+
+class LosingGrid(LocalGrid):
+    """A local engine that brings one answer at a time, is away once, and has forgotten then what it was sent before."""
+
+    away, lost = False, frozenset[str]()
+
+    def push_messages(self, messages: Iterable[Any]) -> list[str]:
+        if self.away:
+            self.away, self.lost = False, frozenset(self._open)
+            raise ServerUnavailable("away")
+        return super().push_messages(messages)
+
+    def pull_messages(self, ids: Iterable[str]) -> list[Any]:
+        if self.lost.intersection(ids):
+            raise RunEnded("forgotten")
+        return super().pull_messages([*ids][:1])
+
+
+def test_an_engine_that_was_away_costs_one_attempt(
+    session_of: Callable[..., Session], nodes_of: Callable[..., Any], drive: type, tmp_path: Path
+) -> None:
+    """All that was open is sent again with the same weights: also to b and c, which began in the round before."""
+    from zk0.federation.protocol.buffered_federation import BufferedFederation
+
+    session = session_of()
+    with LosingGrid(nodes_of(session, tmp_path), 0, tmp_path / "server") as grid:
+        rounds = BufferedDriver(
+            drive(session, tmp_path), BufferedFederation(grid, ("a", "b", "c"), 60), BufferSettings(size=1)
+        )
+        rounds.step(rounds.collect())
+        grid.away = True
+        with pytest.raises(ServerUnavailable):
+            rounds.collect()
+        assert len(grid.lost) == 2
+        rounds.step(rounds.collect())
+    assert rounds.orders() == [[("a", 1)], [("b", 1)]]
+
+
 @pytest.mark.slow
 @pytest.mark.full_size
 @pytest.mark.timeout(900)
@@ -200,13 +281,13 @@ def test_a_thousand_clients(session_of: Callable[..., Session], drive: type, tmp
     assert max(resident[2:]) - resident[1] < 20e6
 
 
-def buffered_on_nodes(engine: Any, folder: Path) -> Any:
+def buffered_on_nodes(engine: Any, folder: Path, timeout_seconds: float = 240) -> Any:
     """Return a federation for buffered rounds on SuperNodes, with the server's journal in a folder."""
     from zk0.federation.protocol.buffered_federation import BufferedFederation
     from zk0.federation.protocol.received_log import ReceivedLog
 
     log = ReceivedLog(folder / "accepted.jsonl", "buffered-nodes")
-    return BufferedFederation(engine.grid, ("a", "b", "c"), 240, None, log=log, heads=engine.heads)
+    return BufferedFederation(engine.grid, ("a", "b", "c"), timeout_seconds, None, log=log, heads=engine.heads)
 
 
 @pytest.fixture(scope="module")
@@ -287,3 +368,33 @@ class TestNodes:
             assert (shown.problem, shown.other_weights, shown.without_head) == ("", 0, 0)
         lines = [one.client_journal.lines for one in received if one.client == "b" and one.client_journal]
         assert lines != sorted(lines)  # its answer of round 2 enters round 3, after its evaluation of round 2
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_node_that_hangs_is_refused_and_the_others_go_on(
+    deployment_engine: Any, drive: type, tmp_path: Path, workers: Callable[[], dict[int, int]]
+) -> None:
+    """Its worker stops before its first round, for longer than a request may take, and goes on then."""
+    engine = deployment_engine
+    driven = drive(engine.session, tmp_path, "buffered-hangs")
+    engine.show_ledger(driven)
+    rounds = BufferedDriver(driven, buffered_on_nodes(engine, tmp_path, 20), BufferSettings(size=2))
+    agent, parents = engine.deployment.pid(engine.deployment.nodes["c"], "agent"), workers()
+    (worker,) = [pid for pid, parent in parents.items() if parents.get(parent) == agent]
+    os.kill(worker, signal.SIGSTOP)
+    refused: list[Any] = []
+    while not refused:
+        found = rounds.collect()
+        assert [update.client for update in found.updates.updates] == ["a", "b"]
+        rounds.step(found)
+        refused = [(one.client, one.reason) for one in found.updates.refusals]
+        assert [one.client for one in rounds.records[-1].at_work] == ["c"]
+    os.kill(worker, signal.SIGCONT)
+    assert refused == [("c", "no answer within 20 s")]
+    number = len(rounds.records)
+    assert number > 3, "server steps without c"
+    assert [(one.began, one.factor) for one in rounds.records[-1].arrivals if one.client == "c"] == [(1, None)]
+    while not any(one.client == "c" and one.factor for one in rounds.records[-1].arrivals):
+        rounds.step(rounds.collect())
+    assert ("c", number) in rounds.orders()[-1], "it was sent the weights of the round in which it was refused"

@@ -73,7 +73,12 @@ class Driven:
         return all(self.logged(name, "step 20/150") == self.logged(name, "step 150/150") == 1 for name in "ab")
 
 
-@pytest.fixture
+MODES = ["synchronous", "buffered"]
+"""Of rounds; a buffered round takes the updates of all clients, and ends with the weights of a synchronous one."""
+only_synchronous = pytest.mark.parametrize("running", MODES[:1], indirect=True)
+
+
+@pytest.fixture(params=MODES)
 def running(
     deployment: Any, drive: type, tmp_path: Path, request: pytest.FixtureRequest
 ) -> Iterator[Callable[..., Driven]]:
@@ -82,8 +87,8 @@ def running(
     opened = []
 
     def begin(**settings: Any) -> Driven:
-        session = deployment.session(training=LONG, federation=settings)
-        name = request.node.name
+        session = deployment.session(training=LONG, federation={"mode": request.param, **settings})
+        name = re.sub(r"\W+", "-", request.node.name).strip("-")
         context = open_federation(session, name, tmp_path / "session")
         federation = context.__enter__()
         opened.append(context)
@@ -262,6 +267,7 @@ with open_federation(session, name, Path(sys.argv[1]).parent) as federation:
 """
 
 
+@only_synchronous
 def test_a_killed_session_goes_on_with_the_updates_of_its_clients(
     running: Callable[..., Driven], deployment: Any, tmp_path: Path
 ) -> None:
@@ -282,6 +288,7 @@ def test_a_killed_session_goes_on_with_the_updates_of_its_clients(
     assert session.trained_once()
 
 
+@only_synchronous
 def test_a_run_that_no_session_has_acquired_is_stopped(running: Callable[..., Driven], deployment: Any) -> None:
     from flwr.proto.control_pb2 import ListRunsRequest, ListRunsResponse
 
@@ -297,15 +304,16 @@ def test_a_run_that_no_session_has_acquired_is_stopped(running: Callable[..., Dr
     assert [m.client for m in session.driven.members] == ["a", "b"]
 
 
+@pytest.mark.parametrize("mode", MODES)
 def test_nodes_return_to_a_superlink_that_lost_its_memory(
-    deploy: Callable[..., Any], drive: type, tmp_path: Path
+    deploy: Callable[..., Any], drive: type, tmp_path: Path, mode: str
 ) -> None:
     """A restart registers the nodes again: they have other ids, and are identified by their names."""
     from zk0.federation.open import open_federation
 
     deployment = deploy(tmp_path, in_memory=True)
     try:
-        session = deployment.session(federation={"absence_seconds": 200})
+        session = deployment.session(federation={"absence_seconds": 200, "mode": mode})
         with open_federation(session, "in-memory", tmp_path / "session") as federation:
             driven = drive(session, tmp_path / "session", "in-memory")
             driven.begin(federation)

@@ -60,12 +60,15 @@ def undisturbed(session_of: Callable[..., Session], drive: type, tmp_path_factor
 
 
 class Disturbed:
-    """A round on a running engine with a fault at a step of one client."""
+    """A round on a running engine with a fault at a step of one client.
 
-    def __init__(self, engine: Any, drive: type, folder: Path) -> None:
-        self.engine, self.name = engine, folder.name
+    A buffered round takes the updates of all clients, so that it ends with the weights of a synchronous one.
+    """
+
+    def __init__(self, engine: Any, drive: type, folder: Path, mode: str) -> None:
+        self.engine, self.name, self.mode = engine, folder.name, mode
         self.driven = drive(engine.session, folder, self.name)
-        self.federation = engine.federation()
+        self.federation = engine.federation(mode=mode)
         self.driven.begin(self.federation)
         self.before = {client: engine.log(client) for client in "abc"}
 
@@ -73,7 +76,7 @@ class Disturbed:
         """Train; `at_step` is called once, after the tenth step of client a."""
         left, federation = [at_step] if at_step else [], self.federation
         if timeout_seconds is not None:
-            federation = self.engine.federation(timeout_seconds)
+            federation = self.engine.federation(timeout_seconds, mode=self.mode)
             federation.join(session_terms(self.engine.session, self.name))
 
         def on_step(client: str, round_number: int, step: int, steps: int, work: str) -> None:
@@ -97,9 +100,9 @@ class Disturbed:
         return self.driven.average(found.updates).digest
 
 
-@pytest.fixture
-def disturbed(engine: Any, drive: type, tmp_path: Path) -> Disturbed:
-    return Disturbed(engine, drive, tmp_path)
+@pytest.fixture(params=["synchronous", pytest.param("buffered", marks=pytest.mark.slow)])
+def disturbed(engine: Any, drive: type, tmp_path: Path, request: pytest.FixtureRequest) -> Disturbed:
+    return Disturbed(engine, drive, tmp_path, request.param)
 
 
 def refused(found: Any) -> list[tuple[str, str]]:

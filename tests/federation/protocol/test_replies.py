@@ -124,6 +124,10 @@ def on_engines(faults: Iterable[str]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize(("engine", "fault"), pairs, indirect=["engine"], scope="module")
 
 
+in_both_modes = pytest.mark.parametrize("mode", ["synchronous", "buffered"])
+"""A buffered round takes the updates of all clients."""
+
+
 @pytest.fixture(scope="module", params=ENGINES)
 def engine(request: pytest.FixtureRequest) -> Any:
     """Every engine, with a real SuperLink, too."""
@@ -161,11 +165,12 @@ def driven(engine: Any, session: Session, drive: type, tmp_path: Path) -> Any:
     return found
 
 
+@in_both_modes
 @on_engines(BAD)
-def test_an_invalid_answer_is_refused_and_its_weights_are_kept(fault: str, engine: Any, driven: Any) -> None:
+def test_an_invalid_answer_is_refused_and_its_weights_are_kept(fault: str, engine: Any, driven: Any, mode: str) -> None:
     change, reason, keeps_weights = BAD[fault]
     grid = TamperingGrid(engine.grid)
-    federation = engine.federation(grid=grid)
+    federation = engine.federation(grid=grid, mode=mode)
     driven.begin(federation)
     grid.change = change
     listener = RecordingListener()
@@ -178,7 +183,8 @@ def test_an_invalid_answer_is_refused_and_its_weights_are_kept(fault: str, engin
     assert re.search(reason, found.refusals[0].reason), found.refusals[0].reason
     names = {p.name for p in driven.spool().iterdir()}
     good = {f"{name}.{kind}" for name in "bc" for kind in ("safetensors", "json")}
-    assert names == good | {"refusals.jsonl"} | ({"a.refused"} if keeps_weights else set())
+    logs = {"refusals.jsonl"} | ({"arrivals.jsonl"} if mode == "buffered" else set())
+    assert names == good | logs | ({"a.refused"} if keeps_weights else set())
 
     listener = RecordingListener()
     again = driven.train(federation, listener)
@@ -188,13 +194,14 @@ def test_an_invalid_answer_is_refused_and_its_weights_are_kept(fault: str, engin
     assert again.all_refusals == found.refusals
 
 
+@in_both_modes
 @on_the_first_engine
-def test_a_norm_outlier_is_refused_and_its_weights_are_kept(engine: Any, driven: Any) -> None:
+def test_a_norm_outlier_is_refused_and_its_weights_are_kept(engine: Any, driven: Any, mode: str) -> None:
     """Every value is finite and the digest is right: only the norms of the others reveal it."""
     from zk0.federation.protocol.quarantine import quarantine_norm_outliers
 
     grid = TamperingGrid(engine.grid)
-    federation = engine.federation(grid=grid)
+    federation = engine.federation(grid=grid, mode=mode)
     driven.begin(federation)
     grid.change = lambda values: rewrite(values, lambda w: w["model.state_proj.bias"].__imul__(np.float32(1e6)))
     found = driven.train(federation)
@@ -349,9 +356,10 @@ class RepeatingGrid(GridWrapper):
         return [*older, *replies, *replies]
 
 
-def test_answers_that_come_twice_or_late_change_nothing(engine: Any, driven: Any) -> None:
+@in_both_modes
+def test_answers_that_come_twice_or_late_change_nothing(engine: Any, driven: Any, mode: str) -> None:
     grid = RepeatingGrid(engine.grid)
-    federation = engine.federation(grid=grid)
+    federation = engine.federation(grid=grid, mode=mode)
     driven.begin(federation)
     grid.twice = True
     listener = RecordingListener()
@@ -373,17 +381,19 @@ def test_answers_that_come_twice_or_late_change_nothing(engine: Any, driven: Any
 
 
 class TestSpool:
-    def test_a_spooled_update_is_reused_without_a_request(self, engine: Any, driven: Any) -> None:
-        federation = engine.federation()
+    @in_both_modes
+    def test_a_spooled_update_is_reused_without_a_request(self, engine: Any, driven: Any, mode: str) -> None:
+        federation = engine.federation(mode=mode)
         driven.begin(federation)
         first = driven.train(federation)
         shutil.rmtree(engine.folder / "clients/a/sessions")
         assert driven.train(federation).updates == first.updates
         assert not (engine.folder / "clients/a/sessions").exists()
 
+    @in_both_modes
     @on_engines(["weights cut short", "weights gone", "record cut short"])
-    def test_a_damaged_update_is_requested_again(self, fault: str, engine: Any, driven: Any) -> None:
-        federation = engine.federation()
+    def test_a_damaged_update_is_requested_again(self, fault: str, engine: Any, driven: Any, mode: str) -> None:
+        federation = engine.federation(mode=mode)
         driven.begin(federation)
         first = driven.train(federation)
         weights, record = driven.spool() / "a.safetensors", driven.spool() / "a.json"
@@ -397,9 +407,10 @@ class TestSpool:
             record.write_text(record.read_text()[:40])
         assert driven.train(federation).updates == first.updates
 
+    @in_both_modes
     @on_the_first_engine
-    def test_an_update_is_not_reused_for_another_plan(self, engine: Any, driven: Any) -> None:
-        federation = engine.federation()
+    def test_an_update_is_not_reused_for_another_plan(self, engine: Any, driven: Any, mode: str) -> None:
+        federation = engine.federation(mode=mode)
         driven.begin(federation)
         first, other = driven.train(federation), driven.train(federation, lr=5e-4)
         assert [u.metrics.lr_first for u in first.updates] == [1e-3] * 3
@@ -419,8 +430,9 @@ class TestSpool:
             files |= set(engine.folder.glob("clients/a/sessions/*/updates/*.safetensors"))
         assert len(files) >= 2
 
-    def test_a_client_answers_from_its_disk_and_deletes_old_rounds(self, engine: Any, driven: Any) -> None:
-        federation = engine.federation()
+    @in_both_modes
+    def test_a_client_answers_from_its_disk_and_deletes_old_rounds(self, engine: Any, driven: Any, mode: str) -> None:
+        federation = engine.federation(mode=mode)
         driven.begin(federation)
         first = driven.train(federation)
         updates = session_state_folder(engine.folder / "clients/a", driven.name) / "updates"

@@ -18,6 +18,7 @@ from zk0.federation.engines.local import LocalGrid
 from zk0.federation.flower.flower_message import WEIGHTS_PATH
 from zk0.federation.protocol.answers import MASKED
 from zk0.federation.protocol.secure_federation import SecureFederation
+from zk0.settings.aggregation_settings import AggregationSettings
 from zk0.settings.plans import SecureRules
 from zk0.weights.digests import load_weights
 from zk0.weights.files import open_weights
@@ -26,6 +27,7 @@ from zk0.weights.writer import save_weights
 
 RULES = SecureRules(bits=16, neighbors=10, limit=0.004, max_share_factor=3.0)
 NAMES = ("a", "b", "c")
+PRIVATE = AggregationSettings(clip_norm=2.0, noise_multiplier=0.5, quarantine_factor=0)
 
 
 class ForgetfulGrid(LocalGrid):
@@ -124,6 +126,18 @@ def test_the_sum_is_the_mean_of_the_updates_and_a_retry_reads_it(secure_session:
     assert_mean(driver, found.sum, NAMES)
     grid.lost = frozenset((name, "") for name in NAMES)
     assert train(driver, federation, 0.1).sum == found.sum
+
+
+def test_the_noise_of_a_sum_is_that_of_a_mean_of_its_clients(secure_session: Any) -> None:
+    driver, federation, _ = secure_session
+    found, values = train(driver, federation).sum, []
+    for settings in (AggregationSettings(), PRIVATE):
+        target, terms = driver.folder / "new.safetensors", AggregationTerms(settings, secret=b"s" * 32)
+        aggregate([found], Path(driver.history[-1].path), target, terms)
+        values.append(np.concatenate([one.ravel().astype(float) for one in load_weights(target).values()]))
+    noise = values[1] - values[0]
+    assert noise.std() == pytest.approx(0.5 * 2.0 / len(NAMES), rel=0.01)
+    assert abs(noise.mean()) < 5 * noise.std() / np.sqrt(noise.size)
 
 
 MESSAGES = ("secure_mask", "secure_consent", "secure_reveal")

@@ -47,9 +47,11 @@ class ForkServer:
     def start(self) -> None:
         """Start the process if none runs; it imports while the caller goes on."""
         with self._start_lock:
-            if self._closed or (self._process is not None and self._process.poll() is None):
+            if self._closed or self._runs():
                 return
-            if self._socket is not None:
+            if self._process is not None and self._socket is not None:
+                self._process.kill()
+                self._process.wait(_STOP_SECONDS)
                 self._socket.close()
             ours, theirs = socket.socketpair()
             ours.settimeout(_START_SECONDS)
@@ -75,10 +77,10 @@ class ForkServer:
         with self._request_lock:
             self.start()
             ours, theirs = socket.socketpair()
-            with theirs, log.open("ab") as file:
+            with ours, theirs, log.open("ab") as file:
                 pid = self._fork(number, (theirs.fileno(), file.fileno()))
-            self._workers.add(pid)
-            return pid, Connection(ours.detach())
+                self._workers.add(pid)
+                return pid, Connection(ours.detach())
 
     def exit_code(self, pid: int) -> int | None:
         """Wait for a worker and return its exit code, negative for a signal; None where the server has ended itself."""
@@ -104,6 +106,12 @@ class ForkServer:
             self._process.kill()
             self._process.wait(_STOP_SECONDS)
             self._socket.close()
+
+    def _runs(self) -> bool:
+        """Whether the process takes requests; one that was killed closes its end before it can be waited for."""
+        if self._process is None or self._socket is None or self._process.poll() is not None:
+            return False
+        return not wait([self._socket], 0) or bool(self._socket.recv(1, socket.MSG_PEEK))
 
     def _fork(self, number: int, descriptors: tuple[int, int]) -> int:
         try:

@@ -15,7 +15,7 @@ from typing import Any
 from zk0.audit.merkle import Receipt
 from zk0.errors import FederationError
 from zk0.federation.protocol.collect import Federation
-from zk0.federation.protocol.exchange import Request
+from zk0.federation.protocol.exchange import Reply, Request
 from zk0.federation.protocol.open_requests import OpenRequests, TimedReply
 from zk0.federation.protocol.replies import CollectedUpdates, ResultListener, SilentListener
 from zk0.federation.protocol.spool import JoinedWith, Spool
@@ -55,6 +55,11 @@ class BufferedRequest:
     order: Sequence[Arrival] = ()
     """Arrivals of this round in the session whose order is repeated."""
 
+    @property
+    def size(self) -> int:
+        """Updates that fill the buffer; in a session that is repeated, those that it had, which may be fewer."""
+        return sum(arrival.factor is not None for arrival in self.order) or self.settings.size
+
 
 class CollectedBuffer(Record):
     """The updates and refusals of a buffered round, and how it came about."""
@@ -87,9 +92,9 @@ class BufferedFederation(Federation):
         for arrival in request.order[len(logged) :]:
             if arrival.factor is None:
                 self._open_requests.discard(arrival.client)
-            if not buffer.clients.is_over and (left := buffer.repeat(arrival, is_logged=False)) is not None:
+            if (left := buffer.repeat(arrival, is_logged=False)) is not None:
                 self._receive(buffer, left)
-        if len(buffer.clients.accepted) < request.settings.size:
+        if len(buffer.clients.accepted) < request.size:
             buffer.clients = buffer.clients.asked_again()
         while not buffer.clients.is_over:
             self._receive(buffer, buffer.clients.next_by_clock(seconds) if seconds else None)
@@ -119,6 +124,9 @@ class BufferedFederation(Federation):
         self._open_requests.send(due)
         with self._open_requests.next(awaited) as timed:
             self._take(buffer, timed, is_logged)
+        for reply in self._open_requests.take_unexpected():
+            refused = buffer.refuse(reply)
+            self._log.record(reply, ("train", buffer.request.number), refusal=refused.reason, in_order=False)
 
     def _take(self, buffer: "_Buffer", timed: TimedReply, is_logged: bool) -> None:
         """Take an answer into the buffer, or refuse it."""
@@ -146,7 +154,8 @@ class _Buffer:
         request.spool.mkdir(parents=True, exist_ok=True)
         self.log = RecordLines(request.spool / "arrivals.jsonl", Arrival)
         """One line for each answer, written when the spool holds it."""
-        self.clients = ClientsInRound.begin(request.number, request.clients, request.last, request.settings)
+        settings = request.settings.model_copy(update={"size": request.size})
+        self.clients = ClientsInRound.begin(request.number, request.clients, request.last, settings)
         self._shown: set[str] = set()
         self._updates: dict[str, Update] = {}
         self._norms: dict[str, float] = {}
@@ -224,6 +233,12 @@ class _Buffer:
             self._accept(found, spool.delta_norms[client])
             self._arrived_at[client] = self._now()
         return found
+
+    def refuse(self, reply: Reply) -> Refusal:
+        """Refuse an answer to no request that is open; it is no arrival."""
+        refusal = Spool(self.request.spool, Path()).refuse(reply.sender, reply.error)
+        self._refusals.append(refusal)
+        return refusal
 
     def result(self) -> CollectedBuffer:
         """Return what the buffer holds."""

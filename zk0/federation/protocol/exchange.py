@@ -13,6 +13,9 @@ from zk0.federation.protocol.shown_journals import JOURNAL
 from zk0.records import JoiningStep, clean_text
 
 POLL_SECONDS = 0.02
+ANSWERED_TWICE = "answered twice; the first answer counts"
+OF_ANOTHER_ROUND = "answered a request of another round"
+"""Why an answer to no open request does not count."""
 _EXPIRED = (ErrorCode.MESSAGE_UNAVAILABLE, ErrorCode.REPLY_MESSAGE_UNAVAILABLE)
 """Error codes of the replies that Flower creates when a message's time to live is over."""
 
@@ -139,10 +142,10 @@ def exchange_messages(
                     deadline = time.monotonic() + silence if extend else deadline
                     yield parse_reply(pending.pop(answered), message, timeout)
                 elif answered in sent:
-                    yield Reply(sent[answered], None, "answered twice; the first answer counts", unexpected=True)
+                    yield Reply(sent[answered], None, ANSWERED_TWICE, unexpected=True)
                 else:
                     name = names.get(message.metadata.src_node_id, f"node {message.metadata.src_node_id}")
-                    yield Reply(name, None, "answered a request of another round", unexpected=True)
+                    yield Reply(name, None, OF_ANOTHER_ROUND, unexpected=True)
             if not found:
                 if time.monotonic() > deadline:  # checked last: what arrived while replies were processed counts
                     break

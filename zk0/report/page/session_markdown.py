@@ -8,7 +8,9 @@ from zk0.report.key_results import key_results
 from zk0.report.metrics import sorted_by_round
 from zk0.report.page.session_page_charts import SessionPageCharts
 from zk0.report.tables import client_tables, round_tables
+from zk0.report.tables.arrival_tables import waiting_table
 from zk0.report.tables.markdown import escape_markdown, markdown_table
+from zk0.report.tables.sum_tables import sum_table
 from zk0.rules.release import Release
 from zk0.settings.session import Session
 
@@ -39,7 +41,11 @@ def session_report_markdown(
         markdown_table(*client_tables.client_table(members, rows).as_text()),
         f"![Clients and schedule by round]({charts.federated_metrics.light})",
     ]
-    rejected = round_tables.refusal_table(rows)
-    if rejected.rows:
-        parts += ["## Rejected updates", markdown_table(*rejected.as_text())]
+    more = {
+        "Staleness and waiting time": waiting_table(rows),
+        "Secure aggregation": sum_table(rows),
+        "Rejected updates": round_tables.refusal_table(rows),
+    }
+    for title, table in more.items():
+        parts += [f"## {title}", markdown_table(*table.as_text())] if table.rows else []
     return "\n\n".join(parts) + "\n"

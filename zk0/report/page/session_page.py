@@ -24,6 +24,7 @@ from zk0.report.tables.group_tables import group_table, statistics_table, still_
 from zk0.report.tables.improvement_table import improvement_table
 from zk0.report.tables.table import Table
 from zk0.report.video.poster import last_frame_jpeg
+from zk0.rules.masking_note import masking_note
 from zk0.rules.release import Release
 from zk0.rules.selection import select_round
 from zk0.settings.session import Session
@@ -95,6 +96,7 @@ def write_session_report(
         evaluation_settings=evaluation_settings_note(rows),
         tables=_tables(session, members, rows, rollouts)
         | {"statistics": statistics_table(session, groups), "groups": group_table(groups)},
+        masking_note=masking_note(session, len(members)),
         dataset_notes=setup.dataset_notes if setup else (),
         normalization=setup.normalization_sentence if setup else "",
         still_joints=still_joints_note(session, groups),

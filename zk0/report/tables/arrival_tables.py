@@ -13,6 +13,7 @@ def waiting_table(history: Sequence[RoundRecord]) -> Table:
     columns = (
         Column(title="client", kind="text"),
         Column(title="updates used"),
+        Column(title="refused"),
         Column(title="staleness, mean", unit="server steps"),
         Column(title="staleness, largest", unit="server steps"),
         Column(title="factor, mean"),
@@ -23,8 +24,7 @@ def waiting_table(history: Sequence[RoundRecord]) -> Table:
     of_client: dict[str, list[tuple[int, Arrival]]] = {}
     for record in sorted_by_round(history):
         for arrival in record.buffered.arrivals if record.buffered else ():
-            if arrival.factor is not None:
-                of_client.setdefault(arrival.client, []).append((record.round - arrival.began, arrival))
+            of_client.setdefault(arrival.client, []).append((record.round - arrival.began, arrival))
     last = sorted_by_round(history)[-1].buffered if history else None
     at_work = {one.client: one.began for one in last.at_work} if last else {}
     names = sorted(of_client.keys() | at_work.keys() | set(last.ready if last else ()))
@@ -32,11 +32,13 @@ def waiting_table(history: Sequence[RoundRecord]) -> Table:
     return Table(caption="Staleness and waiting time", columns=columns, rows=rows)
 
 
-def _waiting_row(client: str, used: Sequence[tuple[int, Arrival]], began: int | None) -> tuple[Cell, ...]:
+def _waiting_row(client: str, arrivals: Sequence[tuple[int, Arrival]], began: int | None) -> tuple[Cell, ...]:
+    used = [(age, arrival) for age, arrival in arrivals if arrival.factor is not None]
     staleness = [age for age, _ in used]
     return (
         text_cell(client),
         integer_cell(len(used)),
+        integer_cell(len(arrivals) - len(used)),
         decimal_cell(_mean(staleness), 2),
         integer_cell(max(staleness, default=None)),
         decimal_cell(_mean([arrival.factor for _, arrival in used]), 3),
