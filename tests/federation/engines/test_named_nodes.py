@@ -10,6 +10,7 @@ from flwr.app import Message
 from hostile_fleet import HostileFleet, refusal
 from hostile_node import HostileNode
 from loguru import logger
+from waiting import wait_until
 
 from zk0.audit.journal import ReceivedJournal
 from zk0.errors import FederationError, TransientError
@@ -43,6 +44,7 @@ def deployment(deploy: Callable[..., Any], tmp_path_factory: pytest.TempPathFact
         started.server.enroll("away")
         fleet = HostileFleet(started.server, folder / "hostile", (*SILENT, *ANSWERS), answer)
         with fleet.running(580):
+            wait_until(lambda: {n.name for n in started.server.node_statuses() if n.status == "online"} >= {"a", "b"})
             yield started
     finally:
         started.stop()
