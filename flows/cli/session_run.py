@@ -87,11 +87,11 @@ def run_session(
     set_prefect_defaults()
     _check_before_starting(config, overrides, resume, moved or {})
     remove_stale_prefect_toml(Path.cwd())
-    from flows.cli.terminal import print_session_result, resume_hint_on_interrupt, session_progress
+    from flows.cli.terminal import print_session_result, resume_hint, session_progress
     from flows.prefect_local.temporary_server import configured_or_temporary_server
 
     with (
-        resume_hint_on_interrupt(),
+        resume_hint(),
         session_progress(quiet) as on_status,
         configured_or_temporary_server(Path.cwd(), on_status, _IMPORTED_WHILE_PREFECT_STARTS),
     ):

@@ -196,8 +196,8 @@ def line_on_interrupt(hint: Callable[[], str]) -> Iterator[None]:
 
 
 @contextmanager
-def resume_hint_on_interrupt() -> Iterator[None]:
-    """As `line_on_interrupt`, with the command that resumes the session."""
+def resume_hint() -> Iterator[None]:
+    """Print the command that resumes the session when it fails, and as `line_on_interrupt` when it is stopped."""
     folders: list[str] = []
 
     def remember(event: ProgressEvent) -> None:
@@ -205,16 +205,19 @@ def resume_hint_on_interrupt() -> Iterator[None]:
             folders.append(event.text)
 
     def hint() -> str:
-        return (
-            f"; finished rounds are kept: {program_name()} run --resume {shlex.quote(short_path(Path(folders[-1])))}"
-            if folders
-            else ""
-        )
+        if not folders:
+            return ""
+        resume = f"{program_name()} run --resume {shlex.quote(short_path(Path(folders[-1])))}"
+        return f"finished rounds are kept: {resume}"
 
     remove_listener = add_progress_listener(remember)
     try:
-        with line_on_interrupt(hint):
+        with line_on_interrupt(lambda: f"; {hint()}" if folders else ""):
             yield
+    except Zk0Error as e:
+        if folders and "run --resume" not in str(e):
+            typer.echo(hint(), err=True)
+        raise
     finally:
         remove_listener()
 
