@@ -1,22 +1,21 @@
 #!/bin/sh
-# Make a base policy: attempts are recorded while it trains on them. Stop it at any time; the same command goes on where
-# it stopped.
+# Make a base policy: record, render, train, measure. Stop it at any time; the same command goes on where it stopped.
 #
-#     PYTHON=.venv/bin/python sh scripts/base/make_base.sh FOLDER FILES STEPS
+#     PYTHON=.venv/bin/python sh scripts/base/make_base.sh FOLDER ROUNDS VISION_STEPS ACTION_STEPS [PROCESSES]
 #
-# FILES of attempts in all, STEPS of training. The first 50 files are recorded before the training begins, with the
-# included policy; later ones with the newest policy of the training. The result is FOLDER/policy.
+# FOLDER/recordings and FOLDER/scenes are shared by all sizes, so a larger ROUNDS makes only what is missing.
+# The policy is FOLDER/base-ROUNDS-VISION_STEPS-ACTION_STEPS/policy, the attempts lie beside it.
 set -eu
-folder=$1 files=$2 steps=$3
+folder=$1 rounds=$2 vision=$3 action=$4 processes=${5:-1}
 python=${PYTHON:-python}
 here=$(dirname "$0")
-"$python" "$here/record_attempts.py" base --out "$folder/attempts" --files 50
-"$python" "$here/record_attempts.py" "@$folder/work/newest" --out "$folder/attempts" --start 50 --files "$((files - 50))" &
-recording=$!
-trap 'kill "$recording" 2>/dev/null || true' EXIT INT TERM
-[ -d "$folder/policy" ] || "$python" "$here/train.py" "$folder/attempts" --encoder base --steps "$steps" \
-    --work "$folder/work" --out "$folder/policy"
-# Seeds of validation; the first tasks are among those it was trained on, the others are not.
-"$python" "$here/measure.py" "$folder/policy" --out "$folder/attempts.jsonl" --seeds 7000-7019 \
+work=$folder/base-$rounds-$vision-$action
+mkdir -p "$work"
+"$python" "$here/record.py" --out "$folder/recordings" --rounds "$rounds" --processes "$processes"
+"$python" "$here/random_scenes.py" "$folder/recordings" --out "$folder/scenes" --rounds "$rounds" --files "$rounds"
+[ -d "$work/policy" ] || "$python" "$here/train.py" "$folder/recordings" --scenes "$folder/scenes" \
+    --rounds "$rounds" --work "$work" --vision-steps "$vision" --action-steps "$action" --out "$work/policy"
+# Its own tasks, then colors and pairs that it never saw; seeds of validation.
+"$python" "$here/measure.py" "$work/policy" --out "$work/attempts.jsonl" --seeds 7000-7019 \
     lift-green lift-blue place-green-red place-white-purple stack-green-red stack-white-purple \
     lift-red place-purple-white place-red-blue place-yellow-green stack-red-blue

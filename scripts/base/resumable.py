@@ -1,9 +1,8 @@
-"""An optimizer whose training can be stopped at any time and resumed; it also averages the weights over time."""
+"""An optimizer whose training can be stopped at any time and resumed with the same result."""
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,7 @@ from zk0.storage.atomic import atomic_path
 
 SAVE_SECONDS = 120
 """Seconds between two states on disk."""
-REPORT_STEPS = 100
-AVERAGED = 0.998
-"""Share of the average that a step keeps (Polyak and Juditsky 1992); less in the first steps."""
+REPORT_STEPS = 250
 
 
 class ResumableTraining:
@@ -26,9 +23,10 @@ class ResumableTraining:
         modules: what is trained; parameters without gradients are saved too, and not changed.
         file: of the state.
         conditions: what decides the result; a state with other conditions is refused.
-        groups: parameters, and their highest learning rate.
+        rate: highest learning rate.
         steps: optimizer steps in all.
-        warmup: steps with a rising learning rate.
+        betas: of AdamW.
+        warmup: share of the steps with a rising learning rate.
     """
 
     def __init__(
@@ -36,96 +34,63 @@ class ResumableTraining:
         modules: nn.ModuleList,
         file: Path,
         conditions: Mapping[str, Any],
-        groups: Sequence[tuple[Sequence[nn.Parameter], float]],
+        rate: float,
         steps: int,
-        warmup: int,
+        betas: tuple[float, float],
+        warmup: float,
     ) -> None:
         self._modules, self._file, self._conditions, self._steps = modules, file, dict(conditions), steps
-        self._weights = [weight for weights, _ in groups for weight in weights]
-        parameters = [{"params": list(weights), "lr": rate} for weights, rate in groups]
-        self._optimizer = torch.optim.AdamW(parameters, betas=(0.9, 0.98), weight_decay=1e-3)
-        rates = [rate for _, rate in groups]
-        self._schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self._optimizer, rates, steps, pct_start=min(0.3, warmup / steps), div_factor=20, final_div_factor=100
-        )
-        self._average = {name: value.clone() for name, value in modules.state_dict().items()}
+        self._weights = [p for p in modules.parameters() if p.requires_grad]
+        fused = self._weights[0].is_cuda
+        self._optimizer = torch.optim.AdamW(self._weights, rate, betas=betas, weight_decay=1e-4, fused=fused)
+        self._schedule = torch.optim.lr_scheduler.OneCycleLR(self._optimizer, rate, steps, pct_start=warmup)
         self._losses: list[Tensor] = []
-        """Of each step, by part."""
+        """Of each step; read from the device only when they are reported or saved."""
         if file.is_file():
             self._load()
 
-    @property
-    def step(self) -> int:
-        """Steps that were made."""
-        return len(self._losses)
-
-    def run(self, losses_of_batch: Callable[[], Tensor], every: int, at_times: Callable[[], None]) -> None:
-        """Make all steps that are missing; print the mean losses now and then.
-
-        Args:
-            losses_of_batch: returns the parts of the loss (parts,); their sum is minimized.
-            every: steps between two calls of `at_times`; it is also called after the last step.
-            at_times: stores or measures something.
-        """
+    def run(self, loss_of_batch: Callable[[], Tensor]) -> None:
+        """Make all steps that are missing; print the mean loss now and then."""
         saved = time.monotonic()
-        while self.step < self._steps:
-            self._make_step(losses_of_batch())
+        while len(self._losses) < self._steps:
+            self._step(loss_of_batch())
             if time.monotonic() - saved > SAVE_SECONDS:
                 self._save()
                 saved = time.monotonic()
-            if self.step % REPORT_STEPS == 0:
-                parts = torch.stack(self._losses[-REPORT_STEPS:]).mean(0).tolist()
-                told = " + ".join(f"{part:.4f}" for part in parts)
-                sys.stdout.write(f"step {self.step} of {self._steps}: loss {told}\n")
+            if len(self._losses) % REPORT_STEPS == 0:
+                mean = float(torch.stack(self._losses[-REPORT_STEPS:]).mean())
+                sys.stdout.write(f"{self._file.stem}: step {len(self._losses)} of {self._steps}: loss {mean:.4f}\n")
                 sys.stdout.flush()
-            if self.step % every == 0 or self.step == self._steps:
-                at_times()
         self._save()
 
-    @contextmanager
-    def averaged_weights(self) -> Iterator[None]:
-        """Within the block, the modules have the weights averaged over time."""
-        present = {name: value.clone() for name, value in self._modules.state_dict().items()}
-        self._modules.load_state_dict(self._average)
-        try:
-            yield
-        finally:
-            self._modules.load_state_dict(present)
-
-    def _make_step(self, losses: Tensor) -> None:
+    def _step(self, loss: Tensor) -> None:
         self._optimizer.zero_grad()
-        losses.sum().backward()
+        loss.backward()
         nn.utils.clip_grad_norm_(self._weights, 1.0)
         self._optimizer.step()
         self._schedule.step()
-        self._losses.append(losses.detach())
-        kept = min(AVERAGED, (1 + self.step) / (10 + self.step))
-        for name, value in self._modules.state_dict().items():
-            if value.is_floating_point():
-                self._average[name].lerp_(value, 1 - kept)
+        self._losses.append(loss.detach())
 
     def _save(self) -> None:
         state = {
             "conditions": self._conditions,
             "weights": self._modules.state_dict(),
-            "average": self._average,
             "optimizer": self._optimizer.state_dict(),
             "schedule": self._schedule.state_dict(),
-            "losses": torch.stack(self._losses) if self._losses else torch.empty(0),
+            "losses": torch.stack(self._losses).cpu(),
             "random": torch.get_rng_state(),
         }
         with atomic_path(self._file) as temporary:
             torch.save(state, temporary)
 
     def _load(self) -> None:
-        state = torch.load(self._file, weights_only=True)
+        state = torch.load(self._file, map_location="cpu", weights_only=True)
         if state["conditions"] != self._conditions:
             raise SystemExit(
                 f"{self._file}: started with {state['conditions']}, expected {self._conditions}; choose another --work"
             )
         self._modules.load_state_dict(state["weights"])
-        self._average = state["average"]
         self._optimizer.load_state_dict(state["optimizer"])
         self._schedule.load_state_dict(state["schedule"])
-        self._losses = list(state["losses"])
+        self._losses = list(state["losses"].to(self._weights[0].device))
         torch.set_rng_state(state["random"])

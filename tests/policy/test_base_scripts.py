@@ -2,19 +2,19 @@
 
 import sys
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from zk0.simulator.arm import Observation
 from zk0.simulator.tasks import find_task
 
 SCRIPTS = Path("scripts/base").resolve()
-COLORS = SCRIPTS / "training_colors.toml"
 SESSIONS = Path("deployments/sessions")
 
 
@@ -25,37 +25,38 @@ def script_path() -> Iterator[None]:
     sys.path.remove(str(SCRIPTS))
 
 
+@pytest.fixture(scope="module")
+def record() -> ModuleType:
+    import record as module
+
+    return module
+
+
 class _Interrupted(Exception):
     """Ends a training as a signal would."""
 
 
 def _train(file: Path, stop_after: int | None = None, steps: int = 30) -> list[float]:
-    """Weights, and their averages, after training on random batches; `stop_after` raises after that many of them."""
+    """Weights after training on random batches; `stop_after` raises after that many of them."""
     import resumable
 
     torch.manual_seed(5)
     layer = nn.Linear(3, 1)
-    modules, conditions = nn.ModuleList([layer]), {"steps": steps}
-    training = resumable.ResumableTraining(modules, file, conditions, [(list(layer.parameters()), 0.01)], steps, 3)
+    conditions = {"steps": steps}
+    training = resumable.ResumableTraining(
+        nn.ModuleList([layer]), file, conditions, 0.01, steps, betas=(0.9, 0.99), warmup=0.1
+    )
     made = 0
 
-    def losses_of_batch() -> Tensor:
+    def loss_of_batch() -> Tensor:
         nonlocal made
         if made == stop_after:
             raise _Interrupted
         made += 1
-        return torch.stack([layer(torch.randn(4, 3)).pow(2).mean(), layer.weight.abs().sum()])
+        return layer(torch.randn(4, 3)).pow(2).mean()
 
-    def weights() -> list[float]:
-        return torch.cat([p.flatten() for p in layer.parameters()]).tolist()
-
-    training.run(losses_of_batch, 10, lambda: None)
-    final = weights()
-    with training.averaged_weights():
-        averaged = weights()
-    assert weights() == final
-    assert averaged != final
-    return final + averaged
+    training.run(loss_of_batch)
+    return torch.cat([p.flatten() for p in layer.parameters()]).tolist()
 
 
 def test_an_interrupted_training_ends_with_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,11 +77,23 @@ def test_a_state_of_another_training_is_refused(tmp_path: Path) -> None:
         _train(tmp_path / "state.pt", steps=31)
 
 
-def test_no_client_trains_on_a_task_of_the_base_policy() -> None:
-    from record_attempts import MOTIONS, allowed_tasks
+def test_recordings_are_balanced_and_have_seeds_of_their_own(record: ModuleType, tmp_path: Path) -> None:
+    shards = list(record.plan_shards(SCRIPTS / "training_tasks.toml", 3, tmp_path))
+    tasks = {shard.task for shard in shards}
+    assert len(shards) == 3 * len(tasks) == len({shard.path for shard in shards})
+    assert {shard.task for shard in shards[: len(tasks)]} == tasks, "a stopped recording has every task"
+    starts = sorted(shard.first_seed for shard in shards)
+    assert min(after - before for before, after in pairwise(starts)) >= 1000
+    assert {find_task(task).motion for task in tasks} == {"lift", "place", "stack"}
 
-    tasks = {task for motion in MOTIONS for task in allowed_tasks(COLORS, motion)}
-    assert {"lift-black", "place-orange-red", "stack-black-yellow"} <= tasks
+
+def test_no_client_trains_on_a_task_of_the_base_policy(record: ModuleType, tmp_path: Path) -> None:
+    from random_scenes import MOTIONS, allowed_tasks
+
+    tasks = {shard.task for shard in record.plan_shards(SCRIPTS / "training_tasks.toml", 1, tmp_path)}
+    drawn = {task for motion in MOTIONS for task in allowed_tasks(SCRIPTS / "training_tasks.toml", motion)}
+    assert {"lift-black", "place-orange-red", "stack-black-yellow"} <= drawn
+    tasks |= drawn
     assert not [task for task in tasks if find_task(task).cube in ("red", "yellow")]
     used = set()
     for file in SESSIONS.glob("*.toml"):
@@ -90,86 +103,85 @@ def test_no_client_trains_on_a_task_of_the_base_policy() -> None:
     assert not tasks & used
 
 
-def _stays(seeds: Sequence[int], observations: Sequence[Sequence[Observation]]) -> list[np.ndarray]:
-    """A policy that does not move."""
-    return [np.repeat(seen[-1].state[None], 5, axis=0) for seen in observations]
+def test_a_recorded_frame_is_rendered_again_from_its_columns(record: ModuleType) -> None:
+    """Only the colors change: images of a row equal those of its simulated state, wherever the cube is."""
+    from random_scenes import set_objects
+
+    with record.ReplayableArm("stack-green-red", record.SIMULATOR, render=True) as arm:
+        seeds, rng = iter(range(1_500_000_000, 1_500_000_020)), np.random.default_rng(0)
+        steps = next(found for seed in seeds if (found := record.run_episode(arm, seed, rng)))
+        for step in (steps[0], steps[len(steps) // 2]):
+            expected = arm.render_state(step["qpos"])
+            again = arm.render_state(set_objects(arm, step | {"task": "stack-green-red"}))
+            for camera, image in expected.items():
+                differs = np.abs(again[camera].astype(int) - image).max(2) > 16
+                assert differs.mean() < 0.01, f"{camera}: {differs.mean():.1%} of the pixels differ"
+        blue = arm.render_state(set_objects(arm, step | {"task": "stack-blue-red"}))["wrist"]
+        assert (np.abs(blue.astype(int) - expected["wrist"]).max(2) > 16).mean() > 0.01
 
 
-@pytest.fixture(scope="module")
-def attempts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with one file of attempts to stack."""
-    import record_attempts
+def test_moved_objects_have_no_action_and_do_not_overlap() -> None:
+    from random_scenes import CLEARANCE_M, draw_row
 
-    folder = tmp_path_factory.mktemp("attempts")
-    record_attempts.ATTEMPTS, usual = 3, record_attempts.ATTEMPTS
-    try:
-        told = record_attempts.record_file(folder / "00008.npz", 8, COLORS, _stays)
-    finally:
-        record_attempts.ATTEMPTS = usual
-    assert "stack" in told
-    return folder
-
-
-@pytest.mark.usefixtures("images")
-def test_a_frame_has_what_the_expert_would_do_there(attempts: Path) -> None:
-    from record_attempts import CHUNK, FIRST_SEED
-
-    with np.load(attempts / "00008.npz") as file:
-        columns = dict(file)
-    count = len(columns["task"])
-    assert len(set(columns["attempt"].tolist())) == 3
-    assert columns["attempt"].min() > FIRST_SEED
-    assert columns["chunk"].shape == (count, CHUNK, 6)
-    assert columns["overhead"].shape == columns["wrist"].shape == (count, 96, 96, 3)
-    assert {find_task(str(task)).motion for task in columns["task"]} == {"stack"}
-    moved = np.abs(columns["chunk"][:, 0] - columns["state"])[:, :5].max(1)
-    assert np.median(moved) > 0.5, "the expert goes on where the policy stands still"
-    assert moved.max() < 15
+    rng = np.random.default_rng(3)
+    poses = {
+        "n": np.full(4, 10),
+        "cube": np.array([[0.25, y, 0.0125] for y in (-0.03, 0.0, 0.02, 0.03)]),
+        "goal": np.array([[0.25, y, 0.0125] for y in (0.03, 0.05, -0.03, -0.02)]),
+        "cube_yaw": np.zeros(4),
+        "goal_yaw": np.zeros(4),
+        "site": np.array([[0.25, 0.0, 0.2]] * 4),
+    }
+    rows = [draw_row(poses, rng, "stack") for _ in range(200)]
+    moved = [row for row in rows if row["n"] == 0]
+    assert 90 < len(moved) < 150
+    assert all(np.linalg.norm((row["cube"] - row["goal"])[:2]) > CLEARANCE_M for row in moved)
+    assert len({tuple(row["cube"]) for row in rows if row["n"]}) == 4, "the others are as recorded"
 
 
-@pytest.mark.usefixtures("images")
-def test_an_arm_shows_the_colors_of_the_attempts_task() -> None:
-    from record_attempts import SIMULATOR, RecoloredArm
+def _columns(frames: int) -> dict[str, np.ndarray]:
+    """Recorded frames of noise; every tenth scene is held out."""
+    rng = np.random.default_rng(0)
+    images = {camera: rng.integers(0, 256, (frames, 96, 96, 3), np.uint8) for camera in ("overhead", "wrist")}
+    places = {name: rng.normal(0, 0.1, (frames, 3)) for name in ("cube", "goal", "site")}
+    return {
+        **images,
+        **places,
+        "task": np.array(["stack-green-red", "lift-blue"] * (frames // 2)),
+        "state": rng.normal(0, 30, (frames, 6)).astype(np.float32),
+        "chunk": rng.normal(0, 30, (frames, 10, 6)).astype(np.float32),
+        "n": np.full(frames, 10),
+        "cube_yaw": np.zeros(frames),
+        "goal_yaw": np.zeros(frames),
+        "rot": np.broadcast_to(np.eye(3), (frames, 3, 3)),
+        "episode": np.arange(frames) % 10,
+    }
 
-    with RecoloredArm("stack-green-red", SIMULATOR, render=True) as arm:
-        images = []
-        for task in ("stack-green-red", "stack-blue-red", "stack-green-red"):
-            arm.begin(1_600_000_003, find_task(task))
-            seen = arm.observe()
-            assert seen.task == find_task(task).text
-            images.append(seen.images["overhead"].astype(int))
-    assert (np.abs(images[0] - images[1]).max(2) > 16).mean() > 0.001
-    np.testing.assert_array_equal(images[0], images[2])
 
+def test_both_parts_train_what_they_should(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from base_columns import join_columns, measure_frames
+    from teach_actions import teach_actions
+    from teach_vision import teach_vision
+    from train import build_policy
 
-@pytest.mark.usefixtures("images")
-def test_everything_is_trained_and_the_newest_policy_is_named(
-    attempts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import train
-    from record_attempts import named_policy
-
-    from zk0.policy.saved_policy import load_saved_policy
-
-    work, out = tmp_path / "work", tmp_path / "policy"
-    assert named_policy(f"@{work / 'newest'}") == "base"
-    monkeypatch.setattr(train, "SAVED_STEPS", 2)
-    arguments = ["train.py", str(attempts), "--steps", "3", "--batch", "4", "--work", str(work), "--out", str(out)]
-    monkeypatch.setattr(sys, "argv", arguments)
-    train.main()
     torch.manual_seed(0)
-    before, after = (dict(p.named_parameters()) for p in (train.build_policy(work), load_saved_policy(str(out)).policy))
-    changed = {name for name, weight in before.items() if not torch.equal(weight, after[name])}
-    for part in ("vision_model", "connector", "text_model", "lm_expert", "action_out_proj"):
-        assert any(part in name for name in changed), part
-    assert named_policy(f"@{work / 'newest'}") == str(work / "policy-3")
+    policy, recorded = build_policy(tmp_path).eval(), _columns(20)
+    statistics = measure_frames(recorded)
+    before = {name: weight.clone() for name, weight in policy.named_parameters()}
+
+    def changed() -> set[str]:
+        now = dict(policy.named_parameters())
+        found = {name for name, weight in before.items() if not torch.equal(weight, now[name])}
+        before.update({name: weight.clone() for name, weight in now.items()})
+        parts = ("vision_model", "connector", "text_model", "lm_expert", "action_out_proj")
+        return {part for part in parts if any(part in name for name in found)}
+
+    teach_vision(policy, recorded, 3, 1e-3, 4, tmp_path)
+    assert changed() == {"vision_model", "connector"}
+    columns = join_columns(recorded, _columns(6) | {"episode": np.zeros(6, int)})
+    teach_actions(policy, columns, statistics, 3, 1e-3, 4, tmp_path, 0)
+    assert changed() == {"text_model", "lm_expert", "action_out_proj"}
     output = capsys.readouterr().out
-    assert "held out, averaged weights: loss of the actions" in output
-    assert "goal, wrist" in output
-
-
-def test_a_folder_without_frames_is_an_error(tmp_path: Path) -> None:
-    from recorded_frames import RecordedFrames
-
-    with pytest.raises(SystemExit, match=r"no frames; run scripts/base/record_attempts\.py first"):
-        RecordedFrames(tmp_path, None, None)
+    assert "held-out scenes, cube, wrist: median error" in output
+    assert "held-out scenes: flow-matching loss" in output
+    assert "held-out scenes, task, goal, overhead: median error" in output

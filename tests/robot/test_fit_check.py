@@ -29,14 +29,14 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Episodes whose first frames are rendered; later frames have the expert's positions and the first pictures."""
     from zk0.data.dataset_writer import RecordedFrame, write_dataset
     from zk0.simulator.arm import SimulatedArm
-    from zk0.simulator.expert import LONGEST_ATTEMPT, ScriptedExpert
+    from zk0.simulator.expert import plan_trajectory
 
     def episodes() -> Iterator[list[RecordedFrame]]:
         for number, task in enumerate(TASKS):
             with SimulatedArm(task, SimulatorSettings(image_size=SIZE), render=True) as arm:
                 for seed in range(10 * number, 10 * number + 2):
                     first = arm.reset(seed)
-                    actions = ScriptedExpert(arm).chunk(LONGEST_ATTEMPT)
+                    actions = plan_trajectory(arm)
                     states = [first.state, *actions[:-1]]
                     yield [RecordedFrame(s, a, first.images, first.task) for s, a in zip(states, actions, strict=True)]
 

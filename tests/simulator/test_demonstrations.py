@@ -6,7 +6,7 @@ from zk0.settings.dataset_settings import SimulatorSettings
 from zk0.simulator import demonstrations as module
 from zk0.simulator.arm import SimulatedArm
 from zk0.simulator.demonstrations import Demonstration, demonstrate, demonstration_key
-from zk0.simulator.expert import LONGEST_ATTEMPT, ScriptedExpert
+from zk0.simulator.expert import plan_trajectory
 
 WIDE = SimulatorSettings(spawn_radius_m=(0.09, 0.22))
 OUT_OF_REACH = SimulatorSettings(spawn_radius_m=(0.25, 0.30))
@@ -92,7 +92,7 @@ def test_failed_seeds_are_skipped() -> None:
 
         def succeeds(seed: int) -> bool:
             arm.reset(seed)
-            return any(arm.step(action).success for action in ScriptedExpert(arm).chunk(LONGEST_ATTEMPT))
+            return any(arm.step(action).success for action in plan_trajectory(arm))
 
         outcome = {seed: succeeds(seed) for seed in range(1000, 1040)}
     failing = next(seed for seed in range(1000, 1037) if not outcome[seed] and outcome[seed + 1] and outcome[seed + 2])

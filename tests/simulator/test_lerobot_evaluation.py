@@ -14,7 +14,7 @@ import torch
 from zk0.settings.dataset_settings import SimulatorSettings
 from zk0.settings.evaluation_settings import RolloutSettings
 from zk0.simulator.arm import SimulatedArm
-from zk0.simulator.expert import LONGEST_ATTEMPT, ScriptedExpert
+from zk0.simulator.expert import plan_trajectory
 
 SEEDS = (9000, 9001, 9002, 9003)
 pytestmark = pytest.mark.usefixtures("images")
@@ -28,7 +28,7 @@ def test_the_environment_is_the_simulated_arm() -> None:
 
     with SimulatedArm("lift-red", SimulatorSettings(image_size=64), render=True) as arm:
         first = arm.reset(4)
-        actions = ScriptedExpert(arm).chunk(LONGEST_ATTEMPT)
+        actions = plan_trajectory(arm)
         expected = [first, *(arm.step(action).observation for action in actions)]
     env = gymnasium.make("zk0/lift-red-v0", image_size=64, max_episode_steps=60)
     found, info = env.reset(seed=4)

@@ -13,7 +13,7 @@ import pytest
 from zk0.errors import SimulatorError
 from zk0.settings.dataset_settings import SO101_JOINTS, SimulatorSettings
 from zk0.simulator.arm import SimulatedArm
-from zk0.simulator.expert import LONGEST_ATTEMPT, ScriptedExpert
+from zk0.simulator.expert import plan_trajectory
 
 SIZE = 32
 pytestmark = pytest.mark.usefixtures("images")
@@ -46,7 +46,7 @@ def test_the_experts_actions_succeed_and_the_next_attempt_begins(
     caplog.set_level(logging.INFO)
     with SimulatedArm("lift-red", SimulatorSettings(image_size=SIZE), render=True) as arm:
         first = arm.reset(9004)
-        actions = ScriptedExpert(arm).chunk(LONGEST_ATTEMPT)
+        actions = plan_trajectory(arm)
         following = arm.reset(9005)
     found = robot(tmp_path, task="lift-red", seed=9004)
     assert found.action_features == dict.fromkeys(SO101_JOINTS, float)

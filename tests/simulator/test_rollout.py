@@ -7,7 +7,7 @@ import pytest
 from zk0.errors import SettingsError, SimulatorError
 from zk0.settings.dataset_settings import SimulatorSettings
 from zk0.simulator.arm import Observation, SimulatedArm
-from zk0.simulator.expert import LONGEST_ATTEMPT, ScriptedExpert
+from zk0.simulator.expert import plan_trajectory
 from zk0.simulator.rollout import Trajectory, open_arms, simulate_attempts
 
 
@@ -34,7 +34,7 @@ def planned(arm: SimulatedArm, seeds: Sequence[int]) -> dict[int, np.ndarray]:
     found = {}
     for seed in seeds:
         arm.reset(seed)
-        found[seed] = ScriptedExpert(arm).chunk(LONGEST_ATTEMPT)
+        found[seed] = plan_trajectory(arm)
     return found
 
 

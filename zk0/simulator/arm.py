@@ -120,30 +120,6 @@ class SimulatedArm:
             raw, _, _, _, info = self._environment().step(dataset_row_to_sim_qpos(row.astype(np.float64)))
         return StepResult(observation=self._observation(raw), success=bool(info["success"]))
 
-    def advance(self, action: NDArray[Any]) -> None:
-        """Hold a joint target for 1/FPS second like `step`, but observe and judge nothing; use it within `undone`."""
-        import mujoco
-        from so101_nexus import dataset_row_to_sim_qpos
-
-        env, (model, data) = self._environment(), self.physics
-        radians = dataset_row_to_sim_qpos(np.asarray(action, dtype=np.float64))
-        data.ctrl[:] = np.clip(radians, env.action_space.low, env.action_space.high)
-        mujoco.mj_step(model, data, nstep=round(1 / (FPS * model.opt.timestep)))
-
-    @contextmanager
-    def undone(self) -> Iterator[None]:
-        """At the end of the block, the scene is as it was at its start."""
-        import mujoco
-
-        model, data = self.physics
-        state = np.empty(mujoco.mj_stateSize(model, mujoco.mjtState.mjSTATE_INTEGRATION))
-        mujoco.mj_getState(model, data, state, mujoco.mjtState.mjSTATE_INTEGRATION)
-        try:
-            yield
-        finally:
-            mujoco.mj_setState(model, data, state, mujoco.mjtState.mjSTATE_INTEGRATION)
-            mujoco.mj_forward(model, data)
-
     @contextmanager
     def _rendering(self, enabled: bool) -> Iterator[None]:
         """Switch the cameras on or off: so101-nexus renders the modalities of each camera in every step."""

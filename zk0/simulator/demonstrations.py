@@ -14,7 +14,7 @@ from zk0.errors import SimulatorError
 from zk0.settings.dataset_settings import SimulatorSettings
 from zk0.simulator.arm import Observation, SimulatedArm
 from zk0.simulator.disturbances import attempt_with_disturbances
-from zk0.simulator.expert import LONGEST_ATTEMPT, ScriptedExpert
+from zk0.simulator.expert import plan_trajectory
 from zk0.simulator.tasks import FPS, find_task
 
 RECORDER_VERSION = 5
@@ -83,10 +83,9 @@ def demonstration_key(task: str, settings: SimulatorSettings) -> str:
 
 def _attempt(arm: SimulatedArm, seed: int) -> list[RecordedFrame]:
     """Return the frames of one episode up to success; none if the expert failed."""
-    observation, expert = arm.reset(seed), ScriptedExpert(arm)
+    observation = arm.reset(seed)
     frames = []
-    for _ in range(LONGEST_ATTEMPT):
-        action = expert.action()
+    for action in plan_trajectory(arm):
         frames.append(RecordedFrame(observation.state, action, observation.images, observation.task))
         result = arm.step(action)
         if result.success:
@@ -99,9 +98,9 @@ def _disturbed_attempt(arm: SimulatedArm, seed: int) -> list[RecordedFrame]:
     """Return the frames of one disturbed episode after its last detour, up to success; none if the expert failed."""
     frames: list[RecordedFrame] = []
 
-    def keep(observation: Observation, action: NDArray[np.float32], to_the_end: bool) -> None:
+    def keep(observation: Observation, plan: NDArray[np.float32], to_the_end: bool) -> None:
         if to_the_end:
-            frames.append(RecordedFrame(observation.state, action, observation.images, observation.task))
+            frames.append(RecordedFrame(observation.state, plan[0], observation.images, observation.task))
 
     succeeded = attempt_with_disturbances(arm, seed, np.random.default_rng(seed), keep, render=arm.render)
     return frames if succeeded else []

@@ -1,19 +1,16 @@
-"""A scripted expert for all tasks: it decides each action from the present scene alone.
+"""A scripted expert for all tasks: waypoints of the gripper, and inverse kinematics for the joint angles.
 
-It records the demonstrations that simulated clients train on. Since it keeps no plan, it has an answer wherever the arm
-is and whatever happened before: it grasps again after a miss, and approaches again when the cube was pushed away. So it
-can also say, in every state that a policy reaches, what the policy should have done (DAgger, Ross et al. 2011, arXiv
-1011.0686).
+It records the demonstrations that simulated clients train on.
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from zk0.simulator.arm import SimulatedArm
+from zk0.simulator.tasks import SimulatedTask
 
 Vector = NDArray[np.float64]
 
@@ -21,78 +18,43 @@ OPEN_RADIANS = 0.5
 """Wide enough for a cube of 25 mm, and narrow enough to pass beside the other cube."""
 CLOSED_RADIANS = -0.15
 CUBE_SIDE_M = 0.025
-GRASP_OFFSET_M = (0.001, 0.0, 0.0)
-"""Where the cube's center is to be before the jaws close, in the frame of the tool site."""
+PINCH_OFFSET_M = np.array([-0.003, 0.0, 0.0])
+"""From the tool site to the point between the closed jaws, in the site's frame."""
 HELD_OFFSET_M = np.array([0.0096, 0.0, 0.003])
-"""Where the center of a held cube is: the moving jaw has pushed the cube against the fixed one."""
-HELD_WITHIN_M = np.array([0.006, 0.008, 0.014])
+"""From the tool site to the center of a held cube: the moving jaw has pushed it against the fixed one."""
 READY_RADIANS = np.array([0.0, -0.5, 0.9, 1.2, 0.0])
 """The arm bent over the table: the initial guess of the inverse kinematics."""
 SHOULDER_X_M = 0.03
 """Distance of the pan axis from the origin."""
-FAST_RADIANS, SLOW_RADIANS = np.radians(12.0), np.radians(5.0)
-"""Largest motion of a joint in one step: on the way, and close to a cube."""
-GRIPPER_RADIANS = 0.3
-"""Largest motion of the gripper in one step."""
-LONGEST_ATTEMPT = 60
-"""Steps of an undisturbed attempt after which the expert has failed; most take 17 to 37."""
 
-_REST_Z_M = CUBE_SIDE_M / 2
-_APPROACH_HEIGHTS_M = (0.06, 0.045, 0.03)
-"""Above the cube; the highest one that the arm reaches."""
-_LIFTED_Z_M = 0.125
-_MISS_M = 0.006
-_ITERATIONS, _ITERATIONS_NEARBY = 120, 25
+_ITERATIONS = 150
 _DAMPING = 1e-4
-_ERROR_WEIGHTS = np.array([1.0, 1.0, 1.0, 0.01, 0.01, 0.05])
-"""Of position, tilt, and rotation about the vertical axis (m/rad): five joints cannot satisfy all six."""
-_CONVERGED_RADIANS = 2e-4
+_ROTATION_WEIGHT_M = 0.08
+"""A rotation error of one radian weighs as much as this position error; five joints cannot satisfy both."""
 _LIMIT_MARGIN_RADIANS = 0.01
 _MAX_STEP_RADIANS = 0.2
-
-
-class Motion(NamedTuple):
-    """What the arm is to do next."""
-
-    joints: Vector
-    """(5,) target angles in radians."""
-    gripper: float
-    step: float
-    """Largest motion of a joint in one step, in radians."""
+_RAMP = 0.8
+"""Share of a waypoint's steps in which the target moves; in the others the arm catches up."""
 
 
 @dataclass(frozen=True, eq=False)
 class Pose:
-    """Position of a cube: its center in meters, and the heading of a side in radians."""
+    """Position of a cube: its center in meters, and its rotation about the vertical axis in radians."""
 
     center: Vector
     yaw: float
 
 
 @dataclass(frozen=True, eq=False)
-class Tool:
-    """Joint angles (5,), gripper angle, and position and rotation (3, 3) of the tool site."""
+class Waypoint:
+    """Joint targets (6,) in radians, and the number of steps in which to reach them."""
 
     joints: Vector
-    gripper: float
-    position: Vector
-    rotation: Vector
-
-    @property
-    def yaw(self) -> float:
-        return float(np.arctan2(self.rotation[1, 0], self.rotation[0, 0]))
-
-    def relative(self, point: Vector) -> Vector:
-        """A point (3,) in the frame of the tool site."""
-        return np.asarray(self.rotation.T @ (point - self.position))
-
-    def is_still(self, gripper: float) -> Motion:
-        """Only the gripper moves."""
-        return Motion(self.joints, gripper, SLOW_RADIANS)
+    steps: int
 
 
 class InverseKinematics:
-    """Finds joint angles that bring a point of the gripper to a position, with the jaws pointing down if they can.
+    """Finds joint angles that bring the point between the jaws to a position, with the jaws pointing down.
 
     Damped least squares (Nakamura and Hanafusa 1986; Wampler 1986): dq = J^T (J J^T + lambda I)^-1 e. It computes on
     its own copy of the data, so the live scene does not move.
@@ -106,31 +68,38 @@ class InverseKinematics:
         self._model = model
         self._data = mujoco.MjData(model)
         self._site = model.site(SO101_TCP_SITE_NAME).id
-        joints = [model.joint(name) for name in SO101_JOINT_NAMES[:-1]]
+        joints = [model.joint(name) for name in SO101_JOINT_NAMES]
         self._positions = [int(joint.qposadr[0]) for joint in joints]
-        self._velocities = [int(joint.dofadr[0]) for joint in joints]
-        limits = np.array([joint.range for joint in joints])
+        self._velocities = [int(joint.dofadr[0]) for joint in joints[:-1]]
+        limits = np.array([joint.range for joint in joints[:-1]])
         self._low, self._high = limits[:, 0] + _LIMIT_MARGIN_RADIANS, limits[:, 1] - _LIMIT_MARGIN_RADIANS
 
-    def solve(self, position: Vector, yaw: float, offset: Vector, start: Vector | None = None) -> tuple[Vector, float]:
-        """Return joint angles (5,) in radians, and how far the point misses its position horizontally, in meters.
+    def solve(
+        self,
+        position: Vector,
+        yaw: float,
+        gripper: float,
+        start: Vector | None = None,
+        offset: Vector = PINCH_OFFSET_M,
+    ) -> Vector:
+        """Return joint angles (6,) in radians.
 
         Args:
-            position: of the point, in meters.
+            position: of a point between the jaws, in meters.
             yaw: of the gripper; quarter turns do not matter, since a cube is symmetric.
+            gripper: angle of the gripper joint, returned as it is.
+            start: joint angles to start from.
             offset: of the point, in the frame of the tool site.
-            start: joint angles nearby; few iterations are made from there.
         """
-        joints = self._facing(position) if start is None else start.copy()
-        for _ in range(_ITERATIONS if start is None else _ITERATIONS_NEARBY):
-            error, jacobian = self._errors(joints, position, yaw, offset)
-            error, jacobian = error * _ERROR_WEIGHTS, jacobian * _ERROR_WEIGHTS[:, None]
+        joints = self._facing(position) if start is None else start[:-1].copy()
+        weights = np.array([1.0] * 3 + [_ROTATION_WEIGHT_M] * 3)
+        for _ in range(_ITERATIONS):
+            self._data.qpos[self._positions] = np.append(joints, gripper)
+            error, jacobian = self._errors(position, yaw, offset)
+            error, jacobian = error * weights, jacobian * weights[:, None]
             step = jacobian.T @ np.linalg.solve(jacobian @ jacobian.T + _DAMPING * np.eye(6), error)
             joints = np.clip(joints + np.clip(step, -_MAX_STEP_RADIANS, _MAX_STEP_RADIANS), self._low, self._high)
-            if np.abs(step).max() < _CONVERGED_RADIANS:
-                break
-        error, _ = self._errors(joints, position, yaw, offset)
-        return joints, float(np.hypot(*error[:2]))
+        return np.append(joints, gripper)
 
     def _facing(self, position: Vector) -> Vector:
         """Return the initial guess: the bent arm, turned towards the position."""
@@ -138,166 +107,96 @@ class InverseKinematics:
         joints[0] = np.arctan2(position[1], position[0] - SHOULDER_X_M)
         return np.clip(joints, self._low, self._high)
 
-    def _errors(self, joints: Vector, position: Vector, yaw: float, offset: Vector) -> tuple[Vector, Vector]:
+    def _errors(self, position: Vector, yaw: float, offset: Vector) -> tuple[Vector, Vector]:
         """Return the pose error (6,) in meters and radians, and its Jacobian (6, 5)."""
         mujoco = self._mujoco
-        self._data.qpos[self._positions] = joints
         mujoco.mj_kinematics(self._model, self._data)
         mujoco.mj_comPos(self._model, self._data)  # mj_jac reads the centers of mass
         rotation = self._data.site_xmat[self._site].reshape(3, 3)
         point = self._data.site_xpos[self._site] + rotation @ offset
         linear, angular = np.zeros((3, self._model.nv)), np.zeros((3, self._model.nv))
-        mujoco.mj_jac(self._model, self._data, linear, angular, point, int(self._model.site_bodyid[self._site]))
-        turn = _quarter_turn(yaw - np.arctan2(rotation[1, 0], rotation[0, 0]))
-        tilt = (-rotation[1, 2], rotation[0, 2])  # the site's z axis is to point down
+        body = int(self._model.site_bodyid[self._site])
+        mujoco.mj_jac(self._model, self._data, linear, angular, point, body)
+        tilt = np.cross(rotation[:, 2], (0.0, 0.0, -1.0))
+        turn = yaw - np.arctan2(rotation[1, 0], rotation[0, 0])
+        tilt[2] += (turn + np.pi / 4) % (np.pi / 2) - np.pi / 4
         jacobian = np.vstack([linear, angular])[:, self._velocities]
-        return np.array([*(position - point), *tilt, turn]), jacobian
+        return np.concatenate([position - point, tilt]), jacobian
 
 
-class ScriptedExpert:
-    """Says what to do next in the present scene of an arm; it keeps nothing between two calls.
+def plan_trajectory(arm: SimulatedArm) -> NDArray[np.float32]:
+    """Return all actions (n, 6) of one attempt, in LeRobot's units, from the current scene; the scene does not move."""
+    from so101_nexus import sim_qpos_to_dataset_row
 
-    Args:
-        arm: an open arm.
-    """
-
-    def __init__(self, arm: SimulatedArm) -> None:
-        from so101_nexus import SO101_JOINT_NAMES, SO101_TCP_SITE_NAME
-
-        self._arm, self._task = arm, arm.task
-        self._model, self._data = arm.physics
-        self._site = self._model.site(SO101_TCP_SITE_NAME).id
-        self._joints = [int(self._model.joint(name).qposadr[0]) for name in SO101_JOINT_NAMES]
-        self._kinematics = InverseKinematics(self._model)
-        self._solved = lru_cache(maxsize=512)(self._solve_rounded)
-
-    def action(self) -> NDArray[np.float32]:
-        """Return the next action (6,) in LeRobot's units."""
-        from so101_nexus import sim_qpos_to_dataset_row
-
-        now, motion = self._data.qpos[self._joints], self.motion()
-        way = motion.joints - now[:5]
-        way *= min(1.0, motion.step / max(np.abs(way).max(), 1e-9))
-        gripper = now[5] + np.clip(motion.gripper - now[5], -GRIPPER_RADIANS, GRIPPER_RADIANS)
-        return np.asarray(sim_qpos_to_dataset_row(np.append(now[:5] + way, gripper)), dtype=np.float32)
-
-    def chunk(self, length: int) -> NDArray[np.float32]:
-        """Return the next actions (length, 6), by simulating them; the scene does not change."""
-        actions = []
-        with self._arm.undone():
-            for _ in range(length):
-                actions.append(self.action())
-                self._arm.advance(actions[-1])
-        return np.array(actions)
-
-    def motion(self) -> Motion:
-        """Return where the arm is to go from here."""
-        import mujoco
-
-        mujoco.mj_kinematics(self._model, self._data)  # after a step, positions may be those before its last part
-        tool, cube = self.tool(), self.pose(self._task.cube_body)
-        if self._task.goal_body is None:
-            return self._lift(tool, cube) if _is_held(tool, cube) else self._grasp(tool, cube)
-        goal = self._resting_place(tool, self.pose(self._task.goal_body))
-        if _is_held(tool, cube):
-            return self._carry(tool, cube, goal)
-        return self._leave(tool, cube) if self._is_delivered(cube, goal) else self._grasp(tool, cube)
-
-    def tool(self) -> Tool:
-        now, site = self._data.qpos[self._joints], self._data.site(self._site)
-        return Tool(now[:5].copy(), float(now[5]), site.xpos.copy(), site.xmat.reshape(3, 3).copy())
-
-    def pose(self, name: str) -> Pose:
-        """The pose of a cube or disc; a cube may lie on any of its faces."""
-        body = self._data.body(name)
-        axes = body.xmat.reshape(3, 3)
-        side = (int(np.argmax(np.abs(axes[2]))) + 1) % 3
-        return Pose(body.xpos.copy(), float(np.arctan2(axes[1, side], axes[0, side])))
-
-    def _resting_place(self, tool: Tool, goal: Pose) -> Pose:
-        """Where the cube will rest; on a disc it may be turned as it is held."""
-        if self._task.motion == "place":
-            return Pose(np.array([*goal.center[:2], _REST_Z_M]), tool.yaw)
-        return Pose(goal.center + np.array([0, 0, CUBE_SIDE_M]), goal.yaw)
-
-    def _is_delivered(self, cube: Pose, goal: Pose) -> bool:
-        off = cube.center - goal.center
-        return bool(np.hypot(*off[:2]) < (0.02 if self._task.motion == "place" else 0.014) and -0.006 < off[2] < 0.008)
-
-    def _lift(self, tool: Tool, cube: Pose) -> Motion:
-        to = np.array([*cube.center[:2], _LIFTED_Z_M])
-        return Motion(self._nearby(tool, to, tool.relative(cube.center)), CLOSED_RADIANS, FAST_RADIANS)
-
-    def _carry(self, tool: Tool, cube: Pose, goal: Pose) -> Motion:
-        """Rise, go above the goal, go down, open."""
-        place, offset, off = self._task.motion == "place", tool.relative(cube.center), cube.center - goal.center
-        apart = float(np.hypot(*off[:2]))
-        turned = abs(_quarter_turn(tool.yaw - goal.yaw)) < 0.2
-        if (turned and apart < (0.012 if place else 0.005)) or (off[2] < 0.008 and apart < 0.009):
-            if off[2] < 0.0055:
-                return tool.is_still(OPEN_RADIANS)
-            return Motion(self._above(goal, 0.003, offset), CLOSED_RADIANS, SLOW_RADIANS)
-        height = 0.055 - _REST_Z_M if place else 0.032
-        if off[2] < height - 0.018 and apart > 0.02:
-            to = np.array([*cube.center[:2], goal.center[2] + height])
-            return Motion(self._nearby(tool, to, offset), CLOSED_RADIANS, FAST_RADIANS)
-        return Motion(self._above(goal, height, offset), CLOSED_RADIANS, FAST_RADIANS)
-
-    def _leave(self, tool: Tool, cube: Pose) -> Motion:
-        """Open the jaws around the delivered cube, then go up."""
-        if tool.gripper < 0.42 and np.linalg.norm(tool.relative(cube.center) - HELD_OFFSET_M) < 0.035:
-            return tool.is_still(OPEN_RADIANS)
-        return self._up(tool, _LIFTED_Z_M)
-
-    def _grasp(self, tool: Tool, cube: Pose) -> Motion:
-        """Go above the cube, go down, close."""
-        x, y, _ = tool.relative(cube.center) - GRASP_OFFSET_M
-        height, turn = tool.position[2] - cube.center[2], abs(_quarter_turn(cube.yaw - tool.yaw))
-        is_open = tool.gripper > 0.4
-        between = -0.013 < x < 0.0115 and abs(y) < (0.0045 if is_open else 0.008) and abs(height) < 0.009
-        if between:
-            closes = turn < 0.4 and (is_open or tool.gripper > 0.07)
-            return tool.is_still(CLOSED_RADIANS if closes else OPEN_RADIANS)
-        apart, high = float(np.hypot(x, y)), max(height, 0.0)
-        if apart < 0.006 + 0.11 * high and turn < 0.12 + 2 * high and tool.gripper > 0.38:
-            return Motion(self._above(cube, 0.002, np.array(GRASP_OFFSET_M)), OPEN_RADIANS, SLOW_RADIANS)
-        if height < 0.04 and apart < 0.045:  # not sideways into the cube
-            return self._up(tool, cube.center[2] + 0.06)
-        return Motion(self._highest_above(cube), OPEN_RADIANS, FAST_RADIANS)
-
-    def _up(self, tool: Tool, z: float) -> Motion:
-        return Motion(self._nearby(tool, np.array([*tool.position[:2], z]), np.zeros(3)), OPEN_RADIANS, FAST_RADIANS)
-
-    def _nearby(self, tool: Tool, to: Vector, offset: Vector) -> Vector:
-        """Joints that bring a point of the gripper there, turned as it is."""
-        return self._kinematics.solve(to, tool.yaw, offset, tool.joints)[0]
-
-    def _above(self, pose: Pose, height: float, offset: Vector) -> Vector:
-        """Joints that bring a point of the gripper above a pose, turned like it."""
-        return self._solve_above(pose, height, offset)[0]
-
-    def _highest_above(self, cube: Pose) -> Vector:
-        for height in _APPROACH_HEIGHTS_M:
-            joints, miss = self._solve_above(cube, height, np.array(GRASP_OFFSET_M))
-            if miss < _MISS_M:
-                break
-        return joints
-
-    def _solve_above(self, pose: Pose, height: float, offset: Vector) -> tuple[Vector, float]:
-        to = pose.center + np.array([0, 0, height])
-        key = (*np.round(to, 3).tolist(), round(_quarter_turn(pose.yaw), 2), *np.round(offset, 3).tolist())
-        return self._solved(key)
-
-    def _solve_rounded(self, key: tuple[float, ...]) -> tuple[Vector, float]:
-        """The solution for values in whole millimeters, so that it can be kept without a bearing on later answers."""
-        return self._kinematics.solve(np.array(key[:3]), key[3], np.array(key[4:]))
+    model, data = arm.physics
+    kinematics = InverseKinematics(model)
+    cube = _pose(data, arm.task.cube_body)
+    waypoints = _grasp(kinematics, cube)
+    if arm.task.goal_body is not None:
+        goal = _pose(data, arm.task.goal_body)
+        offset = HELD_OFFSET_M if arm.task.motion == "stack" else PINCH_OFFSET_M  # a disc is wide enough
+        waypoints += _release(kinematics, _resting_place(arm.task, cube, goal), offset)
+    now = np.array([float(data.joint(name).qpos[0]) for name in _joint_names()])
+    return np.asarray(sim_qpos_to_dataset_row(_interpolate(now, waypoints)), dtype=np.float32)
 
 
-def _is_held(tool: Tool, cube: Pose) -> bool:
-    off = np.abs(tool.relative(cube.center) - HELD_OFFSET_M)
-    return bool(np.all(off < HELD_WITHIN_M) and tool.gripper < 0.14)
+def _resting_place(task: SimulatedTask, cube: Pose, goal: Pose) -> Pose:
+    """Return the pose in which to release the cube: a few millimeters above where it will rest."""
+    if task.motion == "place":
+        return Pose(np.array([goal.center[0], goal.center[1], cube.center[2] + 0.006]), cube.yaw)
+    return Pose(_raised(goal.center, CUBE_SIDE_M + 0.004), goal.yaw)
 
 
-def _quarter_turn(angle: float) -> float:
-    """The angle of the same cube side within an eighth of a turn."""
-    return float((angle + np.pi / 4) % (np.pi / 2) - np.pi / 4)
+def _grasp(kinematics: InverseKinematics, cube: Pose) -> list[Waypoint]:
+    above = kinematics.solve(_raised(cube.center, 0.07), cube.yaw, OPEN_RADIANS)
+    around = kinematics.solve(_raised(cube.center, 0.002), cube.yaw, OPEN_RADIANS, above)
+    lifted = kinematics.solve(_raised(cube.center, 0.10), cube.yaw, CLOSED_RADIANS, above)
+    return [
+        Waypoint(above, 8),
+        Waypoint(around, 6),
+        Waypoint(_with_gripper(around, CLOSED_RADIANS), 5),
+        Waypoint(lifted, 7),
+    ]
+
+
+def _release(kinematics: InverseKinematics, onto: Pose, offset: Vector) -> list[Waypoint]:
+    above = kinematics.solve(_raised(onto.center, 0.07), onto.yaw, CLOSED_RADIANS, offset=offset)
+    down = kinematics.solve(onto.center, onto.yaw, CLOSED_RADIANS, above, offset)
+    return [
+        Waypoint(above, 10),
+        Waypoint(down, 6),
+        Waypoint(_with_gripper(down, OPEN_RADIANS), 4),
+        Waypoint(_with_gripper(above, OPEN_RADIANS), 6),
+        Waypoint(_with_gripper(above, OPEN_RADIANS), 6),  # the cube comes to rest
+    ]
+
+
+def _interpolate(start: Vector, waypoints: list[Waypoint]) -> Vector:
+    """Return straight lines in joint space through the waypoints, (n, 6) in radians."""
+    rows = []
+    for waypoint in waypoints:
+        for index in range(waypoint.steps):
+            part = min(1.0, (index + 1) / (waypoint.steps * _RAMP))
+            rows.append(start + (waypoint.joints - start) * part)
+        start = waypoint.joints
+    return np.array(rows)
+
+
+def _raised(position: Vector, meters: float) -> Vector:
+    return np.array([position[0], position[1], position[2] + meters])
+
+
+def _with_gripper(joints: Vector, gripper: float) -> Vector:
+    return np.append(joints[:-1], gripper)
+
+
+def _pose(data: Any, body: str) -> Pose:
+    w, x, y, z = data.body(body).xquat
+    yaw = np.arctan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z))
+    return Pose(center=data.body(body).xpos.copy(), yaw=float(yaw))
+
+
+def _joint_names() -> tuple[str, ...]:
+    from so101_nexus import SO101_JOINT_NAMES
+
+    return tuple(SO101_JOINT_NAMES)
