@@ -17,7 +17,7 @@ from zk0.simulator.disturbances import attempt_with_disturbances
 from zk0.simulator.expert import plan_trajectory
 from zk0.simulator.tasks import FPS, find_task
 
-RECORDER_VERSION = 5
+RECORDER_VERSION = 6
 """Increases whenever the same request would be recorded differently."""
 EXPECTED_SUCCESS, EXPECTED_SUCCESS_DISTURBED = 0.95, 0.7
 """With a smaller share of successful seeds, the expert is broken or the settings are too hard."""
