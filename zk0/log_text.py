@@ -10,8 +10,8 @@ from typing import Any
 
 from loguru import logger
 
-_INVISIBLE = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
-"""Unicode categories that are escaped: control and format characters, surrogates, line and paragraph separators."""
+from zk0.records import INVISIBLE
+
 _NEXT_LINE = "\n    | "
 """Begins each further line of a message, which thereby is none of the log."""
 _MAX_ERRORS = 20
@@ -60,7 +60,7 @@ def write_clean_logs() -> None:
 
 
 def _escaped(character: str) -> str:
-    if character == "\t" or unicodedata.category(character) not in _INVISIBLE:
+    if character == "\t" or unicodedata.category(character) not in INVISIBLE:
         return character
     return character.encode("unicode_escape").decode("ascii")
 

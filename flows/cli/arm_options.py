@@ -51,7 +51,7 @@ def check_keyboard(extra: Sequence[str]) -> None:
 
 
 def missing_task(reference: RobotReference) -> list[str]:
-    """Return what to do if the training data do not have one task text only, of which nobody needs to be asked."""
+    """Return the fault that --task is missing, where the policy was trained with none or several task texts."""
     if len(reference.tasks) == 1:
         return []
     return [f"--task is missing; the policy knows: {'; '.join(reference.tasks[:10]) or 'no text'}"]

@@ -205,8 +205,6 @@ def resume_hint() -> Iterator[None]:
             folders.append(event.text)
 
     def hint() -> str:
-        if not folders:
-            return ""
         resume = f"{program_name()} run --resume {shlex.quote(short_path(Path(folders[-1])))}"
         return f"finished rounds are kept: {resume}"
 

@@ -15,7 +15,6 @@ from zk0.audit.ledger import Ledger
 from zk0.audit.ledger_heads import HeadSigner
 from zk0.audit.signing_key import SigningKey
 from zk0.records import BufferedRound, Checkpoint, Member, PolicyRecipe, RoundDecision, RoundRecord, Statistics, Update
-from zk0.settings.buffer_settings import BufferSettings
 from zk0.settings.loading import parse_session
 from zk0.settings.plans import EvaluationPlan, FeaturePlan, RoundPlan, session_terms
 from zk0.settings.session import Session
@@ -98,20 +97,12 @@ class RoundDriver:
 
     def train(self, federation: Any, listener: Any = None, **changes: Any) -> Any:
         """Collect the updates of a round; with a federation for buffered rounds, in a buffer of all clients."""
-        from zk0.federation.protocol.buffered_federation import BufferedFederation, BufferedRequest, RoundStart
+        from collecting import FEDERATIONS, collect_updates
 
+        plans = self.plans(buffered=isinstance(federation, FEDERATIONS["buffered"]), **changes)
         weights = Path(self.history[-1].path)
-        if not isinstance(federation, BufferedFederation):
-            return federation.train(self.plans(**changes), weights, self.spool(), listener)
-        plans = {plan.client: plan for plan in self.plans(buffered=True, **changes)}
-        number, settings = self.history[-1].round + 1, BufferSettings(size=len(plans))
-        starts = {name: RoundStart(plan, weights, weights) for name, plan in plans.items()}
-        request = BufferedRequest(
-            number, self.spool(), settings, tuple(plans), self.buffered, lambda name, began: starts[name]
-        )
-        found = federation.train_buffered(request, listener)
-        self._collected = found.clients.record(found.waited_seconds)
-        return found.updates
+        found, self._collected = collect_updates(federation, plans, weights, self.spool(), listener, self.buffered)
+        return found
 
     def compute_features(self, federation: Any, **changes: Any) -> Any:
         """Let the clients compute the features of all their frames."""
@@ -320,11 +311,10 @@ class Engine:
 
     def federation(self, timeout_seconds: float = 240, grid: Any = None, mode: str = "synchronous") -> Any:
         """Return a new federation on the engine, or on a `grid` that wraps it."""
-        from zk0.federation.protocol.buffered_federation import BufferedFederation
-        from zk0.federation.protocol.collect import Federation
+        from collecting import FEDERATIONS
 
-        kind = BufferedFederation if mode == "buffered" else Federation
-        return kind(grid or self.grid, ("a", "b", "c"), timeout_seconds, self.nodes_file, heads=self.heads)
+        clients = ("a", "b", "c")
+        return FEDERATIONS[mode](grid or self.grid, clients, timeout_seconds, self.nodes_file, heads=self.heads)
 
     def show_ledger(self, driven: RoundDriver) -> None:
         """Let the federations of this engine show the ledger of a session to nodes."""

@@ -2,7 +2,6 @@
 
 import shutil
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,17 +21,10 @@ from zk0.simulator.arm import SimulatedArm
 from zk0.simulator.tasks import find_task
 from zk0.storage.sha256_sums import SUMS_FILE, check_sums, sha256_of_folder, sums_text
 
-SCRIPTS = Path("scripts/base").resolve()
-TASKS = SCRIPTS / "training_tasks.toml"
+TASKS = Path("scripts/base/training_tasks.toml")
 AGAIN = "write it again: python scripts/base/describe_robot.py zk0/policy/smolvla/base_policy"
 RUN = ["arm", "run", "base", "--robot", "so101_simulated", "--check-only"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def script_path() -> Iterator[None]:
-    sys.path.insert(0, str(SCRIPTS))
-    yield
-    sys.path.remove(str(SCRIPTS))
+pytestmark = pytest.mark.usefixtures("base_scripts")
 
 
 @pytest.fixture(scope="module")

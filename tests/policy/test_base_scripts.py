@@ -1,8 +1,6 @@
 """The scripts that make the base policy: what they record, and that an interrupted training ends as any other."""
 
-import sys
 import tomllib
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
@@ -14,19 +12,13 @@ from torch import Tensor, nn
 
 from zk0.simulator.tasks import find_task
 
-SCRIPTS = Path("scripts/base").resolve()
+TASKS = Path("scripts/base/training_tasks.toml")
 SESSIONS = Path("deployments/sessions")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def script_path() -> Iterator[None]:
-    sys.path.insert(0, str(SCRIPTS))
-    yield
-    sys.path.remove(str(SCRIPTS))
+pytestmark = pytest.mark.usefixtures("base_scripts")
 
 
 @pytest.fixture(scope="module")
-def record() -> ModuleType:
+def record(base_scripts: Path) -> ModuleType:
     import record as module
 
     return module
@@ -78,7 +70,7 @@ def test_a_state_of_another_training_is_refused(tmp_path: Path) -> None:
 
 
 def test_recordings_are_balanced_and_have_seeds_of_their_own(record: ModuleType, tmp_path: Path) -> None:
-    shards = list(record.plan_shards(SCRIPTS / "training_tasks.toml", 3, tmp_path))
+    shards = list(record.plan_shards(TASKS, 3, tmp_path))
     tasks = {shard.task for shard in shards}
     assert len(shards) == 3 * len(tasks) == len({shard.path for shard in shards})
     assert {shard.task for shard in shards[: len(tasks)]} == tasks, "a stopped recording has every task"
@@ -90,8 +82,8 @@ def test_recordings_are_balanced_and_have_seeds_of_their_own(record: ModuleType,
 def test_no_client_trains_on_a_task_of_the_base_policy(record: ModuleType, tmp_path: Path) -> None:
     from random_scenes import MOTIONS, allowed_tasks
 
-    tasks = {shard.task for shard in record.plan_shards(SCRIPTS / "training_tasks.toml", 1, tmp_path)}
-    drawn = {task for motion in MOTIONS for task in allowed_tasks(SCRIPTS / "training_tasks.toml", motion)}
+    tasks = {shard.task for shard in record.plan_shards(TASKS, 1, tmp_path)}
+    drawn = {task for motion in MOTIONS for task in allowed_tasks(TASKS, motion)}
     assert {"lift-black", "place-orange-red", "stack-black-yellow"} <= drawn
     tasks |= drawn
     assert not [task for task in tasks if find_task(task).cube in ("red", "yellow")]

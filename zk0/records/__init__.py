@@ -5,6 +5,7 @@ Tensors never travel in a record: it names them by path, digest and bytes. Impor
 
 from zk0.records.bounds import (
     DIGEST_CHARACTERS,
+    INVISIBLE,
     MAX_INDEX,
     MAX_TEXT,
     Frames,
@@ -73,6 +74,7 @@ __all__ = [
     "CAMERA_PREFIX",
     "CELLS",
     "DIGEST_CHARACTERS",
+    "INVISIBLE",
     "MAX_INDEX",
     "MAX_LISTED_EPISODES",
     "MAX_STARTS",

@@ -12,8 +12,8 @@ from pydantic import AfterValidator, Field
 
 MAX_TEXT = 4000
 """Longest text of a record, in characters."""
-_INVISIBLE = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
-"""Unicode categories that are removed: control and format characters, surrogates, line and paragraph separators."""
+INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})
+"""Unicode categories of what is not shown as it is: control, format, surrogate, private use, line, paragraph ends."""
 _BEGINS_MARKUP = re.compile("[a-zA-Z#/@!]")
 """First character between brackets that Rich reads as a style, a link or the end of one."""
 
@@ -29,7 +29,7 @@ def clean_text(text: str, max_length: int = MAX_TEXT) -> str:
     '(/a(b)c)'
     """
     text = text[: 2 * max_length].replace("\x1b[", " (")
-    shown = "".join(" " if unicodedata.category(c) in _INVISIBLE else c for c in text)
+    shown = "".join(" " if unicodedata.category(c) in INVISIBLE else c for c in text)
     shown = re.sub(r" {2,}", " ", _without_markup(shown)) if shown != text or "[" in shown else shown
     return shown if len(shown) <= max_length else shown[: max_length - 3] + "..."
 

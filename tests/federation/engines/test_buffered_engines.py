@@ -55,7 +55,7 @@ class BufferedDriver:
         return self.federation.train_buffered(request, listener)
 
     def step(self, found: Any, without: str = "") -> None:
-        """Make the server step from what was collected, `without` the update of a client that is put aside."""
+        """Aggregate what was collected, `without` the quarantined update of one client."""
         from zk0.aggregation.aggregate import aggregate
         from zk0.aggregation.reduction_plan import AggregationTerms
         from zk0.aggregation.stale_updates import StaleStart
@@ -185,7 +185,7 @@ def test_a_worker_that_dies_costs_one_update(local_engine: Any, drive: type, tmp
 def test_a_repeated_order_has_the_refusals_of_all_attempts(
     session_of: Callable[..., Session], drive: type, tmp_path: Path
 ) -> None:
-    """First all clients fail, then one; in the end the update of b is put aside, and the step is made without it."""
+    """First all clients fail, then one; in the end the update of b is quarantined, and the others are aggregated."""
     from zk0.federation.open import open_federation
 
     session, runs = session_of(federation={"mode": "buffered"}), []

@@ -3,7 +3,7 @@
 import json
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import httpx
 import numpy as np
 import pytest
 import zstandard
+from collecting import FEDERATIONS, collect_updates
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from hostile_fleet import HostileFleet, Work, refusal
 from hostile_node import HostileNode
@@ -21,11 +22,10 @@ from zk0.federation.flower.flower_message import WEIGHTS_PATH
 from zk0.federation.flower.private_api import ArrayChunk, set_array_chunks
 from zk0.federation.network.flower_commands import free_port
 from zk0.federation.network.server import ServerFolder, ServerSettings
-from zk0.federation.protocol.buffered_federation import BufferedFederation, BufferedRequest, RoundStart
+from zk0.federation.protocol.buffered_federation import BufferedFederation
 from zk0.federation.protocol.collect import Federation
 from zk0.federation.protocol.received_log import ReceivedLog
 from zk0.records import ClientMetrics, PolicyRecipe
-from zk0.settings.buffer_settings import BufferSettings
 from zk0.settings.dataset_settings import ContractSettings, DataSettings, SimulatorSettings
 from zk0.settings.plans import RoundPlan, SessionTerms
 from zk0.settings.training_settings import LocalTrainingSettings, SchedulerSettings
@@ -197,25 +197,10 @@ class Arrivals:
         self.most = max(self.most, megabytes(self._watched))
 
 
-def federation_of(mode: str, grid: Any, names: Sequence[str], log: ReceivedLog) -> Federation:
-    kind = BufferedFederation if mode == "buffered" else Federation
-    return kind(grid, names, JOIN_SECONDS, log=log)
-
-
 def set_timeout(federation: Federation, seconds: float) -> None:
     federation._timeout = seconds
     if isinstance(federation, BufferedFederation):
         federation._open_requests._timeout = seconds
-
-
-def collected(federation: Federation, plans: Sequence[RoundPlan], start: Path, spool: Path, listener: Any) -> Any:
-    """The answers to the plans; in a buffered round, whose buffer has a place for each of them."""
-    if not isinstance(federation, BufferedFederation):
-        return federation.train(plans, start, spool, listener)
-    starts = {plan.client: RoundStart(plan, start, start) for plan in plans}
-    settings = BufferSettings(size=len(plans))
-    request = BufferedRequest(1, spool, settings, tuple(starts), None, lambda client, began: starts[client])
-    return federation.train_buffered(request, listener).updates
 
 
 @pytest.mark.parametrize("mode", ["synchronous", "buffered"])
@@ -228,7 +213,7 @@ def test_each_hostile_node_costs_its_own_answer(server: ServerFolder, tmp_path: 
     journal = server.path / "accepted.jsonl"
     inbox = tmp_path / "session" / "inbox"
     with nodes.running(500), DeploymentGrid(server.endpoint(), inbox, names) as grid:
-        federation = federation_of(mode, grid, names, ReceivedLog(journal, "s"))
+        federation = FEDERATIONS[mode](grid, names, JOIN_SECONDS, log=ReceivedLog(journal, "s"))
         began = time.monotonic()
         members = federation.join(TERMS)
         # a round has three times the messages of joining, and this machine may be busy
@@ -241,7 +226,7 @@ def test_each_hostile_node_costs_its_own_answer(server: ServerFolder, tmp_path: 
         }  # fmt: skip
         plans = [RoundPlan(client=n, lr=1.0, mu=0.0, scheduler=SchedulerSettings(), **common) for n in names]
         arrivals = Arrivals(tmp_path / "session")
-        found = collected(federation, plans, start, tmp_path / "session" / "updates", arrivals)
+        found, _ = collect_updates(federation, plans, start, tmp_path / "session" / "updates", arrivals)
     reasons = {one.client: one.reason for one in found.refusals}
     assert [u.client for u in found.updates] == list(HONEST), reasons
     assert sorted(reasons) == sorted(HOSTILE)

@@ -185,8 +185,10 @@ class Federation(Membership):
 
     def _joining_report(self, reply: Reply, rounds: int | None) -> str | Refusal:
         """Return the joining report in a reply, or a refusal; empty for the first part of the work (no `rounds`)."""
-        if rounds is None or reply.content is None:
-            return "" if reply.content is not None else Refusal(client=reply.sender, reason=reply.error)
+        if reply.content is None:
+            return Refusal(client=reply.sender, reason=reply.error)
+        if rounds is None:
+            return ""
         return parse_report(reply.sender, reply.content, self._registry.members[reply.sender], rounds)
 
     def send_receipts(self, terms: SessionTerms, receipts: Mapping[str, Sequence[Receipt]]) -> tuple[Refusal, ...]:
