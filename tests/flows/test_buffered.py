@@ -241,8 +241,8 @@ def test_a_buffered_session_resumes_after_its_server_was_gone(network: Network, 
 def test_a_sum_over_the_network_is_resumed_and_repeated(network: Network) -> None:
     """The session is killed when it has written down whose updates are summed."""
     secure = ("federation.secure=true", "aggregation.quarantine_factor=0", "evaluation.clients_frequency=0")
-    names = 'federation.nodes=["a", "b", "c"]'
-    started = network.arguments("secure", *secure, names)
+    members = ('federation.nodes=["a", "b", "c"]', "federation.min_updates=3")
+    started = network.arguments("secure", *secure, *members)
     killed = network.zk0.run(started, ("open", r"002/updates/sum/\.survivors", 1))
     assert killed.code == -signal.SIGKILL, killed.output[-3000:]
     history = network.resumed("secure")

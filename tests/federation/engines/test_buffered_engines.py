@@ -379,7 +379,7 @@ def test_a_node_that_hangs_is_refused_and_the_others_go_on(
     engine = deployment_engine
     driven = drive(engine.session, tmp_path, "buffered-hangs")
     engine.show_ledger(driven)
-    rounds = BufferedDriver(driven, buffered_on_nodes(engine, tmp_path, 20), BufferSettings(size=2))
+    rounds = BufferedDriver(driven, buffered_on_nodes(engine, tmp_path, 40), BufferSettings(size=2))
     agent, parents = engine.deployment.pid(engine.deployment.nodes["c"], "agent"), workers()
     (worker,) = [pid for pid, parent in parents.items() if parents.get(parent) == agent]
     os.kill(worker, signal.SIGSTOP)
@@ -391,9 +391,9 @@ def test_a_node_that_hangs_is_refused_and_the_others_go_on(
         refused = [(one.client, one.reason) for one in found.updates.refusals]
         assert [one.client for one in rounds.records[-1].at_work] == ["c"]
     os.kill(worker, signal.SIGCONT)
-    assert refused == [("c", "no answer within 20 s")]
+    assert refused == [("c", "no answer within 40 s")]
     number = len(rounds.records)
-    assert number > 3, "server steps without c"
+    assert number > 2, "server steps without c"
     assert [(one.began, one.factor) for one in rounds.records[-1].arrivals if one.client == "c"] == [(1, None)]
     while not any(one.client == "c" and one.factor for one in rounds.records[-1].arrivals):
         rounds.step(rounds.collect())
