@@ -111,13 +111,14 @@ def dropout_lines(draws: int) -> list[str]:
     """Return the lines of the table of dropouts."""
     parts = {"5 %": 0.05, "10 %": 0.1, "20 %": 0.2, "a third": 1 / 3}
     lines = [f"| clients | neighbors | {' | '.join(parts)} |", "|---:" * (2 + len(parts)) + "|"]
-    for clients, neighbors in ((11, 10), (20, 10), (50, 10), (50, 20), (100, 10), (100, 20), (100, 40), (100, 100)):
+    for clients, neighbors in ((11, 10), (20, 10), (50, 10), (50, 20), (100, 10), (100, 20), (100, 40), (100, None)):
         found = [survival(clients, neighbors, int(clients * part), draws) for part in parts.values()]
-        lines.append(f"| {clients} | {neighbors} | {' | '.join(f'{one:.0%}'.replace('%', ' %') for one in found)} |")
+        cells = " | ".join(f"{one:.0%}".replace("%", " %") for one in found)
+        lines.append(f"| {clients} | {neighbors or 'all'} | {cells} |")
     return lines
 
 
-def survival(clients: int, neighbors: int, gone: int, draws: int) -> float:
+def survival(clients: int, neighbors: int | None, gone: int, draws: int) -> float:
     """Return the fraction of draws in which every client's secrets can still be put together."""
     from zk0.secure.messages import threshold_of
     from zk0.secure.neighbors import neighbor_graph

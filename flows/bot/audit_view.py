@@ -6,7 +6,7 @@ The tables fit a terminal; `--json` prints every field.
 import json
 from collections.abc import Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -89,11 +89,17 @@ def _asked_text(asked: str) -> str:
             "holdout_episodes": terms.get("data", {}).get("holdout_episodes"),
             **{key: plan.get(key) for key in ("lr", "mu", "use_control_variates", "every_frames", "times")},
             **{key: training.get(key) or None for key in _ASKED_TRAINING},
-            "in a secure sum, neighbors": (plan.get("secure") or {}).get("neighbors"),
+            "in a secure sum, neighbors": _neighbors_text(plan),
         }
     except (ValueError, AttributeError):
         return "something that is no plan"
     return ", ".join(f"{key} {value}" for key, value in shown.items() if value not in (None, False))
+
+
+def _neighbors_text(plan: dict[str, Any]) -> int | str | None:
+    """Return with how many clients an update was to be masked; None for an update by itself."""
+    secure = plan.get("secure")
+    return (secure.get("neighbors") or "all") if secure else None
 
 
 def print_operator_acts(found: "Sequence[OperatorAct]") -> None:

@@ -1,5 +1,6 @@
 """The sum of secure aggregation: equal to the open sum, whoever drops out, and nothing without enough clients."""
 
+import random
 from collections.abc import Callable, Iterator
 from itertools import combinations, product
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import pytest
 
 from zk0.errors import FederationError
+from zk0.settings.federation_settings import FederationSettings
 from zk0.weights.fixed_point import METRICS_TENSOR, decode_metrics
 
 MESSAGES = range(5)
@@ -65,6 +67,15 @@ def test_a_third_may_drop_out_at_any_message(
             continue  # more than a third of the members
         summed = [n for n in members if n not in gone[1] + gone[2]]
         assert_open_sum(group, group.run(gone), summed, members)
+
+
+@pytest.mark.parametrize("message", [1, 2, 3, 4])
+def test_any_third_of_many_clients_may_drop_out(secure_group: Callable[..., Any], message: int) -> None:
+    """All are neighbors of each other, unless a session limits their number."""
+    group = secure_group(30, neighbors=FederationSettings().secure_neighbors)
+    gone = random.Random(message).sample(group.names, 10)
+    summed = [n for n in group.names if n not in gone or message > 2]
+    assert_open_sum(group, group.run([gone if at == message else [] for at in MESSAGES]), summed)
 
 
 @pytest.mark.parametrize("message", [1, 2, 3, 4])

@@ -18,8 +18,8 @@ def masking_note(session: Session, clients: int) -> str:
     return graph_sentences(sample_size(clients, settings.fraction_fit, settings.min_updates), settings.secure_neighbors)
 
 
-def graph_sentences(clients: int, neighbors: int) -> str:
-    """Return the limits of a sum of `clients`, each of which masks its update with `neighbors` others, or with all.
+def graph_sentences(clients: int, neighbors: int | None) -> str:
+    """Return the limits of a sum of `clients`, each of which masks its update with `neighbors` others; None: with all.
 
     Shares of a client's secrets are with its neighbors and itself; two thirds of these give them
     (`zk0.secure.messages.Roster`).
@@ -28,7 +28,7 @@ def graph_sentences(clients: int, neighbors: int) -> str:
     Secure aggregation: each of 20 clients masks its update with 10 neighbors. A sum needs 14 clients, and 8 of each \
 client and its neighbors; else the round is tried again. 8 neighbors of a client that give their shares to the server \
 reveal its update.
-    >>> print(graph_sentences(6, 10))
+    >>> print(graph_sentences(6, None))
     Secure aggregation: each of 6 clients masks its update with the 5 others. A sum needs 4 clients; else the round is \
 tried again. 4 clients that give their shares to the server reveal the update of another one.
     """
@@ -36,7 +36,7 @@ tried again. 4 clients that give their shares to the server reveal the update of
     begin = f"Secure aggregation: each of {clients} clients masks its update with"
     needs = f"A sum needs {needed} clients"
     again = "else the round is tried again"
-    if clients <= neighbors + 1:
+    if neighbors is None or clients <= neighbors + 1:
         return (
             f"{begin} the {clients - 1} others. {needs}; {again}. {needed} clients that give their shares to the "
             "server reveal the update of another one."

@@ -35,12 +35,13 @@ class FederationSettings(Record):
         description="secure aggregation: clients mask updates, so that the server learns their sum and no single one "
         "(docs/secure-aggregation.md)",
     )
-    secure_neighbors: int = Field(
-        default=10,
+    secure_neighbors: int | None = Field(
+        default=None,
         ge=2,
         le=10_000,
         multiple_of=2,
-        description="secure aggregation: clients with which each client shares masks; all others if there are no more",
+        description="secure aggregation: clients with which each client shares masks, where there are more; fewer than "
+        "all cost less time, and then not any third of the clients may drop out; unset: all others",
     )
     secure_bits: Literal[16, 32] = Field(
         default=16,

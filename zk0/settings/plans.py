@@ -99,8 +99,8 @@ class SecureRules(Record):
 
     bits: Literal[16, 32]
     """Of a word."""
-    neighbors: int = Field(ge=2, le=10_000, multiple_of=2)
-    """Clients with which a client shares masks; all others where there are no more."""
+    neighbors: int | None = Field(ge=2, le=10_000, multiple_of=2)
+    """Clients with which a client shares masks; all others where there are no more, and where it is None."""
     limit: float = Field(gt=0, le=1e6)
     """The largest change of a weight; a client cuts a larger one to it."""
     clip_norm: float | None = Field(default=None, gt=0, le=1e15)

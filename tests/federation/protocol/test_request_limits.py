@@ -334,18 +334,22 @@ def test_a_node_that_sends_sums_only(config: dict[str, Any]) -> None:
         check_plan(asked, config)
         with pytest.raises(FederationError, match="by itself, only a sum of several nodes' updates is allowed"):
             check_plan(asked, only)
-    check_plan(plan(secure=SecureRules(bits=16, neighbors=10, limit=0.004, max_share_factor=3.0)), only)
+    for neighbors in (10, None):
+        check_plan(plan(secure=SecureRules(bits=16, neighbors=neighbors, limit=0.004, max_share_factor=3.0)), only)
     check_plan(FeaturePlan(**common(), every_frames=None), only)
 
 
-def test_the_audit_shows_whether_an_update_was_asked_for_in_a_sum(config: dict[str, Any]) -> None:
-    rules = SecureRules(bits=16, neighbors=10, limit=0.004, max_share_factor=3.0)
+@pytest.mark.parametrize(("neighbors", "text"), [(10, "10"), (None, "all")])
+def test_the_audit_shows_whether_an_update_was_asked_for_in_a_sum(
+    config: dict[str, Any], neighbors: int | None, text: str
+) -> None:
+    rules = SecureRules(bits=16, neighbors=neighbors, limit=0.004, max_share_factor=3.0)
     for asked in (plan(lr=5.0, secure=rules), plan(lr=5.0)):
         assert list(answer("train", config, plan=asked.model_dump_json())) == ["refusal"]
     in_a_sum, by_itself, refused = asked_lines(SentJournal(Path(config["scratch"]) / "sent.jsonl").read())
     assert "lr 5.0" in in_a_sum
-    assert "in a secure sum, neighbors 10" in in_a_sum
-    assert in_a_sum.replace(", in a secure sum, neighbors 10", "") == by_itself
+    assert f"in a secure sum, neighbors {text}" in in_a_sum
+    assert in_a_sum.replace(f", in a secure sum, neighbors {text}", "") == by_itself
     assert refused.startswith("refused train: ")
 
 

@@ -227,8 +227,9 @@ def _plan_faults(plan: ClientPlan, limits: NodeLimits) -> Iterator[str]:
 def _round_faults(plan: RoundPlan, limits: NodeLimits) -> Iterator[str]:
     if limits.secure_only and plan.secure is None:
         yield "an update by itself, only a sum of several nodes' updates"
-    if plan.secure is not None and plan.secure.neighbors < limits.min_secure_neighbors:
-        yield f"secure.neighbors {plan.secure.neighbors}, at least {limits.min_secure_neighbors}"
+    neighbors = plan.secure.neighbors if plan.secure is not None else None
+    if neighbors is not None and neighbors < limits.min_secure_neighbors:
+        yield f"secure.neighbors {neighbors}, at least {limits.min_secure_neighbors}"
     yield from _above("lr", plan.lr, limits.max_lr)
     yield from _above("mu", plan.mu, limits.max_mu)
     yield from _above("scheduler.eta_min", plan.scheduler.eta_min, plan.lr * (1 + _ROUNDING))
