@@ -76,6 +76,12 @@ class NodeLimits(Record):
         description="most requests of each kind in 24 hours: to join, compute features, train, evaluate, report, or "
         "take part in a step of a secure sum",
     )
+    max_refusals_per_day: int = Field(
+        default=1000,
+        ge=1,
+        description="requests refused in 24 hours after which it refuses all others without reading them; each refusal "
+        "needs about 20 kB of the journal",
+    )
     max_baseline_rounds: int = Field(default=1000, ge=1, description="most rounds of the local-only baseline")
     max_threads: int = Field(default=64, ge=1, description="most CPU threads")
     max_disk_gb: float = Field(

@@ -1,6 +1,7 @@
 """What a server may ask of a node: what breaks a limit of the node is refused, told and journaled."""
 
 import json
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from zk0.audit.journal import SentJournal
 from zk0.errors import FederationError, SettingsError
 from zk0.federation.network.node import NodeFolder
 from zk0.federation.protocol.client_app import flower_client_app
+from zk0.federation.protocol.exchange import RECEIPTS
 from zk0.federation.protocol.request_limits import (
     LIMITS,
     check_epochs,
@@ -366,6 +368,23 @@ def test_requests_of_each_kind_a_day(config: dict[str, Any]) -> None:
     check_terms(terms(), few)
     with pytest.raises(FederationError, match="3 requests to join in 24 hours"):
         check_terms(terms(), few)
+
+
+def test_refused_requests_do_not_fill_the_disk(config: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever they are, the node journals as many a day as its limit, and reads no other request after them."""
+    few = config | {LIMITS: NodeLimits(max_refusals_per_day=3).model_dump_json()}
+    journal, wrong = Path(config["scratch"]) / "sent.jsonl", plan(lr=1e4).model_dump_json()
+    for kind, request in (("train", {"plan": wrong}), ("evaluate", {"plan": "["}), ("query", {"terms": "x"})):
+        assert list(answer(kind, few, **request)) == ["refusal"]
+    size = journal.stat().st_size
+    for kind in ("train", "evaluate", "query", f"query.{RECEIPTS}"):
+        found = answer(kind, few, plan=plan().model_dump_json(), terms=terms().model_dump_json())
+        assert re.match(r"3 requests were refused in 24 hours, at most 3 .* before \d{4}-.* UTC$", found["refusal"])
+    assert journal.stat().st_size == size
+    tomorrow = time.time() + 86_500
+    monkeypatch.setattr(time, "time", lambda: tomorrow)
+    assert "limits do not allow" in answer("train", few, plan=wrong)["refusal"]
+    assert len(SentJournal(journal).read()) == 4
 
 
 def test_hours_of_a_round(config: dict[str, Any]) -> None:

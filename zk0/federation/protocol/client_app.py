@@ -44,8 +44,10 @@ from zk0.federation.protocol.request_limits import (
     check_epochs,
     check_member,
     check_plan,
+    check_refusals,
     check_score,
     check_terms,
+    count_refusal,
     round_clock,
 )
 from zk0.federation.protocol.sent_log import (
@@ -419,7 +421,15 @@ def _answer(message: Message, context: Context, work: Callable[[Message, dict[st
 def _recorded_answer(
     message: Message, config: dict[str, Any], work: Callable[[Message, dict[str, Any]], RecordDict]
 ) -> RecordDict:
-    """Return the answer after it was redacted and written to the client's journal; an answer without entry is lost."""
+    """Return the answer after it was redacted and written to the client's journal; an answer without entry is lost.
+
+    Only refusals of requests that were not read have no entry: a server could otherwise fill the disk with them.
+    """
+    try:
+        check_refusals(config)
+    except FederationError as e:
+        logger.error("{}", e)
+        return refusal(str(e))
     try:
         content = work(message, config)
     except Zk0Error as e:
@@ -438,6 +448,8 @@ def _recorded_answer(
         logger.error("{}", e)
         problem = content["answer"].get("refusal", "its answer was not sent")
         content = refusal(f"{problem}; its journal could not be written: {type(e).__name__}: {e}", may_pass(e))
+    if "refusal" in content["answer"]:
+        count_refusal(config)
     return content
 
 

@@ -5,6 +5,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from zk0.storage.atomic import atomic_write_text
 LIMITS = "limits"
 """Key in a node's configuration: its limits as JSON; a client of a session on one machine has none."""
 _STATE = "limits_state.json"
+_REFUSALS = "refusals"
+"""Key of the times of refused requests."""
 _FIXED, _MAX_SESSIONS, _MAX_KEPT = "sessions", 200, 80
 """Key of what sessions have fixed, their number, and the characters of a value."""
 _DAY = 86_400.0
@@ -113,6 +116,32 @@ def check_epochs(plan: RoundPlan, train_frames: int, config: dict[str, Any]) -> 
     limits, epochs = node_limits(config), plan.training.local_epochs
     if limits and epochs and (frames := epochs * train_frames) < limits.min_round_frames:
         _raise_for([f"{frames} frames in the epochs of a round, at least {limits.min_round_frames}"])
+
+
+def check_refusals(config: dict[str, Any]) -> None:
+    """Raise if the node has refused as many requests in the last 24 hours as it writes to its journal.
+
+    Raises:
+        FederationError: says when it answers again.
+    """
+    if not (limits := node_limits(config)):
+        return
+    recent = _recent(_read_state(Path(config["scratch"])).get(_REFUSALS, []))
+    if len(recent) >= limits.max_refusals_per_day:
+        again = datetime.fromtimestamp(recent[-limits.max_refusals_per_day] + _DAY, UTC)
+        raise FederationError(
+            f"{len(recent)} requests were refused in 24 hours, at most {limits.max_refusals_per_day} are allowed: this "
+            f"node reads and journals no other one before {again:%Y-%m-%d %H:%M} UTC"
+        )
+
+
+def count_refusal(config: dict[str, Any]) -> None:
+    """Count a request that a node has refused, for whatever reason."""
+    if limits := node_limits(config):
+        scratch = Path(config["scratch"])
+        state = _read_state(scratch)
+        recent = [*_recent(state.get(_REFUSALS, [])), time.time()]
+        _write_state(scratch, state | {_REFUSALS: recent[-limits.max_refusals_per_day :]})
 
 
 def round_clock(config: dict[str, Any]) -> Callable[[], None]:
@@ -273,12 +302,17 @@ def _raise_for(faults: list[str]) -> None:
 
 def _count_request(kind: str, scratch: Path, limits: NodeLimits) -> None:
     """Count a request of a kind; more than the limit in 24 hours are refused."""
-    state, now = _read_state(scratch), time.time()
+    state = _read_state(scratch)
     counted = state.get("requests", {})
-    recent = [at for at in counted.get(kind, []) if at > now - _DAY]
+    recent = _recent(counted.get(kind, []))
     if len(recent) >= limits.max_rounds_per_day:
         _raise_for([f"{len(recent) + 1} requests to {kind} in 24 hours, at most {limits.max_rounds_per_day}"])
-    _write_state(scratch, state | {"requests": {**counted, kind: [*recent, now]}})
+    _write_state(scratch, state | {"requests": {**counted, kind: [*recent, time.time()]}})
+
+
+def _recent(times: list[float]) -> list[float]:
+    """Return the times that are less than a day ago."""
+    return [at for at in times if at > time.time() - _DAY]
 
 
 def _read_state(scratch: Path) -> dict[str, Any]:
