@@ -63,7 +63,7 @@ def measure(folder: Path, values: int, neighbors: int, bits: int) -> list[str]:
     from zk0.settings.plans import SecureRules
 
     rules = SecureRules(bits=16 if bits == 16 else 32, neighbors=neighbors, limit=1e-2, max_share_factor=3)
-    common = SecureRound(session="benchmark", round=1, global_digest="g", rules=rules)
+    common = SecureRound(session="benchmark", round=1, global_digest="g", seed=42, rules=rules)
     names = [f"c{i:03d}" for i in range(neighbors + 1)]
     clients = {
         name: MaskingClient(

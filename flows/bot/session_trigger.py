@@ -3,6 +3,7 @@
 Which nodes are connected comes from the SuperLink, whether a session runs from the Prefect server.
 """
 
+import secrets
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -37,7 +38,7 @@ class SessionTrigger:
         self, server: "ServerFolder", rule: "StartRule", session: "Session", parameters: dict[str, Any]
     ) -> None:
         self._server = server
-        self._named = session.federation.nodes
+        self._named, self._secure = session.federation.nodes, session.federation.secure
         self._rule = rule.of_session(session.min_clients(), self._named)
         self._parameters = parameters
         self._file = server.path / "watch.json"
@@ -52,7 +53,7 @@ class SessionTrigger:
             last, runs = LastSession.read(self._file), _session_is_running()
             decision = decide_start(present, last, runs, time.time(), self._rule)
             if decision.start:
-                run = _start_session(self._parameters)
+                run = _start_session(self._run_parameters())
                 LastSession(run=run, at=time.time(), known=tuple(sorted(present))).write(self._file)
                 return f"session started as {run}: {decision.reason}"
             if runs and last is not None and last.with_known(present) != last:
@@ -60,6 +61,16 @@ class SessionTrigger:
         except (TransientError, FederationError, PrefectServerError) as e:
             return f"cannot start a session now: {e}"
         return decision.reason
+
+    def _run_parameters(self) -> dict[str, Any]:
+        """Return the parameters of the next run; with secure sums each has a seed of its own.
+
+        Clients refuse a second sum of the same updates (`zk0.secure.agreed_sums`), and other clients may be there.
+        """
+        if not self._secure:
+            return self._parameters
+        overrides = self._parameters["overrides"] | {"seed": secrets.randbelow(2**31)}
+        return self._parameters | {"overrides": overrides}
 
 
 def check_forever(trigger: SessionTrigger, interval_seconds: float, on_status: Callable[[str], None]) -> None:

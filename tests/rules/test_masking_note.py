@@ -13,7 +13,7 @@ def roster(clients: int, neighbors: int | None) -> Roster:
     keys = dict.fromkeys(("identity", "channel_key", "mask_key", "self_mask_digest"), "0" * 64)
     adverts = [KeyAdvert(client=f"c{n:03d}", frames=1, signature="0" * 128, **keys) for n in range(clients)]
     rules = SecureRules(bits=16, neighbors=neighbors, limit=0.01, max_share_factor=3.0)
-    common = SecureRound(session="s", round=1, global_digest="g", rules=rules)
+    common = SecureRound(session="s", round=1, global_digest="g", seed=42, rules=rules)
     return Roster(common=common, adverts=tuple(adverts))
 
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from zk0.audit.signing_key import SigningKey
 from zk0.records import ClientMetrics
+from zk0.secure.agreed_sums import AgreedSums
 from zk0.secure.known_peers import KnownPeers
 from zk0.secure.masked_file import save_masked
 from zk0.secure.masking_client import MaskingClient
@@ -45,6 +46,8 @@ class SecureGroup:
     frames: dict[str, int]
     rules: SecureRules
     round: int = 1
+    session: str = "s"
+    seed: int = 42
     sealed: dict[str, SealedShares] = field(default_factory=dict)
 
     @property
@@ -53,13 +56,13 @@ class SecureGroup:
 
     @property
     def common(self) -> SecureRound:
-        return SecureRound(session="s", round=self.round, global_digest="g", rules=self.rules)
+        return SecureRound(session=self.session, round=self.round, global_digest="g", seed=self.seed, rules=self.rules)
 
     def client(self, name: str) -> MaskingClient:
         home = self.folder / name
-        store = MaskingStore(home / f"round-{self.round}" / "state.json")
+        store = MaskingStore(home / self.session / f"round-{self.round}" / "state.json")
         key = SigningKey(home / "node.key", home / "node.pub")
-        return MaskingClient(name, store, key, KnownPeers(home / "peers.json"))
+        return MaskingClient(name, store, key, KnownPeers(home / "peers.json"), AgreedSums(home / "sums.json"))
 
     def roster(self, names: Sequence[str] | None = None) -> Roster:
         adverts = [self.client(n).advertise(self.common, self.frames[n]) for n in names or self.names]

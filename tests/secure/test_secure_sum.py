@@ -103,3 +103,28 @@ def test_below_the_threshold_nothing_is_opened(secure_group: Callable[..., Any],
     with pytest.raises(FederationError, match=reasons.get(message, "3 clients have sent shares of c")):
         group.run(gone)
     assert not (group.folder / "sum.safetensors").exists()
+
+
+def test_two_sessions_do_not_show_the_update_of_a_client_in_one_of_them(secure_group: Callable[..., Any]) -> None:
+    """From the same weights with the same seed all train the same updates; the sums differ by the update of one."""
+    group = secure_group(4)
+    group.run()
+    expected = {path: path.read_bytes() for path in group.folder.glob("*/sums.json")}
+    assert len(expected) == 4
+    group.session = "t"
+    with pytest.raises(FederationError, match=r"session s, round 1, has summed updates .* another seed \(now 42\)"):
+        group.run((("c03",), (), (), (), ()))
+    assert {path: path.read_bytes() for path in group.folder.glob("*/sums.json")} == expected
+    group.session = "u"
+    group.run()  # of the same clients
+    group.session, group.seed = "v", 43
+    group.run((("c03",), (), (), (), ()))
+
+
+def test_a_damaged_list_of_sums_ends_the_clients_part(secure_group: Callable[..., Any]) -> None:
+    group = secure_group(3)
+    for text in ("{", "[]", '{"g 42": 1}', '{"g 42": {}}'):
+        (group.folder / "c00" / "sums.json").parent.mkdir(parents=True, exist_ok=True)
+        (group.folder / "c00" / "sums.json").write_text(text)
+        with pytest.raises(FederationError, match="not a list of sums .*; restore it"):
+            group.run()

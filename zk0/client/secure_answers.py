@@ -9,6 +9,7 @@ from zk0.audit.signing_key import SigningKey
 from zk0.client.round_state import session_state_folder
 from zk0.errors import FederationError
 from zk0.records import Update
+from zk0.secure.agreed_sums import AgreedSums
 from zk0.secure.known_peers import PEERS_FILE, KnownPeers
 from zk0.secure.mask_streams import Mask
 from zk0.secure.masked_file import save_masked
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 
 _ROUNDS = "masked_rounds.json"
 """In the client's scratch folder: the last masked round of each session."""
+_SUMS = "agreed_sums.json"
+"""In the client's scratch folder: the sums that it has agreed to."""
 
 
 class SecureAnswers:
@@ -50,7 +53,8 @@ class SecureAnswers:
         self._client, self._plan, self._common = client, plan, SecureRound.of(plan)
         self._rounds = MaskedRounds(client.scratch / _ROUNDS)
         store = MaskingStore(self._folder(plan.round) / "state.json")
-        self._masking = MaskingClient(client.name, store, key, KnownPeers(client.scratch / PEERS_FILE))
+        peers, sums = KnownPeers(client.scratch / PEERS_FILE), AgreedSums(client.scratch / _SUMS)
+        self._masking = MaskingClient(client.name, store, key, peers, sums)
 
     def advertise(self, update: Update) -> KeyAdvert:
         """Return the client's keys, after its training; what it kept of rounds before is removed.

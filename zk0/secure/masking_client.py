@@ -16,6 +16,7 @@ from pydantic import TypeAdapter
 
 from zk0.audit.signing_key import SigningKey, is_signed
 from zk0.errors import FederationError
+from zk0.secure.agreed_sums import AgreedSums
 from zk0.secure.key_agreement import agreed_key
 from zk0.secure.known_peers import KnownPeers
 from zk0.secure.mask_streams import Mask
@@ -53,12 +54,14 @@ class MaskingClient:
         store: its state.
         key: of its node, which signs.
         peers: the keys of other clients' nodes.
+        sums: those that it has agreed to, in all sessions.
     """
 
     name: str
     store: MaskingStore
     key: SigningKey
     peers: KnownPeers
+    sums: AgreedSums
 
     def advertise(self, common: SecureRound, frames: int) -> KeyAdvert:
         """Return the client's keys for a round; new ones if it has shared their secrets before, but masked nothing.
@@ -118,7 +121,7 @@ class MaskingClient:
         return masked
 
     def consent(self, common: SecureRound, request: SumRequest) -> Consent:
-        """Agree to the sum of some clients' updates: to one in a round.
+        """Agree to the sum of some clients' updates: to one in a round, and to none of other clients' same updates.
 
         Raises:
             FederationError: the client has agreed to another one, or it is a sum of too few.
@@ -129,6 +132,8 @@ class MaskingClient:
         if state.sum is not None and state.sum != request:
             raise FederationError(f"it has agreed to the sum of {', '.join(state.sum.survivors)}; it agrees to one")
         _check_survivors(roster, request, self.name)
+        self.sums.check(common, request.survivors)
+        self.sums.add(common, request.survivors)
         self.store.write(state.model_copy(update={"sum": request}))
         return Consent(client=self.name, signature=self.key.sign(request.signed_bytes()))
 

@@ -37,6 +37,8 @@ class SecureRound(Record):
     round: int = Field(ge=1, le=MAX_INDEX)
     global_digest: str = Field(max_length=128)
     """Of the weights that they have trained from."""
+    seed: int = Field(ge=0)
+    """Of the session; from the same weights with the same seed a client trains the same update."""
     rules: SecureRules
 
     @classmethod
@@ -48,7 +50,13 @@ class SecureRound(Record):
         """
         if plan.secure is None:
             raise FederationError(f"round {plan.round}: its plan asks for updates, not for secure aggregation")
-        return cls(session=plan.terms.session, round=plan.round, global_digest=plan.global_digest, rules=plan.secure)
+        return cls(
+            session=plan.terms.session,
+            round=plan.round,
+            global_digest=plan.global_digest,
+            seed=plan.terms.seed,
+            rules=plan.secure,
+        )
 
 
 class KeyAdvert(Record):
