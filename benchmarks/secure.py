@@ -57,6 +57,7 @@ def measure(folder: Path, values: int, neighbors: int, bits: int) -> list[str]:
     from zk0.secure.mask_streams import Mask, MaskStreams
     from zk0.secure.masked_file import save_masked
     from zk0.secure.masking_client import MaskingClient
+    from zk0.secure.agreed_sums import AgreedSums
     from zk0.secure.masking_state import MaskingStore
     from zk0.secure.messages import Roster, SecureRound
     from zk0.secure.unmasking import masking_request
@@ -71,6 +72,7 @@ def measure(folder: Path, values: int, neighbors: int, bits: int) -> list[str]:
             MaskingStore(folder / name / "state.json"),
             SigningKey(folder / name / "key", folder / name / "pub"),
             KnownPeers(folder / name / "peers.json"),
+            AgreedSums(folder / name / "sums.json"),
         )
         for name in names
     }

@@ -69,7 +69,7 @@ class SessionTrigger:
         """
         if not self._secure:
             return self._parameters
-        overrides = self._parameters["overrides"] | {"seed": secrets.randbelow(2**31)}
+        overrides = {"seed": secrets.randbelow(2**31)} | self._parameters["overrides"]
         return self._parameters | {"overrides": overrides}
 
 

@@ -126,5 +126,5 @@ def test_a_damaged_list_of_sums_ends_the_clients_part(secure_group: Callable[...
     for text in ("{", "[]", '{"g 42": 1}', '{"g 42": {}}'):
         (group.folder / "c00" / "sums.json").parent.mkdir(parents=True, exist_ok=True)
         (group.folder / "c00" / "sums.json").write_text(text)
-        with pytest.raises(FederationError, match="not a list of sums .*; restore it"):
+        with pytest.raises(FederationError, match=r"not a list of sums .*; restore it"):
             group.run()
