@@ -23,6 +23,7 @@ from tasks.retry import HUB_RETRIES
 from zk0.aggregation.check_strategy import check_strategy
 from zk0.audit import merkle
 from zk0.audit.finished_rounds import read_finished_rounds
+from zk0.evaluation.secure_grid import check_secure_grid
 from zk0.records import Checkpoint, ClientEvaluation, Evaluation, Rollout, RoundRecord
 from zk0.rules.masking_note import masking_note
 from zk0.rules.participation import with_participants
@@ -285,6 +286,7 @@ def prepare_session(
         dataset_notes=dataset_notes(members, sets, session.contract.joints),
         late_joiners=late,
     )
+    check_secure_grid(session, members, checkpoint.bytes // 4)  # float32
     note = masking_note(session, len(members))
     for line in (*setup.dataset_notes, *([note] if note else [])):
         log_line(line)

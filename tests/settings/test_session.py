@@ -41,6 +41,7 @@ SECURE: dict[str, Any] = {
 def test_secure_aggregation_names_everything_that_it_excludes() -> None:
     """All at once, before anything is downloaded."""
     assert parse(**SECURE).federation.secure
+    assert parse(**{**SECURE, "federation": {"secure": True, "wire_down": "bf16"}}).federation.secure
     with pytest.raises(SettingsError) as caught:
         parse(
             clients=[*CLIENTS[:1], {"name": "secure-sum", "dataset": "x/s"}],
@@ -105,6 +106,11 @@ class TestFaults:
             ({"federation": {"engine": "ray", "workers": 0}}, "federation.workers must be at least 1 with the ray"),
             ({"federation": {"secure_bits": 32}}, "secure_bits is of secure aggregation, found federation.secure fal"),
             ({**SECURE, "federation": {"secure": True, "secure_neighbors": 5}}, "secure_neighbors: .*multiple of 2"),
+            ({**SECURE, "training": {"personal": ["*.bias"]}}, "secure: no training.personal: a client saves its own"),
+            (
+                {**SECURE, "clients": [{"name": f"c{n}", "dataset": f"x/{n}"} for n in range(129)]},
+                "more than 128 clients in a round need federation.secure_bits = 32",
+            ),
             ({"buffer": {"size": 1}}, r"\[buffer\] is of federation.mode \"buffered\", found mode \"synchronous\""),
             ({**BUFFERED, "buffer": {"size": 3}}, r"buffer.size 3 with 2 client\(s\), of which a buffer holds one"),
             ({**BUFFERED, "buffer": {"size": 1}}, "federation.min_updates 2 with buffer.size 1"),

@@ -7,6 +7,9 @@ from pydantic import Field
 from zk0.records import DigestAlgorithm, Record, WireDtype
 from zk0.settings.dataset_settings import SafeName
 
+MAX_CLIENTS_OF_16_BITS = 128
+"""Clients whose updates can be summed in words of 16 bits: with more, small changes of a weight are rounded to zero."""
+
 
 class FederationSettings(Record):
     """How server and clients exchange messages."""
@@ -45,7 +48,8 @@ class FederationSettings(Record):
     )
     secure_bits: Literal[16, 32] = Field(
         default=16,
-        description="secure aggregation: bits of a weight's change on the wire; 16 is twice the bytes of int8",
+        description="secure aggregation: bits of a weight's change on the wire; 16 is twice the bytes of int8, and for "
+        f"at most {MAX_CLIENTS_OF_16_BITS} clients in a round",
     )
     min_updates: int = Field(default=2, ge=1, description="minimum number of good updates in a round")
     fraction_fit: float = Field(

@@ -19,7 +19,7 @@ from zk0.settings.dataset_settings import (
     SimulatorSettings,
 )
 from zk0.settings.evaluation_settings import EvaluationSettings, RolloutSettings, VideoSettings
-from zk0.settings.federation_settings import FederationSettings
+from zk0.settings.federation_settings import MAX_CLIENTS_OF_16_BITS, FederationSettings
 from zk0.settings.publish_settings import PublishSettings, TrackingSettings
 from zk0.settings.training_settings import BUILT_IN_POLICIES, PolicySettings, SchedulerSettings, TrainingSettings
 
@@ -129,7 +129,8 @@ class Session(Record):
             raise ValueError(
                 f"federation.wire {self.federation.wire} with training.scope lora: LoRA factors are sent as fp32"
             )
-        if self.federation.wire_down != "fp32" and self.federation.wire == "fp32" and self.training.scope != "lora":
+        sends_deltas = self.federation.wire != "fp32" or self.federation.secure or self.training.scope == "lora"
+        if self.federation.wire_down != "fp32" and not sends_deltas:
             raise ValueError(
                 f"federation.wire_down {self.federation.wire_down} needs deltas in return (federation.wire bf16 or "
                 "int8, or training.scope lora): full weights would carry its rounding errors to the server"
@@ -140,7 +141,7 @@ class Session(Record):
 
     @model_validator(mode="after")
     def _personal_policies_are_evaluated(self) -> Self:
-        if self.training.personal and not self.evaluates_on_clients():
+        if self.training.personal and not self.evaluates_on_clients() and not self.federation.secure:
             raise ValueError(
                 "training.personal needs data.holdout_episodes and evaluation.clients_frequency of 1 or more, and "
                 "evaluation.datasets beside a [partition]: a client saves its own policy when it evaluates"
@@ -206,7 +207,9 @@ class Session(Record):
             yield f"buffer.staleness_exponent {buffer.staleness_exponent:g} is of staleness polynomial, found constant"
         if self.federation.min_updates > buffer.size:
             yield f"federation.min_updates {self.federation.min_updates} with buffer.size {buffer.size}"
-        if buffer.simulated_seconds and set(buffer.simulated_seconds) != set(names):
+        if buffer.simulated_seconds and not names:
+            yield "buffer.simulated_seconds needs the names of the clients: set federation.nodes"
+        elif buffer.simulated_seconds and set(buffer.simulated_seconds) != set(names):
             found = ", ".join(sorted(buffer.simulated_seconds))
             yield f"buffer.simulated_seconds of {found}; expected those of all clients: {', '.join(sorted(names))}"
         if self.scheduler.adaptive_lr_enabled and buffer.size <= self.scheduler.high_loss_multiplier:
@@ -246,11 +249,15 @@ class Session(Record):
                 yield f"no scheduler.{name}: the server does not learn the loss of a client"
         if self.evaluates_on_clients():
             yield "needs evaluation.clients_frequency = 0: a score is a metric of a single client"
+        if self.training.personal:
+            yield "no training.personal: a client saves its own policy when it evaluates, and its score would be known"
         if self.evaluation.joining_report:
             yield "no evaluation.joining_report: it compares the metrics of single clients"
         sure = 0 if federation.engine == "deployment" else len(self.initial_client_names())  # nodes may be left out
         if (count := max(federation.min_updates, int(sure * federation.fraction_fit))) < 3:
             yield f"{count} client(s) in a round, expected 3 or more: of two, each would know the other's update"
+        if federation.secure_bits == 16 and int(sure * federation.fraction_fit) > MAX_CLIENTS_OF_16_BITS:
+            yield f"more than {MAX_CLIENTS_OF_16_BITS} clients in a round need federation.secure_bits = 32"
         if SUM_NAME in self.client_names():
             yield f"no client named {SUM_NAME}: the record of the sum has this name"
 

@@ -17,8 +17,10 @@ from zk0.errors import RoundIncomplete
 from zk0.federation.engines.local import LocalGrid
 from zk0.federation.flower.flower_message import WEIGHTS_PATH
 from zk0.federation.protocol.answers import MASKED
+from zk0.federation.protocol.downlink import encode_global_weights
 from zk0.federation.protocol.secure_federation import SecureFederation
 from zk0.settings.aggregation_settings import AggregationSettings
+from zk0.settings.federation_settings import FederationSettings
 from zk0.settings.plans import SecureRules
 from zk0.weights.digests import load_weights
 from zk0.weights.files import open_weights
@@ -126,6 +128,17 @@ def test_the_sum_is_the_mean_of_the_updates_and_a_retry_reads_it(secure_session:
     assert_mean(driver, found.sum, NAMES)
     grid.lost = frozenset((name, "") for name in NAMES)
     assert train(driver, federation, 0.1).sum == found.sum
+
+
+def test_clients_may_be_sent_rounded_weights(secure_session: Any) -> None:
+    """They answer with deltas, as with every rounding of what is sent."""
+    driver, federation, _ = secure_session
+    weights = Path(driver.history[-1].path)
+    settings = FederationSettings(secure=True, wire_down="bf16")
+    sent = encode_global_weights(settings, weights, driver.folder / "sent.safetensors")
+    plans = [sent.with_wire(plan) for plan in driver.plans(secure=RULES)]
+    found = federation.train_secure(plans, weights, driver.spool(), None, sent.path)
+    assert_mean(driver, found.sum, NAMES)
 
 
 def test_the_noise_of_a_sum_is_that_of_a_mean_of_its_clients(secure_session: Any) -> None:

@@ -41,6 +41,7 @@ from zk0.secure.messages import (
     SecureRound,
     SumRequest,
     UnmaskingRequest,
+    threshold_of,
 )
 from zk0.secure.unmasking import (
     check_advert,
@@ -174,7 +175,8 @@ class _SecureRoundRun:
     def _share_secrets(self) -> SharedSecrets:
         """Let clients train and announce keys, then share their secrets."""
         adverts = self._ask(ADVERT, KeyAdvert, MessageType.TRAIN, dict.fromkeys(self._plans), self._check_advert)
-        self._need("announced keys", adverts, max(LEAST_CLIENTS, self._federation.min_clients))
+        least = max(LEAST_CLIENTS, self._federation.min_clients, threshold_of(len(self._plans)))
+        self._need("announced keys", adverts, least)
         common = self._common
         roster = Roster(common=common, adverts=tuple(adverts[name] for name in sorted(adverts)))
         requests = dict.fromkeys(roster.names, roster)
