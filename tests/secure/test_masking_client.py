@@ -1,5 +1,6 @@
 """What a client does not do, whatever the server asks; and what the server's transcript says about an update."""
 
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from zk0.secure.masked_file import save_masked
 from zk0.secure.masked_rounds import MaskedRounds
 from zk0.secure.messages import Consent, KeyAdvert, Roster, SumRequest, UnmaskingRequest, signed_keys
 from zk0.secure.shamir import evaluate_polynomial, join_shares, split_secret
-from zk0.secure.unmasking import check_advert, masking_request, remaining_masks
+from zk0.secure.unmasking import check_advert, masking_request, remaining_masks, save_sum
 from zk0.weights.files import open_weights
 from zk0.weights.writer import save_weights
 
@@ -212,9 +213,58 @@ def test_the_transcript_is_independent_of_single_updates(secure_group: Callable[
             assert chi_squared(group.open_sum([name])["w"]) > 10_000
 
 
+def test_the_late_update_of_a_client_that_dropped_out_stays_hidden(secure_group: Callable[..., Any]) -> None:
+    """The shares give its key of masks with others; its own mask, of which nobody gives a share, is left."""
+    group = secure_group(3)
+    group.frames = dict.fromkeys(group.names, 100)
+    draw = np.random.default_rng(2)
+    group.deltas = {n: {"w": draw.normal(0, 0.01, 60_000).astype(np.float32)} for n in group.names}
+    roster, request = prepared(group)
+    asked = request(without="c02")
+    unmasking = UnmaskingRequest(sum=asked, consents=group.consents(asked))
+    revealed = group.reveal(unmasking, asked.survivors)
+    assert all(list(found.mask_keys) == ["c02"] and "c02" not in found.self_masks for found in revealed.values())
+    pairwise = list(remaining_masks(roster, asked, revealed))[len(asked.survivors) :]
+    assert len(pairwise) == len(asked.survivors)
+    hidden = without_masks(group.masked("c02"), [mask.inverse for mask in pairwise])
+    assert chi_squared(hidden) < 391
+    own = Mask(bytes.fromhex(group.client("c02").store.read().self_mask), is_added=False)
+    opened = without_masks(group.masked("c02"), [own, *(mask.inverse for mask in pairwise)])
+    assert np.array_equal(opened, group.open_sum(["c02"])["w"])  # nothing but its own mask was left
+
+
+def without_masks(masked: Path, masks: list[Mask]) -> Any:
+    """Return the words of tensor w of a masked update after masks were applied to all its tensors in their order."""
+    streams = MaskStreams(masks)
+    with open_weights(masked) as file:
+        found = {name: file[name] for name in file}
+    for words in found.values():
+        streams.apply(words)
+    return found["w"]
+
+
 def chi_squared(words: Any) -> float:
     counts = np.bincount(words.view(np.uint8), minlength=256)
     return float(((counts - counts.mean()) ** 2 / counts.mean()).sum())
+
+
+def test_updates_are_masked_and_summed_a_block_at_a_time(secure_group: Callable[..., Any]) -> None:
+    """A delta of 24 MB, clipped: no part of the protocol holds more than a few blocks of it."""
+    group = secure_group(3, clip_norm=5.0)
+    group.frames = dict.fromkeys(group.names, 100)
+    delta = {"w": np.random.default_rng(3).normal(0, 0.01, 6_000_000).astype(np.float32)}
+    group.deltas = dict.fromkeys(group.names, delta)
+    roster = group.roster()
+    group.share(roster)
+    source, masks = group.folder / "deltas.safetensors", [Mask(bytes([n]) * 32, True) for n in range(10)]
+    save_weights(source, delta)
+    tracemalloc.start()
+    save_masked(group.masked("c00"), source, METRICS, (roster, "c00"), masks, "blake3")
+    files = [group.masked("c00")] * 3
+    save_sum(group.folder / "sum.safetensors", files, masks, "blake3")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < delta["w"].nbytes / 2
 
 
 def test_a_delta_is_clipped_with_its_rounding(secure_group: Callable[..., Any], tmp_path: Path) -> None:
