@@ -4,6 +4,7 @@ import json
 import signal
 import time
 from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from html_page import read_page
 
 from zk0.audit.ledger import Ledger
+from zk0.federation.network.hours import DailyHours
 from zk0.records import RoundRecord
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # they wait for a server and for half a minute of imports
@@ -138,11 +140,11 @@ class Network:
             node.install_kit(self.server.enroll(node_name))
             node.install_limits(folder / "limits.toml")
 
-    def start(self, name: str) -> None:
+    def start(self, name: str, hours: DailyHours | None = None) -> None:
         from zk0.settings.dataset_settings import ClientSettings
 
         client = ClientSettings(name=name, dataset=f"local:{self.zk0.path / 'data' / name}")
-        self.nodes[name].start(client, self.zk0.path / "cache", detached=False)
+        self.nodes[name].start(client, self.zk0.path / "cache", detached=False, hours=hours)
 
     def arguments(self, output: str, *settings: str) -> list[str]:
         """Return arguments of `zk0` that start a session with the nodes."""
@@ -188,10 +190,13 @@ def test_a_node_with_hours_costs_a_buffered_session_its_own_updates(network: Net
     killed = network.zk0.run(started, ("open", r"002/updates/arrivals\.jsonl", 1))
     assert killed.code == -signal.SIGKILL, killed.output[-3000:]
     network.nodes["c"].stop()
+    now = datetime.now()
+    network.start("c", DailyHours.parse(f"{now + timedelta(hours=2):%H:%M}-{now + timedelta(hours=3):%H:%M}"))
     history = network.resumed("buffered")
     assert len(history) == 4
     assert all(len(record.updates) == 2 for record in history[1:])
     assert all({update.client for update in record.updates} == {"a", "b"} for record in history[3:])
+    network.nodes["c"].stop()
     network.start("c")
     assert order(repeated(network.zk0, "buffered", "buffered-again")) == order(history)
 
