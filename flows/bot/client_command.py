@@ -13,7 +13,7 @@ from flows.cli.command_group import command_group
 from flows.cli.errors_to_exit_codes import errors_to_exit_codes
 from flows.cli.program_name import program_name
 from zk0.records import JointUnits
-from zk0.storage.writable import check_writable
+from zk0.storage.writable import check_readable, check_writable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,10 +29,16 @@ client_app = command_group(
 
 
 def node_folder(home: Path) -> "NodeFolder":
-    """Return the folder of the node in a home."""
+    """Return the folder of the node in a home.
+
+    Raises:
+        SettingsError: this user may not read it.
+    """
     from zk0.federation.network.node import NodeFolder
 
-    return NodeFolder((home.expanduser() / "client").resolve())
+    node = NodeFolder((home.expanduser() / "client").resolve())
+    check_readable(node.path, "--home")
+    return node
 
 
 @client_app.command("start")
