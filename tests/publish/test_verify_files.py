@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -38,8 +39,9 @@ def test_a_session_as_it_was_recorded(finished_session: Callable[..., SessionFol
     lines = done.output.splitlines()
     assert lines[0].startswith("ok      ledger.jsonl: 21 rounds, each line chained")
     assert lines[0].endswith(Ledger(here.ledger).root())
-    assert lines[1].startswith("ok      round-020/weights.safetensors: ")
-    assert lines[2].startswith("ok      models/checkpoint_round_20: every bit of all files (SHA-256)")
+    assert lines[1].startswith("ok      round-000/weights.safetensors: ")
+    assert lines[2].startswith("ok      round-020/weights.safetensors: ")
+    assert lines[3].startswith("ok      models/checkpoint_round_20: every bit of all files (SHA-256)")
 
 
 @pytest.mark.parametrize(
@@ -58,6 +60,31 @@ def test_a_changed_session(
     done = verify(here.path)
     assert done.exit_code == 1
     assert [line for line in done.output.splitlines() if line.startswith(f"WRONG   {named}: ")]
+
+
+def test_a_session_with_missing_files(finished_session: Callable[..., SessionFolder]) -> None:
+    """Weights of other rounds are removed by rule; those of the first and the last one and saved policies are not."""
+    here = finished_session()
+    for folder in ("models", "round-000", "round-020"):
+        shutil.rmtree(here.path / folder)
+    here.report.touch()
+    done = verify(here.path)
+    assert done.exit_code == 1
+    wrong = [line for line in done.output.splitlines() if line.startswith("WRONG")]
+    assert [line.split()[1] for line in wrong] == [
+        "round-000/weights.safetensors:", "round-020/weights.safetensors:", "models/checkpoint_round_20:",
+        "release.json:",
+    ]  # fmt: skip
+    assert all("missing, but " in line and line.endswith("; restore it from a copy") for line in wrong)
+
+
+def test_weights_of_a_round_that_a_session_keeps(finished_session: Callable[..., SessionFolder]) -> None:
+    here = finished_session()
+    text = here.session_toml.read_text()
+    here.session_toml.write_text(text.replace("keep_weights = false", "keep_weights = true"))
+    done = verify(here.path)
+    wrong = [line.split()[1] for line in done.output.splitlines() if line.startswith("WRONG")]
+    assert wrong == [f"round-{number:03d}/weights.safetensors:" for number in range(1, 20)]
 
 
 def test_the_weights_of_another_round_in_a_policy_with_a_list_of_its_own(

@@ -51,9 +51,8 @@ def write_finished_session(
     here.create(session)
     rng = np.random.default_rng(0)
     weights = {"expert.w": (scale * rng.standard_normal((40, 50))).astype(np.float32)}
-    digest, _ = save_weights(here.weights(rounds), weights)
-    for number in range(rounds + 1):
-        Ledger(here.ledger).append(round_record(number, 2.0 - 0.01 * number, digest))
+    digest, _ = save_weights(here.weights(0), weights)
+    save_weights(here.weights(rounds), weights)
     saved = here.checkpoint(rounds)
     frozen = {"vlm.w": rng.standard_normal((30, 30)).astype(np.float32)}
     save_weights(saved / "model.safetensors", weights | frozen)
@@ -62,5 +61,11 @@ def write_finished_session(
     (saved / "README.md").write_text(f"---\nlicense: apache-2.0\n---\n# {here.path.name}\n")
     (saved / "statistics" / "other").mkdir(parents=True)
     (saved / "statistics" / "other" / "policy_preprocessor.json").write_text("{}")
-    (saved / SUMS_FILE).write_text(sums_text(sha256_of_folder(saved)))
+    digests = sha256_of_folder(saved)
+    (saved / SUMS_FILE).write_text(sums_text(digests))
+    recorded = {name: digests[name] for name in digests if name not in ("README.md", "metrics.json")}
+    for number in range(rounds + 1):
+        record = round_record(number, 2.0 - 0.01 * number, digest)
+        files = recorded if number == rounds else {}
+        Ledger(here.ledger).append(record.model_copy(update={"policy_files": files}))
     return here

@@ -13,19 +13,27 @@ from zk0.publish.hub import remote_file_oids
 from zk0.publish.push_checkpoint import check_saved_policy
 from zk0.records import RoundRecord
 from zk0.rules.release import Release
+from zk0.settings.session import Session
 from zk0.storage.session_folder import SessionFolder
 from zk0.storage.sha256_sums import SUMS_FILE, check_sums, sha256_of_file
 from zk0.weights.digests import algorithm_name, check_weights
 
 
 def verify_session(here: SessionFolder) -> Iterator[VerifiedPart]:
-    """Verify the records of a session's folder, its weights, server state, saved policies and pushed files."""
+    """Verify the records of a session's folder, its weights, server state, saved policies and pushed files.
+
+    A file is missing where the session's settings or the ledger say that it is kept; what a session removes as it goes
+    on is not looked for.
+    """
     records = list(audit_session(here))
     yield from records
     if records[0].problem:
         return
-    for record in Ledger(here.ledger).read():
-        yield from _verify_round(here, record)
+    history, session = Ledger(here.ledger).read(), here.read_session()
+    for record in history:
+        yield from _verify_round(here, record, session, is_last=record == history[-1])
+    if here.report.is_file() and not here.release.is_file():  # the report is written after the decision
+        yield _missing(here, here.release, "a session with a report has decided on a release")
     if (release := Release.read(here.release)) and release.files:
         folder = here.checkpoint(release.round)
         covers = f"the files of {here.relative(folder)} are those that were pushed (SHA-256)"
@@ -66,19 +74,31 @@ def verify_repository(here: SessionFolder, token: SecretStr | None) -> VerifiedP
     return VerifiedPart(name=name, covers=covers, problem=problem)
 
 
-def _verify_round(here: SessionFolder, record: RoundRecord) -> Iterator[VerifiedPart]:
-    kept = [(record.checkpoint.path, record.checkpoint.digest), *((s.path, s.digest) for s in record.server_state)]
-    for path, digest in kept:
+def _verify_round(
+    here: SessionFolder, record: RoundRecord, session: Session, *, is_last: bool
+) -> Iterator[VerifiedPart]:
+    kept = is_last or session.keeps_weights_of(record.round)
+    files = [(record.checkpoint.path, record.checkpoint.digest, kept)]
+    files += [(state.path, state.digest, is_last) for state in record.server_state]
+    for path, digest, must_exist in files:
         if (here.path / path).is_file():
             algorithm = algorithm_name(digest)
             covers = f"name, type, shape and every bit of each trained tensor ({algorithm}, as in the ledger)"
             yield verified_part(path, covers, _check_weights(here.path / path, digest))
+        elif must_exist:
+            yield _missing(here, here.path / path, f"a session keeps it after round {record.round}")
     folder = here.checkpoint(record.round)
+    if not folder.is_dir() and record.policy_files:
+        yield _missing(here, folder, f"the ledger has the digests of {len(record.policy_files)} files of it")
     if folder.is_dir():
         covers = "every bit of all files (SHA-256), and the trained weights are those of the ledger"
         yield verified_part(
             here.relative(folder), covers, lambda: _check_policy(folder, here.weights(record.round), record)
         )
+
+
+def _missing(here: SessionFolder, path: Path, why: str) -> VerifiedPart:
+    return VerifiedPart(name=here.relative(path), covers="", problem=f"missing, but {why}; restore it from a copy")
 
 
 def _check_weights(path: Path, digest: str) -> Callable[[], object]:
@@ -87,9 +107,9 @@ def _check_weights(path: Path, digest: str) -> Callable[[], object]:
 
 def _check_policy(folder: Path, weights: Path, record: RoundRecord) -> None:
     listed = check_sums(folder)
+    check_saved_policy(folder, weights, record)
     if changed := sorted(name for name, digest in record.policy_files.items() if listed.get(name) != digest):
         raise CheckpointError(f"{', '.join(changed)}: not the SHA-256 in the ledger")
-    check_saved_policy(folder, weights, record)
 
 
 def _check_pushed(folder: Path, release: Release) -> None:
