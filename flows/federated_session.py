@@ -23,6 +23,7 @@ from tasks.retry import HUB_RETRIES
 from zk0.aggregation.check_strategy import check_strategy
 from zk0.audit import merkle
 from zk0.audit.finished_rounds import read_finished_rounds
+from zk0.audit.policy_digests import recorded_policy_files
 from zk0.records import Checkpoint, ClientEvaluation, Evaluation, Rollout, RoundRecord
 from zk0.rules.masking_note import masking_note
 from zk0.rules.participation import with_participants
@@ -170,7 +171,7 @@ def save_best_round(
     selection = select_round(session, history, read_rollouts(here.rollouts_folder))
     log_line(f"policy of the session: round {selection.round} ({selection.reason})")
     for number in sorted({selection.best, history[-1].round}):
-        if not here.checkpoint(number).is_dir():
+        if not here.checkpoint(number).is_dir() or not recorded_policy_files(here, history[number]):
             rounds.save_round_checkpoint(session, str(here.path), setup, history[number])
 
 

@@ -697,3 +697,22 @@ def run_counts(prefect_api: str, folder: Path) -> dict[str, int]:
         (run,) = [run for run in client.read_flow_runs() if run.id.hex[-6:] in folder.name]
         of_run = FlowRunFilter(id=FlowRunFilterId(any_=[run.id]))
         return {one.name: one.run_count for one in client.read_task_runs(flow_run_filter=of_run)}
+
+
+def test_a_policy_that_is_saved_after_its_round_was_recorded(forked_zk0: Any) -> None:
+    """The session ends early, and is killed between the saved policy and the record of its digests."""
+    settings = ("rounds=3", "patience=1", "checkpoint_interval=0", "training.lr=0.3")
+    killed = forked_zk0.run(forked_zk0.start_arguments("late-policy", *settings), ("open", "late_policies", 1))
+    assert killed.code == -signal.SIGKILL, killed.output
+    (folder,) = (forked_zk0.path / "late-policy").iterdir()
+    last = len((folder / "ledger.jsonl").read_text().splitlines()) - 1
+    assert last < 3, "the loss fell; expected a learning rate at which it does not"
+    assert (folder / f"models/checkpoint_round_{last}/SHA256SUMS").is_file()
+    assert not (folder / "late_policies.jsonl").exists()
+    resumed = forked_zk0.run(forked_zk0.resume_arguments(folder))
+    assert resumed.code == 0, resumed.output
+    verified = forked_zk0.run(["verify", str(folder)])
+    assert verified.code == 0, verified.output
+    assert "ok      late_policies.jsonl" in verified.output
+    (folder / "late_policies.jsonl").unlink()
+    assert "the session has no recorded SHA-256" in forked_zk0.run(["verify", str(folder)]).output

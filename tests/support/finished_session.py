@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from zk0.audit.ledger import Ledger
+from zk0.audit.policy_digests import record_late_policy
 from zk0.records import Checkpoint, EpisodeScore, Evaluation, RoundRecord, SetScore
 from zk0.settings.session import Session
 from zk0.storage.session_folder import SessionFolder
@@ -44,9 +45,12 @@ def round_record(number: int, loss: float, digest: str = "d" * 64) -> RoundRecor
 
 
 def write_finished_session(
-    folder: Path, session: Session, rounds: int | None = None, scale: float = 1.0
+    folder: Path, session: Session, rounds: int | None = None, scale: float = 1.0, late: bool = False
 ) -> SessionFolder:
-    """Write the folder of a session of which all rounds are finished; its name goes into the files of the policy."""
+    """Write the folder of a session of which all rounds are finished; its name goes into the files of the policy.
+
+    `late`: the policy is saved when all rounds are recorded.
+    """
     here, rounds = SessionFolder(folder), session.rounds if rounds is None else rounds
     here.create(session)
     rng = np.random.default_rng(0)
@@ -66,6 +70,8 @@ def write_finished_session(
     recorded = {name: digests[name] for name in digests if name not in ("README.md", "metrics.json")}
     for number in range(rounds + 1):
         record = round_record(number, 2.0 - 0.01 * number, digest)
-        files = recorded if number == rounds else {}
+        files = recorded if number == rounds and not late else {}
         Ledger(here.ledger).append(record.model_copy(update={"policy_files": files}))
+    if late:
+        record_late_policy(here, rounds, recorded)
     return here

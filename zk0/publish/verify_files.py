@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from zk0.audit.ledger import Ledger
+from zk0.audit.policy_digests import late_policies_file, read_late_policies, recorded_policy_files
 from zk0.errors import CheckpointError
 from zk0.publish.audit_records import VerifiedPart, audit_session, verified_part
 from zk0.publish.hub import remote_file_oids
@@ -30,6 +31,13 @@ def verify_session(here: SessionFolder) -> Iterator[VerifiedPart]:
     if records[0].problem:
         return
     history, session = Ledger(here.ledger).read(), here.read_session()
+    late = late_policies_file(here)
+    if late.is_file():
+        covers = "digests of policies that were saved after their rounds, chained to the last line of the ledger"
+        part = verified_part(late.name, covers, lambda: read_late_policies(here))
+        yield part
+        if part.problem:
+            return
     for record in history:
         yield from _verify_round(here, record, session, is_last=record == history[-1])
     if here.report.is_file() and not here.release.is_file():  # the report is written after the decision
@@ -88,13 +96,12 @@ def _verify_round(
         elif must_exist:
             yield _missing(here, here.path / path, f"a session keeps it after round {record.round}")
     folder = here.checkpoint(record.round)
-    if not folder.is_dir() and record.policy_files:
-        yield _missing(here, folder, f"the ledger has the digests of {len(record.policy_files)} files of it")
+    recorded = recorded_policy_files(here, record)
+    if not folder.is_dir() and recorded:
+        yield _missing(here, folder, f"the session has recorded the digests of {len(recorded)} files of it")
     if folder.is_dir():
         covers = "every bit of all files (SHA-256), and the trained weights are those of the ledger"
-        yield verified_part(
-            here.relative(folder), covers, lambda: _check_policy(folder, here.weights(record.round), record)
-        )
+        yield verified_part(here.relative(folder), covers, lambda: _check_policy(here, record))
 
 
 def _missing(here: SessionFolder, path: Path, why: str) -> VerifiedPart:
@@ -105,11 +112,9 @@ def _check_weights(path: Path, digest: str) -> Callable[[], object]:
     return lambda: check_weights(path, digest)
 
 
-def _check_policy(folder: Path, weights: Path, record: RoundRecord) -> None:
-    listed = check_sums(folder)
-    check_saved_policy(folder, weights, record)
-    if changed := sorted(name for name, digest in record.policy_files.items() if listed.get(name) != digest):
-        raise CheckpointError(f"{', '.join(changed)}: not the SHA-256 in the ledger")
+def _check_policy(here: SessionFolder, record: RoundRecord) -> None:
+    check_sums(here.checkpoint(record.round))
+    check_saved_policy(here, record)
 
 
 def _check_pushed(folder: Path, release: Release) -> None:
