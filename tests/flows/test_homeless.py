@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from flows.bot.main import zk0bot_app
 from flows.cli.main import zk0_app
+from zk0.errors import SettingsError
 
 ROOT = Path(__file__).parents[2]
 SESSION = """
@@ -52,21 +53,50 @@ def test_a_home_that_cannot_be_written(config: Path, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["session.toml"]
 
 
-def test_an_unknown_user_without_home(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def unknown_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No HOME, and a user that the system does not know."""
     import pwd
-
-    from flows.cli.errors_to_exit_codes import check_home
-    from zk0.errors import SettingsError
 
     def unknown(uid: int) -> object:
         raise KeyError(uid)
 
-    monkeypatch.delenv("HOME")
+    for name in ("HOME", "PREFECT_HOME", "ZK0_HOME"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(pwd, "getpwuid", unknown)
-    with pytest.raises(
-        SettingsError, match=r"HOME is not set, and user \d+ has no entry in the user database; set HOME"
-    ):
-        check_home()
+
+
+@pytest.mark.usefixtures("unknown_user")
+def test_an_unknown_user_without_home() -> None:
+    from zk0.settings.home_folder import expand_home
+
+    assert expand_home("/data/~/x") == Path("/data/~/x")
+    for path in ("~", "~/.zk0"):
+        with pytest.raises(SettingsError, match=r"~.*: HOME is not set, and user \d+ has no entry .*; set HOME"):
+            expand_home(path)
+    with pytest.raises(SettingsError, match=r"~nobody-here/x: there is no user nobody-here"):
+        expand_home("~nobody-here/x")
+    done = CliRunner().invoke(zk0bot_app, ["status"])
+    assert done.exit_code == 2
+    assert "HOME is not set" in done.output
+
+
+@pytest.mark.usefixtures("unknown_user")
+def test_what_needs_no_home_does_not_ask_for_it(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A local session with folders of its own, and commands that read a folder."""
+    from zk0.settings.loading import load_session
+
+    monkeypatch.setenv("ZK0_HOME", str(tmp_path / "zk0"))
+    with pytest.raises(SettingsError, match=r"~/\.cache/zk0: HOME is not set"):
+        load_session(config, {}, base=tmp_path)
+    chosen = {"cache_dir": str(tmp_path / "cache")}
+    assert load_session(config, chosen, base=tmp_path).output_dir == str(tmp_path / "outputs")
+    nodes = {"federation.engine": "deployment", "clients": []}
+    with pytest.raises(SettingsError, match=r"~/\.zk0/server: HOME is not set"):
+        load_session(config, chosen | nodes, base=tmp_path)
+    verified = CliRunner().invoke(zk0_app, ["verify", str(tmp_path)])
+    assert "expected a session or a saved policy" in verified.output
+    assert CliRunner().invoke(zk0bot_app, ["status"]).exit_code == 0
 
 
 @pytest.mark.parametrize("home", ["", "lab", "./lab"])

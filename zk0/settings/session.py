@@ -20,13 +20,18 @@ from zk0.settings.dataset_settings import (
 )
 from zk0.settings.evaluation_settings import EvaluationSettings, RolloutSettings, VideoSettings
 from zk0.settings.federation_settings import FederationSettings
+from zk0.settings.home_folder import expand_home, has_home
 from zk0.settings.publish_settings import PublishSettings, TrackingSettings
 from zk0.settings.training_settings import BUILT_IN_POLICIES, PolicySettings, SchedulerSettings, TrainingSettings
 
 
 def absolute_path(path: str, base: Path) -> str:
-    """Return a path resolved against `base`; `~` is the user's home."""
-    return str((base / Path(path).expanduser()).resolve())
+    """Return a path resolved against `base`; `~` is the user's home.
+
+    Raises:
+        SettingsError: the path begins with `~`, and there is no such home.
+    """
+    return str((base / expand_home(path)).resolve())
 
 
 class Session(Record):
@@ -279,7 +284,11 @@ class Session(Record):
         return self
 
     def with_absolute_paths(self, base: Path) -> Self:
-        """The same session, with relative folders resolved against `base`."""
+        """The same session, with relative folders resolved against `base`.
+
+        Raises:
+            SettingsError: a path that the session uses begins with `~`, and there is no such home.
+        """
 
         def absolute(path: str) -> str:
             return absolute_path(path, base)
@@ -292,6 +301,9 @@ class Session(Record):
             return settings.model_copy(update={**changes, **places})
 
         policy, federation, evaluation, buffer = self.policy, self.federation, self.evaluation, self.buffer
+        server = federation.server
+        if federation.engine == "deployment" or has_home(server):  # no other engine uses it
+            server = absolute(server)
         order_of = buffer.order_of and absolute(buffer.order_of)
         is_folder = policy.path not in BUILT_IN_POLICIES and Path(absolute(policy.path)).is_dir()
         datasets = tuple(located(one) for one in evaluation.datasets)
@@ -301,7 +313,7 @@ class Session(Record):
                 "partition": self.partition and located(self.partition),
                 "policy": policy.model_copy(update={"path": absolute(policy.path)}) if is_folder else policy,
                 "evaluation": evaluation.model_copy(update={"datasets": datasets}),
-                "federation": federation.model_copy(update={"server": absolute(federation.server)}),
+                "federation": federation.model_copy(update={"server": server}),
                 "buffer": buffer.model_copy(update={"order_of": order_of}),
                 "output_dir": absolute(self.output_dir),
                 "cache_dir": absolute(self.cache_dir),
