@@ -273,8 +273,7 @@ class Session(Record):
                 f"scheduler.mu_min {scheduler.mu_min:g} is the minimum of an adjusted mu, and training.proximal_mu "
                 f"{training.proximal_mu:g} is below it"
             )
-        clients, federation = len(self.federation.nodes or self.local_clients()), self.federation
-        count = min(clients, max(federation.min_updates, int(clients * federation.fraction_fit)))
+        count = self._most_clients_in_a_round()
         if scheduler.adaptive_lr_enabled and 0 < count <= scheduler.high_loss_multiplier:
             raise ValueError(
                 f"scheduler.high_loss_multiplier {scheduler.high_loss_multiplier:g} with {count} client(s) in a round: "
@@ -282,6 +281,12 @@ class Session(Record):
                 f"expected a multiplier below {count}"
             )
         return self
+
+    def _most_clients_in_a_round(self) -> int:
+        """Return how many clients train in the last round: none leaves, and those of later rounds never come."""
+        federation, local = self.federation, self.local_clients()
+        there = len(federation.nodes or [one for one in local if one.from_round <= self.rounds])
+        return min(there, max(federation.min_updates, int(there * federation.fraction_fit)))
 
     def with_absolute_paths(self, base: Path) -> Self:
         """The same session, with relative folders resolved against `base`.
