@@ -226,7 +226,7 @@ def resolve_session(
     """
     moved = absolute_moves(moved, Path.cwd())
     if resume is not None:
-        here = SessionFolder(folder_to_resume(resume))
+        here = SessionFolder(folder_to_resume(resume, moved))
         session = resumed_session(here.read_session(), overrides, moved, resume, Path.cwd())
         check_strategy(session, resume)
         return session, here
