@@ -15,20 +15,29 @@ from prefect.utilities.annotations import opaque, quote
 from flows.proxies import exempt_loopback_from_proxies
 from flows.session_loading import check_session_inputs, load_session_to_run
 from flows.session_location import folder_of_flow_run, folder_to_resume
-from tasks import buffered_training, evaluation, preparation, releasing, reporting, rounds, secure_training, tracking
+from tasks import (
+    buffered_training,
+    evaluation,
+    preparation,
+    releasing,
+    reporting,
+    rounds,
+    secure_training,
+    session_files,
+    tracking,
+)
 from tasks.crashed_task_runs import mark_task_runs_crashed
 from tasks.events import ProgressEvent, emit_progress, emit_step_progress, log_line
 from tasks.logs import session_logs
 from tasks.retry import HUB_RETRIES
 from zk0.aggregation.check_strategy import check_strategy
 from zk0.audit import merkle
-from zk0.audit.finished_rounds import read_finished_rounds
 from zk0.evaluation.secure_grid import check_secure_grid
 from zk0.records import Checkpoint, ClientEvaluation, Evaluation, Rollout, RoundRecord
 from zk0.rules.masking_note import masking_note
 from zk0.rules.participation import with_participants
 from zk0.rules.round_decision import decide_round
-from zk0.rules.selection import final_round, select_round
+from zk0.rules.selection import final_round
 from zk0.settings.moves import absolute_moves, resumed_session, with_moved_folders
 from zk0.settings.session import Session
 from zk0.storage.session_folder import SessionFolder
@@ -88,7 +97,7 @@ def federated_session(
         if resume is not None:
             here.replace_session(session)
         releasing.check_release_token(session)
-        history = read_finished_rounds(here)
+        history = session_files.read_recorded_rounds(folder)
         if history and history[-1].round == final_round(session, history) and here.report.is_file():
             log_line(f"{here.name}: all {history[-1].round} rounds and the report are finished already")
         else:
@@ -166,13 +175,9 @@ def save_best_round(
     session: Session, here: SessionFolder, setup: "SessionSetup", history: tuple[RoundRecord, ...]
 ) -> None:
     """Save the policies of the best and of the last round, where that did not happen after their rounds."""
-    from zk0.storage.results import read_rollouts
-
-    selection = select_round(session, history, read_rollouts(here.rollouts_folder))
-    log_line(f"policy of the session: round {selection.round} ({selection.reason})")
-    for number in sorted({selection.best, history[-1].round}):
-        if not here.checkpoint(number).is_dir():
-            rounds.save_round_checkpoint(session, str(here.path), setup, history[number])
+    folder = str(here.path)
+    for number in session_files.unsaved_policies(without_dependency(session), folder, without_dependency(history)):
+        rounds.save_round_checkpoint(session, folder, setup, history[number])
 
 
 def submit_round_artifacts(
@@ -226,7 +231,7 @@ def resolve_session(
     """
     moved = absolute_moves(moved, Path.cwd())
     if resume is not None:
-        here = SessionFolder(folder_to_resume(resume))
+        here = SessionFolder(folder_to_resume(resume, moved))
         session = resumed_session(here.read_session(), overrides, moved, resume, Path.cwd())
         check_strategy(session, resume)
         return session, here
@@ -236,7 +241,7 @@ def resolve_session(
     if run is None or run.flow_run is None:
         raise RuntimeError("a session runs as a Prefect flow run: call federated_session(), not its function")
     here = SessionFolder(folder_of_flow_run(run.flow_run, session))
-    here.create(session)
+    session_files.create_session_folder(without_dependency(session), str(here.path))
     return session, here
 
 
@@ -267,7 +272,7 @@ def prepare_session(
     started, seconds, folder = perf_counter(), dict[str, float](), str(here.path)
     recipe, checkpoint = rounds.build_initial_policy(session, folder, history)  # worker processes import meanwhile
     with rounds.stage_timer(seconds, "check"):
-        before = SessionSetup.read_from(here.setup)
+        before = session_files.read_setup(folder)
         previous = before.members if before else ()
         members, sets = preparation.check_all_datasets(here.name, session, previous)
         members = preparation.check_datasets_disjoint(session, here.name, members, sets, previous)
@@ -291,7 +296,7 @@ def prepare_session(
     for line in (*setup.dataset_notes, *([note] if note else [])):
         log_line(line)
     setup.check_groups()
-    setup.write_or_verify(here.setup)
+    session_files.write_setup(folder, without_dependency(setup))
     if not history:
         if session.training.features != "off":
             with rounds.stage_timer(seconds, "features"):

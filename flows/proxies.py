@@ -3,8 +3,8 @@
 import os
 
 LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "::1")
-_PROXIES = ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy")
 _EXEMPTIONS = ("NO_PROXY", "no_proxy")
+_PROXY_SUFFIX = "_proxy"
 _GRPC_EXEMPTIONS = "no_grpc_proxy"
 """gRPC reads this variable in place of no_proxy where it is set."""
 
@@ -17,7 +17,9 @@ def exempt_loopback_from_proxies() -> None:
     because libraries differ in which one they read first. Some know `*` (no proxy at all) only where nothing else
     stands beside it.
     """
-    if not any(os.environ.get(name) or os.environ.get(name.upper()) for name in _PROXIES):
+    exemptions = {_EXEMPTIONS[1], _GRPC_EXEMPTIONS}
+    names = {name.lower(): value for name, value in os.environ.items() if value}  # as libraries look for them
+    if not any(name.endswith(_PROXY_SUFFIX) and name not in exemptions for name in names):
         return
     hosts = _with_loopback(",".join(os.environ.get(name, "") for name in _EXEMPTIONS))
     os.environ.update(dict.fromkeys(_EXEMPTIONS, hosts))

@@ -1,5 +1,6 @@
 """The folder that a flow run works in: that of its own session, or that of a session that it resumes."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from uuid import UUID
 
@@ -9,6 +10,7 @@ from prefect.client.schemas.objects import FlowRun
 from flows.packaged_files import find_session_file
 from zk0.errors import SettingsError
 from zk0.settings.loading import load_session
+from zk0.settings.moves import absolute_moves, with_moved_folders
 from zk0.settings.session import Session
 
 MAX_RESUMED_IN_A_ROW = 5
@@ -26,11 +28,12 @@ def folder_of_flow_run(run: FlowRun, session: Session) -> Path:
     return Path(session.output_dir) / name
 
 
-def folder_to_resume(resume: str) -> Path:
+def folder_to_resume(resume: str, moved: Mapping[str, str]) -> Path:
     """Return the folder of the session to resume.
 
     Args:
         resume: the folder, or the id of the flow run that worked in it.
+        moved: folders that were moved since the session began: old place -> new place.
 
     Raises:
         SettingsError: too many runs in a row have resumed this session.
@@ -41,7 +44,7 @@ def folder_to_resume(resume: str) -> Path:
                 return Path(resume).resolve()
             run = client.read_flow_run(run_id)
             if not run.parameters.get("resume"):
-                return _started_folder(run)
+                return _started_folder(run, moved)
             resume = str(run.parameters["resume"])
     raise SettingsError(
         f"{MAX_RESUMED_IN_A_ROW} runs in a row resumed this session and crashed; find out why, "
@@ -49,10 +52,15 @@ def folder_to_resume(resume: str) -> Path:
     )
 
 
-def _started_folder(run: FlowRun) -> Path:
+def _started_folder(run: FlowRun, moved: Mapping[str, str]) -> Path:
     config = run.parameters.get("config", "deployments/sessions/demo.toml")
     session = load_session(find_session_file(Path(config)), run.parameters.get("overrides"), base=Path.cwd())
-    return folder_of_flow_run(run, session)
+    started = absolute_moves(run.parameters.get("moved") or {}, Path.cwd())
+    folder = folder_of_flow_run(run, with_moved_folders(session, started, config))
+    for before, now in moved.items():
+        if folder.is_relative_to(before):
+            folder = Path(now) / folder.relative_to(before)
+    return folder
 
 
 def _as_id(text: str) -> UUID | None:

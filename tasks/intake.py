@@ -11,6 +11,7 @@ from prefect.cache_policies import NO_CACHE
 from tasks.events import ProgressEvent, emit_progress, frame_log_lines, log_line
 from tasks.retry import DISK_RETRIES, HUB_RETRIES
 from zk0.records import DatasetReport
+from zk0.settings.home_folder import expand_home
 
 
 @task(task_run_name="fetch {uri}", cache_policy=NO_CACHE, **HUB_RETRIES)
@@ -19,7 +20,7 @@ def fetch_data(uri: str, cache: str) -> str:
     from zk0.data.locate import locate_unchecked
 
     emit_progress(ProgressEvent(kind="stage", text=f"looking for {uri}"))
-    return str(locate_unchecked(uri, Path(cache).expanduser()))
+    return str(locate_unchecked(uri, expand_home(cache)))
 
 
 @task(task_run_name="check {uri}", cache_policy=NO_CACHE, **DISK_RETRIES)
@@ -47,7 +48,7 @@ def repair_data(root: str, target: str, uri: str, rename_map: Mapping[str, str])
     from zk0.data.repair.repair_dataset import repair_dataset
 
     emit_progress(ProgressEvent(kind="stage", text=f"repairing {uri}"))
-    copy, progress = Path(target).expanduser(), frame_log_lines(uri)
+    copy, progress = expand_home(target), frame_log_lines(uri)
     done, report = repair_dataset(Path(root), copy, dataset=uri, rename_map=rename_map, progress=progress)
     repairs = ", ".join(done.repairs) or "nothing to repair"
     log_line(f"{uri}: {repairs}; {len(done.dropped)} episodes dropped; copy in {target}")

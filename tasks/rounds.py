@@ -209,17 +209,20 @@ def aggregation_threads() -> int:
 def save_round_checkpoint(session: Session, folder: str, setup: "SessionSetup", record: RoundRecord) -> RoundRecord:
     """Save a complete LeRobot policy folder with its model card; return the record with the digests of its files.
 
-    The round is the next one of the ledger, or in it already; then its record stays as it is.
+    The round is the next one of the ledger, or in it already; then its record stays as it is, and the digests are
+    recorded in the file that continues the ledger (`zk0.audit.policy_digests`).
     """
+    from zk0.audit.policy_digests import record_late_policy
     from zk0.evaluation.global_model import save_policy_checkpoint
     from zk0.storage.redaction import public_metrics
 
     here = SessionFolder(Path(folder))
     finished = Ledger(here.ledger).read()
-    recorded = record
+    recorded, files = record, dict[str, str]()
 
     def extra_files(digests: Mapping[str, str]) -> dict[str, str]:
         nonlocal recorded
+        files.update(digests)
         if record.round >= len(finished):
             recorded = record.model_copy(update={"policy_files": dict(digests)})
         card = _round_card(session, here, setup, [*finished[: record.round], recorded], digests)
@@ -227,6 +230,8 @@ def save_round_checkpoint(session: Session, folder: str, setup: "SessionSetup", 
 
     weights = (here.path / record.checkpoint.path, record.checkpoint.digest)
     save_policy_checkpoint(session, setup, weights, here.checkpoint(record.round), extra_files)
+    if not recorded.policy_files:
+        record_late_policy(here, record.round, files)
     return recorded
 
 

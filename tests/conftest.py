@@ -29,7 +29,16 @@ TOGETHER = (
     ("federation/engines/test_deployment_faults.py",),
     tuple(
         f"flows/test_{name}.py"
-        for name in ("resume", "buffered", "data_intake", "so100", "so100_full_size", "task_retries", "own_errors")
+        for name in (
+            "resume",
+            "buffered",
+            "data_intake",
+            "so100",
+            "so100_full_size",
+            "task_retries",
+            "own_errors",
+            "session_location",
+        )
     ),
     tuple(f"flows/test_{name}.py" for name in ("nightly", "versus", "own_origin")),
     tuple(

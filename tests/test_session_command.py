@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 
 import zk0
 from zk0.errors import FederationError, SettingsError
-from zk0.session_command import new_session_folder, run_command, with_overrides
+from zk0.session_command import run_command, with_overrides
 from zk0.settings.loading import load_session
 
 ROOT = Path(__file__).parents[1]
@@ -55,19 +56,15 @@ def test_a_failed_command_is_an_error_with_all_its_lines(capfd: pytest.CaptureFi
     assert "12:00 a line" in capfd.readouterr().err
 
 
-def test_the_new_folder_is_the_sessions(tmp_path: Path) -> None:
-    session = load_session(SMOKE, {"output_dir": str(tmp_path)})
-
-    def make(name: str) -> Path:
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "session.toml").touch()
-        return tmp_path / name
-
-    old = make("2026-01-01_10-00-00-aaaaaa_smoke")
-    made, _ = make("2026-01-01_11-00-00-bbbbbb_smoke"), make("2026-01-01_11-00-00-cccccc_other")
-    assert new_session_folder(session, {old}) == made
-    with pytest.raises(SettingsError, match="2 new sessions of the name smoke, expected one"):
-        new_session_folder(session, set())
+@pytest.mark.slow
+def test_two_sessions_of_one_name_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each call returns the results of its own session."""
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    changes = {"output_dir": str(tmp_path), "rounds": 1}
+    with ThreadPoolExecutor(2) as pool:
+        runs = [pool.submit(zk0.run, SMOKE, changes | {"seed": seed}) for seed in (1, 2)]
+        found = [run.result() for run in runs]
+    assert [one.session.seed for one in found] == [1, 2]
 
 
 def test_the_notebook_is_stored_with_its_outputs() -> None:

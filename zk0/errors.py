@@ -5,6 +5,7 @@ Zk0Error
 ├── DatasetError        a dataset is missing, broken, or does not fit the federation
 ├── PolicyError         a policy cannot be built, or differs from the expected one
 ├── SimulatorError      the simulator cannot render, or a scripted expert fails its task
+│   └── RendererUnavailable OpenGL failed in a way that may pass, as on a busy GPU; also a TransientError
 ├── RobotError          a robot cannot be reached, or does not fit the policy
 ├── CheckpointError     weights on disk differ from the recorded ones
 ├── UpdateError         one client's update is rejected; the round may continue without it
@@ -104,6 +105,10 @@ class PrefectServerError(Zk0Error):
 
 class TransientError(Zk0Error):
     """The same call may succeed later; Prefect retries what may pass (`may_pass`) and nothing else."""
+
+
+class RendererUnavailable(SimulatorError, TransientError):
+    """OpenGL failed in a way that may pass: the GPU is busy, or no frame came in time."""
 
 
 class RoundIncomplete(TransientError):

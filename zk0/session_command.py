@@ -32,31 +32,15 @@ def run_session_process(
         overrides: settings by dotted name that replace those of the session, such as {"training.lr": 1e-4}.
 
     Raises:
-        SettingsError: a setting is wrong, or two sessions of this name began at the same time.
+        SettingsError: a setting is wrong.
         FederationError: the session failed; its log says why.
     """
     with TemporaryDirectory(prefix="zk0-run-") as folder:
         wanted = with_overrides(session, overrides or {})
-        file = Path(folder) / "session.toml"
+        file, made = Path(folder) / "session.toml", Path(folder) / "made"
         file.write_text(to_toml(wanted), encoding="utf-8")
-        before = _folders(wanted)
-        run_command([sys.executable, "-m", "flows.cli.main", "run", str(file), "--quiet"])
-    return read_session(new_session_folder(wanted, before))
-
-
-def new_session_folder(session: Session, before: set[Path]) -> Path:
-    """Return the session's folder that was not there before.
-
-    Raises:
-        SettingsError: there is none, or several sessions of this name began.
-    """
-    made = sorted(_folders(session) - before)
-    if len(made) != 1:
-        raise SettingsError(
-            f"{session.output_dir}: {len(made)} new sessions of the name {session.name}, expected one; read them with "
-            "zk0.read(folder), and give sessions that run at the same time different names"
-        )
-    return made[0]
+        run_command([sys.executable, "-m", "flows.cli.main", "run", str(file), "--quiet", "--folder-file", str(made)])
+        return read_session(Path(made.read_text(encoding="utf-8")))
 
 
 def with_overrides(session: Session | Mapping[str, Any] | Path | str, overrides: Mapping[str, Any]) -> Session:
@@ -66,10 +50,6 @@ def with_overrides(session: Session | Mapping[str, Any] | Path | str, overrides:
     if isinstance(session, Session):
         return override_session(session, overrides, "zk0.run").with_absolute_paths(Path.cwd())
     return parse_session(apply_overrides(session, overrides), "zk0.run").with_absolute_paths(Path.cwd())
-
-
-def _folders(session: Session) -> set[Path]:
-    return {file.parent for file in Path(session.output_dir).glob(f"*_{session.name}/session.toml")}
 
 
 def run_command(command: Sequence[str]) -> None:

@@ -13,7 +13,8 @@ from flows.cli.command_group import command_group
 from flows.cli.errors_to_exit_codes import errors_to_exit_codes
 from flows.cli.program_name import program_name
 from zk0.records import JointUnits
-from zk0.storage.writable import check_writable
+from zk0.settings.home_folder import expand_home
+from zk0.storage.writable import check_readable, check_writable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,10 +30,16 @@ client_app = command_group(
 
 
 def node_folder(home: Path) -> "NodeFolder":
-    """Return the folder of the node in a home."""
+    """Return the folder of the node in a home.
+
+    Raises:
+        SettingsError: this user may not read it.
+    """
     from zk0.federation.network.node import NodeFolder
 
-    return NodeFolder((home.expanduser() / "client").resolve())
+    node = NodeFolder((expand_home(home) / "client").resolve())
+    check_readable(node.path, "--home")
+    return node
 
 
 @client_app.command("start")
@@ -80,16 +87,16 @@ def start_client(
         daily_hours = DailyHours.parse(hours) if hours else None
         node = node_folder(home)
         check_writable(node.path, "--home")
-        check_writable(cache.expanduser().resolve(), "--cache")
+        check_writable(expand_home(cache).resolve(), "--cache")
         if kit is not None:
             node.install_kit(EnrolmentKit.read(kit))
         if limits is not None:
             node.install_limits(limits)
         settings = _client_settings(node.read_kit().name, dataset, (rename or [], units), cache)
         if foreground:
-            node.prepare(settings, cache.expanduser().resolve(), daily_hours, sessions)
+            node.prepare(settings, expand_home(cache).resolve(), daily_hours, sessions)
             os.execv(sys.executable, [sys.executable, "-m", "zk0.federation.network.supervisor", str(node.path)])
-        node.start(settings, cache.expanduser().resolve(), hours=daily_hours, max_sessions=sessions)
+        node.start(settings, expand_home(cache).resolve(), hours=daily_hours, max_sessions=sessions)
         typer.echo(f"node {settings.name} started: server {node.read_kit().server}, dataset {settings.dataset}")
         if daily_hours is not None:
             typer.echo(f"it works in the hours {daily_hours}; outside them none of its processes runs")
@@ -238,7 +245,7 @@ def _client_settings(
 
     scheme, _, rest = with_scheme(dataset).partition(":")
     if scheme == "local":
-        dataset = f"local:{Path(rest).expanduser().resolve()}"
-        locate(dataset, cache.expanduser())
+        dataset = f"local:{expand_home(rest).resolve()}"
+        locate(dataset, expand_home(cache))
     renames, units = described
     return ClientSettings(name=name, dataset=dataset, rename_map=parse_renames(renames), units=units)

@@ -27,6 +27,7 @@ from flows.cli.session_run import parse_overrides, run_session
 from flows.cli.version_option import VersionOption
 from flows.proxies import exempt_loopback_from_proxies
 from zk0.errors import SettingsError
+from zk0.settings.home_folder import expand_home
 
 if TYPE_CHECKING:
     from zk0.federation.network.server import ServerFolder
@@ -123,7 +124,7 @@ def zk0bot_status(home: HomeOption = DEFAULT_HOME) -> None:
         if (node.path / "kit.json").is_file():
             print_client(node)
         if not server.path.is_dir() and not node.path.is_dir():
-            typer.echo(f"neither a server nor a node in {home.expanduser()}")
+            typer.echo(f"neither a server nor a node in {expand_home(home)}")
 
 
 @zk0bot_app.command("logs")

@@ -11,7 +11,8 @@ from flows.bot.process_view import print_log, print_processes
 from flows.cli.command_group import command_group
 from flows.cli.errors_to_exit_codes import errors_to_exit_codes
 from flows.cli.program_name import program_name
-from zk0.storage.writable import check_writable
+from zk0.settings.home_folder import expand_home
+from zk0.storage.writable import check_readable, check_writable
 
 if TYPE_CHECKING:
     from zk0.federation.network.server import ServerFolder
@@ -33,10 +34,16 @@ ForegroundOption = Annotated[
 
 
 def server_folder(home: Path) -> "ServerFolder":
-    """Return the folder of the server in a home."""
+    """Return the folder of the server in a home.
+
+    Raises:
+        SettingsError: this user may not read it.
+    """
     from zk0.federation.network.server import ServerFolder
 
-    return ServerFolder((home.expanduser() / "server").resolve())
+    server = ServerFolder((expand_home(home) / "server").resolve())
+    check_readable(server.path, "--home")
+    return server
 
 
 def writable_server_folder(home: Path) -> "ServerFolder":

@@ -21,6 +21,7 @@ from flows.cli.errors_to_exit_codes import errors_to_exit_codes
 from flows.cli.program_name import program_name
 from zk0.errors import RobotError, SettingsError
 from zk0.records import JointUnits, RobotReference
+from zk0.settings.home_folder import expand_home
 from zk0.storage.writable import check_writable
 
 if TYPE_CHECKING:
@@ -158,7 +159,7 @@ def _reference(
     from zk0.settings.dataset_settings import with_scheme
 
     uri = with_scheme(recordings)
-    root = locate(uri, DEFAULT_CACHE.expanduser())
+    root = locate(uri, expand_home(DEFAULT_CACHE))
     return recordings_reference(uri, root, policy_cameras(checkpoint), renames, units)
 
 

@@ -9,6 +9,7 @@ import typer
 from flows.cli.errors_to_exit_codes import errors_to_exit_codes
 from flows.cli.verify_command import print_parts
 from zk0.errors import SettingsError
+from zk0.settings.home_folder import expand_home
 
 if TYPE_CHECKING:
     from zk0.publish.audit_records import VerifiedPart
@@ -60,7 +61,7 @@ def _server_key(here: "SessionFolder") -> str:
 
     if not here.session_toml.is_file():
         return ""
-    server = Path(here.read_session().federation.server).expanduser()
+    server = expand_home(here.read_session().federation.server)
     try:
         return SigningKey(server / "ledger.key", server / "ledger.pub").public_hex()
     except LedgerError:

@@ -11,6 +11,7 @@ from flows.cli.errors_to_exit_codes import errors_to_exit_codes
 from flows.cli.program_name import program_name
 from zk0.errors import SettingsError
 from zk0.records import JointUnits
+from zk0.settings.home_folder import expand_home
 from zk0.storage.writable import check_writable
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def check_command(
 
         renames = parse_renames(rename or [])
         contract = load_session(find_session_file(session)).contract if session else None
-        root = locate_unchecked(uri, cache.expanduser())
+        root = locate_unchecked(uri, expand_home(cache))
         with shown_frames() as progress:
             report = check_dataset(root, dataset=uri, quick=quick, rename_map=renames, progress=progress)
         if contract is not None:
@@ -127,7 +128,7 @@ def repair_command(
         from zk0.data.repair.repair_dataset import repair_dataset
 
         check_writable(target, "TARGET")
-        root = locate_unchecked(uri, cache.expanduser())
+        root = locate_unchecked(uri, expand_home(cache))
         renames = parse_renames(rename or [])
         with shown_frames() as progress:
             done, report = repair_dataset(root, target, dataset=uri, rename_map=renames, progress=progress)
@@ -164,7 +165,7 @@ def merge_command(
         from zk0.data.merge import merge_datasets
 
         check_writable(output, "--output")
-        roots = {uri: locate_unchecked(uri, cache.expanduser()) for uri in map(_with_scheme, uris)}
+        roots = {uri: locate_unchecked(uri, expand_home(cache)) for uri in map(_with_scheme, uris)}
         with shown_frames() as progress:
             done = merge_datasets(roots, output, robot_type=robot_type, progress=progress)
         if as_json:
@@ -203,7 +204,7 @@ def split_command(
         from zk0.data.locate import locate_unchecked
         from zk0.data.split import assert_disjoint, split_episodes
 
-        digests = {one: dataset_digests(locate_unchecked(one, cache.expanduser())) for one in (uri, *(against or ()))}
+        digests = {one: dataset_digests(locate_unchecked(one, expand_home(cache))) for one in (uri, *(against or ()))}
         splits = [split_episodes(list(digests[uri]), holdout, index, partitions) for index in range(partitions)]
         assert_disjoint({one: list(found.values()) for one, found in digests.items()})
         if as_json:
@@ -236,7 +237,7 @@ def stats_command(
         from zk0.data.statistics import measure_statistics
 
         renames = parse_renames(rename or [])
-        root = locate_unchecked(uri, cache.expanduser())
+        root = locate_unchecked(uri, expand_home(cache))
         train = split_episodes(list(dataset_digests(root, renames)), holdout).train
         found = measure_statistics(root, train, renames)
         if as_json:

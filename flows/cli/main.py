@@ -16,6 +16,7 @@ from flows.cli.init_command import init
 from flows.cli.plan_command import plan
 from flows.cli.push_command import push_saved_checkpoint
 from flows.cli.rollout_command import rollout
+from flows.cli.serve_alias import serve_with_bot
 from flows.cli.session_run import parse_moves, parse_overrides, rerun_session, run_session
 from flows.cli.tune_command import tune
 from flows.cli.ui_command import ui
@@ -51,6 +52,12 @@ zk0_app.command(
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False},
 )(bench)
 
+zk0_app.command(
+    "serve",
+    add_help_option=False,  # --help is that of `zk0bot serve`
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False},
+)(serve_with_bot)
+
 
 @zk0_app.callback()
 def zk0(version: VersionOption = False) -> None:
@@ -80,6 +87,9 @@ def zk0_run(
         typer.Option(metavar="OLD=NEW", help="With --resume or --from: a folder of datasets or caches that was moved."),
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print log lines instead of a progress bar.")] = False,
+    folder_file: Annotated[
+        Path | None, typer.Option(hidden=True, help="File that the path of the session's folder is written to.")
+    ] = None,
 ) -> None:
     """Run a federated session on this machine and print its results."""
     with errors_to_exit_codes():
@@ -89,8 +99,10 @@ def zk0_run(
         places = parse_moves(moved or [])
         if again is not None:
             rerun_session(again, overrides, places, quiet)
-        else:
-            run_session(config, overrides, resume, quiet, places)
+            return
+        folder = run_session(config, overrides, resume, quiet, places)
+        if folder_file is not None:
+            folder_file.write_text(str(folder), encoding="utf-8")
 
 
 if __name__ == "__main__":

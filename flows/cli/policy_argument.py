@@ -1,8 +1,8 @@
 """The policy that a command line names: a folder, a name on the Hub, `base`, or the session that made it."""
 
-from pathlib import Path
-
 import typer
+
+from zk0.settings.home_folder import expand_home
 
 
 def find_policy(named: str) -> str:
@@ -14,7 +14,7 @@ def find_policy(named: str) -> str:
     from zk0.rules.kept_policy import find_kept_policy
     from zk0.storage.session_folder import SessionFolder
 
-    path = Path(named).expanduser()
+    path = expand_home(named)
     here = SessionFolder(path.parent if path.name == "models" else path)
     if not here.session_toml.is_file():
         return named

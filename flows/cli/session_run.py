@@ -8,6 +8,7 @@ import typer
 
 from flows.prefect_local.prefect_toml import remove_stale_prefect_toml
 from zk0.errors import SettingsError
+from zk0.settings.home_folder import expand_home
 
 if TYPE_CHECKING:
     from zk0.storage.session_folder import SessionFolder
@@ -118,7 +119,7 @@ def parse_moves(moves: list[str]) -> dict[str, str]:
         before, equals, now = move.partition("=")
         if not equals or not Path(before).is_absolute() or not now:
             raise SettingsError(f"--moved {move}: expected OLD=NEW, such as --moved /data/arms=/mnt/arms")
-        found[before] = str(Path(now).expanduser().resolve())
+        found[before] = str(expand_home(now).resolve())
     return found
 
 
@@ -170,12 +171,14 @@ def set_prefect_defaults() -> None:
     """Set defaults of environment variables: no log lines of Prefect in the terminal, no telemetry.
 
     Raises:
-        SettingsError: Prefect will start a server of its own, and its home cannot be written.
+        SettingsError: Prefect's home cannot be read, or Prefect will start a server of its own, and its home cannot be
+            written.
     """
-    from zk0.storage.writable import check_writable
+    from zk0.storage.writable import check_readable, check_writable
 
-    if "PREFECT_API_URL" not in os.environ and not Path("prefect.toml").is_file():
-        check_writable(Path(os.environ.get("PREFECT_HOME", "~/.prefect")).expanduser(), "PREFECT_HOME")
+    prefect_home = expand_home(os.environ.get("PREFECT_HOME", "~/.prefect"))
+    has_server = "PREFECT_API_URL" in os.environ or Path("prefect.toml").is_file()
+    (check_readable if has_server else check_writable)(prefect_home, "PREFECT_HOME")
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")

@@ -18,6 +18,7 @@ from flows.prefect_local.local_prefect import LocalPrefect, local_prefect
 from flows.prefect_local.ports import DEFAULT_PORT
 from flows.prefect_local.prefect_server import SESSION_DEPLOYMENT
 from flows.prefect_local.prefect_toml import prefect_toml_written
+from zk0.settings.home_folder import expand_home
 
 
 def ui(
@@ -46,7 +47,7 @@ def ui(
 
 
 def _chosen_home(home: Path | None) -> Path:
-    return (home or Path(os.environ.get("PREFECT_HOME", "~/.prefect"))).expanduser().resolve()
+    return expand_home(home or os.environ.get("PREFECT_HOME", "~/.prefect")).resolve()
 
 
 @contextmanager

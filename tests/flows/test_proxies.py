@@ -71,10 +71,10 @@ def test_each_command_reaches_servers_of_this_machine(url: str, module: str, app
 
 def without_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
     """Remove every proxy variable, and restore at the end of the test what it sets."""
-    for name in ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy", "no_proxy", "no_grpc_proxy"):
-        for spelling in (name, name.upper()):
-            monkeypatch.setenv(spelling, "")
-            monkeypatch.delenv(spelling)
+    names = {name for name in os.environ if name.lower().endswith("_proxy")}
+    for spelling in (*names, "NO_PROXY", "no_proxy", "no_grpc_proxy"):
+        monkeypatch.setenv(spelling, "")
+        monkeypatch.delenv(spelling)
 
 
 @pytest.mark.parametrize(
@@ -87,6 +87,10 @@ def without_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"HTTP_PROXY": DEAD, "no_proxy": "b,127.0.0.1", "NO_PROXY": "a"}, "a,b,127.0.0.1,localhost,::1"),
         ({"grpc_proxy": DEAD}, "localhost,127.0.0.1,::1"),
         ({"http_proxy": DEAD, "NO_PROXY": "*"}, "*"),
+        ({"socks_proxy": DEAD}, "localhost,127.0.0.1,::1"),
+        ({"wss_proxy": DEAD}, "localhost,127.0.0.1,::1"),
+        ({"Http_Proxy": DEAD}, "localhost,127.0.0.1,::1"),
+        ({"no_grpc_proxy": "a"}, {}),
     ],
 )
 def test_hosts_that_go_past_a_proxy(
@@ -127,6 +131,20 @@ def test_grpc_reaches_a_server_of_this_machine(variables: dict[str, str], monkey
     exempt_loopback_from_proxies()
     assert (before, reached()) == (False, True)
     server.stop(None).wait()
+
+
+@pytest.mark.parametrize("name", ["socks_proxy", "ws_proxy", "Http_Proxy"])
+def test_websockets_reach_a_server_of_this_machine(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prefect's events go by websockets, which take the proxy of any scheme that Python knows."""
+    from websockets.proxy import get_proxy
+    from websockets.uri import parse_uri
+
+    from flows.proxies import exempt_loopback_from_proxies
+
+    without_proxies(monkeypatch)
+    monkeypatch.setenv(name, DEAD)
+    exempt_loopback_from_proxies()
+    assert get_proxy(parse_uri("ws://127.0.0.1:4200/api/events/in")) is None
 
 
 def test_a_worker_starts_the_flow_without_the_command(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,6 +36,18 @@ def test_prefect_and_the_watcher_run_beside_the_server(tmp_path: Path, monkeypat
     assert watcher.command[5:9] == ("--min-fit-clients", "3", "--cooldown", "12.0")
 
 
+def test_zk0_serve_is_the_same_command(tmp_path: Path) -> None:
+    def output(module: str, *arguments: str) -> tuple[int, str]:
+        command = [sys.executable, "-m", module, "serve", *arguments]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
+        return done.returncode, done.stdout + done.stderr
+
+    for arguments in (("--help",), (str(SESSION), "--home", str(tmp_path), "--set", "rounds=0")):
+        found = output("flows.cli.main", *arguments)
+        assert found == output("flows.bot.main", *arguments)
+        assert found[0] == (0 if arguments == ("--help",) else 2)
+
+
 def test_what_is_wrong_is_said_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     with pytest.raises(SettingsError, match=r"training\.lr"):

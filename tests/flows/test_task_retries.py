@@ -167,8 +167,16 @@ def test_the_steps_of_an_intake(hub: Any, recordings: dict[str, Path], in_flow: 
 
 
 @pytest.mark.usefixtures("images")
-def test_attempts_in_the_simulator(session: Session, statistics: Statistics, in_flow: Any, tmp_path: Path) -> None:
-    """The disk is away when the second result is written: the attempts are made again, and each has one result."""
+def test_attempts_in_the_simulator(
+    session: Session, statistics: Statistics, in_flow: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk is away when the second result is written: the attempts are made again, and each has one result.
+
+    In another folder, OpenGL fails once.
+    """
+    import gymnasium
+    import mujoco
+
     from tasks.evaluation import run_rollouts
     from zk0.evaluation.global_model import build_start_policy
     from zk0.evaluation.session_setup import SessionSetup
@@ -184,6 +192,18 @@ def test_attempts_in_the_simulator(session: Session, statistics: Statistics, in_
         counts, state = in_flow(run_rollouts, quick, str(tmp_path), setup, record, "lift-red")
     assert (counts, state.is_completed()) == ([2], True), state.message
     assert [one.seed for one in read_rollouts(tmp_path)] == [3, 4]
+    make, failures = gymnasium.make, [mujoco.FatalError("an OpenGL platform library has not been loaded")]
+
+    def busy_once(*arguments: Any, **options: Any) -> Any:
+        if failures:
+            raise failures.pop()
+        return make(*arguments, **options)
+
+    monkeypatch.setattr(gymnasium, "make", busy_once)
+    (busy := tmp_path / "busy").mkdir()
+    (busy / "weights.safetensors").symlink_to(tmp_path / "weights.safetensors")
+    counts, state = in_flow(run_rollouts, quick, str(busy), setup, record, "lift-red")
+    assert (counts, state.is_completed()) == ([2], True), state.message
 
 
 def test_a_push(hub: Any, session: Session, in_flow: Any, tmp_path: Path) -> None:

@@ -39,8 +39,8 @@ def evaluated_rounds() -> Callable[..., list[RoundRecord]]:
 def finished_session(tmp_path: Path) -> Callable[..., SessionFolder]:
     """Folder of a finished session: ledger, weights of the last round, its saved policy."""
 
-    def build(name: str = "s", rounds: int = 20, scale: float = 1.0) -> SessionFolder:
-        return write_finished_session(tmp_path / name, session(), rounds, scale)
+    def build(name: str = "s", rounds: int = 20, scale: float = 1.0, late: bool = False) -> SessionFolder:
+        return write_finished_session(tmp_path / name, session(), rounds, scale, late)
 
     return build
 

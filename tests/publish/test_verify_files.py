@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,13 @@ from typer.testing import CliRunner
 
 from flows.cli.main import zk0_app
 from zk0.audit.ledger import Ledger
+from zk0.audit.policy_digests import late_policies_file, read_late_policies, record_late_policy
+from zk0.errors import CheckpointError, LedgerError
 from zk0.publish.push_checkpoint import push_checkpoint
 from zk0.publish.verify_files import verify_repository
 from zk0.rules.release import Release, decide_release
 from zk0.storage.session_folder import SessionFolder
-from zk0.storage.sha256_sums import SUMS_FILE
+from zk0.storage.sha256_sums import SUMS_FILE, sha256_of_folder, sums_text
 
 
 def verify(*arguments: object) -> Any:
@@ -38,8 +41,9 @@ def test_a_session_as_it_was_recorded(finished_session: Callable[..., SessionFol
     lines = done.output.splitlines()
     assert lines[0].startswith("ok      ledger.jsonl: 21 rounds, each line chained")
     assert lines[0].endswith(Ledger(here.ledger).root())
-    assert lines[1].startswith("ok      round-020/weights.safetensors: ")
-    assert lines[2].startswith("ok      models/checkpoint_round_20: every bit of all files (SHA-256)")
+    assert lines[1].startswith("ok      round-000/weights.safetensors: ")
+    assert lines[2].startswith("ok      round-020/weights.safetensors: ")
+    assert lines[3].startswith("ok      models/checkpoint_round_20: every bit of all files (SHA-256)")
 
 
 @pytest.mark.parametrize(
@@ -60,6 +64,75 @@ def test_a_changed_session(
     assert [line for line in done.output.splitlines() if line.startswith(f"WRONG   {named}: ")]
 
 
+def test_a_session_with_missing_files(finished_session: Callable[..., SessionFolder]) -> None:
+    """Weights of other rounds are removed by rule; those of the first and the last one and saved policies are not."""
+    here = finished_session()
+    for folder in ("models", "round-000", "round-020"):
+        shutil.rmtree(here.path / folder)
+    here.report.touch()
+    done = verify(here.path)
+    assert done.exit_code == 1
+    wrong = [line for line in done.output.splitlines() if line.startswith("WRONG")]
+    assert [line.split()[1] for line in wrong] == [
+        "round-000/weights.safetensors:", "round-020/weights.safetensors:", "models/checkpoint_round_20:",
+        "release.json:",
+    ]  # fmt: skip
+    assert all("missing, but " in line and line.endswith("; restore it from a copy") for line in wrong)
+
+
+def edit_config(here: SessionFolder) -> None:
+    """Change a policy's configuration, and rewrite its list of digests accordingly."""
+    saved = here.checkpoint(20)
+    (saved / "config.json").write_text('{"n_action_steps": 1}')
+    (saved / SUMS_FILE).write_text(sums_text(sha256_of_folder(saved)))
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_changed_file_in_a_policy_with_a_list_of_its_own(late: bool, hub: Any, finished_session: Any) -> None:
+    here = finished_session(late=late)
+    assert verify(here.path).exit_code == 0
+    edit_config(here)
+    done = verify(here.path)
+    assert done.exit_code == 1
+    assert "config.json: not the SHA-256 that the session recorded" in done.output
+    with pytest.raises(CheckpointError, match=r"config\.json: not the SHA-256 that the session recorded"):
+        push(hub, here)
+    assert "lab/arm" not in hub.repositories
+
+
+def test_a_late_record_that_was_changed_or_removed(finished_session: Any) -> None:
+    """It continues the ledger: it is not that of another session, and a policy without a record is reported."""
+    one, other = finished_session("one", late=True), finished_session("other", late=True, scale=2.0)
+    records, text = late_policies_file(one), late_policies_file(one).read_text()
+    for changed in (text.replace('"round":20', '"round":19'), late_policies_file(other).read_text(), ""):
+        edit_config(one)
+        records.write_text(changed)
+        assert verify(one.path).exit_code == 1, changed
+    records.unlink()
+    assert "the session has no recorded SHA-256 of this policy" in verify(one.path).output
+    records.write_text(text)
+    shutil.rmtree(one.checkpoint(20))
+    assert "WRONG   models/checkpoint_round_20: missing" in verify(one.path).output
+
+
+def test_the_digests_of_a_late_policy_are_recorded_once(finished_session: Any) -> None:
+    here = finished_session(late=True)
+    before = late_policies_file(here).read_text()
+    record_late_policy(here, 20, read_late_policies(here)[20])
+    assert late_policies_file(here).read_text() == before
+    with pytest.raises(LedgerError, match="policy of round 20 with other files"):
+        record_late_policy(here, 20, {"config.json": "0" * 64})
+
+
+def test_weights_of_a_round_that_a_session_keeps(finished_session: Callable[..., SessionFolder]) -> None:
+    here = finished_session()
+    text = here.session_toml.read_text()
+    here.session_toml.write_text(text.replace("keep_weights = false", "keep_weights = true"))
+    done = verify(here.path)
+    wrong = [line.split()[1] for line in done.output.splitlines() if line.startswith("WRONG")]
+    assert wrong == [f"round-{number:03d}/weights.safetensors:" for number in range(1, 20)]
+
+
 def test_the_weights_of_another_round_in_a_policy_with_a_list_of_its_own(
     finished_session: Callable[..., SessionFolder],
 ) -> None:
@@ -68,8 +141,6 @@ def test_the_weights_of_another_round_in_a_policy_with_a_list_of_its_own(
         (one.checkpoint(20) / name).write_bytes((other.checkpoint(20) / name).read_bytes())
     (one.checkpoint(20) / SUMS_FILE).unlink()
     assert "cannot be read" in verify(one.path).output
-    from zk0.storage.sha256_sums import sha256_of_folder, sums_text
-
     (one.checkpoint(20) / SUMS_FILE).write_text(sums_text(sha256_of_folder(one.checkpoint(20))))
     assert "not those of round 20" in verify(one.path).output
 

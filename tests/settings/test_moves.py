@@ -73,3 +73,13 @@ def test_relative_folders_are_those_of_the_directory_that_a_session_resumes_in()
     assert home.cache_dir == str(Path.home().resolve() / "cache")
     with pytest.raises(SettingsError, match="cache_dir"):
         resumed_session(session(), {"cache_dir": 5}, {}, "here", Path("/mnt/lab"))
+
+
+def test_the_session_whose_order_of_arrivals_is_repeated() -> None:
+    buffered = session(
+        federation={"mode": "buffered"}, buffer={"order_of": "/old/outputs/first"}, output_dir="/elsewhere"
+    )
+    found = with_moved_folders(buffered, {"/old": "/new"}, "here")
+    assert found.buffer.order_of == "/new/outputs/first"
+    resumed = resumed_session(buffered, {"buffer.order_of": "first"}, {}, "here", Path("/mnt"))
+    assert resumed.buffer.order_of == "/mnt/first"

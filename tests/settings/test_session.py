@@ -191,6 +191,17 @@ class TestFaults:
                 },
                 r"scheduler.high_loss_multiplier 2 with 2 client\(s\) in a round: .*expected a multiplier below 2",
             ),
+            (
+                {
+                    "rounds": 3,
+                    "clients": [
+                        {"name": name, "dataset": f"local:{name}", "from_round": first}
+                        for name, first in (("a", 1), ("b", 1), ("c", 9))
+                    ],
+                    "scheduler": {"adaptive_lr_enabled": True},
+                },
+                r"scheduler.high_loss_multiplier 2 with 2 client\(s\) in a round: .*expected a multiplier below 2",
+            ),
             ({"scheduler": {"high_loss_multiplier": 0.9}}, "high_loss_multiplier: .*equal to 1, found 0.9"),
         ],
         ids=lambda value: str(value)[:50],

@@ -4,7 +4,8 @@ import sys
 
 import pytest
 
-from zk0.errors import SimulatorError
+from zk0.errors import RendererUnavailable, SimulatorError, may_pass
+from zk0.simulator import rendering
 from zk0.simulator.rendering import BACKENDS, choose_backend, probe_backend
 
 pytestmark = pytest.mark.usefixtures("images")
@@ -61,6 +62,20 @@ def test_no_backend_names_the_package_to_install() -> None:
     with pytest.raises(SimulatorError, match=r"egl: .*osmesa: .*apt-get install libosmesa6"):
         choose_backend()
     assert not os.environ["MUJOCO_GL"]
+
+
+@pytest.mark.usefixtures("broken")
+def test_a_missing_library_does_not_pass() -> None:
+    with pytest.raises(SimulatorError) as raised:
+        choose_backend()
+    assert not may_pass(raised.value)
+
+
+def test_a_probe_without_a_frame_in_time_may_pass(unset: pytest.MonkeyPatch) -> None:
+    unset.setattr(rendering, "_PROBE_SECONDS", 0.01)
+    with pytest.raises(RendererUnavailable, match=r"egl: no frame after 0\.01 s") as raised:
+        choose_backend()
+    assert may_pass(raised.value)
 
 
 @pytest.mark.usefixtures("broken")

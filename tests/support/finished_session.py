@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from zk0.audit.ledger import Ledger
+from zk0.audit.policy_digests import record_late_policy
 from zk0.records import Checkpoint, EpisodeScore, Evaluation, RoundRecord, SetScore
 from zk0.settings.session import Session
 from zk0.storage.session_folder import SessionFolder
@@ -44,16 +45,18 @@ def round_record(number: int, loss: float, digest: str = "d" * 64) -> RoundRecor
 
 
 def write_finished_session(
-    folder: Path, session: Session, rounds: int | None = None, scale: float = 1.0
+    folder: Path, session: Session, rounds: int | None = None, scale: float = 1.0, late: bool = False
 ) -> SessionFolder:
-    """Write the folder of a session of which all rounds are finished; its name goes into the files of the policy."""
+    """Write the folder of a session of which all rounds are finished; its name goes into the files of the policy.
+
+    `late`: the policy is saved when all rounds are recorded.
+    """
     here, rounds = SessionFolder(folder), session.rounds if rounds is None else rounds
     here.create(session)
     rng = np.random.default_rng(0)
     weights = {"expert.w": (scale * rng.standard_normal((40, 50))).astype(np.float32)}
-    digest, _ = save_weights(here.weights(rounds), weights)
-    for number in range(rounds + 1):
-        Ledger(here.ledger).append(round_record(number, 2.0 - 0.01 * number, digest))
+    digest, _ = save_weights(here.weights(0), weights)
+    save_weights(here.weights(rounds), weights)
     saved = here.checkpoint(rounds)
     frozen = {"vlm.w": rng.standard_normal((30, 30)).astype(np.float32)}
     save_weights(saved / "model.safetensors", weights | frozen)
@@ -62,5 +65,13 @@ def write_finished_session(
     (saved / "README.md").write_text(f"---\nlicense: apache-2.0\n---\n# {here.path.name}\n")
     (saved / "statistics" / "other").mkdir(parents=True)
     (saved / "statistics" / "other" / "policy_preprocessor.json").write_text("{}")
-    (saved / SUMS_FILE).write_text(sums_text(sha256_of_folder(saved)))
+    digests = sha256_of_folder(saved)
+    (saved / SUMS_FILE).write_text(sums_text(digests))
+    recorded = {name: digests[name] for name in digests if name not in ("README.md", "metrics.json")}
+    for number in range(rounds + 1):
+        record = round_record(number, 2.0 - 0.01 * number, digest)
+        files = recorded if number == rounds and not late else {}
+        Ledger(here.ledger).append(record.model_copy(update={"policy_files": files}))
+    if late:
+        record_late_policy(here, rounds, recorded)
     return here

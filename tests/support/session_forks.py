@@ -84,24 +84,31 @@ class FaultTrigger:
 
 
 class StaleOnce:
-    """The disk of the session's folder is away once in each task run, as that of another machine that restarts."""
+    """The disk of the session's folder is away once in each task run, as that of another machine that restarts.
+
+    Outside of them, where the flow itself opens a file, it is away once for each file: the flow does not try again.
+    """
 
     def __init__(self, pattern: str) -> None:
         from prefect import Task
-        from prefect.context import TaskRunContext
+        from prefect.context import FlowRunContext, TaskRunContext
 
-        self.pattern, self.seen, self.context = re.compile(pattern), set[Any](), TaskRunContext
+        self.pattern, self.seen, self.contexts = re.compile(pattern), set[Any](), (TaskRunContext, FlowRunContext)
         for module in pkgutil.iter_modules(importlib.import_module("tasks").__path__, "tasks."):
             for found in vars(importlib.import_module(module.name)).values():
                 if isinstance(found, Task):
                     found.retry_delay_seconds = 0
 
     def audit(self, event: str, arguments: tuple[Any, ...]) -> None:
-        context = self.context.get() if event in ("open", "os.rename", "os.link") else None
-        if context is None or context.task_run.id in self.seen:
+        if event not in ("open", "os.rename", "os.link"):
             return
-        if self.pattern.search(f"{context.task_run.name}: {arguments[0]}"):
-            self.seen.add(context.task_run.id)
+        task, flow = (context.get() for context in self.contexts)
+        if task is None and flow is None:
+            return
+        key = f"flow {arguments[0]}" if task is None else task.task_run.id
+        name = "flow" if task is None else task.task_run.name
+        if key not in self.seen and self.pattern.search(f"{name}: {arguments[0]}"):
+            self.seen.add(key)
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(arguments[0]))
 
 

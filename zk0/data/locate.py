@@ -12,6 +12,7 @@ from typing import NamedTuple
 from zk0.errors import DatasetError, HubUnavailable, first_line
 from zk0.hub_outages import HUB_ERRORS, hub_outage
 from zk0.settings.dataset_settings import LOCAL_SCHEME
+from zk0.settings.home_folder import expand_home
 from zk0.storage.atomic import atomic_write_text
 from zk0.storage.disk_space import translate_disk_full
 
@@ -42,7 +43,7 @@ def locate(uri: str, cache: Path) -> Path:
         DiskFull: the download does not fit.
     """
     if uri.startswith(LOCAL_SCHEME):
-        root = Path(uri.removeprefix(LOCAL_SCHEME)).expanduser()
+        root = expand_home(uri.removeprefix(LOCAL_SCHEME))
         if not (root / "meta" / "info.json").is_file():
             raise DatasetError(f"{uri}: no LeRobot dataset at {root} (meta/info.json is missing)")
         return root
@@ -60,7 +61,7 @@ def locate_unchecked(uri: str, cache: Path) -> Path:
     """
     if not uri.startswith(LOCAL_SCHEME):
         return locate(uri, cache)
-    root = Path(uri.removeprefix(LOCAL_SCHEME)).expanduser()
+    root = expand_home(uri.removeprefix(LOCAL_SCHEME))
     if not root.is_dir():
         raise DatasetError(f"{uri}: no such folder; expected a LeRobot dataset with meta, data and videos")
     return root

@@ -7,25 +7,41 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from zk0.audit.ledger import Ledger
+from zk0.audit.policy_digests import late_policies_file, read_late_policies, recorded_policy_files
 from zk0.errors import CheckpointError
 from zk0.publish.audit_records import VerifiedPart, audit_session, verified_part
 from zk0.publish.hub import remote_file_oids
 from zk0.publish.push_checkpoint import check_saved_policy
 from zk0.records import RoundRecord
 from zk0.rules.release import Release
+from zk0.settings.session import Session
 from zk0.storage.session_folder import SessionFolder
 from zk0.storage.sha256_sums import SUMS_FILE, check_sums, sha256_of_file
 from zk0.weights.digests import algorithm_name, check_weights
 
 
 def verify_session(here: SessionFolder) -> Iterator[VerifiedPart]:
-    """Verify the records of a session's folder, its weights, server state, saved policies and pushed files."""
+    """Verify the records of a session's folder, its weights, server state, saved policies and pushed files.
+
+    A file is missing where the session's settings or the ledger say that it is kept; what a session removes as it goes
+    on is not looked for.
+    """
     records = list(audit_session(here))
     yield from records
     if records[0].problem:
         return
-    for record in Ledger(here.ledger).read():
-        yield from _verify_round(here, record)
+    history, session = Ledger(here.ledger).read(), here.read_session()
+    late = late_policies_file(here)
+    if late.is_file():
+        covers = "digests of policies that were saved after their rounds, chained to the last line of the ledger"
+        part = verified_part(late.name, covers, lambda: read_late_policies(here))
+        yield part
+        if part.problem:
+            return
+    for record in history:
+        yield from _verify_round(here, record, session, is_last=record == history[-1])
+    if here.report.is_file() and not here.release.is_file():  # the report is written after the decision
+        yield _missing(here, here.release, "a session with a report has decided on a release")
     if (release := Release.read(here.release)) and release.files:
         folder = here.checkpoint(release.round)
         covers = f"the files of {here.relative(folder)} are those that were pushed (SHA-256)"
@@ -66,30 +82,39 @@ def verify_repository(here: SessionFolder, token: SecretStr | None) -> VerifiedP
     return VerifiedPart(name=name, covers=covers, problem=problem)
 
 
-def _verify_round(here: SessionFolder, record: RoundRecord) -> Iterator[VerifiedPart]:
-    kept = [(record.checkpoint.path, record.checkpoint.digest), *((s.path, s.digest) for s in record.server_state)]
-    for path, digest in kept:
+def _verify_round(
+    here: SessionFolder, record: RoundRecord, session: Session, *, is_last: bool
+) -> Iterator[VerifiedPart]:
+    kept = is_last or session.keeps_weights_of(record.round)
+    files = [(record.checkpoint.path, record.checkpoint.digest, kept)]
+    files += [(state.path, state.digest, is_last) for state in record.server_state]
+    for path, digest, must_exist in files:
         if (here.path / path).is_file():
             algorithm = algorithm_name(digest)
             covers = f"name, type, shape and every bit of each trained tensor ({algorithm}, as in the ledger)"
             yield verified_part(path, covers, _check_weights(here.path / path, digest))
+        elif must_exist:
+            yield _missing(here, here.path / path, f"a session keeps it after round {record.round}")
     folder = here.checkpoint(record.round)
+    recorded = recorded_policy_files(here, record)
+    if not folder.is_dir() and recorded:
+        yield _missing(here, folder, f"the session has recorded the digests of {len(recorded)} files of it")
     if folder.is_dir():
         covers = "every bit of all files (SHA-256), and the trained weights are those of the ledger"
-        yield verified_part(
-            here.relative(folder), covers, lambda: _check_policy(folder, here.weights(record.round), record)
-        )
+        yield verified_part(here.relative(folder), covers, lambda: _check_policy(here, record))
+
+
+def _missing(here: SessionFolder, path: Path, why: str) -> VerifiedPart:
+    return VerifiedPart(name=here.relative(path), covers="", problem=f"missing, but {why}; restore it from a copy")
 
 
 def _check_weights(path: Path, digest: str) -> Callable[[], object]:
     return lambda: check_weights(path, digest)
 
 
-def _check_policy(folder: Path, weights: Path, record: RoundRecord) -> None:
-    listed = check_sums(folder)
-    if changed := sorted(name for name, digest in record.policy_files.items() if listed.get(name) != digest):
-        raise CheckpointError(f"{', '.join(changed)}: not the SHA-256 in the ledger")
-    check_saved_policy(folder, weights, record)
+def _check_policy(here: SessionFolder, record: RoundRecord) -> None:
+    check_sums(here.checkpoint(record.round))
+    check_saved_policy(here, record)
 
 
 def _check_pushed(folder: Path, release: Release) -> None:

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 from zk0.records import Record
+from zk0.settings.home_folder import expand_home
 from zk0.settings.session import Session
 
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
@@ -40,7 +41,7 @@ def host_capacity(session: Session) -> HostCapacity:
 
 def _existing(folder: Path) -> Path:
     """Return the folder, or the nearest one above it that exists."""
-    absolute = folder.expanduser().absolute()
+    absolute = expand_home(folder).absolute()
     return next(one for one in (absolute, *absolute.parents) if one.is_dir())
 
 

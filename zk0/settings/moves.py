@@ -17,6 +17,7 @@ from zk0.settings.session import Session, absolute_path
 from zk0.settings.training_settings import BUILT_IN_POLICIES
 
 RESUMABLE = (
+    "buffer.order_of",
     "cache_dir",
     "disk_limit_gb",
     "federation.absence_seconds",
@@ -38,7 +39,7 @@ RESUMABLE = (
     "training.gpu_share",
 )
 """Settings that a session may resume with: where, how fast and how patiently it runs, and what it publishes."""
-_RESUMABLE_FOLDERS = ("cache_dir", "federation.server")
+_RESUMABLE_FOLDERS = ("buffer.order_of", "cache_dir", "federation.server")
 REPRODUCIBLE = (
     "output_dir",
     "cache_dir",
@@ -117,7 +118,7 @@ def _moved(session: Session, before: str, now: str) -> Session:
     def there_or_same(path: str) -> str:
         return _there(path, before, now) or path
 
-    path = session.policy.path
+    path, order_of = session.policy.path, session.buffer.order_of
     policy = path if path in BUILT_IN_POLICIES else there_or_same(path)
     datasets = tuple(placed(one) for one in session.evaluation.datasets)
     return session.model_copy(
@@ -127,6 +128,7 @@ def _moved(session: Session, before: str, now: str) -> Session:
             "evaluation": session.evaluation.model_copy(update={"datasets": datasets}),
             "policy": session.policy.model_copy(update={"path": policy}),
             "federation": session.federation.model_copy(update={"server": there_or_same(session.federation.server)}),
+            "buffer": session.buffer.model_copy(update={"order_of": order_of and there_or_same(order_of)}),
             "cache_dir": there_or_same(session.cache_dir),
             "output_dir": there_or_same(session.output_dir),
         }
@@ -136,7 +138,8 @@ def _moved(session: Session, before: str, now: str) -> Session:
 def _local_paths(session: Session) -> set[str]:
     datasets = (*session.clients, *session.evaluation.datasets, *([session.partition] if session.partition else []))
     places = {path for one in datasets if (path := _dataset_path(one))}
-    return {*places, session.policy.path, session.cache_dir, session.output_dir, session.federation.server}
+    order_of = [session.buffer.order_of] if session.buffer.order_of else []
+    return {*places, *order_of, session.policy.path, session.cache_dir, session.output_dir, session.federation.server}
 
 
 def _dataset_path(one: UsedDataset) -> str | None:

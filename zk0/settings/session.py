@@ -20,13 +20,18 @@ from zk0.settings.dataset_settings import (
 )
 from zk0.settings.evaluation_settings import EvaluationSettings, RolloutSettings, VideoSettings
 from zk0.settings.federation_settings import MAX_CLIENTS_OF_16_BITS, FederationSettings
+from zk0.settings.home_folder import expand_home, has_home
 from zk0.settings.publish_settings import PublishSettings, TrackingSettings
 from zk0.settings.training_settings import BUILT_IN_POLICIES, PolicySettings, SchedulerSettings, TrainingSettings
 
 
 def absolute_path(path: str, base: Path) -> str:
-    """Return a path resolved against `base`; `~` is the user's home."""
-    return str((base / Path(path).expanduser()).resolve())
+    """Return a path resolved against `base`; `~` is the user's home.
+
+    Raises:
+        SettingsError: the path begins with `~`, and there is no such home.
+    """
+    return str((base / expand_home(path)).resolve())
 
 
 class Session(Record):
@@ -275,8 +280,7 @@ class Session(Record):
                 f"scheduler.mu_min {scheduler.mu_min:g} is the minimum of an adjusted mu, and training.proximal_mu "
                 f"{training.proximal_mu:g} is below it"
             )
-        clients, federation = len(self.federation.nodes or self.local_clients()), self.federation
-        count = min(clients, max(federation.min_updates, int(clients * federation.fraction_fit)))
+        count = self._most_clients_in_a_round()
         if scheduler.adaptive_lr_enabled and 0 < count <= scheduler.high_loss_multiplier:
             raise ValueError(
                 f"scheduler.high_loss_multiplier {scheduler.high_loss_multiplier:g} with {count} client(s) in a round: "
@@ -285,8 +289,18 @@ class Session(Record):
             )
         return self
 
+    def _most_clients_in_a_round(self) -> int:
+        """Return how many clients train in the last round: none leaves, and those of later rounds never come."""
+        federation, local = self.federation, self.local_clients()
+        there = len(federation.nodes or [one for one in local if one.from_round <= self.rounds])
+        return min(there, max(federation.min_updates, int(there * federation.fraction_fit)))
+
     def with_absolute_paths(self, base: Path) -> Self:
-        """The same session, with relative folders resolved against `base`."""
+        """The same session, with relative folders resolved against `base`.
+
+        Raises:
+            SettingsError: a path that the session uses begins with `~`, and there is no such home.
+        """
 
         def absolute(path: str) -> str:
             return absolute_path(path, base)
@@ -299,6 +313,9 @@ class Session(Record):
             return settings.model_copy(update={**changes, **places})
 
         policy, federation, evaluation, buffer = self.policy, self.federation, self.evaluation, self.buffer
+        server = federation.server
+        if federation.engine == "deployment" or has_home(server):  # no other engine uses it
+            server = absolute(server)
         order_of = buffer.order_of and absolute(buffer.order_of)
         is_folder = policy.path not in BUILT_IN_POLICIES and Path(absolute(policy.path)).is_dir()
         datasets = tuple(located(one) for one in evaluation.datasets)
@@ -308,7 +325,7 @@ class Session(Record):
                 "partition": self.partition and located(self.partition),
                 "policy": policy.model_copy(update={"path": absolute(policy.path)}) if is_folder else policy,
                 "evaluation": evaluation.model_copy(update={"datasets": datasets}),
-                "federation": federation.model_copy(update={"server": absolute(federation.server)}),
+                "federation": federation.model_copy(update={"server": server}),
                 "buffer": buffer.model_copy(update={"order_of": order_of}),
                 "output_dir": absolute(self.output_dir),
                 "cache_dir": absolute(self.cache_dir),

@@ -13,7 +13,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from zk0.errors import SettingsError, SimulatorError
+from zk0.errors import RendererUnavailable, SettingsError, SimulatorError
 from zk0.settings.dataset_settings import SO101_JOINTS, SimulatorSettings
 from zk0.simulator.rendering import INSTALL_HINT, choose_backend
 from zk0.simulator.simplified_meshes import simplify_meshes
@@ -59,6 +59,7 @@ class SimulatedArm:
 
     Raises:
         SimulatorError: the task does not exist, or no image can be rendered although `render` is set.
+        RendererUnavailable: no image can be rendered now.
         SettingsError: the spawn area is impossible.
     """
 
@@ -196,13 +197,14 @@ def check_actions(actions: NDArray[Any], where: str) -> NDArray[np.float32]:
 def _open(task: SimulatedTask, settings: SimulatorSettings, render: bool) -> Any:
     backend = choose_backend(required=render)
     # mujoco hides an ImportError of its backend until it makes the first renderer.
-    errors: tuple[type[Exception], ...] = (ImportError, AttributeError, RuntimeError, ArgumentError) if backend else ()
+    errors: tuple[type[Exception], ...] = (ImportError, AttributeError, ArgumentError) if backend else ()
+    passing: tuple[type[Exception], ...] = (RuntimeError,) if backend else ()
     try:
         import gymnasium
         import mujoco
         import so101_nexus.mujoco  # noqa: F401  registers the environments
 
-        errors = (*errors, mujoco.FatalError)
+        passing = (*passing, mujoco.FatalError)
         config = _config(task, settings, render)
         env = gymnasium.make(task.env_id, config=config, disable_env_checker=True).unwrapped
         if render:
@@ -212,6 +214,8 @@ def _open(task: SimulatedTask, settings: SimulatorSettings, render: bool) -> Any
         raise SettingsError(f"simulator: {e}") from e
     except errors as e:
         raise SimulatorError(f"MUJOCO_GL={backend} does not work here ({e}); unset it, or: {INSTALL_HINT}") from e
+    except passing as e:  # OpenGL itself, as of a busy GPU
+        raise RendererUnavailable(f"MUJOCO_GL={backend} does not work now ({e}); unset it, or: {INSTALL_HINT}") from e
 
 
 def _config(task: SimulatedTask, settings: SimulatorSettings, render: bool) -> Any:

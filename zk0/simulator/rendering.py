@@ -8,13 +8,15 @@ import os
 import subprocess
 import sys
 
-from zk0.errors import SimulatorError
+from zk0.errors import RendererUnavailable, SimulatorError
 
 BACKENDS = ("egl", "osmesa")
 BACKEND_VARIABLE = "MUJOCO_GL"
 INSTALL_HINT = "apt-get install libosmesa6"
 """libosmesa6 alone is a renderer; EGL needs libegl1 and libgl1, and a driver, which these install."""
 
+_LASTING_ERRORS = ("ImportError", "ModuleNotFoundError", "AttributeError", "OSError", "ctypes.ArgumentError")
+"""Errors of a probe that begin so: a library is missing or does not fit. Any other, as of a busy GPU, may pass."""
 _PROBE_SECONDS = 120
 _PROBE = """
 import importlib, os
@@ -42,6 +44,7 @@ def choose_backend(*, required: bool = True) -> str | None:
     Raises:
         SimulatorError: a backend is required, and none renders (the message names the package to install) or mujoco
             was imported already.
+        RendererUnavailable: none renders, for a reason that may pass.
     """
     if chosen := os.environ.get(BACKEND_VARIABLE):
         return chosen
@@ -54,7 +57,10 @@ def choose_backend(*, required: bool = True) -> str | None:
     if not required:
         return None
     tried = "; ".join(f"{backend}: {error}" for backend, error in errors.items())
-    raise SimulatorError(f"the simulator cannot render images here ({tried}); on Debian or Ubuntu: {INSTALL_HINT}")
+    lasts = all(error.startswith(_LASTING_ERRORS) for error in errors.values())
+    raise (SimulatorError if lasts else RendererUnavailable)(
+        f"the simulator cannot render images here ({tried}); on Debian or Ubuntu: {INSTALL_HINT}"
+    )
 
 
 def probe_backend(backend: str) -> str | None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from zk0.audit.ledger import Ledger
 from zk0.errors import SettingsError
 from zk0.records import Rollout, RoundRecord, SetScore
+from zk0.settings.home_folder import expand_home
 from zk0.settings.session import Session
 from zk0.storage.results import read_rollouts
 from zk0.storage.session_folder import SessionFolder
@@ -108,7 +109,7 @@ def read_session(folder: Path | str) -> SessionResults:
         LedgerError: its ledger contradicts itself.
         EvaluationError: a result of an attempt cannot be read.
     """
-    found = SessionFolder(Path(folder).expanduser().resolve())
+    found = SessionFolder(expand_home(folder).resolve())
     if not found.session_toml.is_file():
         raise SettingsError(f"{found.path}: expected the folder of a session, found no {found.session_toml.name} in it")
     history, rollouts = Ledger(found.ledger).read(), read_rollouts(found.rollouts_folder)

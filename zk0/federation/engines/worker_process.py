@@ -40,6 +40,7 @@ class ForkServer:
         self._socket: socket.socket | None = None
         self._start_lock = threading.Lock()
         self._request_lock = threading.Lock()
+        self._log_lock = threading.Lock()
         self._workers: set[int] = set()
         self._is_ready = False
         self._closed = False
@@ -81,6 +82,11 @@ class ForkServer:
                 pid = self._fork(number, (theirs.fileno(), file.fileno()))
                 self._workers.add(pid)
                 return pid, Connection(ours.detach())
+
+    def rotate_log(self) -> None:
+        """Compress the log if it is large; the process and its workers go on in the empty file."""
+        with self._log_lock:  # several workers share the log
+            rotate_log(self._log)
 
     def exit_code(self, pid: int) -> int | None:
         """Wait for a worker and return its exit code, negative for a signal; None where the server has ended itself."""
@@ -198,6 +204,7 @@ class WorkerProcess:
         self, message: Message, context: Context, seconds: float, session: Connection | None
     ) -> tuple[Message, Context]:
         rotate_log(self._log)
+        self._server.rotate_log()
         connection = self._connect()
         deadline = time.monotonic() + seconds  # not while the worker starts
         connection.send((message, context))
