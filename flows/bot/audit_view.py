@@ -89,6 +89,7 @@ def _asked_text(asked: str) -> str:
             "holdout_episodes": terms.get("data", {}).get("holdout_episodes"),
             **{key: plan.get(key) for key in ("lr", "mu", "use_control_variates", "every_frames", "times")},
             **{key: training.get(key) or None for key in _ASKED_TRAINING},
+            "statistics": plan.get("statistics"),
             "in a secure sum, neighbors": _neighbors_text(plan),
         }
     except (ValueError, AttributeError):

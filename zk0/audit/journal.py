@@ -63,7 +63,7 @@ class SentMessage(Record):
     """The answer without its weights, exactly as it was sent: counts, moments, losses, norms."""
     weights: SentWeights | None = None
     asked: str = ""
-    """The request: a plan or the terms of a session, as JSON without the pooled statistics."""
+    """The request: a plan or the terms of a session, as JSON with a digest of the statistics instead of them."""
     asked_digest: str = ""
     """SHA-256 of the request's text, as the server sent it."""
     ledger_head: str = ""
