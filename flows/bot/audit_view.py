@@ -142,6 +142,20 @@ def print_client_journals(found: "Sequence[ReceivedAnswer]") -> None:
         console.print(escape(clean_text(f"journal of {client}: {len(heads)} heads came with its answers; {state}")))
 
 
+def raise_for_client_journals(found: "Sequence[ReceivedAnswer]") -> None:
+    """Raise where heads show that clients' journals lack lines, or are missing.
+
+    Raises:
+        LedgerError: names the clients.
+    """
+    from zk0.errors import LedgerError
+    from zk0.federation.protocol.shown_journals import client_journal_problems
+
+    if problems := client_journal_problems(found):
+        listed = clean_text("; ".join(f"{client}: {problem}" for client, problem in list(problems.items())[:_SHOWN]))
+        raise LedgerError(f"journals of {len(problems)} clients are not the ones that they were: {listed}")
+
+
 def print_journal_comparison(found: "JournalComparison") -> None:
     """Print what a client's journal and its server's have in common, and what did not arrive or was removed."""
     console, missing = Console(), found.missing_at_server

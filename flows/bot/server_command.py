@@ -181,6 +181,7 @@ def audit_server(
             print_journal_comparison,
             print_operator_acts,
             print_received_answers,
+            raise_for_client_journals,
         )
         from zk0.audit.journal import ReceivedJournal, SentJournal
         from zk0.audit.journal_comparison import compare_journals
@@ -194,6 +195,7 @@ def audit_server(
         if as_json:
             for one in (*acts, *found):
                 typer.echo(one.model_dump_json())
+            raise_for_client_journals(found)
             return
         print_operator_acts(acts)
         if not found:
@@ -204,6 +206,7 @@ def audit_server(
         if sent is not None:
             print_journal_comparison(compare_journals(client, SentJournal(sent).read(), found))
             check_client_journal(SentJournal(sent), client_heads(found).get(client, []))
+        raise_for_client_journals(found)
 
 
 def print_server(server: "ServerFolder") -> None:

@@ -77,16 +77,16 @@ class ReceivedLog:
                 bytes=update.bytes if update else 0,
                 update_norm=update.metrics.update_norm if update else None,
                 examples=update.examples if update else None,
-                client_journal=self._client_journal(client, reply.journal, in_order),
+                client_journal=self._client_journal(client, reply, in_order),
                 in_order=in_order,
             )
         )
 
-    def _client_journal(self, client: str, text: str, in_order: bool) -> JournalHead | None:
-        """Return the head of a client's journal, and log where it shows that the journal's end was removed."""
-        head = parse_journal_head(text)
+    def _client_journal(self, client: str, reply: Reply, in_order: bool) -> JournalHead | None:
+        """Return the head of a client's journal; log where its end was removed, and where the head is missing."""
+        head = parse_journal_head(reply.journal)
         if head is None:
-            if text:
+            if reply.journal or (reply.content is not None and client in self._known_heads()):
                 logger.warning("{}: its answer has no valid head of its journal", client)
             return None
         known = self._known_heads()
