@@ -104,6 +104,8 @@ class ReceivedAnswer(Record):
     """Head of the client's journal before this answer, which came with it."""
     in_order: bool = True
     """False: the client may have sent answers later that the server received before this one (buffered rounds)."""
+    operations: JournalHead | None = None
+    """Head of the server's `operations.jsonl`, in the first answer of a session, and whenever it has grown since."""
 
 
 class OperatorAct(Record):

@@ -283,3 +283,26 @@ def test_equal_length_and_other_content(pair: Pair) -> None:
     lines = pair.sent.path.read_bytes().splitlines()
     one, other = (JournalHead.sign(found, pair.sent._key) for found in (lines, [b"{}"]))
     assert journal_problem([one, other]) == "its 1 lines were changed"
+
+
+@pytest.mark.parametrize("left", [0, 1, 3])
+def test_a_removed_end_of_the_operators_journal_is_found(pair: Pair, left: int) -> None:
+    """What is left has a valid chain and valid signatures, also after another act."""
+    acts = pair.server.operations
+    pair.log = ReceivedLog(pair.received.path, "s", acts)
+    pair.exchange()
+    pair.exchange()
+    pair.server.enroll("leg")
+    pair.server.revoke("leg")
+    pair.exchange()
+    pair.log = ReceivedLog(pair.received.path, "another", acts)
+    pair.exchange()
+    found = [one.operations and one.operations.lines for one in pair.received.read()]
+    assert found == [2, None, 4, 4]
+    assert pair.run("server", "audit")[0] == 0
+    cut(acts.path, left)
+    pair.server.enroll("foot")
+    assert [act.act for act in acts.read()][-1] == "enroll"
+    for command in (("server", "audit"), ("server", "audit", "--json")):
+        code, text = pair.run(*command)
+        assert (code, "operations.jsonl: has" in text, "its end was removed" in text) == (1, True, True), text

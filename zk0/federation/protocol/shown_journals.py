@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from zk0.audit.journal import ReceivedAnswer, ReceivedJournal, SentJournal, SentMessage
+from zk0.audit.journal import OperatorJournal, ReceivedAnswer, ReceivedJournal, SentJournal, SentMessage
 from zk0.audit.journal_heads import JournalHead, journal_problem, missing_heads
 from zk0.errors import LedgerError
 
@@ -102,8 +102,8 @@ def _add(heads: list[JournalHead], head: JournalHead, in_order: bool) -> None:
     heads.insert(place, head)
 
 
-def check_journal_file(journal: SentJournal | ReceivedJournal, heads: Iterable[JournalHead]) -> None:
-    """Raise unless a journal has all lines whose heads its owner has sent.
+def check_journal_file(journal: SentJournal | ReceivedJournal | OperatorJournal, heads: Iterable[JournalHead]) -> None:
+    """Raise unless a journal has all lines whose heads its owner has sent or recorded.
 
     Raises:
         LedgerError: lines were removed or changed, or the file is no valid journal.
