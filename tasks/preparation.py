@@ -138,12 +138,14 @@ def check_datasets_disjoint(
         DatasetError: a listed dataset does not fit, or too few clients remain.
     """
     from zk0.evaluation.dataset_agreement import agreeing_members, check_datasets_agree
+    from zk0.federation.network.server import ServerFolder
     from zk0.federation.open import get_federation
 
     if session.federation.engine != "deployment":
         check_datasets_agree(session, members, sets)
         return tuple(members)
-    agreeing, reasons = agreeing_members(session, members, sets, {member.client for member in known})
+    enrolled = ServerFolder(Path(session.federation.server)).enrollment_order()
+    agreeing, reasons = agreeing_members(session, members, sets, {member.client for member in known}, enrolled)
     get_federation(name).record_refused([Refusal(client=one, reason=why) for one, why in reasons.items()], "join", None)
     for client, reason in reasons.items():
         log_line(f"{client} takes no part: {reason}")

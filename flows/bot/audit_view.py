@@ -89,6 +89,7 @@ def _asked_text(asked: str) -> str:
             "holdout_episodes": terms.get("data", {}).get("holdout_episodes"),
             **{key: plan.get(key) for key in ("lr", "mu", "use_control_variates", "every_frames", "times")},
             **{key: training.get(key) or None for key in _ASKED_TRAINING},
+            "statistics": plan.get("statistics"),
             "in a secure sum, neighbors": _neighbors_text(plan),
         }
     except (ValueError, AttributeError):
@@ -139,6 +140,20 @@ def print_client_journals(found: "Sequence[ReceivedAnswer]") -> None:
     for client, heads in client_heads(found).items():
         state = f"not the one that it was: {problems[client]}" if client in problems else "none contradicts"
         console.print(escape(clean_text(f"journal of {client}: {len(heads)} heads came with its answers; {state}")))
+
+
+def raise_for_client_journals(found: "Sequence[ReceivedAnswer]") -> None:
+    """Raise where heads show that clients' journals lack lines, or are missing.
+
+    Raises:
+        LedgerError: names the clients.
+    """
+    from zk0.errors import LedgerError
+    from zk0.federation.protocol.shown_journals import client_journal_problems
+
+    if problems := client_journal_problems(found):
+        listed = clean_text("; ".join(f"{client}: {problem}" for client, problem in list(problems.items())[:_SHOWN]))
+        raise LedgerError(f"journals of clients are not the ones that they were: {listed}")
 
 
 def print_journal_comparison(found: "JournalComparison") -> None:

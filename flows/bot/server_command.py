@@ -188,19 +188,22 @@ def audit_server(
             print_journal_comparison,
             print_operator_acts,
             print_received_answers,
+            raise_for_client_journals,
         )
         from zk0.audit.journal import ReceivedJournal, SentJournal
         from zk0.audit.journal_comparison import compare_journals
         from zk0.federation.protocol.received_log import RECEIVED_JOURNAL
-        from zk0.federation.protocol.shown_journals import check_client_journal, client_heads
+        from zk0.federation.protocol.shown_journals import check_client_journal, check_journal_file, client_heads
 
         server = server_folder(home)
         server.settings()
         journal = ReceivedJournal(server.path / RECEIVED_JOURNAL)
         acts, found = server.operations.read(), journal.read()
+        check_journal_file(server.operations, [one.operations for one in found if one.operations is not None])
         if as_json:
             for one in (*acts, *found):
                 typer.echo(one.model_dump_json())
+            raise_for_client_journals(found)
             return
         print_operator_acts(acts)
         if not found:
@@ -211,6 +214,7 @@ def audit_server(
         if sent is not None:
             print_journal_comparison(compare_journals(client, SentJournal(sent).read(), found))
             check_client_journal(SentJournal(sent), client_heads(found).get(client, []))
+        raise_for_client_journals(found)
 
 
 def print_server(server: "ServerFolder") -> None:

@@ -5,13 +5,13 @@ Which nodes are connected comes from the SuperLink, whether a session runs from 
 
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from flows.prefect_local.prefect_server import SESSION_DEPLOYMENT
-from zk0.errors import FederationError, PrefectServerError, SettingsError, TransientError, first_line
+from zk0.errors import FederationError, LedgerError, PrefectServerError, SettingsError, TransientError, first_line
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -48,17 +48,20 @@ class SessionTrigger:
         from zk0.federation.network.start_rule import LastSession, decide_start
 
         try:
-            present = [node.name for node in self._server.node_statuses() if node.status == "online"]
-            present = [name for name in present if not self._named or name in self._named]
+            online = {node.name: node.since for node in self._server.node_statuses() if node.status == "online"}
+            present = {name: since for name, since in online.items() if not self._named or name in self._named}
             last, runs = LastSession.read(self._file), _session_is_running()
             decision = decide_start(present, last, runs, time.time(), self._rule)
+            if decision.start and (left_out := self._refused(present)):
+                counted = [name for name in present if name not in left_out]
+                decision = decide_start(counted, last, runs, time.time(), self._rule).without(left_out)
             if decision.start:
                 run = _start_session(self._run_parameters())
                 LastSession(run=run, at=time.time(), known=tuple(sorted(present))).write(self._file)
                 return f"session started as {run}: {decision.reason}"
             if runs and last is not None and last.with_known(present) != last:
                 last.with_known(present).write(self._file)
-        except (TransientError, FederationError, PrefectServerError) as e:
+        except (TransientError, FederationError, LedgerError, PrefectServerError) as e:
             return f"cannot start a session now: {e}"
         return decision.reason
 
@@ -71,6 +74,20 @@ class SessionTrigger:
             return self._parameters
         overrides = {"seed": secrets.randbelow(2**31)} | self._parameters["overrides"]
         return self._parameters | {"overrides": overrides}
+
+    def _refused(self, present: Mapping[str, str]) -> list[str]:
+        """Return which connected nodes could not join the last session, and have not connected anew since.
+
+        Args:
+            present: when each node connected, by its name.
+        """
+        from zk0.audit.journal import ReceivedJournal
+        from zk0.federation.network.refused_nodes import refused_nodes
+        from zk0.federation.protocol.received_log import RECEIVED_JOURNAL
+
+        now, cooldown = time.time(), self._rule.cooldown_seconds
+        found = refused_nodes(ReceivedJournal(self._server.path / RECEIVED_JOURNAL).newest_first(), now)
+        return [name for name in found if name in present and not found[name].counts(present[name], now, cooldown)]
 
 
 def check_forever(trigger: SessionTrigger, interval_seconds: float, on_status: Callable[[str], None]) -> None:

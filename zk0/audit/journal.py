@@ -63,7 +63,7 @@ class SentMessage(Record):
     """The answer without its weights, exactly as it was sent: counts, moments, losses, norms."""
     weights: SentWeights | None = None
     asked: str = ""
-    """The request: a plan or the terms of a session, as JSON without the pooled statistics."""
+    """The request: a plan or the terms of a session, as JSON with a digest of the statistics instead of them."""
     asked_digest: str = ""
     """SHA-256 of the request's text, as the server sent it."""
     ledger_head: str = ""
@@ -104,6 +104,8 @@ class ReceivedAnswer(Record):
     """Head of the client's journal before this answer, which came with it."""
     in_order: bool = True
     """False: the client may have sent answers later that the server received before this one (buffered rounds)."""
+    operations: JournalHead | None = None
+    """Head of the server's `operations.jsonl`, in the first answer of a session, and whenever it has grown since."""
 
 
 class OperatorAct(Record):

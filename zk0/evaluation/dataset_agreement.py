@@ -24,18 +24,24 @@ def check_datasets_agree(session: Session, members: Sequence[Member], sets: Sequ
 
 
 def agreeing_members(
-    session: Session, members: Sequence[Member], sets: Sequence[EvaluationSet], known: Collection[str] = ()
+    session: Session,
+    members: Sequence[Member],
+    sets: Sequence[EvaluationSet],
+    known: Collection[str] = (),
+    enrolled: Sequence[str] = (),
 ) -> tuple[tuple[Member, ...], dict[str, str]]:
     """Return the members whose datasets agree with the evaluation sets and with each other, and why others do not.
 
     Every rate is compared with the contract's, or else with that of the server's own evaluation sets. Where members
-    share episodes, the one with the most conflicts is left out first, among equals the last one in their order.
+    share episodes, the one with the most conflicts is left out first, among equals the one that was
+    enrolled last. Where that is not known, all equals are left out: a name, which a node may choose, decides nothing.
 
     Args:
         session: the settings.
-        members: in order.
+        members: that have joined.
         sets: the server's evaluation sets, which agree with each other.
         known: clients that took part before, which keep their place against others.
+        enrolled: names of nodes in the order of their enrollment, the first one first; others count as enrolled later.
 
     Raises:
         DatasetError: the evaluation sets do not agree with each other.
@@ -48,12 +54,14 @@ def agreeing_members(
         except DatasetError as e:
             reasons[member.client] = str(e)
     agreeing = [member for member in members if member.client not in reasons]
+    order = {name: place for place, name in enumerate(enrolled)}
     while overlaps := _shared_episodes(agreeing):
         conflicts = _conflicts(overlaps)
-        ranked = [m.client for m in agreeing if m.client in conflicts]
-        worst = max(ranked, key=lambda name: (name not in known, len(conflicts[name]), ranked.index(name)))
-        reasons[worst] = "; ".join(map(str, conflicts[worst])) + "; expected every episode in one place only"
-        agreeing = [member for member in agreeing if member.client != worst]
+        ranks = {name: (name not in known, len(conflicts[name]), order.get(name, len(order))) for name in conflicts}
+        worst = {name for name, rank in ranks.items() if rank == max(ranks.values())}
+        for name in sorted(worst):
+            reasons[name] = "; ".join(map(str, conflicts[name])) + "; expected every episode in one place only"
+        agreeing = [member for member in agreeing if member.client not in worst]
     return tuple(agreeing), reasons
 
 

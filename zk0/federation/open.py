@@ -45,7 +45,7 @@ def open_federation(
     nodes = [_node_config(session, client, folder) for client in session.local_clients()]
     with _grid(session, nodes, folder, _steps_only(on_step)) as (grid, nodes_file):
         settings = session.federation
-        log = ReceivedLog(_received_journal(session), name)
+        log = _received_log(session, name)
         heads = _head_signer(session, name, folder)
         kind = _federation_kind(session)
         _federations[name] = kind(
@@ -112,9 +112,14 @@ def _federation_kind(session: Session) -> type[Federation]:
     return BufferedFederation if session.federation.mode == "buffered" else Federation
 
 
-def _received_journal(session: Session) -> Path | None:
-    """Return the server's journal of received answers; None on engines of one machine, which need none."""
-    return Path(session.federation.server) / RECEIVED_JOURNAL if session.federation.engine == "deployment" else None
+def _received_log(session: Session, name: str) -> ReceivedLog:
+    """Return the record of received answers in the server's folder; engines of one machine need none."""
+    if session.federation.engine != "deployment":
+        return ReceivedLog(None, name)
+    from zk0.federation.network.server import ServerFolder
+
+    server = ServerFolder(Path(session.federation.server))
+    return ReceivedLog(server.path / RECEIVED_JOURNAL, name, server.operations)
 
 
 def _head_signer(session: Session, name: str, folder: Path) -> HeadSigner | None:

@@ -45,8 +45,9 @@ class NodeLimits(Record):
     max_grad_clip_norm: float = Field(default=100.0, gt=0, description="largest norm that gradients are clipped to")
     fixed_session: bool = Field(
         default=True,
-        description="seed, data settings, policy, `every_frames` and `times` stay as in a session's first request; the "
-        "scores of two samples of frames would show the frames between them",
+        description="seed, data settings, policy, statistics, `every_frames` and `times` stay as in a session's first "
+        "request; the scores of two samples of frames would show the frames between them, and those with other "
+        "statistics how the recorded actions are distributed",
     )
     fixed_holdout: bool = Field(
         default=True,

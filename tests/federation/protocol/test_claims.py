@@ -16,6 +16,7 @@ from zk0.errors import DatasetError
 from zk0.evaluation.dataset_agreement import agreeing_members
 from zk0.evaluation.session_setup import EvaluationSet
 from zk0.federation.flower.flower_message import WEIGHTS_PATH
+from zk0.federation.network.server import ServerFolder, ServerSettings
 from zk0.federation.protocol.answers import answer_problem
 from zk0.federation.protocol.exchange import Reply
 from zk0.federation.protocol.registry import Registry
@@ -146,9 +147,7 @@ def test_members_that_do_not_agree_are_refused_by_name_and_the_others_stay() -> 
         "of one": member("evil", 10.0, 4, 8),
     }
     for what, liar in liars.items():
-        found, reasons = agreeing_members(
-            session, sorted([*honest, liar], key=lambda m: m.client), [evaluation_set(90)]
-        )
+        found, reasons = agreeing_members(session, in_order([*honest, liar]), [evaluation_set(90)], enrolled=("a", "b"))
         assert [m.client for m in found] == ["a", "b"], what
         assert list(reasons) == [liar.client], what
     known, reasons = agreeing_members(session, [member("a", 10.0, 4, 8), honest[1]], [evaluation_set(90)], {"b"})
@@ -156,6 +155,33 @@ def test_members_that_do_not_agree_are_refused_by_name_and_the_others_stay() -> 
     assert "share 1 episode" in reasons["a"]
     with pytest.raises(DatasetError):
         agreeing_members(session, honest, [evaluation_set(90), evaluation_set(90).model_copy(update={"dataset": "f"})])
+
+
+@pytest.mark.parametrize("liar", ["aa", "evil"])
+def test_who_copies_an_episode_does_not_take_the_place_of_who_was_enrolled_before(liar: str) -> None:
+    """Whatever their names are; a name decides nothing either where nobody knows who was enrolled first."""
+    session = parse_session(
+        {"evaluation": {"datasets": [{"dataset": "local:e"}]}, "federation": {"engine": "deployment"}}, "x"
+    )
+    members = in_order([member("a", 10.0, 1, 2), member("b", 10.0, 3, 4), member(liar, 10.0, 3, 7)])
+    for enrolled in (("b", liar, "a"), ("b",)):
+        found, reasons = agreeing_members(session, members, [evaluation_set(90)], enrolled=enrolled)
+        assert ([m.client for m in found], list(reasons)) == (["a", "b"], [liar])
+    found, reasons = agreeing_members(session, members, [evaluation_set(90)], enrolled=("a",))
+    assert ([m.client for m in found], sorted(reasons)) == (["a"], sorted(["b", liar]))
+    found, reasons = agreeing_members(session, members, [evaluation_set(90)], {"b"}, (liar, "b"))
+    assert ([m.client for m in found], list(reasons)) == (["a", "b"], [liar])
+
+
+def test_the_order_of_enrollment(tmp_path: Path) -> None:
+    server = ServerFolder(tmp_path)
+    assert server.enrollment_order() == ()
+    server.init(ServerSettings(hosts=("127.0.0.1",)))
+    for name in ("c", "a", "b"):
+        server.enroll(name)
+    server.revoke("c")
+    server.enroll("c")
+    assert server.enrollment_order() == ("a", "b", "c")
 
 
 @pytest.fixture

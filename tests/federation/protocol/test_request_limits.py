@@ -25,7 +25,8 @@ from zk0.federation.protocol.request_limits import (
     check_terms,
     round_clock,
 )
-from zk0.records import Member, PolicyRecipe, SetScore
+from zk0.federation.protocol.statistics_digest import statistics_label
+from zk0.records import Member, Moments, PolicyRecipe, SetScore, Statistics
 from zk0.settings.dataset_settings import ClientSettings, ContractSettings, DataSettings, SimulatorSettings
 from zk0.settings.node_limits import NodeLimits
 from zk0.settings.plans import (
@@ -222,7 +223,13 @@ def test_the_first_session_fixes_the_held_out_episodes(config: dict[str, Any]) -
     check_terms(terms("another", holdout=2), config | {LIMITS: NodeLimits(fixed_holdout=False).model_dump_json()})
 
 
+def statistics(mean: float = 0.0, std: float = 1.0) -> Statistics:
+    moments = {"count": 9, "mean": (mean,) * 6, "std": (std,) * 6, "min": (mean - 1,) * 6, "max": (mean + 1,) * 6}
+    return Statistics(state=Moments(**moments), action=Moments(**moments))
+
+
 CHANGED: dict[str, Any] = {
+    "statistics with digest [0-9a-f]{16}, the own ones as": evaluation(statistics=statistics()),
     "evaluation.every_frames 5, 4 as": evaluation(every_frames=5),
     "evaluation.times 9, 8 as": evaluation(times=9),
     "seed 2, 1 as": evaluation(terms=terms().model_copy(update={"seed": 2})),
@@ -253,6 +260,33 @@ def test_a_session_stays_as_in_its_first_request(what: str, config: dict[str, An
     check_plan(CHANGED[what], config | {LIMITS: NodeLimits(fixed_session=False).model_dump_json()})
     other = CHANGED[what].terms.model_copy(update={"session": "another"})
     check_plan(CHANGED[what].model_copy(update={"terms": other}), config)
+
+
+def test_statistics_stay_as_in_the_first_plan(config: dict[str, Any]) -> None:
+    """Evaluations of the same weights with several means would show how recorded actions are distributed."""
+    asked = [evaluation(statistics=statistics(mean, 1e-3)) for mean in (0.0, 5.0)]
+    check_plan(plan(statistics=statistics(0.0, 1e-3)), config)
+    check_plan(asked[0], config)
+    check_plan(evaluation(statistics=statistics(0.0, 1e-3 * (1 + 1e-13))), config)  # of a resumed session
+    for other in (asked[1], evaluation(), evaluation(statistics=statistics(0.0, 1.001e-3))):
+        with pytest.raises(FederationError, match=r"statistics .*, with digest [0-9a-f]{16} as in the first request"):
+            check_plan(other, config)
+    found = answer("evaluate", config, plan=asked[1].model_dump_json())
+    assert "statistics with digest" in found["refusal"]
+
+
+def test_the_journal_names_statistics_by_their_digest(config: dict[str, Any]) -> None:
+    wide = [evaluation(statistics=found, times=10**6) for found in (statistics(0.0), statistics(5.0), None)]
+    texts = [one.model_dump_json() for one in wide]
+    for text in (*texts, texts[0].replace('"mean":[0.0,0.0', '"mean":[0,0'), json.dumps({"statistics": [1]})):
+        answer("evaluate", config, plan=text)
+    journal = SentJournal(Path(config["scratch"]) / "sent.jsonl").read()
+    asked = [json.loads(sent.asked)["statistics"] for sent in journal]
+    assert asked == [*(statistics_label(one.statistics) for one in wide), asked[0], asked[4]]
+    assert len(set(asked)) == 4
+    lines = asked_lines(journal)
+    for label in asked[:3]:
+        assert sum(line.endswith(f"statistics {label} (rounds 1)") for line in lines) == 1, lines
 
 
 def test_a_session_may_not_join_again_with_another_seed(config: dict[str, Any]) -> None:

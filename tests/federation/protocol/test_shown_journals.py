@@ -105,10 +105,8 @@ def test_the_server_finds_a_removed_end_of_a_nodes_journal(pair: Pair, left: int
     assert client_journal_problems(pair.received.read()) == {"arm": wanted}
     assert [line.strip() for line in log_lines] == [f"the journal of arm is not the one that it was: {wanted}"]
     code, text = pair.run("server", "audit")
-    assert (code, f"journal of arm: 5 heads came with its answers; not the one that it was: {wanted}" in text) == (
-        0,
-        True,
-    ), text
+    state = f"journal of arm: 5 heads came with its answers; not the one that it was: {wanted}"
+    assert (code, state in text) == (1, True), text
     code, text = pair.run("server", "audit", "--sent", str(pair.sent.path), "--client", "arm")
     assert code == 1
 
@@ -146,7 +144,7 @@ def test_the_file_shows_a_removed_end_that_has_grown_again(pair: Pair, side: str
     }[side]
     with pytest.raises(LedgerError, match="its end was removed"):
         check_journal_file(journal, heads)
-    command = ("client", "audit", "--received", str(received))
+    command: tuple[str, ...] = ("client", "audit", "--received", str(received))
     if side == "sent":
         command = ("server", "audit", "--sent", str(sent), "--client", "arm")
     assert pair.run(*command)[0] == 1
@@ -220,7 +218,47 @@ def test_what_is_no_head_is_none(text: str, pair: Pair, log_lines: list[str]) ->
     answer = RecordDict({"answer": ConfigRecord({"done": True, JOURNAL: text[:1000]})})
     pair.log.record(parse_reply("arm", Message(answer, reply_to=pair.request()), ""), ("join", None))
     assert pair.received.read()[-1].client_journal is None
-    assert len(log_lines) == (1 if text else 0)
+    assert len(log_lines) == 1
+    code, found = pair.run("server", "audit")
+    assert (code, "arm: 1 answer came without a valid head of it, after one with a head" in found) == (1, True), found
+    assert pair.run("server", "audit", "--json")[0] == 1
+
+
+def without_head(request: Message, text: str | None) -> Message:
+    values = {key: value for key, value in request.content["config"].items() if key != JOURNAL}
+    values |= {} if text is None else {JOURNAL: text}
+    return new_message(1, RecordDict({"config": ConfigRecord(values)}), 1, "query", 60.0, "join")
+
+
+@pytest.mark.parametrize("text", [None, "", "{}"])
+@pytest.mark.parametrize("session", ["s", "another"])
+def test_a_server_that_shows_no_head_any_more(pair: Pair, text: str | None, session: str, log_lines: list[str]) -> None:
+    """So it could hide that its journal has lost its end."""
+    pair.exchange(without_head(pair.request(), text))
+    assert (pair.run("client", "audit")[0], log_lines) == (0, [])
+    pair.exchange()
+    cut(pair.received.path, 1)
+    for _ in range(2):
+        pair.exchange(without_head(pair.request(session), text))
+    wanted = "2 requests came without a valid head of it, after one with a head"
+    assert server_journal_problem(pair.sent.read()) == wanted
+    assert [line.strip() for line in log_lines] == [
+        "the request has no valid head of the server's journal, and the last one had; see zk0bot client audit"
+    ]
+    code, found = pair.run("client", "audit")
+    assert (code, wanted in found) == (1, True), found
+
+
+def test_an_answer_that_refuses_needs_no_head(pair: Pair, log_lines: list[str]) -> None:
+    """A node that reads no more requests for a while journals none, and so shows no head."""
+    pair.log.record(pair.answered()._replace(journal=""), ("join", None))  # of a node that never has shown one
+    pair.exchange()
+    pair.exchange()
+    refused = RecordDict({"answer": ConfigRecord({"refusal": "too many requests"})})
+    reply = parse_reply("arm", Message(refused, reply_to=pair.request()), "late")
+    pair.log.record(reply, ("join", None), refusal=reply.error)
+    pair.exchange()
+    assert (pair.run("server", "audit")[0], client_journal_problems(pair.received.read()), log_lines) == (0, {}, [])
 
 
 @pytest.mark.parametrize(
@@ -245,3 +283,26 @@ def test_equal_length_and_other_content(pair: Pair) -> None:
     lines = pair.sent.path.read_bytes().splitlines()
     one, other = (JournalHead.sign(found, pair.sent._key) for found in (lines, [b"{}"]))
     assert journal_problem([one, other]) == "its 1 lines were changed"
+
+
+@pytest.mark.parametrize("left", [0, 1, 3])
+def test_a_removed_end_of_the_operators_journal_is_found(pair: Pair, left: int) -> None:
+    """What is left has a valid chain and valid signatures, also after another act."""
+    acts = pair.server.operations
+    pair.log = ReceivedLog(pair.received.path, "s", acts)
+    pair.exchange()
+    pair.exchange()
+    pair.server.enroll("leg")
+    pair.server.revoke("leg")
+    pair.exchange()
+    pair.log = ReceivedLog(pair.received.path, "another", acts)
+    pair.exchange()
+    found = [one.operations and one.operations.lines for one in pair.received.read()]
+    assert found == [2, None, 4, 4]
+    assert pair.run("server", "audit")[0] == 0
+    cut(acts.path, left)
+    pair.server.enroll("foot")
+    assert [act.act for act in acts.read()][-1] == "enroll"
+    for command in (("server", "audit"), ("server", "audit", "--json")):
+        code, text = pair.run(*command)
+        assert (code, "operations.jsonl: has" in text, "its end was removed" in text) == (1, True, True), text

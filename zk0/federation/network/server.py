@@ -130,6 +130,15 @@ class ServerFolder:
         """Return the fingerprint of a node's public key."""
         return key_fingerprint(self._public_key(name).read_bytes())
 
+    def enrollment_order(self) -> tuple[str, ...]:
+        """Return the names that were ever enrolled in the order of their last enrollment, the first one first.
+
+        Raises:
+            LedgerError: a line of `operations.jsonl` does not parse.
+        """
+        newest = dict.fromkeys(act.detail.split()[0] for act in self.operations.newest_first() if act.act == "enroll")
+        return tuple(reversed(newest))
+
     def revoke(self, name: str) -> None:
         """Revoke a node's key; the gateway rejects its requests within a second.
 

@@ -69,6 +69,17 @@ class StartDecision(Record):
     start: bool
     reason: str
 
+    def without(self, refused: Collection[str]) -> "StartDecision":
+        """Return the same decision, which says which connected nodes do not count.
+
+        >>> StartDecision(start=False, reason="idle: 1 of 2 nodes connected (a)").without(["b"]).reason
+        'idle: 1 of 2 nodes connected (a); not counted, because the last session refused them: b'
+        """
+        names = ", ".join(sorted(refused))
+        return self.model_copy(
+            update={"reason": f"{self.reason}; not counted, because the last session refused them: {names}"}
+        )
+
 
 def decide_start(
     present: Collection[str], last_session: LastSession | None, session_runs: bool, now: float, rule: StartRule

@@ -8,7 +8,7 @@ from typing import Any
 
 from loguru import logger
 
-from zk0.audit.journal import ReceivedAnswer, ReceivedJournal
+from zk0.audit.journal import OperatorJournal, ReceivedAnswer, ReceivedJournal
 from zk0.audit.journal_heads import JournalHead
 from zk0.federation.flower.flower_message import WEIGHTS_PATH
 from zk0.federation.protocol.exchange import Reply
@@ -25,13 +25,15 @@ class ReceivedLog:
     Args:
         file: the server's journal, which all its sessions share; None: nothing is recorded.
         session: name of the session.
+        operations: the journal of the server's operator, whose head is recorded with the answers; None: none is.
     """
 
-    def __init__(self, file: Path | None, session: str) -> None:
+    def __init__(self, file: Path | None, session: str, operations: OperatorJournal | None = None) -> None:
         self._journal = ReceivedJournal(file) if file is not None else None
         self._session = session
         self._client_heads: dict[str, JournalHead] | None = None
         self._head: tuple[int, str] = (-1, "")
+        self._operations, self._operations_size = operations, -1
 
     def head(self) -> str:
         """Return the signed head of the journal as JSON, as each request to a node has it; empty without a journal."""
@@ -77,16 +79,27 @@ class ReceivedLog:
                 bytes=update.bytes if update else 0,
                 update_norm=update.metrics.update_norm if update else None,
                 examples=update.examples if update else None,
-                client_journal=self._client_journal(client, reply.journal, in_order),
+                client_journal=self._client_journal(client, reply, in_order),
                 in_order=in_order,
+                operations=self._new_operations_head(),
             )
         )
 
-    def _client_journal(self, client: str, text: str, in_order: bool) -> JournalHead | None:
-        """Return the head of a client's journal, and log where it shows that the journal's end was removed."""
-        head = parse_journal_head(text)
+    def _new_operations_head(self) -> JournalHead | None:
+        """Return the head of the operator's journal if it has changed since the last answer of this session."""
+        if self._operations is None or not self._operations.path.exists():
+            return None
+        size = self._operations.path.stat().st_size
+        if size == self._operations_size:
+            return None
+        self._operations_size = size
+        return self._operations.head()
+
+    def _client_journal(self, client: str, reply: Reply, in_order: bool) -> JournalHead | None:
+        """Return the head of a client's journal; log where its end was removed, and where the head is missing."""
+        head = parse_journal_head(reply.journal)
         if head is None:
-            if text:
+            if reply.journal or (reply.content is not None and client in self._known_heads()):
                 logger.warning("{}: its answer has no valid head of its journal", client)
             return None
         known = self._known_heads()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from zk0.errors import FederationError
+from zk0.federation.protocol.statistics_digest import statistics_label
 from zk0.records import Member, SetScore
 from zk0.resources.disk_limit import folder_shares
 from zk0.settings.node_limits import NodeLimits
@@ -186,6 +187,7 @@ def _terms_faults(terms: SessionTerms, limits: NodeLimits, scratch: Path) -> lis
 def _fixed_in_plan(plan: ClientPlan) -> dict[str, str]:
     """Return what a plan has in common with all plans of its session that have it, besides its terms, as JSON."""
     asked = _fields("recipe", plan.recipe.model_dump(mode="json", exclude={"path"}))
+    asked["statistics"] = statistics_label(plan.statistics)
     if isinstance(plan, EvaluationPlan):
         asked["evaluation.times"] = str(plan.times)
     if isinstance(plan, EvaluationPlan | FeaturePlan) and plan.every_frames is not None:

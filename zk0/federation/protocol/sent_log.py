@@ -14,7 +14,14 @@ from zk0.audit.journal_heads import journal_problem
 from zk0.federation.flower.flower_message import WEIGHTS_PATH
 from zk0.federation.protocol.exchange import SECURE, SECURE_CONSENT
 from zk0.federation.protocol.shown_heads import newest_head_digest
-from zk0.federation.protocol.shown_journals import JOURNAL, asks_in_buffered_round, last_server_head, parse_journal_head
+from zk0.federation.protocol.shown_journals import (
+    JOURNAL,
+    asks_in_buffered_round,
+    last_server_head,
+    parse_journal_head,
+    shows_no_more_heads,
+)
+from zk0.federation.protocol.statistics_digest import requested_statistics_label
 from zk0.records import Update, clean_text
 from zk0.secure.messages import MaskedUpdate
 from zk0.storage.redaction import last_component, public_values, without_folders
@@ -95,7 +102,11 @@ def _agreed_sum(message_type: str, request: ConfigRecord) -> dict[str, Any]:
 
 
 def _check_server_journal(sent: SentMessage, journal: Path) -> None:
-    """Log where the head of the server's journal in a request shows that the journal's end was removed."""
+    """Log where the head of the server's journal in a request shows that its end was removed, or is missing."""
+    if shows_no_more_heads(journal, sent.server_journal):
+        logger.error(
+            "the request has no valid head of the server's journal, and the last one had; see zk0bot client audit"
+        )
     head = None if asks_in_buffered_round(sent) else sent.server_journal
     last = last_server_head(journal, sent.to) if head else None
     if head and last and (problem := journal_problem([last, head])):
@@ -112,9 +123,13 @@ def _parsed_request(text: str) -> dict[str, Any]:
 
 
 def _asked_text(plan: dict[str, Any], text: str) -> str:
-    """Return a request as the journal holds it; one that is nested too deep, which is no plan, as it came."""
+    """Return a request as the journal holds it, with a digest of the statistics instead of them.
+
+    One that is nested too deep, which is no plan, is returned as it came.
+    """
     try:
-        shown = json.dumps(_shortened({k: v for k, v in plan.items() if k != "statistics"}))
+        named = {"statistics": requested_statistics_label(plan["statistics"])} if "statistics" in plan else {}
+        shown = json.dumps(_shortened(plan | named))
     except RecursionError:
         shown = text
     return clean_text(shown, _MAX_ASKED)

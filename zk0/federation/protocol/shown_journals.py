@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from zk0.audit.journal import ReceivedAnswer, ReceivedJournal, SentJournal, SentMessage
+from zk0.audit.journal import OperatorJournal, ReceivedAnswer, ReceivedJournal, SentJournal, SentMessage
 from zk0.audit.journal_heads import JournalHead, journal_problem, missing_heads
 from zk0.errors import LedgerError
 
@@ -43,7 +43,8 @@ def server_journal_problem(messages: Sequence[SentMessage]) -> str:
         if sent.server_journal is not None:
             _add(by_session.setdefault(sent.to, []), sent.server_journal, in_order=not asks_in_buffered_round(sent))
     every = sorted((head for heads in by_session.values() for head in heads), key=lambda head: head.lines)
-    return next((found for heads in (*by_session.values(), every) if (found := journal_problem(heads))), "")
+    problem = next((found for heads in (*by_session.values(), every) if (found := journal_problem(heads))), "")
+    return problem or _headless_problem([sent.server_journal for sent in messages], "request")
 
 
 def client_journal_problems(received: Sequence[ReceivedAnswer]) -> dict[str, str]:
@@ -52,8 +53,26 @@ def client_journal_problems(received: Sequence[ReceivedAnswer]) -> dict[str, str
     Args:
         received: the server's journal, oldest first.
     """
-    problems = {client: client_journal_problem(heads) for client, heads in client_heads(received).items()}
+    problems = {}
+    for client, heads in client_heads(received).items():
+        shown = [one.client_journal for one in received if one.client == client and (one.text or one.client_journal)]
+        problems[client] = client_journal_problem(heads) or _headless_problem(shown, "answer")
     return {client: problem for client, problem in problems.items() if problem}
+
+
+def _headless_problem(shown: Sequence[JournalHead | None], what: str) -> str:
+    """Return which messages came without a valid head after one that had one; empty where all had.
+
+    An answer by which a node refuses a request needs none: it may not have read the request, or its disk may be full.
+
+    Args:
+        shown: the head in each message.
+        what: the message is.
+    """
+    first = next((place for place, head in enumerate(shown) if head is not None), len(shown))
+    without = sum(head is None for head in shown[first:])
+    plural = "" if without == 1 else "s"
+    return f"{without} {what}{plural} came without a valid head of it, after one with a head" if without else ""
 
 
 def client_journal_problem(heads: Sequence[JournalHead]) -> str:
@@ -83,8 +102,8 @@ def _add(heads: list[JournalHead], head: JournalHead, in_order: bool) -> None:
     heads.insert(place, head)
 
 
-def check_journal_file(journal: SentJournal | ReceivedJournal, heads: Iterable[JournalHead]) -> None:
-    """Raise unless a journal has all lines whose heads its owner has sent.
+def check_journal_file(journal: SentJournal | ReceivedJournal | OperatorJournal, heads: Iterable[JournalHead]) -> None:
+    """Raise unless a journal has all lines whose heads its owner has sent or recorded.
 
     Raises:
         LedgerError: lines were removed or changed, or the file is no valid journal.
@@ -104,6 +123,14 @@ def check_client_journal(journal: SentJournal, heads: Sequence[JournalHead]) -> 
     check_journal_file(journal, heads)
     if problem := client_journal_problem(heads):
         raise LedgerError(f"{journal.path}: not the journal that it was: {problem}")
+
+
+def shows_no_more_heads(scratch_journal: Path, head: JournalHead | None) -> bool:
+    """Return whether a request has no head of the server's journal, and the last one before it had one."""
+    if head is not None:
+        return False
+    before = next(SentJournal(scratch_journal).newest_first(), None)
+    return before is not None and before.server_journal is not None
 
 
 def last_server_head(scratch_journal: Path, session: str) -> JournalHead | None:
