@@ -68,13 +68,16 @@ class NodeLimits(Record):
     max_epochs: int = Field(default=100, ge=1, description="most passes over the data in a round")
     max_batch_frames: int = Field(default=4096, ge=1, description="most frames per optimizer step")
     max_round_hours: float = Field(
-        default=24.0, gt=0, description="longest training of a round or for a joining report, and longest evaluation"
+        default=24.0,
+        gt=0,
+        description="longest training of a round or for a joining report, longest evaluation with its videos, and "
+        "longest recording of a `sim:` dataset",
     )
     max_rounds_per_day: int = Field(
         default=1000,
         ge=1,
-        description="most requests of each kind in 24 hours: to join, compute features, train, evaluate, report, or "
-        "take part in a step of a secure sum",
+        description="most requests of each kind in 24 hours: to join, compute features, train, evaluate, report, "
+        "store receipts, or take part in a step of a secure sum",
     )
     max_refusals_per_day: int = Field(
         default=1000,
@@ -87,8 +90,8 @@ class NodeLimits(Record):
     max_disk_gb: float = Field(
         default=100.0,
         gt=0,
-        description="largest size of the node's folder with updates, videos and journal, in GB (1e9 bytes), for which "
-        "it takes requests",
+        description="largest size of the node's folder with updates, videos and journal, and of the recordings of "
+        "`sim:` datasets in its cache, in GB (1e9 bytes), for which it takes requests",
     )
     max_feature_cache_gb: float = Field(default=100.0, gt=0, description="largest size of the feature cache, in GB")
     max_lora_rank: int = Field(default=256, ge=1, description="largest LoRA rank")

@@ -403,7 +403,9 @@ def test_the_size_of_the_nodes_folder(config: dict[str, Any]) -> None:
     with (folder / "round-001.safetensors").open("wb") as file:
         file.truncate(100_100_000_000)
     for asked in (plan(), evaluation(), joining_report()):
-        with pytest.raises(FederationError, match="100 GB in this node's folder, at most 100 is allowed"):
+        with pytest.raises(
+            FederationError, match="100 GB in this node's folder and recordings, at most 100 is allowed"
+        ):
             check_plan(asked, config)
 
 
