@@ -56,7 +56,11 @@ class NodeLimits(Record):
     max_holdout_share: float = Field(
         default=0.5, ge=0, le=1, description="largest share of the episodes that a session may hold out"
     )
-    min_statistics_episodes: int = Field(default=1, ge=1, description="least episodes behind the joining statistics")
+    min_statistics_episodes: int = Field(
+        default=1,
+        ge=1,
+        description="least episodes behind the joining statistics; those of one episode are its exact mean and range",
+    )
     min_statistics_frames: int = Field(default=10, ge=1, description="least frames behind the joining statistics")
     min_score_frames: int = Field(default=3, ge=1, description="least frames behind the score of an episode")
     policies: tuple[str, ...] = Field(
@@ -95,6 +99,18 @@ class NodeLimits(Record):
     )
     max_feature_cache_gb: float = Field(default=100.0, gt=0, description="largest size of the feature cache, in GB")
     max_lora_rank: int = Field(default=256, ge=1, description="largest LoRA rank")
+    max_lora_dropout: float = Field(
+        default=0.5,
+        ge=0,
+        lt=1,
+        description="largest LoRA dropout; with a large one an update shows few inputs of a matrix at a time",
+    )
+    max_lora_scaling: float = Field(
+        default=64.0,
+        gt=0,
+        description="largest LoRA scaling, alpha / rank; a large one makes gradients so large that clipping alone "
+        "decides them",
+    )
     max_times: int = Field(default=64, ge=1, description="most flow-matching times per frame")
     max_videos: int = Field(default=8, ge=0, description="most rendered episodes of an evaluation; 0: none")
     max_video_height: int = Field(default=1080, ge=64, description="largest height of a camera image in a video")

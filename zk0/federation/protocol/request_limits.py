@@ -263,6 +263,9 @@ def _plan_faults(plan: ClientPlan, limits: NodeLimits) -> Iterator[str]:
     yield from _above("training.torch_threads", training.torch_threads, limits.max_threads)
     yield from _above("training.feature_cache_gb", training.feature_cache_gb, limits.max_feature_cache_gb)
     yield from _above("training.lora_rank", training.lora_rank, limits.max_lora_rank)
+    yield from _above("training.lora_dropout", training.lora_dropout, limits.max_lora_dropout)
+    scaling = training.lora_alpha / training.lora_rank
+    yield from _above("training.lora_alpha / lora_rank", scaling, limits.max_lora_scaling)
     yield from _above("training.batch_size", training.batch_size, limits.max_batch_frames)
     yield from _above("training.local_steps", training.local_steps or 0, limits.max_steps)
     yield from _above("training.local_epochs", training.local_epochs or 0, limits.max_epochs)
