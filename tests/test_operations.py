@@ -254,12 +254,12 @@ class TestContainers:
                     assert target in made
 
     def test_the_image_is_the_one_that_the_pool_starts(self) -> None:
-        pool = json.loads((DEPLOYMENTS / "pools" / "gpu-docker.json").read_text())["variables"]["properties"]
+        pool = json.loads((DEPLOYMENTS / "pools" / "gpu-docker.json").read_text())["job_configuration"]
         image = instructions()
-        assert pool["image"]["default"] == "zk0:latest"
-        assert ("WORKDIR", pool["working_dir"]["default"]) in image
+        assert pool["image"] == "zk0:latest"
+        assert ("WORKDIR", pool["container_create_kwargs"]["working_dir"]) in image
         made = " ".join(text for name, text in image if name == "RUN")
-        assert [v for v in pool["volumes"]["default"] if v.partition(":")[2] not in made] == []
+        assert [v for v in pool["volumes"] if v.partition(":")[2] not in made] == []
 
     def test_the_image_copies_existing_files(self) -> None:
         image = instructions()
@@ -371,7 +371,17 @@ class TestManifests:
                 if ports:
                     found = container[probe].get("httpGet") or container[probe]["tcpSocket"]
                     assert found["port"] in ports, (name, probe)
-            assert ports or container["name"] in ("init", "watch", "node")
+            assert ports or container["name"] == "init" or "exec" in container["livenessProbe"]
+
+    def test_prefect_needs_a_key_that_worker_and_watcher_have(self) -> None:
+        names = {"prefect": "PREFECT_SERVER_API_AUTH_STRING"} | dict.fromkeys(
+            ("worker", "watch"), "PREFECT_API_AUTH_STRING"
+        )
+        found = {c["name"]: {e["name"]: e for e in c.get("env", [])} for _, c in containers()}
+        for name, variable in names.items():
+            assert found[name][variable]["valueFrom"] == {
+                "secretKeyRef": {"name": "prefect-auth", "key": "AUTH_STRING"}
+            }, "not optional: without the secret the container does not start"
 
     def test_every_mounted_volume_exists(self) -> None:
         claims = {o["metadata"]["name"] for o in manifests() if o["kind"] == "PersistentVolumeClaim"}
@@ -423,7 +433,9 @@ COMPOSE_SCHEMA = ROOT / "tests" / "support" / "compose-spec.json"
 
 def interpolated_composition() -> dict[str, Any]:
     """Return the composition with the default of each variable, as where none is set."""
-    text = re.sub(r"\$\{[A-Z0-9_]+:-([^}]*)\}", r"\1", COMPOSE.read_text(encoding="utf-8"))
+    text = re.sub(r"^#.*\n", "", COMPOSE.read_text(encoding="utf-8"), flags=re.M)
+    text = re.sub(r"\$\{[A-Z0-9_]+:-([^}]*)\}", r"\1", text)
+    text = re.sub(r"\$\{PREFECT_SERVER_API_AUTH_STRING:\?[^}]+\}", "name:secret", text)
     assert "$" not in text
     return dict(yaml.safe_load(text))
 
@@ -469,8 +481,52 @@ class TestComposition:
         if not found:
             pytest.skip("no Docker Compose here")
         command = [*found[0], "-f", str(COMPOSE), "--profile", "node", "config", "--quiet"]
-        done = subprocess.run(command, capture_output=True, text=True)
+        keyed = {**os.environ, "PREFECT_SERVER_API_AUTH_STRING": "name:secret"}
+        done = subprocess.run(command, capture_output=True, text=True, env=keyed)
         assert done.returncode == 0, done.stderr
+        done = subprocess.run(
+            command, capture_output=True, text=True, env=keyed | {"PREFECT_SERVER_API_AUTH_STRING": ""}
+        )
+        assert "whoever reaches Prefect runs code" in done.stderr
+
+    def test_prefect_needs_a_key_that_worker_and_watcher_have(self) -> None:
+        found = services()
+        required = r"\$\{PREFECT_SERVER_API_AUTH_STRING:\?.+\}"
+        assert re.fullmatch(required, found["prefect"]["environment"]["PREFECT_SERVER_API_AUTH_STRING"])
+        for name in ("worker", "watch"):
+            assert re.fullmatch(required, found[name]["environment"]["PREFECT_API_AUTH_STRING"])
+
+    def test_each_service_has_a_memory_limit_and_a_healthcheck(self) -> None:
+        for name, service in interpolated_composition()["services"].items():
+            assert re.fullmatch(r"\d+g", service["mem_limit"]), name
+            assert service["healthcheck"]["test"][0] in ("CMD", "CMD-SHELL"), name
+            assert service["healthcheck"]["start_period"] == "5m", name
+        assert services()["worker"]["depends_on"]["prefect"] == {"condition": "service_healthy"}
+
+
+def scripts() -> dict[str, str]:
+    """Return the scripts of several lines that containers run, by place."""
+    found = {name: s["command"][-1] for name, s in services().items() if isinstance(s["command"], list)}
+    return found | {f"pod {name}, {c['name']}": c["command"][-1] for name, c in containers() if "command" in c}
+
+
+def test_scripts_end_at_the_first_error() -> None:
+    """Else `worker start` would create the pool without its template, once Prefect has come up."""
+    several = {name: text for name, text in scripts().items() if len(text.splitlines()) > 1}
+    assert several.keys() == {"worker", "pod server, worker", "pod node, node"}
+    assert {text.splitlines()[0] for text in several.values()} == {"set -e"}
+
+
+def test_each_watcher_names_its_session() -> None:
+    """Without one it would train the tiny policy of federation.toml."""
+    watchers = {where: line for where, line in commands() if line[:2] in (("zk0bot", "watch"), ("zk0bot", "serve"))}
+    deployed = {where: line for where, line in watchers.items() if not where.endswith(".md")}
+    assert deployed.keys() == {
+        "zk0-watch.service", "zk0-serve.service", "pod server, watch", "compose service watch",
+    }  # fmt: skip
+    for where, line in deployed.items():
+        assert line[2] == "deployments/sessions/so100-network.toml", where
+        assert (ROOT / line[2]).is_file()
 
 
 def instructions() -> list[tuple[str, str]]:

@@ -42,6 +42,8 @@ class SessionTrigger:
         self._rule = rule.of_session(session.min_clients(), self._named)
         self._parameters = parameters
         self._file = server.path / "watch.json"
+        self.alive = server.path / "watch.alive"
+        """Touched after each check; an old one shows that the watcher hangs."""
 
     def check_once(self) -> str:
         """Check the rule once, and start a session if it is fulfilled; return the decision in one line."""
@@ -94,7 +96,9 @@ def check_forever(trigger: SessionTrigger, interval_seconds: float, on_status: C
     """Check the rule again and again; call `on_status` with the decision whenever it changes."""
     reported = ""
     while True:
-        if (decision := trigger.check_once()) != reported:
+        decision = trigger.check_once()
+        trigger.alive.touch()
+        if decision != reported:
             on_status(decision)
             reported = decision
         time.sleep(interval_seconds)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+from zk0.audit.hash_chain import count_lines, newest_lines
 from zk0.audit.journal import ReceivedAnswer, ReceivedJournal, SentJournal, SentMessage, SentWeights
 from zk0.errors import LedgerError
 
@@ -127,3 +128,41 @@ def test_received_journal_is_signed_the_same_way(tmp_path: Path, journal: SentJo
         book.read()
     with pytest.raises(LedgerError, match="line 1: not an entry of the accepted journal"):
         ReceivedJournal(journal.path).read()
+
+
+@pytest.mark.parametrize("rest", [b"", b"half a li"])
+@pytest.mark.parametrize("sizes", [[], [0], [3, 0, 70_000, 5, 200_000, 1], [65_535, 65_536, 65_537], [10] * 20_000])
+def test_lines_from_the_end_are_those_from_the_beginning(tmp_path: Path, sizes: list[int], rest: bytes) -> None:
+    file = tmp_path / "x.jsonl"
+    lines = [bytes([97 + number % 26]) * size for number, size in enumerate(sizes)]
+    file.write_bytes(b"".join(line + b"\n" for line in lines) + rest)
+    found = list(newest_lines(file))
+    assert [line for line, _ in found] == lines[::-1]
+    assert [end for _, end in found] == [sum(size + 1 for size in sizes[: n + 1]) for n in range(len(sizes))][::-1]
+    for _, end in found[:3]:
+        assert count_lines(file, end) == len([other for _, other in found if other <= end])
+
+
+def test_an_append_and_a_head_read_the_end_of_a_long_journal_only(journal: SentJournal) -> None:
+    """Lines in the middle are a gap of 50 GB, which nothing could read in time."""
+    journal.head()
+    content, gap = journal.path.read_bytes(), 50 * 10**9
+    with journal.path.open("r+b") as file:
+        file.truncate(gap)
+        file.seek(gap)
+        file.write(b"\n" + content.splitlines()[-1] + b"\nhalf")
+    journal.append(sent(3))
+    assert next(journal.newest_first()) == sent(3)
+    with journal.path.open("rb") as file:
+        file.seek(gap)
+        last, new = file.read().splitlines()[1:]
+    assert json.loads(new)["previous"] == hashlib.sha256(last).hexdigest()
+
+
+def test_the_head_of_a_journal_that_was_cut_and_grew_again(journal: SentJournal) -> None:
+    assert journal.head().lines == 3
+    journal.path.write_bytes(journal.path.read_bytes().split(b"\n")[0] + b"\nhalf")
+    assert journal.head().lines == 1
+    journal.append(sent(7))
+    assert journal.head().lines == 2
+    assert journal.head().digest == hashlib.sha256(journal.path.read_bytes().splitlines()[-1]).hexdigest()

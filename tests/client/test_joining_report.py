@@ -72,18 +72,18 @@ def test_a_joining_report_that_takes_too_long(
     from zk0.client.joining_report import train_locally
     from zk0.errors import FederationError
 
-    client, steps = client_in(tmp_path), []
+    client, calls = client_in(tmp_path), list[None]()
 
-    def stop(step: int, of: int, loss: float, lr: float) -> None:
-        steps.append(step)
-        if len(steps) == 3:
+    def stop() -> None:
+        calls.append(None)
+        if len(calls) == 7:
             raise FederationError("late")
 
     shared = {n: getattr(plan(terms=client.terms), n) for n in ("terms", "client", "recipe", "statistics", "training")}
     shared |= {"round": 2, "times": 2, "batch_size": 8, "every_frames": 1, "global_digest": start[1]}
     with pytest.raises(FederationError, match="late"):
         train_locally(client, JoiningReportPlan(lrs=(1e-3,) * 9, scheduler=plan().scheduler, **shared), start[0], stop)
-    assert len(steps) == 3
+    assert len(calls) == 7
 
 
 def test_one_episode_has_no_interval() -> None:

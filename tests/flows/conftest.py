@@ -73,7 +73,8 @@ class LocalPrefectCommand:
         self.out = home / "ui.log"
         self.cache = home / "cache"
         outside = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
-        self.environment = {**outside, "PREFECT_WORKER_QUERY_SECONDS": "2", "PREFECT_HOME": str(home)}
+        own = {"PREFECT_HOME": str(home), "HF_TOKEN_PATH": str(home / "no-token")}
+        self.environment = {**outside, "PREFECT_WORKER_QUERY_SECONDS": "2", **own}
         self.popen: subprocess.Popen[bytes] | None = None
         self.api_url = ""
 

@@ -184,3 +184,30 @@ def test_logs_of_server_and_node(bot: Bot) -> None:
     (bot.home / "client/scratch").mkdir()
     (bot.home / "client/scratch/client.log").write_text("trained\n")
     assert bot("log") == bot("client log") == "trained\n"
+
+
+def test_the_watcher_shows_after_each_check_that_it_lives(tmp_path: Path) -> None:
+    """Probes of containers look at the file's age."""
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    from flows.bot.server_command import server_folder
+    from flows.bot.session_trigger import SessionTrigger, check_forever
+    from zk0.federation.network.start_rule import StartRule
+    from zk0.settings.loading import parse_session
+
+    class Stopped(Exception):
+        pass
+
+    def stop(line: str) -> None:
+        raise Stopped(line)
+
+    server = server_folder(tmp_path)
+    server.path.mkdir()
+    session = parse_session(
+        {"evaluation": {"datasets": [{"dataset": "local:e"}]}, "federation": {"engine": "deployment"}}, "x"
+    )
+    trigger = SessionTrigger(server, StartRule(min_nodes=2, cooldown_seconds=60), session, {})
+    closed = temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"})
+    with closed, pytest.raises(Stopped):
+        check_forever(trigger, 60, stop)
+    assert (server.path / "watch.alive").is_file()

@@ -80,7 +80,15 @@ def test_a_pool_of_another_kind(local_prefect: Any, kind: str) -> None:
     """Docker and Kubernetes templates: the server checks that every placeholder is a variable."""
     template = json.loads((ROOT / "deployments" / "pools" / f"gpu-{kind}.json").read_text())
     wanted = set(re.findall(r"{{ (\w+) }}", json.dumps(template["job_configuration"])))
-    assert wanted == template["variables"]["properties"].keys()
+    variables = template["variables"]
+    assert wanted == variables["properties"].keys()
+    process = json.loads((ROOT / "deployments" / "pools" / "gpu-process.json").read_text())["variables"]
+    names = variables["properties"]["env"]["propertyNames"]
+    assert names == process["properties"]["env"]["propertyNames"]
+    assert variables["properties"]["env"]["default"].keys() <= set(names["enum"])
+    assert variables["additionalProperties"] is False
+    code = {"command", "image", "volumes", "network_mode", "networks", "service_account_name", "working_dir"}
+    assert not code & variables["properties"].keys(), "a flow run would name a program or a folder of the host"
     with local_prefect.client() as client:
         made = client.create_work_pool(WorkPoolCreate(name=f"gpu-{kind}", type=kind, base_job_template=template))
         try:

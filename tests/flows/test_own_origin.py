@@ -83,6 +83,10 @@ def test_the_key_and_a_token_are_needed(local_prefect: Any) -> None:
         {"working_dir": "/tmp"},
         {"env": {"PYTHONPATH": "/tmp"}},
         {"env": {"CXX": "/tmp/x"}},
+        *({"env": {name: "/tmp/x"}} for name in ("OPENSSL_CONF", "OPENSSL_MODULES", "GCONV_PATH", "RAY_ADDRESS")),
+        *({"env": {name: "http://x"}} for name in ("HF_ENDPOINT", "HTTPS_PROXY", "WANDB_BASE_URL")),
+        {"env": {"OMP_NUM_THREADS": "2", "A_NAME_OF_TOMORROW": "x"}},
+        {"env.OPENSSL_CONF": "/tmp/x"},
         {"else": 1},
     ],
 )
@@ -93,6 +97,18 @@ def test_a_flow_run_cannot_name_a_command(local_prefect: Any, variables: dict[st
         deployment = client.read_deployment_by_name("zk0-intake/dataset-intake").id
         with pytest.raises(PrefectHTTPStatusError, match=r"job variables|Error creating flow run|validat"):
             client.create_flow_run_from_deployment(deployment, parameters={"uri": "x/y"}, job_variables=variables)
+
+
+def test_a_flow_run_may_set_what_a_session_needs(local_prefect: Any) -> None:
+    from prefect.states import Cancelled
+
+    variables = {"env": {"OMP_NUM_THREADS": "2", "MUJOCO_GL": "egl", "HF_HUB_OFFLINE": "1"}}
+    with local_prefect.client() as client:
+        deployment = client.read_deployment_by_name("zk0-intake/dataset-intake").id
+        made = client.create_flow_run_from_deployment(
+            deployment, parameters={"uri": "x/y"}, job_variables=variables, state=Cancelled()
+        )
+    assert made.job_variables == variables
 
 
 @pytest.fixture

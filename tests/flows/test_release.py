@@ -1,7 +1,7 @@
 """A release as the last stage of a session: refused with its reason, or approved in the UI and pushed."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +23,15 @@ RELEASE_SETTINGS = {
 
 
 @pytest.fixture
-def secret(local_prefect: Any, hub_server: Any) -> Iterator[str]:
-    """The token of the fake Hub, in a Secret block of the Prefect server."""
+def hub_prefect(new_local_prefect: Any, hub_server: Any) -> Any:
+    """A `zk0 ui` whose worker uses the fake Hub, with its token in a Secret block; a flow run cannot name the Hub."""
     from prefect.blocks.system import Secret
 
-    with local_prefect.settings():
+    new_local_prefect.environment |= {"HF_ENDPOINT": hub_server.url, "HF_HUB_DISABLE_XET": "1"}
+    new_local_prefect.start()
+    with new_local_prefect.settings():
         Secret(value=hub_server.token).save("hf-token", overwrite=True)
-        yield hub_server.token
-        Secret.delete("hf-token")
+    return new_local_prefect
 
 
 def folder_of(local_prefect: Any, name: str) -> Path:
@@ -50,11 +51,7 @@ def test_the_reason_of_a_refusal_is_recorded(local_prefect: Any, finished: Any) 
 
 
 def test_a_release_without_a_token_fails_before_anything_is_trained(local_prefect: Any) -> None:
-    run = local_prefect.start_session(
-        local_prefect.overrides("tokenless", **RELEASE_SETTINGS),
-        HF_HUB_OFFLINE="0",
-        HF_HOME=str(local_prefect.home / "no-token"),
-    )
+    run = local_prefect.start_session(local_prefect.overrides("tokenless", **RELEASE_SETTINGS), HF_HUB_OFFLINE="0")
     state = local_prefect.final_state(run)
     assert state.is_failed()
     assert "no token for the Hub; expected HF_TOKEN" in state.message
@@ -64,10 +61,11 @@ def test_a_release_without_a_token_fails_before_anything_is_trained(local_prefec
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_person_approves_and_the_model_is_pushed(
-    local_prefect: Any, hub_server: Any, secret: str, wait_until: Callable[..., Any]
+    hub_prefect: Any, hub_server: Any, wait_until: Callable[..., Any]
 ) -> None:
+    local_prefect, secret = hub_prefect, hub_server.token
     overrides = local_prefect.overrides("agreed", **RELEASE_SETTINGS, **{"publish.approval": True})
-    run = local_prefect.start_session(overrides, HF_HUB_OFFLINE="0", HF_ENDPOINT=hub_server.url, HF_HUB_DISABLE_XET="1")
+    run = local_prefect.start_session(overrides, HF_HUB_OFFLINE="0")
     wait_until(lambda: (state := local_prefect.state(run)).is_paused() or state.is_final(), pause=1)
     assert local_prefect.state(run).name == "Suspended", local_prefect.state(run).message
     folder = folder_of(local_prefect, "agreed")

@@ -13,6 +13,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from pydantic import Field, ValidationError
 
@@ -23,6 +24,10 @@ from zk0.storage.disk_space import translate_disk_full
 
 FIRST_PREVIOUS = "0" * 64
 """`previous` of the first line."""
+_BLOCK = 1 << 16
+"""Bytes that are read at a time."""
+_counted: dict[tuple[str, int], tuple[int, int]] = {}
+"""Path and inode of a file -> an offset behind a line feed, and the number of lines before it."""
 
 
 class ChainedLine(Record):
@@ -48,6 +53,71 @@ def complete_lines(path: Path) -> list[bytes]:
         return []
     except OSError as e:
         raise LedgerError(f"{path}: cannot be read ({e.strerror})") from e
+
+
+def last_complete_line(path: Path) -> tuple[bytes | None, int]:
+    """Return the last line that ends with a line feed, without it, and the offset behind that line feed.
+
+    Only the end of the file is read. None and 0 if there is no such line.
+
+    Raises:
+        LedgerError: the file cannot be read.
+    """
+    return next(newest_lines(path), (None, 0))
+
+
+def newest_lines(path: Path) -> Iterator[tuple[bytes, int]]:
+    """Yield the complete lines from the last one on, each with the offset behind its line feed; no more is read.
+
+    Raises:
+        LedgerError: the file cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            yield from _newest_lines(file)
+    except FileNotFoundError:
+        return
+    except OSError as e:
+        raise LedgerError(f"{path}: cannot be read ({e.strerror})") from e
+
+
+def _newest_lines(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
+    start, tail, end, block = file.seek(0, os.SEEK_END), b"", 0, _BLOCK
+    while start > 0:
+        size = min(block, start)
+        file.seek(start - size)
+        tail, start, block = file.read(size) + tail, start - size, 2 * block
+        stop = len(tail)
+        while (feed := tail.rfind(b"\n", 0, stop)) >= 0:
+            if end:
+                yield tail[feed + 1 : stop], end
+            stop, end, block = feed, start + feed + 1, _BLOCK
+        tail = tail[:stop]
+    if end:
+        yield tail, end
+
+
+def count_lines(path: Path, end: int) -> int:
+    """Return the number of line feeds before an offset; what this process has counted before is not read again.
+
+    Raises:
+        LedgerError: the file cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            key = str(path), os.fstat(file.fileno()).st_ino
+            at, lines = _counted.get(key, (0, 0))
+            file.seek(max(0, at - 1))
+            if at > end or (at and file.read(1) != b"\n"):  # the file was cut or written anew
+                at, lines = file.seek(0), 0
+            while at < end and (block := file.read(min(_BLOCK, end - at))):
+                at, lines = at + len(block), lines + block.count(b"\n")
+    except FileNotFoundError:
+        return 0
+    except OSError as e:
+        raise LedgerError(f"{path}: cannot be read ({e.strerror})") from e
+    _counted[key] = at, lines
+    return lines
 
 
 def last_line_digest(lines: list[bytes]) -> str:
@@ -137,15 +207,20 @@ def locked_file(path: Path) -> Iterator[int]:
         os.close(handle)
 
 
-def append_line(handle: int, lines: list[bytes], text: bytes) -> None:
+def size_of_lines(lines: Sequence[bytes]) -> int:
+    """Return the bytes of lines with their line feeds."""
+    return sum(len(line) + 1 for line in lines)
+
+
+def append_line(handle: int, end: int, text: bytes) -> None:
     """Append a line and flush it to the disk.
 
     Args:
         handle: descriptor from `locked_file`.
-        lines: all complete lines of the file; what a crash left behind them is removed.
+        end: of the last complete line, behind its line feed; what a crash left behind it is removed.
         text: the new line, without a line feed.
     """
-    os.ftruncate(handle, sum(len(line) + 1 for line in lines))
+    os.ftruncate(handle, end)
     data = text + b"\n"
     while data:
         data = data[os.write(handle, data) :]

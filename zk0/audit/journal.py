@@ -26,9 +26,11 @@ from zk0.audit.hash_chain import (
     chained_line,
     check_chained,
     complete_lines,
-    last_line_digest,
+    count_lines,
+    last_complete_line,
     line_digest,
     locked_file,
+    newest_lines,
 )
 from zk0.audit.journal_heads import JournalHead
 from zk0.audit.signing_key import SigningKey, is_signed
@@ -36,6 +38,11 @@ from zk0.errors import LedgerError
 from zk0.records import Record
 
 _SIGNATURE = b',"signature":"'
+
+
+def _digest_of(last: bytes | None) -> str:
+    """Return `previous` of the line after the last one."""
+    return FIRST_PREVIOUS if last is None else line_digest(last)
 
 
 class SentWeights(Record):
@@ -150,13 +157,14 @@ class SignedJournal[T: Record]:
     def append(self, entry: T) -> None:
         """Sign an entry, and append it to the file."""
         with locked_file(self.path) as handle:
-            lines = complete_lines(self.path)
-            text = chained_line(self.entry_key, entry, last_line_digest(lines))[:-1]
-            append_line(handle, lines, text + _SIGNATURE + self._key.sign(text).encode() + b'"}')
+            last, end = last_complete_line(self.path)
+            text = chained_line(self.entry_key, entry, _digest_of(last))[:-1]
+            append_line(handle, end, text + _SIGNATURE + self._key.sign(text).encode() + b'"}')
 
     def head(self) -> JournalHead:
         """The signed head of the journal, for the other side."""
-        return JournalHead.sign(complete_lines(self.path), self._key)
+        last, end = last_complete_line(self.path)
+        return JournalHead.of(count_lines(self.path, end), _digest_of(last), self._key)
 
     def newest_first(self) -> Iterator[T]:
         """Entries from the last one on, without a check of chain and signatures.
@@ -164,9 +172,13 @@ class SignedJournal[T: Record]:
         Raises:
             LedgerError: a line does not parse.
         """
-        lines = complete_lines(self.path)
-        for number in range(len(lines), 0, -1):
-            yield self._parse(lines[number - 1], number)[1]
+        for text, end in newest_lines(self.path):
+            try:
+                entry = self._parse(text, 0)[1]
+            except LedgerError:
+                self._parse(text, count_lines(self.path, end))  # raises an error with the line's number
+                raise
+            yield entry
 
     def read(self) -> tuple[T, ...]:
         """All entries, oldest first, after a check of chain and signatures.

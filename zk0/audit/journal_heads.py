@@ -34,9 +34,13 @@ class JournalHead(Record):
     @classmethod
     def sign(cls, lines: Sequence[bytes], key: SigningKey) -> Self:
         """Return the head of a journal with these lines."""
+        return cls.of(len(lines), line_digest(lines[-1]) if lines else FIRST_PREVIOUS, key)
+
+    @classmethod
+    def of(cls, lines: int, digest: str, key: SigningKey) -> Self:
+        """Return the head of a journal with a number of lines and the digest of the last one."""
         key.create()
-        digest = line_digest(lines[-1]) if lines else FIRST_PREVIOUS
-        unsigned = cls(lines=len(lines), digest=digest, key=key.public_hex(), signature="0" * 128)
+        unsigned = cls(lines=lines, digest=digest, key=key.public_hex(), signature="0" * 128)
         return unsigned.model_copy(update={"signature": key.sign(unsigned.content())})
 
     def content(self) -> bytes:

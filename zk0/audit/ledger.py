@@ -18,6 +18,7 @@ from zk0.audit.hash_chain import (
     line_digest,
     locked_file,
     parse_lines,
+    size_of_lines,
 )
 from zk0.errors import LedgerError
 from zk0.records import RoundRecord
@@ -76,7 +77,7 @@ class Ledger:
                 return
             if record.round > len(finished):
                 raise LedgerError(f"{self.path}: record of round {record.round}, expected round {len(finished)}")
-            append_line(handle, lines, chained_line("record", record, last_line_digest(lines)))
+            append_line(handle, size_of_lines(lines), chained_line("record", record, last_line_digest(lines)))
 
     def _parse(self, lines: list[bytes]) -> tuple[RoundRecord, ...]:
         records: list[RoundRecord] = []

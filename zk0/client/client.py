@@ -58,6 +58,11 @@ def ignore_joining_step(step: JoiningStep) -> None:
     """Do nothing: the JoiningStepCallback of those who show no steps."""
 
 
+def _no_clock() -> Callable[[], None]:
+    """Return a function that never ends the work."""
+    return lambda: None
+
+
 @contextmanager
 def _joining_step(step: JoiningStepName, on_step: JoiningStepCallback) -> Iterator[list[str]]:
     """Report a step with its duration and the text that the block appends; as failed where the block raises."""
@@ -81,6 +86,8 @@ class Client:
         cache: private folder for recordings, features and the files of `tiny`.
         video_folder: where episode videos are written; None: into `scratch`. Engines on one machine pass the session's
             folder.
+        start_clock: returns a function that raises once work that starts now takes longer than the client's owner
+            allows; a `sim:` dataset is recorded under it.
     """
 
     settings: ClientSettings
@@ -88,6 +95,7 @@ class Client:
     scratch: Path
     cache: Path
     video_folder: Path | None = None
+    start_clock: Callable[[], Callable[[], None]] = _no_clock
 
     @property
     def name(self) -> str:
@@ -106,7 +114,7 @@ class Client:
         Raises:
             DatasetError: the dataset is missing.
         """
-        return locate_or_record(self.settings.location, self.cache, self.terms.simulator)
+        return locate_or_record(self.settings.location, self.cache, self.terms.simulator, self.start_clock())
 
     @cached_property
     def usable_dataset(self) -> UsableDataset:

@@ -6,18 +6,18 @@ Four models are compared on the client's machine. `base` is the policy that the 
 The report holds numbers only, and the server receives it only if the client's settings share it.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from zk0.client.client import Client
 from zk0.client.round_state import LOCAL_TRAINING, remove_session_state
 from zk0.errors import EvaluationError
-from zk0.records import Record, SetScore
+from zk0.records import Record, SetScore, Update
 from zk0.settings.plans import EvaluationPlan, JoiningReportPlan, RoundPlan
 from zk0.stats.intervals import Estimate
 from zk0.stats.joining_comparison import JoiningReport, improvements_of, losses_of
 from zk0.storage.atomic import atomic_write_text
-from zk0.training.fit import TrainingStepCallback
 
 _TITLES = {
     "base": "the policy that everyone started from",
@@ -33,31 +33,33 @@ class _LocalScores(Record):
     scores: dict[str, SetScore]
 
 
-def train_locally(
-    client: Client, plan: JoiningReportPlan, base: Path, on_step: TrainingStepCallback | None = None
-) -> None:
+def _go_on() -> None:
+    """Do nothing where no clock runs."""
+
+
+def train_locally(client: Client, plan: JoiningReportPlan, base: Path, stop_late: Callable[[], None] = _go_on) -> None:
     """First part: evaluate `base`, train `local_only` from it for as many rounds as the session, and evaluate it.
 
     Args:
         client: trains and evaluates.
         plan: learning rates of the session's rounds; its `global_digest` is that of `base`.
         base: the file with the weights of round 0.
-        on_step: called after each optimizer step.
+        stop_late: called after each optimizer step, batch of an evaluation and file of features; raises to end them.
 
     Raises:
         EvaluationError: no episode is held out.
     """
-    scores = {"base": _evaluate(client, plan, base, plan.global_digest)}
+    scores = {"base": _evaluate(client, plan, (base, plan.global_digest), stop_late)}
     weights, digest = base, plan.global_digest
     for number in range(1, len(plan.lrs) + 1):
-        update = _local_client(client).train(_local_round(client, plan, number, digest), weights, on_step)
+        update = _train(client, _local_round(client, plan, number, digest), weights, stop_late)
         weights, digest = Path(update.path), update.digest
-    scores["local_only"] = _evaluate(client, plan, weights, digest)
+    scores["local_only"] = _evaluate(client, plan, (weights, digest), stop_late)
     atomic_write_text(_scores_file(client), _LocalScores(scores=scores).model_dump_json())
 
 
 def evaluate_joining(
-    client: Client, plan: JoiningReportPlan, final: Path, on_step: TrainingStepCallback | None = None
+    client: Client, plan: JoiningReportPlan, final: Path, stop_late: Callable[[], None] = _go_on
 ) -> JoiningReport:
     """Second part: evaluate `federated` and `fine_tuned`, and write the report; the trained models are removed.
 
@@ -67,7 +69,7 @@ def evaluate_joining(
         client: trains and evaluates.
         plan: as for `train_locally`; its `global_digest` is that of the final global model.
         final: the file with the final global weights.
-        on_step: called after each optimizer step.
+        stop_late: called after each optimizer step, batch of an evaluation and file of features; raises to end them.
 
     Raises:
         EvaluationError: `train_locally` has not run in this session.
@@ -75,10 +77,10 @@ def evaluate_joining(
     if not _scores_file(client).is_file():
         raise EvaluationError(f"{client.name}: has not trained locally in this session; expected that request first")
     local = _LocalScores.model_validate_json(_scores_file(client).read_text(encoding="utf-8")).scores
-    federated = _evaluate(client, plan, final, plan.global_digest)
+    federated = _evaluate(client, plan, (final, plan.global_digest), stop_late)
     tuning = _local_round(client, plan, len(plan.lrs) + 1, plan.global_digest)
-    update = _local_client(client).train(tuning, final, on_step)
-    fine_tuned = _evaluate(client, plan, Path(update.path), update.digest)
+    update = _train(client, tuning, final, stop_late)
+    fine_tuned = _evaluate(client, plan, (Path(update.path), update.digest), stop_late)
     models = {**local, "federated": federated, "fine_tuned": fine_tuned}
     report = JoiningReport(
         client=client.name,
@@ -127,9 +129,21 @@ def _local_client(client: Client) -> Client:
     return replace(client, scratch=client.scratch / LOCAL_TRAINING)
 
 
-def _evaluate(client: Client, plan: JoiningReportPlan, weights: Path, digest: str) -> SetScore:
+def _evaluate(
+    client: Client, plan: JoiningReportPlan, model: tuple[Path, str], stop_late: Callable[[], None]
+) -> SetScore:
+    """Return the score of a model: the file of its weights, and their digest."""
+    weights, digest = model
     fields = {name: getattr(plan, name) for name in EvaluationPlan.model_fields} | {"global_digest": digest}
-    return client.evaluate(EvaluationPlan(**fields), weights).score.without_step_errors()
+    found = client.evaluate(EvaluationPlan(**fields), weights, lambda done, frames: stop_late(), stop_late)
+    return found.score.without_step_errors()
+
+
+def _train(client: Client, plan: RoundPlan, weights: Path, stop_late: Callable[[], None]) -> Update:
+    def on_step(step: int, steps: int, loss: float, lr: float) -> None:
+        stop_late()
+
+    return _local_client(client).train(plan, weights, on_step, lambda done, frames: stop_late())
 
 
 def _local_round(client: Client, plan: JoiningReportPlan, number: int, digest: str) -> RoundPlan:

@@ -1,7 +1,7 @@
 """Episode videos: the camera images of recorded episodes, with the recorded and the predicted actions."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,7 @@ class VideoRenderer:
         seed_and_times: of the evaluation, so that the video shows the predictions that were evaluated.
         joints: names, in order.
         every_frames: N: of each episode, frames 0, N, 2N, ... were evaluated; only these have predictions.
+        stop_late: called before each episode, batch of predictions and drawn frame; raises to end the video.
         retried: whether the caller renders again after an error that may pass, which is raised then.
     """
 
@@ -54,6 +55,7 @@ class VideoRenderer:
     joints: Sequence[str]
     every_frames: int
     retried: bool = False
+    stop_late: Callable[[], None] | None = None
 
     def render(
         self, score: SetScore, round_and_checkpoint: tuple[int, str], client: str | None, base: Path, folder: Path
@@ -102,15 +104,25 @@ class VideoRenderer:
     def _render_episode(self, index: int, numbers: Mapping[str, Any], round_number: int, path: Path) -> str | None:
         """Write the video of an episode; the error's message if that failed, else None."""
         try:
+            self._stop_late()
             (episode,) = self.reader.read([index])
             caption = f"round {round_number}  ·  loss {_loss_text(numbers['policy_loss'])}"
             recording = self._recording(episode, caption)
-            write_video(path, lambda: prediction_frames(recording, self.plan.camera_height), self.reader.fps)
+            write_video(path, lambda: self._drawn(recording), self.reader.fps)
         except (Zk0Error, OSError, RuntimeError, MemoryError) as e:
             if self.retried and may_pass(e):
                 raise
             return first_line(e)
         return None
+
+    def _stop_late(self) -> None:
+        if self.stop_late is not None:
+            self.stop_late()
+
+    def _drawn(self, recording: PredictionRecording) -> Iterator[NDArray[np.uint8]]:
+        for frame in prediction_frames(recording, self.plan.camera_height):
+            self._stop_late()
+            yield frame
 
     def _recording(self, episode: Episode, note: str) -> PredictionRecording:
         return PredictionRecording(
@@ -131,6 +143,7 @@ class VideoRenderer:
         (at,) = np.nonzero((self.examples.episode_of_frame == episode.index) & is_evaluated)
         chunks = []
         for start in range(0, len(at), 32):
+            self._stop_late()
             indices = at[start : start + 32].tolist()
             frames = [(episode.index, int(self.examples.frame_in_episode[i])) for i in indices]
             draws = draws_on_device(self.policy, *self.seed_and_times, frames)

@@ -16,6 +16,7 @@ from zk0.audit.hash_chain import (
     last_line_digest,
     locked_file,
     parse_lines,
+    size_of_lines,
 )
 from zk0.records import Evaluation, Record
 
@@ -97,7 +98,7 @@ class NightlyLedger:
         with locked_file(self.path) as handle:
             lines = complete_lines(self.path)
             self._checked(lines)
-            append_line(handle, lines, chained_line("night", run, last_line_digest(lines)))
+            append_line(handle, size_of_lines(lines), chained_line("night", run, last_line_digest(lines)))
 
     def _checked(self, lines: list[bytes]) -> tuple[NightlyRun, ...]:
         return tuple(line.night for line in parse_lines(self.path, lines, _Line, "night"))

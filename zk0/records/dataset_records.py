@@ -63,7 +63,7 @@ class DatasetReport(Record):
     root: Text
     findings: tuple[Finding, ...] = ()
     robot_type: Text | None = None
-    fps: float | None = Field(default=None, gt=0, le=10_000)
+    fps: float | None = Field(default=None, gt=0, le=10_000, strict=True)
     episodes: Count | None = None
     frames: Count | None = None
     cameras: tuple[Text, ...] = ()
@@ -111,7 +111,7 @@ class Split(Record):
     held_out: tuple[Index, ...] = ()
 
 
-MomentValues = Annotated[tuple[float, ...], Field(max_length=10_000)]
+MomentValues = Annotated[tuple[Annotated[float, Field(strict=True)], ...], Field(max_length=10_000)]
 """One number for each dimension of a feature."""
 
 

@@ -31,8 +31,8 @@ class ClientMetrics(Record):
 class LoraShape(Record):
     """Rank and alpha of LoRA factors A (rank, in) and B (out, rank), which change a matrix by alpha / rank * B A."""
 
-    rank: int = Field(ge=1, le=4096)
-    alpha: int = Field(ge=1, le=10**6)
+    rank: int = Field(ge=1, le=4096, strict=True)
+    alpha: int = Field(ge=1, le=10**6, strict=True)
 
 
 WireDtype = Literal["fp32", "bf16", "int8"]
@@ -68,13 +68,13 @@ class SummedUpdates(Record):
     """Clients whose updates did not come after they had agreed on masks, which were removed from the sum."""
     roster: DigestText
     """SHA-256 of what the clients have agreed on."""
-    threshold: int = Field(ge=2)
+    threshold: int = Field(ge=2, strict=True)
     """Clients whose answers were needed."""
     bits: Literal[16, 32]
     """Of a word."""
-    step: float = Field(gt=0)
+    step: float = Field(gt=0, strict=True)
     """Of the grid."""
-    share: float = Field(gt=0)
+    share: float = Field(gt=0, strict=True)
     """Of the summed clients in the mean of all that had agreed on masks."""
 
 

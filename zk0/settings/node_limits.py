@@ -57,7 +57,11 @@ class NodeLimits(Record):
     max_holdout_share: float = Field(
         default=0.5, ge=0, le=1, description="largest share of the episodes that a session may hold out"
     )
-    min_statistics_episodes: int = Field(default=1, ge=1, description="least episodes behind the joining statistics")
+    min_statistics_episodes: int = Field(
+        default=1,
+        ge=1,
+        description="least episodes behind the joining statistics; those of one episode are its exact mean and range",
+    )
     min_statistics_frames: int = Field(default=10, ge=1, description="least frames behind the joining statistics")
     min_score_frames: int = Field(default=3, ge=1, description="least frames behind the score of an episode")
     policies: tuple[str, ...] = Field(
@@ -69,13 +73,16 @@ class NodeLimits(Record):
     max_epochs: int = Field(default=100, ge=1, description="most passes over the data in a round")
     max_batch_frames: int = Field(default=4096, ge=1, description="most frames per optimizer step")
     max_round_hours: float = Field(
-        default=24.0, gt=0, description="longest training of a round or for a joining report, and longest evaluation"
+        default=24.0,
+        gt=0,
+        description="longest training of a round or for a joining report, longest evaluation with its videos, and "
+        "longest recording of a `sim:` dataset",
     )
     max_rounds_per_day: int = Field(
         default=1000,
         ge=1,
-        description="most requests of each kind in 24 hours: to join, compute features, train, evaluate, report, or "
-        "take part in a step of a secure sum",
+        description="most requests of each kind in 24 hours: to join, compute features, train, evaluate, report, "
+        "store receipts, or take part in a step of a secure sum",
     )
     max_refusals_per_day: int = Field(
         default=1000,
@@ -88,11 +95,23 @@ class NodeLimits(Record):
     max_disk_gb: float = Field(
         default=100.0,
         gt=0,
-        description="largest size of the node's folder with updates, videos and journal, in GB (1e9 bytes), for which "
-        "it takes requests",
+        description="largest size of the node's folder with updates, videos and journal, and of the recordings of "
+        "`sim:` datasets in its cache, in GB (1e9 bytes), for which it takes requests",
     )
     max_feature_cache_gb: float = Field(default=100.0, gt=0, description="largest size of the feature cache, in GB")
     max_lora_rank: int = Field(default=256, ge=1, description="largest LoRA rank")
+    max_lora_dropout: float = Field(
+        default=0.5,
+        ge=0,
+        lt=1,
+        description="largest LoRA dropout; with a large one an update shows few inputs of a matrix at a time",
+    )
+    max_lora_scaling: float = Field(
+        default=64.0,
+        gt=0,
+        description="largest LoRA scaling, alpha / rank; a large one makes gradients so large that clipping alone "
+        "decides them",
+    )
     max_times: int = Field(default=64, ge=1, description="most flow-matching times per frame")
     max_videos: int = Field(default=8, ge=0, description="most rendered episodes of an evaluation; 0: none")
     max_video_height: int = Field(default=1080, ge=64, description="largest height of a camera image in a video")

@@ -2,24 +2,34 @@
 
 import fcntl
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from zk0.data.dataset_writer import write_dataset
+from zk0.data.dataset_writer import RecordedFrame, write_dataset
 from zk0.data.locate import locate
 from zk0.errors import DatasetError
 from zk0.settings.dataset_settings import SO101_JOINTS, SimulatorSettings
 from zk0.simulator.tasks import FPS, ROBOT_TYPE, SIMULATOR_SCHEME
 
+RECORDINGS = "demonstrations"
+"""Folder of the recordings in the cache."""
 
-def locate_or_record(uri: str, cache: Path, simulator: SimulatorSettings) -> Path:
+
+def _go_on() -> None:
+    """Do nothing after an episode."""
+
+
+def locate_or_record(
+    uri: str, cache: Path, simulator: SimulatorSettings, on_episode: Callable[[], None] = _go_on
+) -> Path:
     """Return the folder of any dataset; a `sim:` dataset is recorded first if the cache does not have it.
 
     Args:
         uri: `sim:task`, or what `zk0.data.locate` takes.
         cache: folder of downloads and recordings.
         simulator: decides what is recorded.
+        on_episode: called after each recorded episode; an error of it ends the recording, which is removed then.
 
     Raises:
         DatasetError: the dataset is missing or cannot be fetched.
@@ -31,10 +41,10 @@ def locate_or_record(uri: str, cache: Path, simulator: SimulatorSettings) -> Pat
 
     task = uri.removeprefix(SIMULATOR_SCHEME)
     simulator = with_task_seeds(task, simulator)
-    target = cache / "demonstrations" / f"{task}-{demonstration_key(task, simulator)[:16]}"
+    target = cache / RECORDINGS / f"{task}-{demonstration_key(task, simulator)[:16]}"
     with _exclusive_lock(target.with_suffix(".lock")):
         if not target.is_dir():
-            _record(task, simulator, target)
+            _record(task, simulator, target, on_episode)
     return target
 
 
@@ -51,11 +61,15 @@ def with_task_seeds(task: str, simulator: SimulatorSettings) -> SimulatorSetting
     return simulator.model_copy(update={"first_seed": simulator.first_seed + offset})
 
 
-def _record(task: str, simulator: SimulatorSettings, target: Path) -> None:
+def _record(task: str, simulator: SimulatorSettings, target: Path, on_episode: Callable[[], None]) -> None:
     from zk0.simulator.demonstrations import demonstrate
 
-    episodes = (demonstration.frames for demonstration in demonstrate(task, simulator))
-    written = write_dataset(target, episodes, fps=FPS, joints=SO101_JOINTS, robot_type=ROBOT_TYPE)
+    def episodes() -> Iterator[Sequence[RecordedFrame]]:
+        for demonstration in demonstrate(task, simulator):
+            yield demonstration.frames
+            on_episode()
+
+    written = write_dataset(target, episodes(), fps=FPS, joints=SO101_JOINTS, robot_type=ROBOT_TYPE)
     if written != simulator.episodes:
         raise DatasetError(f"{target}: {written} episodes recorded, expected {simulator.episodes}")
 

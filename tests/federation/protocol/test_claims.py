@@ -10,6 +10,7 @@ import pytest
 import zstandard
 from flwr.app import ConfigRecord, MetricRecord, RecordDict
 from planned_updates import PlannedUpdate
+from pydantic import ValidationError
 
 from zk0.aggregation.aggregate import aggregate
 from zk0.errors import DatasetError
@@ -22,7 +23,17 @@ from zk0.federation.protocol.exchange import Reply
 from zk0.federation.protocol.registry import Registry
 from zk0.federation.protocol.replies import parse_report, parse_score
 from zk0.federation.protocol.spool import JoinedWith, Spool
-from zk0.records import ClientScore, DatasetReport, Member, Refusal, Split, Update, WireFormat
+from zk0.records import (
+    ClientScore,
+    DatasetReport,
+    LoraShape,
+    Member,
+    Refusal,
+    Split,
+    SummedUpdates,
+    Update,
+    WireFormat,
+)
 from zk0.settings.dataset_settings import ContractSettings
 from zk0.settings.loading import parse_session
 from zk0.weights.compression import compress_weights
@@ -70,6 +81,10 @@ LIES = {
     "count 1e15": claimed(moments={"count": 10**15, "std": [0.0] * 6}),
     "count 10**400": claimed(moments={"count": HUGE}),
     "count of other frames": claimed(moments={"count": 91}),
+    "moments as text": claimed(moments={"mean": ["1"] * 6}),
+    "moments true": claimed(moments={"mean": [True] * 6}),
+    "rate as text": claimed(report={"fps": "10"}),
+    "rate true": claimed(report={"fps": True}),
     "count true": claimed(moments={"count": True}),
     "train_frames 1e15": claimed(train_frames=10**15),
     "more frames than the dataset": claimed(report={"frames": 89}),
@@ -97,6 +112,18 @@ LIES = {
 
 def joining(values: dict[str, Any]) -> Reply:
     return Reply("3", RecordDict({"answer": ConfigRecord({"member": json.dumps(values)})}))
+
+
+@pytest.mark.parametrize("wrong", ["1", True])
+def test_numbers_of_updates_have_their_type(wrong: Any) -> None:
+    summed = {"clients": ("a", "b"), "roster": "d", "threshold": 2, "bits": 16, "step": 1e-6, "share": 1.0}
+    SummedUpdates.model_validate(summed)
+    for name in ("step", "share", "threshold"):
+        with pytest.raises(ValidationError, match=name):
+            SummedUpdates.model_validate_json(json.dumps(summed | {name: wrong}))
+    for name in ("rank", "alpha"):
+        with pytest.raises(ValidationError, match=name):
+            LoraShape.model_validate_json(json.dumps({"rank": 4, "alpha": 8} | {name: wrong}))
 
 
 @pytest.mark.parametrize("lie", LIES)

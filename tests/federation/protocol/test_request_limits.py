@@ -121,6 +121,9 @@ ASKED: dict[str, Any] = {
     "epochs": plan({"local_epochs": 10_000}),
     "a cache": plan({"feature_cache_gb": 1e6}),
     "a rank": plan({"scope": "lora", "lora_rank": 4096}),
+    "nearly all inputs dropped": plan({"scope": "lora", "lora_dropout": 0.999999}),
+    "a large alpha": plan({"scope": "lora", "lora_rank": 1, "lora_alpha": 10**6}),
+    "a large alpha of a large rank": plan({"scope": "lora", "lora_rank": 256, "lora_alpha": 256 * 64 + 1}),
     "times": evaluation(times=10**6),
     "a batch": evaluation(batch_size=10**9),
     "videos": evaluation(video=VideoPlan(episodes=1000, camera_height=240, **VIDEO)),
@@ -156,6 +159,7 @@ def test_normal_requests_are_allowed(config: dict[str, Any]) -> None:
     for normal in (plan(), plan(demo, lr=2e-3), plan({"local_steps": 32, "batch_size": 8}), evaluation()):
         check_plan(normal, config)
     check_plan(plan(use_control_variates=True), config)
+    check_plan(plan({"scope": "lora", "lora_rank": 1, "lora_alpha": 64, "lora_dropout": 0.5}), config)
 
 
 def test_settings_refuse_what_makes_adamw_a_plain_gradient() -> None:
@@ -437,7 +441,9 @@ def test_the_size_of_the_nodes_folder(config: dict[str, Any]) -> None:
     with (folder / "round-001.safetensors").open("wb") as file:
         file.truncate(100_100_000_000)
     for asked in (plan(), evaluation(), joining_report()):
-        with pytest.raises(FederationError, match="100 GB in this node's folder, at most 100 is allowed"):
+        with pytest.raises(
+            FederationError, match="100 GB in this node's folder and recordings, at most 100 is allowed"
+        ):
             check_plan(asked, config)
 
 

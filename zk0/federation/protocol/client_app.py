@@ -44,6 +44,7 @@ from zk0.federation.protocol.request_limits import (
     check_epochs,
     check_member,
     check_plan,
+    check_receipts,
     check_refusals,
     check_score,
     check_terms,
@@ -68,7 +69,6 @@ from zk0.training.gpu_share import gpu_share_for
 
 if TYPE_CHECKING:
     from zk0.training.feature_cache import FrameProgressCallback
-    from zk0.training.fit import TrainingStepCallback
 
 ProgressListener = Callable[[str, int, int, int, str], None]
 """Called with client, round, step, steps and kind of step: one of STEPS, GPU_WAIT or OWN_TURN."""
@@ -236,7 +236,7 @@ def _evaluate(message: Message, config: dict[str, Any]) -> RecordDict:
         if plan.video is not None:
             from zk0.client.held_out_videos import render_held_out_videos  # takes seconds
 
-            videos = render_held_out_videos(client, plan, weights, found.score)
+            videos = render_held_out_videos(client, plan, weights, found.score, stop_late)
     found = found.without_step_errors()
     loss, frames = found.score.policy_loss, found.score.frames
     own = "" if found.personal is None else f", of its own policy {found.personal.policy_loss:.4f}"
@@ -257,9 +257,10 @@ def _train_local_baseline(message: Message, config: dict[str, Any]) -> RecordDic
 
     plan = _checked_plan(JoiningReportPlan, message, config)
     client = client_for_plan(plan, config)
+    check_epochs(plan, client.statistics.state.count, config)
     logger.info("{}: trains the local-only baseline for {} rounds", client.name, len(plan.lrs))
     with _gpu_share(client, plan):
-        train_locally(client, plan, _weights(message), _step_clock(config))
+        train_locally(client, plan, _weights(message), round_clock(config))
     return RecordDict({"answer": ConfigRecord({"done": True})})
 
 
@@ -268,8 +269,9 @@ def _report_joining(message: Message, config: dict[str, Any]) -> RecordDict:
 
     plan = _checked_plan(JoiningReportPlan, message, config)
     client = client_for_plan(plan, config)
+    check_epochs(plan, client.statistics.state.count, config)
     with _gpu_share(client, plan):
-        report = evaluate_joining(client, plan, _weights(message), _step_clock(config))
+        report = evaluate_joining(client, plan, _weights(message), round_clock(config))
     logger.info("{}: joining report written to {}", client.name, client.scratch / "joining.md")
     shared = report.model_dump_json() if client.settings.share_joining_report else ""
     for score in report.models.values() if shared else ():
@@ -319,6 +321,7 @@ def _node_key(config: dict[str, Any]) -> SigningKey:
 def _store_receipts(message: Message, config: dict[str, Any]) -> RecordDict:
     name, scratch = ClientSettings.model_validate_json(config["client"]).name, Path(config["scratch"])
     terms = _terms(message)
+    check_receipts(config)
     session = terms.session
     if LEDGER_KEY in config and not (SESSION_NAME.fullmatch(session) and head_store(scratch).read(session)):
         raise FederationError(f"receipts of session {session[:80]!r}, in which this node has taken no part")
@@ -357,16 +360,6 @@ def _checked_plan[P: ClientPlan](kind: type[P], message: Message, config: dict[s
     check_heads(message.content["config"], config, plan.terms, plan)
     check_plan(plan, config, work)
     return plan
-
-
-def _step_clock(config: dict[str, Any]) -> "TrainingStepCallback":
-    """Return the function that ends a training which takes longer than the node allows."""
-    stop_late = round_clock(config)
-
-    def on_step(step: int, steps: int, loss: float, lr: float) -> None:
-        stop_late()
-
-    return on_step
 
 
 def _frame_listener(plan: ClientPlan, what: str, stop_late: Callable[[], None]) -> "FrameProgressCallback":

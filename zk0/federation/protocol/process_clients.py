@@ -1,12 +1,14 @@
 """The clients of this process: each is created with its first message, and kept for the next ones."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from flwr.app import ConfigRecord, Context
 
 from zk0.errors import FederationError
+from zk0.federation.protocol.request_limits import round_clock
 from zk0.settings.dataset_settings import ClientSettings
 from zk0.settings.plans import ClientPlan, SessionTerms
 
@@ -51,5 +53,6 @@ def get_client(terms: SessionTerms, config: dict[str, Any]) -> Any:
 
         settings = ClientSettings.model_validate_json(config["client"])
         videos = Path(config["videos"]) if "videos" in config else None
-        _clients[folder] = key, Client(settings, terms, Path(folder), Path(config["cache"]), videos)
+        clock = partial(round_clock, config)
+        _clients[folder] = key, Client(settings, terms, Path(folder), Path(config["cache"]), videos, clock)
     return _clients[folder][1]

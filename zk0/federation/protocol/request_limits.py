@@ -16,6 +16,7 @@ from zk0.resources.disk_limit import folder_shares
 from zk0.settings.node_limits import NodeLimits
 from zk0.settings.plans import ClientPlan, EvaluationPlan, FeaturePlan, JoiningReportPlan, RoundPlan, SessionTerms
 from zk0.settings.training_settings import LocalTrainingSettings
+from zk0.simulator.recordings import RECORDINGS
 from zk0.storage.atomic import atomic_write_text
 
 LIMITS = "limits"
@@ -51,9 +52,11 @@ def check_terms(terms: SessionTerms, config: dict[str, Any]) -> None:
     """
     if limits := node_limits(config):
         scratch = Path(config["scratch"])
-        _raise_for([*_terms_faults(terms, limits, scratch), *_changed_faults(terms, {}, limits, scratch)])
-        _count_request("join", scratch, limits)
-        _fix_session(terms, {}, scratch)
+        state = _read_state(scratch)
+        faults = [*_terms_faults(terms, limits, state), *_changed_faults(terms, {}, limits, state)]
+        _raise_for([*faults, *_disk_faults(config, limits)])
+        state = _with_request("join", state, limits)
+        _write_state(scratch, _with_fixed(terms, {}, state))
 
 
 def check_plan(plan: ClientPlan, config: dict[str, Any], work: str = "") -> None:
@@ -68,19 +71,28 @@ def check_plan(plan: ClientPlan, config: dict[str, Any], work: str = "") -> None
         FederationError: names each limit that is broken.
     """
     if limits := node_limits(config):
-        scratch = Path(config["scratch"])
-        asked = _fixed_in_plan(plan)
-        faults = [*_terms_faults(plan.terms, limits, scratch), *_plan_faults(plan, limits)]
-        faults += _changed_faults(plan.terms, asked, limits, scratch)
+        scratch, asked = Path(config["scratch"]), _fixed_in_plan(plan)
+        state = _read_state(scratch)
+        faults = [*_terms_faults(plan.terms, limits, state), *_plan_faults(plan, limits)]
+        faults += _changed_faults(plan.terms, asked, limits, state)
         if isinstance(plan, RoundPlan):
             faults += [*_round_faults(plan, limits)]
         if isinstance(plan, EvaluationPlan):
             faults += [*_evaluation_faults(plan, limits)]
-        if (used := sum(share.bytes for share in folder_shares(scratch)) / 1e9) > limits.max_disk_gb:
-            faults.append(f"{used:.3g} GB in this node's folder, at most {limits.max_disk_gb:g}")
-        _raise_for(faults)
-        _count_request(work or _KINDS[type(plan)], scratch, limits)
-        _fix_session(plan.terms, asked, scratch)
+        _raise_for([*faults, *_disk_faults(config, limits)])
+        state = _with_request(work or _KINDS[type(plan)], state, limits)
+        _write_state(scratch, _with_fixed(plan.terms, asked, state))
+
+
+def check_receipts(config: dict[str, Any]) -> None:
+    """Count a request to store receipts.
+
+    Raises:
+        FederationError: there were more in 24 hours than the node's limits allow.
+    """
+    if limits := node_limits(config):
+        scratch = Path(config["scratch"])
+        _write_state(scratch, _with_request("store receipts", _read_state(scratch), limits))
 
 
 def check_member(member: Member, terms: SessionTerms, config: dict[str, Any]) -> None:
@@ -108,7 +120,7 @@ def check_member(member: Member, terms: SessionTerms, config: dict[str, Any]) ->
         _write_state(scratch, state | {"holdout": terms.data.holdout_episodes})
 
 
-def check_epochs(plan: RoundPlan, train_frames: int, config: dict[str, Any]) -> None:
+def check_epochs(plan: RoundPlan | JoiningReportPlan, train_frames: int, config: dict[str, Any]) -> None:
     """Raise unless the passes over the client's frames that a plan asks for are as many frames as a round needs.
 
     Raises:
@@ -168,11 +180,19 @@ def check_score(score: SetScore, config: dict[str, Any]) -> None:
         _raise_for([f"{found}, at least {limits.min_score_frames}"])
 
 
-def _terms_faults(terms: SessionTerms, limits: NodeLimits, scratch: Path) -> list[str]:
+def _disk_faults(config: dict[str, Any], limits: NodeLimits) -> Iterator[str]:
+    """Yield a fault where the node's folder and the `sim:` recordings in its cache hold more than they may."""
+    folders = Path(config["scratch"]), Path(config["cache"]) / RECORDINGS
+    used = sum(share.bytes for folder in folders for share in folder_shares(folder)) / 1e9
+    if used > limits.max_disk_gb:
+        yield f"{used:.3g} GB in this node's folder and recordings, at most {limits.max_disk_gb:g}"
+
+
+def _terms_faults(terms: SessionTerms, limits: NodeLimits, state: Mapping[str, Any]) -> list[str]:
     faults, simulator = [], terms.simulator
     if not _SESSION.fullmatch(terms.session):
         faults.append(f"a session named {terms.session[:40]!r}, letters, digits and _.- only")
-    fixed = _read_state(scratch).get("holdout", terms.data.holdout_episodes)
+    fixed = state.get("holdout", terms.data.holdout_episodes)
     if limits.fixed_holdout and terms.data.holdout_episodes != fixed:
         faults.append(
             f"data.holdout_episodes {terms.data.holdout_episodes}, {fixed} as in the first session of this node"
@@ -212,25 +232,27 @@ def _digest(text: str) -> str:
     return f"a value with digest {hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
-def _changed_faults(terms: SessionTerms, asked: Mapping[str, str], limits: NodeLimits, scratch: Path) -> Iterator[str]:
+def _changed_faults(
+    terms: SessionTerms, asked: Mapping[str, str], limits: NodeLimits, state: Mapping[str, Any]
+) -> Iterator[str]:
     """Yield what a request asks for in another way than the session's first one that asked for it."""
     if not limits.fixed_session:
         return
-    fixed = _read_state(scratch).get(_FIXED, {}).get(terms.session, {})
+    fixed = state.get(_FIXED, {}).get(terms.session, {})
     for name, value in {**_fixed_in_terms(terms), **asked}.items():
         if fixed.get(name, value) != value:
             yield f"{name} {value}, {fixed[name]} as in the first request of this session"
 
 
-def _fix_session(terms: SessionTerms, asked: Mapping[str, str], scratch: Path) -> None:
-    """Store what the first request of a session fixes; the oldest sessions are forgotten."""
-    state = _read_state(scratch)
+def _with_fixed(terms: SessionTerms, asked: Mapping[str, str], state: dict[str, Any]) -> dict[str, Any]:
+    """Return the state with what the first request of a session fixes; the oldest sessions are forgotten."""
     sessions = state.get(_FIXED, {})
-    known = sessions.pop(terms.session, {})
+    known = sessions.get(terms.session, {})
     found = {**_fixed_in_terms(terms), **asked, **known}
-    if found != known:
-        kept = dict(list(sessions.items())[-_MAX_SESSIONS + 1 :])
-        _write_state(scratch, state | {_FIXED: {**kept, terms.session: found}})
+    if found == known:
+        return state
+    others = [(name, fixed) for name, fixed in sessions.items() if name != terms.session]
+    return state | {_FIXED: {**dict(others[-_MAX_SESSIONS + 1 :]), terms.session: found}}
 
 
 def _plan_faults(plan: ClientPlan, limits: NodeLimits) -> Iterator[str]:
@@ -243,6 +265,9 @@ def _plan_faults(plan: ClientPlan, limits: NodeLimits) -> Iterator[str]:
     yield from _above("training.torch_threads", training.torch_threads, limits.max_threads)
     yield from _above("training.feature_cache_gb", training.feature_cache_gb, limits.max_feature_cache_gb)
     yield from _above("training.lora_rank", training.lora_rank, limits.max_lora_rank)
+    yield from _above("training.lora_dropout", training.lora_dropout, limits.max_lora_dropout)
+    scaling = training.lora_alpha / training.lora_rank
+    yield from _above("training.lora_alpha / lora_rank", scaling, limits.max_lora_scaling)
     yield from _above("training.batch_size", training.batch_size, limits.max_batch_frames)
     yield from _above("training.local_steps", training.local_steps or 0, limits.max_steps)
     yield from _above("training.local_epochs", training.local_epochs or 0, limits.max_epochs)
@@ -302,14 +327,13 @@ def _raise_for(faults: list[str]) -> None:
         )
 
 
-def _count_request(kind: str, scratch: Path, limits: NodeLimits) -> None:
-    """Count a request of a kind; more than the limit in 24 hours are refused."""
-    state = _read_state(scratch)
+def _with_request(kind: str, state: dict[str, Any], limits: NodeLimits) -> dict[str, Any]:
+    """Return the state with one more request of a kind; more than the limit in 24 hours are refused."""
     counted = state.get("requests", {})
     recent = _recent(counted.get(kind, []))
     if len(recent) >= limits.max_rounds_per_day:
         _raise_for([f"{len(recent) + 1} requests to {kind} in 24 hours, at most {limits.max_rounds_per_day}"])
-    _write_state(scratch, state | {"requests": {**counted, kind: [*recent, time.time()]}})
+    return state | {"requests": {**counted, kind: [*recent, time.time()]}}
 
 
 def _recent(times: list[float]) -> list[float]:
