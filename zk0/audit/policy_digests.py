@@ -18,6 +18,7 @@ from zk0.audit.hash_chain import (
     line_digest,
     locked_file,
     parse_lines,
+    size_of_lines,
 )
 from zk0.audit.ledger import Ledger
 from zk0.errors import LedgerError
@@ -82,7 +83,8 @@ def record_late_policy(here: SessionFolder, number: int, files: Mapping[str, str
             )
         if known is None:
             previous = line_digest(lines[-1]) if lines else Ledger(here.ledger).root()
-            append_line(handle, lines, chained_line("policy", LatePolicy(round=number, files=dict(files)), previous))
+            policy = LatePolicy(round=number, files=dict(files))
+            append_line(handle, size_of_lines(lines), chained_line("policy", policy, previous))
 
 
 def _parse(here: SessionFolder, lines: list[bytes]) -> dict[int, dict[str, str]]:
