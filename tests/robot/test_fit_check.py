@@ -86,6 +86,35 @@ def test_a_planted_mistake_is_found_before_any_motion(reference: RobotReference,
     assert all(one.advice for one in found)
 
 
+@pytest.mark.parametrize("joint", SO101_JOINTS)
+def test_an_offset_of_ten_degrees_is_called_one(reference: RobotReference, joint: str) -> None:
+    """Also where the joint would fit in the place of another one."""
+    from zk0.robot.joint_fit import joint_mismatches
+    from zk0.robot.observation import RobotObservation
+
+    bounds = reference.start or reference.state
+    for place in (bounds.min, bounds.max):
+        for sign in (-1, 1):
+            pose = dict(zip(SO101_JOINTS, place, strict=True))
+            pose[joint] = (bounds.max if sign > 0 else bounds.min)[SO101_JOINTS.index(joint)] + sign * 10
+            found = list(joint_mismatches(RobotObservation(pose, SO101_JOINTS, {}, "degrees"), reference))
+            assert [one.rule for one in found] == ["joint-offset"], (joint, sign, [str(one) for one in found])
+
+
+def test_a_robot_that_states_no_units_is_stopped(reference: RobotReference) -> None:
+    """Near its start the arm shows almost the same numbers in degrees and in -100..100."""
+    from faulty_robot import HALF_RANGES
+
+    from zk0.robot.joint_fit import joint_mismatches
+    from zk0.robot.observation import RobotObservation
+
+    mean = (reference.start or reference.state).mean
+    for scale in (1.0, *((100 / half) for half in set(HALF_RANGES.values()))):
+        pose = {joint: value * scale for joint, value in zip(SO101_JOINTS, mean, strict=True)}
+        found = list(joint_mismatches(RobotObservation(pose, SO101_JOINTS, {}, None), reference))
+        assert "units" in [one.rule for one in found]
+
+
 @pytest.mark.parametrize(
     ("task", "advice"),
     [("Pick up the purple cube", "did you mean --task 'Pick up the "), ("", "give one of these with --task")],
@@ -190,6 +219,16 @@ def test_an_accepted_rule_and_a_sound_robot_print_the_command(checkpoint: Path) 
 def test_wrong_options_end_the_command_first(checkpoint: Path, options: list[str], message: str) -> None:
     done = CliRunner().invoke(zk0_app, ["arm", "run", str(checkpoint), *options])
     assert (done.exit_code, message in done.stderr) == (2, True), done.output
+
+
+def test_a_robot_with_a_misspelled_type_is_named(checkpoint: Path) -> None:
+    done = CliRunner().invoke(
+        zk0_app, ["arm", "run", str(checkpoint), "--robot", "so101_simulatd", "--task", "x", "--check-only"]
+    )
+    assert done.exit_code == 1
+    assert "no robot 'so101_simulatd', expected one of " in done.stderr
+    assert "did you mean so101_simulated?" in done.stderr
+    assert "usage" not in done.output
 
 
 def test_an_arm_that_is_not_there_is_known_to_lerobot() -> None:

@@ -25,14 +25,21 @@ def joint_mismatches(seen: RobotObservation, reference: RobotReference) -> Itera
     """Yield a mismatch for other joints, another order, other units, and a pose in which no episode begins."""
     names = list(_name_mismatches(seen, reference))
     yield from names
-    if seen.units is not None and seen.units != reference.units:
+    if seen.units is None and reference.units != "radians":  # radians and degrees are told apart by the pose
+        yield Mismatch(
+            rule="units",
+            found="a robot whose options state no units",
+            expected=f"{reference.units}, as the policy was trained",
+            advice="look up in which units it reports its joints, and accept this rule if these are the same",
+        )
+    elif seen.units not in (None, reference.units):
         yield Mismatch(
             rule="units",
             found=f"a robot in {seen.units}",
             expected=f"{reference.units}, as the policy was trained",
             advice=_units_advice(reference.units),
         )
-    elif not names and (pose := _pose_mismatch(seen, reference)):
+    if not names and seen.units in (None, reference.units) and (pose := _pose_mismatch(seen, reference)):
         yield pose
 
 
@@ -101,15 +108,27 @@ def _likely_cause(
         return "units", "these are radians: let the robot report degrees (--robot.use_degrees=true)"
     if reference.units == "radians" and fits(np.radians(positions)):
         return "units", "these are degrees: use the robot type of the recordings"
-    for one, other in combinations(range(len(positions)), 2):
-        order = np.arange(len(positions))
-        order[[one, other]] = order[[other, one]]
-        if fits(positions[order]):
-            pair = f"{reference.joints[one]} and {reference.joints[other]}"
-            return "joint-order", f"{pair} look exchanged: check the ids of the motors"
+    pair = next((_pair_text(reference, pair) for pair in _pairs(positions) if fits(_exchanged(positions, pair))), "")
     if (_distances(positions, bounds) > tolerance).sum() > 1:
+        if pair:
+            return "joint-order", f"{pair} look exchanged: check the ids of the motors"
         return "start-pose", "check the units and the calibration (lerobot-calibrate), and move the arm to the start"
-    return "joint-offset", "move the joint to the start; if it looks right there, calibrate again (lerobot-calibrate)"
+    advice = "move the joint to the start; if it looks right there, calibrate again (lerobot-calibrate)"
+    return "joint-offset", f"{advice}, or {pair} are exchanged: check the ids of the motors" if pair else advice
+
+
+def _pairs(positions: JointValues) -> Iterator[tuple[int, int]]:
+    return combinations(range(len(positions)), 2)
+
+
+def _exchanged(positions: JointValues, pair: tuple[int, int]) -> JointValues:
+    order = np.arange(len(positions))
+    order[[*pair]] = order[[*reversed(pair)]]
+    return positions[order]
+
+
+def _pair_text(reference: RobotReference, pair: tuple[int, int]) -> str:
+    return " and ".join(reference.joints[joint] for joint in pair)
 
 
 def _from_radians(positions: JointValues, joints: tuple[str, ...]) -> JointValues:

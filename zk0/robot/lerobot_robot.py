@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from difflib import get_close_matches
 from importlib import import_module
 from pkgutil import iter_modules
 from typing import Any
@@ -58,6 +59,7 @@ def _connected(options: list[str]) -> Iterator[Any]:
 
     _register_robots_and_cameras()
     register_third_party_plugins()
+    _check_type(options, sorted(RobotConfig.get_known_choices()))
     try:
         robot = make_robot_from_config(draccus.parse(Options, args=options).robot)
         robot.connect(calibrate=False)
@@ -72,6 +74,15 @@ def _connected(options: list[str]) -> Iterator[Any]:
         yield robot
     finally:
         robot.disconnect()
+
+
+def _check_type(options: list[str], known: list[str]) -> None:
+    prefix = f"{ROBOT_PREFIX}type="
+    for name in (option.removeprefix(prefix) for option in options if option.startswith(prefix)):
+        if name not in known:
+            near = get_close_matches(name, known, n=1)
+            meant = f"; did you mean {near[0]}?" if near else ""
+            raise RobotError(f"no robot {name!r}, expected one of {', '.join(known)}{meant}")
 
 
 def _register_robots_and_cameras() -> None:

@@ -17,3 +17,8 @@ class SimulatedFollowerConfig(RobotConfig):
     """Actions after which an attempt ends without success."""
     image_size: int = 96
     """Width and height of a camera image, in pixels."""
+
+    @property
+    def use_degrees(self) -> bool:
+        """Its joints are in degrees, and not in -100..100, as other robots state by an option of this name."""
+        return True
