@@ -32,7 +32,6 @@ from tasks.logs import session_logs
 from tasks.retry import HUB_RETRIES
 from zk0.aggregation.check_strategy import check_strategy
 from zk0.audit import merkle
-from zk0.evaluation.secure_grid import check_secure_grid
 from zk0.records import Checkpoint, ClientEvaluation, Evaluation, Rollout, RoundRecord
 from zk0.rules.masking_note import masking_note
 from zk0.rules.participation import with_participants
@@ -267,6 +266,7 @@ def prepare_session(
     Returns the setup and all finished rounds.
     """
     from zk0.evaluation.dataset_notes import dataset_notes
+    from zk0.evaluation.secure_grid import check_secure_grid
     from zk0.evaluation.session_setup import SessionSetup
 
     started, seconds, folder = perf_counter(), dict[str, float](), str(here.path)

@@ -189,7 +189,8 @@ def test_an_invalid_answer_is_refused_and_its_weights_are_kept(fault: str, engin
     listener = RecordingListener()
     again = driven.train(federation, listener)
     assert [u.client for u in again.updates] == ["a", "b", "c"]
-    assert listener.calls == ["b reused", "c reused", "a request", "a result Update"]
+    assert sorted(listener.calls[:2]) == ["b reused", "c reused"]
+    assert listener.calls[2:] == ["a request", "a result Update"]
     assert again.refusals == ()
     assert again.all_refusals == found.refusals
 
