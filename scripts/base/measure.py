@@ -23,7 +23,7 @@ from zk0.simulator.tasks import find_task
 from zk0.stats.intervals import wilson_interval
 
 STEPS = {"lift": 45, "place": 70, "stack": 70}
-"""Limit of an attempt by motion."""
+"""Default limit of an attempt by motion."""
 
 
 def main() -> None:
@@ -32,6 +32,7 @@ def main() -> None:
     parser.add_argument("policy", help="a policy folder, or base")
     parser.add_argument("tasks", nargs="+")
     parser.add_argument("--seeds", default="7000-7019", help="first-last")
+    parser.add_argument("--max-steps", type=int, help=f"limit of an attempt; default by motion: {STEPS}")
     parser.add_argument("--replan-steps", type=int, default=5)
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
@@ -43,7 +44,7 @@ def main() -> None:
     actor = PolicyActor(saved.policy, saved.preprocessor, saved.postprocessor, map_cameras(saved, {}, arguments.policy))
     for task in arguments.tasks:
         if task not in done:
-            steps = STEPS[find_task(task).motion]
+            steps = arguments.max_steps or STEPS[find_task(task).motion]
             settings = RolloutSettings(
                 seeds=tuple(range(first, last + 1)), max_steps=steps, replan_steps=arguments.replan_steps
             )
