@@ -10,7 +10,7 @@ from prefect.client.schemas.objects import FlowRun
 from flows.packaged_files import find_session_file
 from zk0.errors import SettingsError
 from zk0.settings.loading import load_session
-from zk0.settings.moves import absolute_moves, with_moved_folders
+from zk0.settings.moves import absolute_moves, moved_path, with_moved_folders
 from zk0.settings.session import Session
 
 MAX_RESUMED_IN_A_ROW = 5
@@ -58,8 +58,7 @@ def _started_folder(run: FlowRun, moved: Mapping[str, str]) -> Path:
     started = absolute_moves(run.parameters.get("moved") or {}, Path.cwd())
     folder = folder_of_flow_run(run, with_moved_folders(session, started, config))
     for before, now in moved.items():
-        if folder.is_relative_to(before):
-            folder = Path(now) / folder.relative_to(before)
+        folder = Path(moved_path(str(folder), before, now) or folder)
     return folder
 
 

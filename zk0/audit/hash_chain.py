@@ -122,7 +122,12 @@ def count_lines(path: Path, end: int) -> int:
 
 def last_line_digest(lines: list[bytes]) -> str:
     """`previous` of the line that follows these."""
-    return line_digest(lines[-1]) if lines else FIRST_PREVIOUS
+    return digest_after(lines[-1] if lines else None)
+
+
+def digest_after(last: bytes | None) -> str:
+    """`previous` of the line that follows this one; None: of the first line."""
+    return FIRST_PREVIOUS if last is None else line_digest(last)
 
 
 def check_chained(path: Path, number: int, previous: str, expected: str) -> None:

@@ -27,6 +27,7 @@ from zk0.audit.hash_chain import (
     check_chained,
     complete_lines,
     count_lines,
+    digest_after,
     last_complete_line,
     line_digest,
     locked_file,
@@ -38,11 +39,6 @@ from zk0.errors import LedgerError
 from zk0.records import Record
 
 _SIGNATURE = b',"signature":"'
-
-
-def _digest_of(last: bytes | None) -> str:
-    """Return `previous` of the line after the last one."""
-    return FIRST_PREVIOUS if last is None else line_digest(last)
 
 
 class SentWeights(Record):
@@ -158,13 +154,13 @@ class SignedJournal[T: Record]:
         """Sign an entry, and append it to the file."""
         with locked_file(self.path) as handle:
             last, end = last_complete_line(self.path)
-            text = chained_line(self.entry_key, entry, _digest_of(last))[:-1]
+            text = chained_line(self.entry_key, entry, digest_after(last))[:-1]
             append_line(handle, end, text + _SIGNATURE + self._key.sign(text).encode() + b'"}')
 
     def head(self) -> JournalHead:
         """The signed head of the journal, for the other side."""
         last, end = last_complete_line(self.path)
-        return JournalHead.of(count_lines(self.path, end), _digest_of(last), self._key)
+        return JournalHead.of(count_lines(self.path, end), digest_after(last), self._key)
 
     def newest_first(self) -> Iterator[T]:
         """Entries from the last one on, without a check of chain and signatures.

@@ -32,11 +32,6 @@ class JournalHead(Record):
     signature: str = Field(pattern=r"^[0-9a-f]{128}$")
 
     @classmethod
-    def sign(cls, lines: Sequence[bytes], key: SigningKey) -> Self:
-        """Return the head of a journal with these lines."""
-        return cls.of(len(lines), line_digest(lines[-1]) if lines else FIRST_PREVIOUS, key)
-
-    @classmethod
     def of(cls, lines: int, digest: str, key: SigningKey) -> Self:
         """Return the head of a journal with a number of lines and the digest of the last one."""
         key.create()

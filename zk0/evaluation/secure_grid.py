@@ -2,14 +2,13 @@
 
 from collections.abc import Sequence
 
-from zk0.aggregation.frame_caps import capped_frames
 from zk0.errors import SettingsError
+from zk0.evaluation.secure_plan import rules_of_sum
 from zk0.records import Member
-from zk0.rules.delta_limit import largest_delta
 from zk0.rules.participation import sample_size
+from zk0.secure.messages import mean_weights
 from zk0.settings.federation_settings import MAX_CLIENTS_OF_16_BITS
 from zk0.settings.session import Session
-from zk0.training.batches import count_steps
 from zk0.weights.fixed_point import FixedPointGrid
 
 MAX_ROUNDED_PART = 0.1
@@ -50,11 +49,7 @@ def check_secure_grid(session: Session, members: Sequence[Member], values: int) 
 
 def _largest_rounding(session: Session, members: Sequence[Member], values: int, clients: int) -> float:
     """Return the largest L2 norm by which rounding changes a client's update, in the round with the coarsest grid."""
-    training, aggregation = session.training, session.aggregation
-    frames = [member.train_frames for member in members]
-    steps = count_steps(max(frames), training.batch_size, training.local_steps, training.local_epochs)
-    grid = FixedPointGrid(session.federation.secure_bits, largest_delta(session, training.lr, steps), clients)
-    equal = aggregation.weighting == "equal" or aggregation.noise_multiplier > 0
-    weights = [1] * len(frames) if equal else capped_frames(frames, aggregation.max_share_factor)
+    rules = rules_of_sum(session, members, session.training.lr)
+    weights = mean_weights([member.train_frames for member in members], rules)
     share = min(weights) / sum(weights) * len(members) / clients
-    return grid.rounding_error(values) / share
+    return FixedPointGrid(rules.bits, rules.limit, clients).rounding_error(values) / share

@@ -14,18 +14,27 @@ def secure_rules(session: Session, members: Sequence[Member], decision: RoundDec
 
     Args:
         session: the settings.
-        members: all clients; the one with the most frames makes the most optimizer steps.
+        members: all clients.
         decision: learning rate of the round.
     """
-    if not session.federation.secure:
-        return None
+    return rules_of_sum(session, members, decision.lr) if session.federation.secure else None
+
+
+def rules_of_sum(session: Session, members: Sequence[Member], lr: float) -> SecureRules:
+    """Return the rules of a sum.
+
+    Args:
+        session: the settings.
+        members: all clients; the one with the most frames makes the most optimizer steps.
+        lr: learning rate of the round.
+    """
     training, aggregation = session.training, session.aggregation
     frames = max(member.train_frames for member in members)
     steps = count_steps(frames, training.batch_size, training.local_steps, training.local_epochs)
     return SecureRules(
         bits=session.federation.secure_bits,
         neighbors=session.federation.secure_neighbors,
-        limit=largest_delta(session, decision.lr, steps),
+        limit=largest_delta(session, lr, steps),
         clip_norm=aggregation.clip_norm,
         equal_weights=aggregation.weighting == "equal" or aggregation.noise_multiplier > 0,
         max_share_factor=aggregation.max_share_factor,

@@ -26,31 +26,24 @@ class AgreedSums:
     def __init__(self, file: Path) -> None:
         self._file = file
 
-    def check(self, common: SecureRound, survivors: Sequence[str]) -> None:
-        """Raise if updates from these weights with this seed were summed for other clients.
+    def agree(self, common: SecureRound, survivors: Sequence[str]) -> None:
+        """Note a sum before the client's consent is sent; the oldest ones are forgotten.
 
         Raises:
-            FederationError: they were, or the file is damaged.
+            FederationError: updates from these weights with this seed were summed for other clients, or the file is
+                damaged.
         """
-        known = self._read().get(_key(common))
-        if known is not None and known["clients"] != _digest(survivors):
+        sums, key, clients = self._read(), f"{common.global_digest} {common.seed}", _digest(survivors)
+        if (known := sums.get(key)) is None:
+            entry = {"session": common.session, "round": common.round, "clients": clients}
+            kept = dict([*sums.items(), (key, entry)][-_MAX_KEPT:])
+            atomic_write_text(self._file, json.dumps(kept, indent=1))
+        elif known["clients"] != clients:
             raise FederationError(
                 f"session {known['session']}, round {known['round']}, has summed updates that began from the same "
                 f"weights with the same seed, of other clients than {', '.join(survivors)}: the difference of both "
                 f"sums would show single updates. Start a session with another seed (now {common.seed})"
             )
-
-    def add(self, common: SecureRound, survivors: Sequence[str]) -> None:
-        """Note a sum, before the client's consent is sent; the oldest ones are forgotten.
-
-        Raises:
-            FederationError: the file is damaged.
-        """
-        known = self._read()
-        if _key(common) not in known:
-            entry = {"session": common.session, "round": common.round, "clients": _digest(survivors)}
-            kept = dict([*known.items(), (_key(common), entry)][-_MAX_KEPT:])
-            atomic_write_text(self._file, json.dumps(kept, indent=1))
 
     def _read(self) -> dict[str, dict[str, Any]]:
         if not self._file.is_file():
@@ -62,10 +55,6 @@ class AgreedSums:
             }
         except (ValueError, AttributeError, TypeError, KeyError) as e:
             raise FederationError(f"{self._file}: not a list of sums ({type(e).__name__}: {e}); restore it") from e
-
-
-def _key(common: SecureRound) -> str:
-    return f"{common.global_digest} {common.seed}"
 
 
 def _digest(clients: Sequence[str]) -> str:

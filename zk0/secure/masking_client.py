@@ -132,8 +132,7 @@ class MaskingClient:
         if state.sum is not None and state.sum != request:
             raise FederationError(f"it has agreed to the sum of {', '.join(state.sum.survivors)}; it agrees to one")
         _check_survivors(roster, request, self.name)
-        self.sums.check(common, request.survivors)
-        self.sums.add(common, request.survivors)
+        self.sums.agree(common, request.survivors)
         self.store.write(state.model_copy(update={"sum": request}))
         return Consent(client=self.name, signature=self.key.sign(request.signed_bytes()))
 

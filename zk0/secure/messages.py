@@ -149,10 +149,13 @@ class Roster(Record):
     @cached_property
     def mean_shares(self) -> dict[str, float]:
         """The share of each client in the mean of all."""
-        rules = self.common.rules
-        frames = capped_frames([advert.frames for advert in self.adverts], rules.max_share_factor)
-        weights = [1] * len(frames) if rules.equal_weights else frames
+        weights = mean_weights([advert.frames for advert in self.adverts], self.common.rules)
         return {name: weight / sum(weights) for name, weight in zip(self.names, weights, strict=True)}
+
+
+def mean_weights(frames: Sequence[int], rules: SecureRules) -> list[int]:
+    """Return the weights of clients with these training frames in the mean."""
+    return [1] * len(frames) if rules.equal_weights else capped_frames(frames, rules.max_share_factor)
 
 
 def threshold_of(count: int) -> int:

@@ -113,10 +113,10 @@ def with_moved_folders(session: Session, moved: Mapping[str, str], where: str) -
 def _moved(session: Session, before: str, now: str) -> Session:
     def placed[T: (ClientSettings, PartitionSettings, EvaluationSetSettings)](one: T) -> T:
         path = _dataset_path(one)
-        return one.model_copy(update={"place": there}) if path and (there := _there(path, before, now)) else one
+        return one.model_copy(update={"place": there}) if path and (there := moved_path(path, before, now)) else one
 
     def there_or_same(path: str) -> str:
-        return _there(path, before, now) or path
+        return moved_path(path, before, now) or path
 
     path, order_of = session.policy.path, session.buffer.order_of
     policy = path if path in BUILT_IN_POLICIES else there_or_same(path)
@@ -151,6 +151,6 @@ def _lies_in(path: str, folder: str) -> bool:
     return Path(path).is_absolute() and Path(path).is_relative_to(folder)
 
 
-def _there(path: str, before: str, now: str) -> str | None:
+def moved_path(path: str, before: str, now: str) -> str | None:
     """Return the path in its new folder; None if it does not lie in the old one."""
     return str(Path(now) / Path(path).relative_to(before)) if _lies_in(path, before) else None

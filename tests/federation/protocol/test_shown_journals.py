@@ -10,8 +10,10 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from typer.testing import CliRunner
 
 from flows.bot.main import zk0bot_app
+from zk0.audit.hash_chain import last_line_digest
 from zk0.audit.journal import ReceivedJournal, SentJournal
 from zk0.audit.journal_heads import JournalHead, journal_problem
+from zk0.audit.signing_key import SigningKey
 from zk0.errors import LedgerError
 from zk0.federation.flower.private_api import new_message
 from zk0.federation.network.node import NodeFolder
@@ -71,6 +73,10 @@ def pair(tmp_path: Path) -> Pair:
     return Pair(tmp_path / "home")
 
 
+def head_of(lines: list[bytes], key: SigningKey) -> JournalHead:
+    return JournalHead.of(len(lines), last_line_digest(lines), key)
+
+
 def cut(path: Path, lines: int) -> None:
     path.write_bytes(b"".join(line + b"\n" for line in path.read_bytes().splitlines()[:lines]))
 
@@ -82,7 +88,7 @@ def test_each_side_stores_the_other_ones_heads(pair: Pair, log_lines: list[str])
     received, sent = pair.received.read(), pair.sent.read()
     assert [one.client_journal.lines for one in received if one.client_journal] == [0, 1, 2, 3]
     assert [one.server_journal.lines for one in sent if one.server_journal] == [0, 1, 2, 3]
-    assert received[3].client_journal == JournalHead.sign(pair.sent.path.read_bytes().splitlines()[:3], pair.sent._key)
+    assert received[3].client_journal == head_of(pair.sent.path.read_bytes().splitlines()[:3], pair.sent._key)
     assert (server_journal_problem(sent), client_journal_problems(received)) == ("", {})
     check_journal_file(pair.sent, client_heads(received)["arm"])
     code, text = pair.run("server", "audit")
@@ -281,7 +287,7 @@ def test_a_head_that_its_journal_has_not_signed(pair: Pair, change: Callable[[Jo
 def test_equal_length_and_other_content(pair: Pair) -> None:
     pair.exchange()
     lines = pair.sent.path.read_bytes().splitlines()
-    one, other = (JournalHead.sign(found, pair.sent._key) for found in (lines, [b"{}"]))
+    one, other = (head_of(found, pair.sent._key) for found in (lines, [b"{}"]))
     assert journal_problem([one, other]) == "its 1 lines were changed"
 
 
